@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Sets everything up and runs the main job: a two-rank engine with expert parallelism, MTP and load collection.
+set -euo pipefail
+"$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+cd "$root"
+exec vllm-ascend-ext demo "$@"

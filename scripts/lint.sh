@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Lint and types: the same commands as CI.
+set -euo pipefail
+"$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+cd "$root"
+ruff check .
+mypy

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From vLLM's configuration to our worker: read `additional_config["ascend_ext"]`, check it, choose the worker."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from vllm_ascend_ext.config import ConfigError, ExtConfig
+from vllm_ascend_ext.integration import compat
+from vllm_ascend_ext.integration.errors import (
+    StartupError,
+    UnsupportedCombination,
+    print_startup_errors_plainly,
+)
+
+logger = logging.getLogger(__name__)
+
+# device type of the platform -> our worker class (each two lines over the device's own, see workers/)
+WORKERS = {
+    "npu": "vllm_ascend_ext.integration.workers.npu.ExtNPUWorker",
+    "cuda": "vllm_ascend_ext.integration.workers.cuda.ExtCUDAWorker",
+    "cpu": "vllm_ascend_ext.integration.workers.cpu.ExtCPUWorker",
+}
+# what a platform puts into `worker_cls` for "auto"; anything else is the user's own worker
+DEFAULT_WORKERS = {
+    "vllm_ascend.worker.worker.NPUWorker",
+    "vllm.v1.worker.gpu_worker.Worker",
+    "vllm_ascend_ext.integration.cpu_platform.worker.TorchCPUWorker",
+}
+
+
+def activate(platform: Any) -> None:
+    """Let the platform's `check_and_update_config` end in `configure`; with nothing configured, a dict lookup.
+
+    The platform's own hook is the one place that runs after vLLM has filled in `worker_cls` and before any
+    worker exists, on every device.
+    """
+    print_startup_errors_plainly()
+    platform_class = type(platform)
+    if platform_class.__module__.startswith("vllm_ascend_ext."):
+        platform.apply_patches()
+    original = platform_class.check_and_update_config
+    if getattr(original, "ends_in_ascend_ext", False):
+        return
+
+    @functools.wraps(original)
+    def check_and_update_config(vllm_config: Any) -> None:
+        original(vllm_config)
+        configure(vllm_config, platform.device_type)
+
+    check_and_update_config.ends_in_ascend_ext = True  # type: ignore[attr-defined]
+    platform_class.check_and_update_config = staticmethod(check_and_update_config)
+
+
+def read_config(vllm_config: Any) -> ExtConfig | None:
+    """The validated `ascend_ext` section of a `VllmConfig`; None when there is none.
+
+    Raises StartupError with the one-line message of the ConfigError.
+    """
+    try:
+        return ExtConfig.from_additional_config(vllm_config.additional_config or None)
+    except ConfigError as error:
+        raise StartupError(str(error)) from None
+
+
+def configure(vllm_config: Any, device_type: str) -> None:
+    """Check our section against the rest of the configuration and put our worker in place.
+
+    Raises StartupError: unknown key, wrong type, untested vLLM, or a combination that cannot work.
+    """
+    config = read_config(vllm_config)
+    if config is None:
+        return
+    compat.check_vllm_version()
+    parallel_config = vllm_config.parallel_config
+    if device_type not in WORKERS:
+        raise UnsupportedCombination(
+            f"ascend_ext runs on {', '.join(sorted(WORKERS))}, not on '{device_type}'; remove "
+            "additional_config['ascend_ext']"
+        )
+    worker = WORKERS[device_type]
+    if parallel_config.worker_cls not in (*DEFAULT_WORKERS, worker):
+        raise UnsupportedCombination(
+            f"ascend_ext brings its own worker and cannot work with worker_cls={parallel_config.worker_cls!r}; "
+            "leave worker_cls at 'auto' or remove additional_config['ascend_ext']"
+        )
+    if config.eplb_load.enabled:
+        check_expert_load(vllm_config)
+    parallel_config.worker_cls = worker
+    logger.info("ascend_ext: worker %s, features on: %s", worker, ", ".join(config.features()) or "none")
+
+
+def check_expert_load(vllm_config: Any) -> None:
+    """Refuse what expert-load collection cannot be combined with; raises UnsupportedCombination."""
+    model_config = vllm_config.model_config
+    if model_config is None:
+        return
+    if not model_config.is_moe:
+        raise UnsupportedCombination(
+            f"ascend_ext.eplb_load counts routed experts, but {model_config.model} has none; use a "
+            "mixture-of-experts model or set eplb_load.enabled to false"
+        )
+    if model_config.enable_return_routed_experts:
+        raise UnsupportedCombination(
+            "ascend_ext.eplb_load and enable_return_routed_experts both need vLLM's one routing hook; turn one off"
+        )
+    if vllm_config.parallel_config.enable_dbo:
+        raise UnsupportedCombination(
+            "ascend_ext.eplb_load cannot tell the micro-batches of dual-batch overlap apart; turn enable_dbo off"
+        )

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`TorchCpuCommunicator`: every collective of vLLM's CPU groups through our counted, deadline-bound `Collectives`.
+
+Upstream's CPU communicator has no variable all-gather and reduce-scatter (data parallelism for MoE fails), and
+its shared-memory path needs the compiled extension and leaks segments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.distributed.device_communicators.all2all import AgRsAll2AllManager
+from vllm.distributed.device_communicators.base_device_communicator import DeviceCommunicatorBase
+
+from vllm_ascend_ext.collectives import Collectives
+from vllm_ascend_ext.integration import traffic
+
+
+class TorchCpuCommunicator(DeviceCommunicatorBase):
+    """Gloo collectives along any dimension; rows may differ between ranks in the `v` variants."""
+
+    supports_tensor_dict = False  # vLLM then sends pickled metadata and tensors over the group
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.collectives = Collectives(
+            self.device_group, timeout_s=traffic.deadline_s(), name=self.unique_name
+        )
+        traffic.register(self.unique_name, self.collectives)
+        if self.use_all2all:
+            self.all2all_manager = AgRsAll2AllManager(self.cpu_group)
+
+    def all_reduce(self, input_: torch.Tensor) -> torch.Tensor:
+        self.collectives.all_reduce_(input_)
+        return input_
+
+    def all_gather(self, input_: torch.Tensor, dim: int = -1) -> torch.Tensor:
+        rows = input_.movedim(dim, 0)
+        return self.collectives.all_gather_rows(rows.contiguous(), None).movedim(0, dim).contiguous()
+
+    def all_gatherv(
+        self, input_: torch.Tensor | list[torch.Tensor], dim: int = 0, sizes: list[int] | None = None
+    ) -> Any:
+        if dim != 0:
+            raise ValueError(f"all_gatherv gathers rows (dim=0), not dim={dim}")
+        if isinstance(input_, torch.Tensor):
+            return self.collectives.all_gather_rows(input_.contiguous(), sizes)
+        return [self.collectives.all_gather_rows(x.contiguous(), sizes) for x in input_]
+
+    def reduce_scatter(self, input_: torch.Tensor, dim: int = -1) -> torch.Tensor:
+        rows = input_.movedim(dim, 0).contiguous()
+        if rows.shape[0] % self.world_size:
+            raise ValueError(
+                f"reduce_scatter over {self.world_size} ranks of {rows.shape[0]} rows; pad them first"
+            )
+        sizes = [rows.shape[0] // self.world_size] * self.world_size
+        return self.collectives.reduce_scatter_rows(rows, sizes).movedim(0, dim).contiguous()
+
+    def reduce_scatterv(
+        self, input_: torch.Tensor, dim: int = -1, sizes: list[int] | None = None
+    ) -> torch.Tensor:
+        if dim not in (0, -input_.dim()):
+            raise ValueError(f"reduce_scatterv scatters rows (dim=0), not dim={dim}")
+        if sizes is None:
+            return self.reduce_scatter(input_, 0)
+        return self.collectives.reduce_scatter_rows(input_.contiguous(), sizes)
+
+    def gather(self, input_: torch.Tensor, dst: int = 0, dim: int = -1) -> torch.Tensor | None:
+        gathered = self.all_gather(input_, dim)
+        return gathered if self.rank_in_group == dst else None
+
+    def dispatch_router_logits(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.all2all_manager is not None
+        return self.all2all_manager.dispatch_router_logits(*args, **kwargs)
+
+    def dispatch(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.all2all_manager is not None
+        return self.all2all_manager.dispatch(*args, **kwargs)
+
+    def combine(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.all2all_manager is not None
+        return self.all2all_manager.combine(*args, **kwargs)

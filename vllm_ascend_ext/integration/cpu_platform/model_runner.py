@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`TorchCPUModelRunner`: vLLM's CPU runner with what upstream leaves out repaired."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+from vllm_ascend_ext.integration.cpu_platform.streams import HostEvent, HostStream, install_host_streams
+
+logger = logging.getLogger(__name__)
+
+
+class TorchCPUModelRunner(CPUModelRunner):
+    """Adds EPLB, real host streams and the acceptance counts that asynchronous scheduling needs with MTP."""
+
+    def __init__(self, vllm_config: Any, device: torch.device) -> None:
+        install_host_streams()
+        super().__init__(vllm_config, device)
+        self._replace_stream_placeholders()
+
+    def load_model(self, load_dummy_weights: bool = False) -> None:
+        """Load, then hand the models to EPLB, which upstream's CPU override of `load_model` forgets."""
+        super().load_model(load_dummy_weights)
+        if self.parallel_config.enable_eplb:
+            self._create_eplb_state()
+
+    def _create_eplb_state(self) -> None:
+        from vllm.distributed.eplb.eplb_state import EplbState
+        from vllm.model_executor.models.interfaces import is_mixture_of_experts
+
+        self.eplb_state = EplbState(self.parallel_config, self.device)
+        draft = getattr(getattr(self, "drafter", None), "model", None)
+        if draft is not None and is_mixture_of_experts(draft):
+            self.eplb_state.add_model(draft, self.speculative_config.draft_model_config)
+        if is_mixture_of_experts(self.model):
+            self._moe_model = self.model
+            self.eplb_state.add_model(self.model, self.model_config)
+
+    def _copy_valid_sampled_token_count(
+        self, next_token_ids: torch.Tensor, valid_sampled_tokens_count: torch.Tensor
+    ) -> None:
+        """Also keep the counts where the next step looks for them.
+
+        Upstream's CPU override drops the GPU runner's assignment of `valid_sampled_token_count_gpu`. Under
+        asynchronous scheduling `_prepare_inputs` then takes the scheduler's optimistic `num_computed_tokens`
+        (all drafts accepted), so that positions run ahead after the first rejected draft: wrong tokens. CUDA and
+        NPU keep the assignment and are not affected.
+        https://github.com/vllm-project/vllm/blob/v0.23.0/vllm/v1/worker/cpu_model_runner.py
+        """
+        super()._copy_valid_sampled_token_count(next_token_ids, valid_sampled_tokens_count)
+        if self.use_async_spec_decode:
+            self.valid_sampled_token_count_gpu = valid_sampled_tokens_count
+
+    def _replace_stream_placeholders(self) -> None:
+        """Upstream fills stream and event attributes with objects that lack most methods."""
+        for name, value in list(vars(self).items()):
+            if type(value).__name__ == "_StreamPlaceholder":
+                setattr(self, name, HostStream())
+            elif type(value).__name__ == "_EventPlaceholder":
+                setattr(self, name, HostEvent())

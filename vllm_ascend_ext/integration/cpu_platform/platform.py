@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`TorchCpuPlatform`: vLLM's CPU platform with torch in place of the compiled extension."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.platforms.cpu import CpuPlatform
+
+from vllm_ascend_ext.integration.errors import UnsupportedCombination
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+logger = logging.getLogger(__name__)
+
+_ROOM = "vllm_ascend_ext.integration.cpu_platform"
+
+
+class TorchCpuPlatform(CpuPlatform):
+    """Same `device_type`, same scheduler, same model code as upstream; kernels and communicator are ours."""
+
+    @classmethod
+    def import_kernels(cls) -> None:
+        """Define the `_C` operators in Python instead of loading a compiled library."""
+        from vllm_ascend_ext.integration.cpu_platform.operators import define_operators
+
+        define_operators()
+
+    @classmethod
+    def apply_patches(cls) -> None:
+        """Put our replacements into vLLM's modules; called by the general plug-in in every process."""
+        from vllm_ascend_ext.integration import compat
+        from vllm_ascend_ext.integration.cpu_platform.patches import patches
+
+        compat.check_vllm_version()
+        cls.import_kernels()
+        compat.apply_patches(patches())
+
+    @classmethod
+    def get_attn_backend_cls(
+        cls, selected_backend: Any, attn_selector_config: Any, num_heads: int | None = None
+    ) -> str:
+        """MLA runs on our torch backend; everything else on vLLM's CPU_ATTN over our torch operators."""
+        if attn_selector_config.use_sparse:
+            raise UnsupportedCombination(
+                "sparse attention (DeepSeek-V3.2 indexer) has no CPU implementation; use a model with dense MLA"
+            )
+        if attn_selector_config.use_mla:
+            return f"{_ROOM}.mla.TorchMLABackend"
+        return str(super().get_attn_backend_cls(selected_backend, attn_selector_config, num_heads))
+
+    @classmethod
+    def get_device_communicator_cls(cls) -> str:
+        return f"{_ROOM}.communicator.TorchCpuCommunicator"
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
+        """Run the upstream hook, then take back what it turns off only for lack of an implementation."""
+        scheduler_config = vllm_config.scheduler_config
+        parallel_config = vllm_config.parallel_config
+        chosen = (
+            scheduler_config.async_scheduling,
+            scheduler_config.enable_chunked_prefill,
+            scheduler_config.max_num_batched_tokens,
+            parallel_config.distributed_executor_backend,
+        )
+        if parallel_config.worker_cls == "auto":
+            parallel_config.worker_cls = f"{_ROOM}.worker.TorchCPUWorker"
+        super().check_and_update_config(vllm_config)
+        (
+            scheduler_config.async_scheduling,
+            scheduler_config.enable_chunked_prefill,
+            scheduler_config.max_num_batched_tokens,
+            parallel_config.distributed_executor_backend,
+        ) = chosen
+        _use_native_layers(vllm_config.compilation_config)
+        _use_synchronous_eplb(parallel_config)
+        _refuse_unsupported(vllm_config)
+
+
+def _use_native_layers(compilation_config: Any) -> None:
+    """Run every `CustomOp` natively and uncompiled: no kernels, and rope's compiled CPU path is wrong for MLA.
+
+    https://github.com/vllm-project/vllm/blob/v0.23.0/csrc/cpu/pos_encoding.cpp takes the number of heads from
+    the last dimension, so that only head 0 of a 3-D query is rotated.
+    """
+    from vllm.config import CompilationMode
+
+    compilation_config.mode = CompilationMode.NONE
+    ops = compilation_config.custom_ops
+    ops[:] = [op for op in ops if op not in ("all", "none")] + ["none"]
+
+
+def _use_synchronous_eplb(parallel_config: Any) -> None:
+    """Rearrange experts in the step: the asynchronous worker needs a CUDA device index and a second stream."""
+    if not parallel_config.enable_eplb:
+        return
+    eplb_config = parallel_config.eplb_config
+    if eplb_config.use_async:
+        logger.info("EPLB on the CPU rearranges synchronously (use_async needs a second stream)")
+        eplb_config.use_async = False
+    if eplb_config.communicator not in (None, "torch_gloo"):
+        raise UnsupportedCombination(
+            f"EPLB communicator {eplb_config.communicator!r} does not exist on the CPU; use 'torch_gloo'"
+        )
+    eplb_config.communicator = "torch_gloo"
+
+
+def _refuse_unsupported(vllm_config: VllmConfig) -> None:
+    """Name at start-up what this platform has no implementation for; raises UnsupportedCombination."""
+    parallel_config = vllm_config.parallel_config
+    model_config = vllm_config.model_config
+    if parallel_config.pipeline_parallel_size > 1:
+        raise UnsupportedCombination(
+            "pipeline parallelism is not implemented on the CPU platform; set pipeline_parallel_size=1"
+        )
+    if parallel_config.decode_context_parallel_size > 1 or parallel_config.prefill_context_parallel_size > 1:
+        raise UnsupportedCombination("context parallelism is not implemented on the CPU platform; set it to 1")
+    if vllm_config.cache_config.cache_dtype not in ("auto", "bfloat16", "float16"):
+        raise UnsupportedCombination(
+            f"kv_cache_dtype={vllm_config.cache_config.cache_dtype!r} is not implemented on the CPU platform; "
+            "use 'auto'"
+        )
+    if model_config is None:
+        return
+    if model_config.quantization:
+        raise UnsupportedCombination(
+            f"quantization {model_config.quantization!r} is not implemented on the CPU platform; use bfloat16 or "
+            "float32 weights"
+        )
+    if model_config.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UnsupportedCombination(f"dtype {model_config.dtype} is not implemented on the CPU platform")

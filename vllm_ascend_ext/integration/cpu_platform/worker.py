@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`TorchCPUWorker`: vLLM's CPU worker without its thread binding and shared-memory set-up."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from vllm.platforms import current_platform
+from vllm.utils.torch_utils import set_random_seed
+from vllm.v1.worker.cpu_worker import CPUWorker
+from vllm.v1.worker.gpu_worker import init_worker_distributed_environment
+
+from vllm_ascend_ext.integration.cpu_platform.model_runner import TorchCPUModelRunner
+from vllm_ascend_ext.integration.cpu_platform.streams import install_host_streams
+from vllm_ascend_ext.integration.errors import UnsupportedCombination
+
+
+class TorchCPUWorker(CPUWorker):
+    """Builds `model_runner_class`. Upstream's `init_device` disables `torch.set_num_threads` for the whole
+    process and looks for LD_PRELOADed allocators; neither matters to torch's own kernels."""
+
+    model_runner_class: ClassVar[type] = TorchCPUModelRunner
+
+    def init_device(self) -> None:
+        if self.use_v2_model_runner:
+            raise UnsupportedCombination(
+                "the CPU platform runs vLLM's V1 model runner; unset VLLM_USE_V2_MODEL_RUNNER"
+            )
+        install_host_streams()
+        self.device = torch.device("cpu")
+        init_worker_distributed_environment(
+            self.vllm_config,
+            self.rank,
+            self.distributed_init_method,
+            self.local_rank,
+            current_platform.dist_backend,
+        )
+        set_random_seed(self.model_config.seed)
+        self.model_runner: Any = self.model_runner_class(self.vllm_config, self.device)

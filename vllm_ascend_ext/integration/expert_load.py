@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connects the expert-load recorders to vLLM's routers, and the draft passes to the draft recorder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from vllm_ascend_ext.eplb.recorder import ExpertLoadRecorder
+from vllm_ascend_ext.integration.errors import UnsupportedCombination
+from vllm_ascend_ext.runner.features import RoutedModel
+
+logger = logging.getLogger(__name__)
+
+
+def bind(runner: Any) -> None:
+    """Create the recorders of a runner whose models are loaded and hook them into the routers.
+
+    Raises UnsupportedCombination when a layer routes inside its kernel, where no ids can be seen.
+    """
+    draft_model = getattr(getattr(runner, "drafter", None), "model", None)
+    draft_modules = set(draft_model.modules()) if isinstance(draft_model, torch.nn.Module) else set()
+    layers = _moe_layers(runner)
+    target = {name: layer for name, layer in layers.items() if layer not in draft_modules}
+    draft = {name: layer for name, layer in layers.items() if layer in draft_modules}
+    if draft and _runs_in_graphs(runner):
+        logger.info("ascend_ext.eplb_load: the draft model runs in captured graphs; its load is not collected")
+        draft = {}
+    features = runner.step_features
+    features.record_load_of(_routed_model(target), _routed_model(draft) if draft else None)
+    if features.target_load is not None:
+        _hook(target, features.target_load)
+    if features.draft_load is not None:
+        _hook(draft, features.draft_load, before_pass=runner.begin_draft_pass)
+
+
+def _moe_layers(runner: Any) -> dict[str, Any]:
+    """Layer name → mixture-of-experts layer, in forward order, of the target and the draft model."""
+    from vllm.model_executor.layers.fused_moe.layer import FusedMoE
+
+    context = runner.compilation_config.static_forward_context
+    return {name: layer for name, layer in context.items() if isinstance(layer, FusedMoE)}
+
+
+def _runs_in_graphs(runner: Any) -> bool:
+    from vllm.config import CUDAGraphMode
+
+    return runner.compilation_config.cudagraph_mode not in (None, CUDAGraphMode.NONE)
+
+
+def _routed_model(layers: dict[str, Any]) -> RoutedModel:
+    first = next(iter(layers.values()))
+    return RoutedModel(tuple(layers), first.logical_num_experts, first.top_k)
+
+
+def _hook(
+    layers: dict[str, Any],
+    recorder: ExpertLoadRecorder,
+    before_pass: Callable[[int, int], None] | None = None,
+) -> None:
+    """Count a layer's logical expert ids at vLLM's capture hook, which sees them before EPLB's mapping.
+
+    before_pass(num_tokens, num_tokens_padded): called by the first layer, for a model whose passes the runner
+    does not see one by one.
+    """
+    for index, (name, layer) in enumerate(layers.items()):
+        if layer.quant_method.is_monolithic:
+            raise UnsupportedCombination(
+                f"ascend_ext.eplb_load cannot count {name}: {type(layer.quant_method).__name__} routes inside its "
+                "kernel; choose another moe_backend or set eplb_load.enabled to false"
+            )
+        layer.router.set_capture_fn(_capture(index, layer, recorder, before_pass if index == 0 else None))
+
+
+def _capture(
+    index: int, layer: Any, recorder: ExpertLoadRecorder, before_pass: Callable[[int, int], None] | None
+) -> Callable[[torch.Tensor], None]:
+    def capture(topk_ids_TK: torch.Tensor) -> None:
+        if before_pass is not None:
+            before_pass(*_rows_of_pass(topk_ids_TK.shape[0]))
+        recorder.record(index, topk_ids_TK[_own_rows(layer)])
+
+    return capture
+
+
+def _own_rows(layer: Any) -> slice:
+    """The rows of this rank among the routed ones: vLLM's naive dispatch gathers every rank's rows first."""
+    from vllm.distributed import get_dp_group, get_ep_group
+    from vllm.forward_context import get_forward_context
+
+    if not layer.runner.do_naive_dispatch_combine:
+        return slice(None)
+    dp_metadata = get_forward_context().dp_metadata
+    sizes = dp_metadata.get_chunk_sizes_across_dp_rank()
+    group = get_ep_group() if layer.moe_config.is_sequence_parallel else get_dp_group()
+    begin = sum(sizes[: group.rank_in_group])
+    return slice(begin, begin + sizes[group.rank_in_group])
+
+
+def _rows_of_pass(num_routed_rows: int) -> tuple[int, int]:
+    """(real rows, padded rows) of the running eager pass, from its forward context; without attention metadata
+    it is a dummy pass and no row is real."""
+    from vllm.distributed import get_dp_group
+    from vllm.forward_context import get_forward_context
+
+    context = get_forward_context()
+    metadata = context.attn_metadata
+    num_tokens = next(iter(metadata.values())).num_actual_tokens if metadata else 0
+    if context.dp_metadata is None:
+        return num_tokens, num_routed_rows
+    return num_tokens, int(context.dp_metadata.num_tokens_across_dp_cpu[get_dp_group().rank_in_group])

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ExtWorker`: the worker mixin that builds our model runner, binds the features and answers RPC calls."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, ClassVar
+
+from vllm_ascend_ext.integration import activation, compat, expert_load, traffic
+from vllm_ascend_ext.runner.features import StepFeatures
+from vllm_ascend_ext.runner.step import RankLayout
+
+
+class ExtWorker:
+    """Mixin in front of a device's worker.
+
+    model_runner_class: the runner to build.
+    model_runner_symbol: "module:attribute" where the device's `init_device` looks its runner up; None when it
+    reads `model_runner_class` itself.
+    """
+
+    model_runner_class: ClassVar[type]
+    model_runner_symbol: ClassVar[str | None]
+
+    def init_device(self) -> None:
+        """Let the device's worker build our runner class instead of its own."""
+        symbol = self.model_runner_symbol
+        with compat.rebind(symbol, self.model_runner_class) if symbol else nullcontext():
+            super().init_device()  # type: ignore[misc]
+        self.model_runner.attach_features(self._create_features())
+
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        """Load, then bind the features to the layers of the target and the draft model."""
+        super().load_model(*args, **kwargs)  # type: ignore[misc]
+        runner = self.model_runner
+        if runner.step_features is not None:
+            expert_load.bind(runner)
+
+    def ascend_ext_report(self, reset: bool = False) -> dict[str, Any]:
+        """RPC: what this rank counted and sent since the last reset, as plain JSON-serialisable values."""
+        features = self.model_runner.step_features
+        loads = [] if features is None else features.read_load()
+        report = {
+            "rank": self.rank,
+            "load": [
+                {
+                    "layers": list(named.layer_names),
+                    "top_k": named.top_k,
+                    "num_tokens": named.load.num_tokens,
+                    "load_LE": named.load.load_LE.tolist(),
+                }
+                for named in loads
+            ],
+            "traffic": traffic.report(),
+        }
+        if reset:
+            traffic.reset()
+            if features is not None:
+                features.reset_load()
+        return report
+
+    def _create_features(self) -> StepFeatures | None:
+        """The features this configuration turns on; None when all are off."""
+        config = activation.read_config(self.vllm_config)
+        if config is None or not config.features():
+            return None
+        return StepFeatures(config, self._rank_layout(), self.model_runner.device)
+
+    def _rank_layout(self) -> RankLayout:
+        from vllm.distributed import get_dp_group, get_tp_group
+
+        tp, dp = get_tp_group(), get_dp_group()
+        return RankLayout(
+            tp_rank=tp.rank_in_group,
+            tp_size=tp.world_size,
+            dp_rank=dp.rank_in_group,
+            dp_size=dp.world_size,
+            sequence_parallel_moe=self.vllm_config.parallel_config.use_sequence_parallel_moe,
+        )
+
+    # attributes of the device's worker that the mixin reads
+    vllm_config: Any
+    model_runner: Any
+    rank: int

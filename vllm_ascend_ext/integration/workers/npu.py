@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU: our additions over vllm-ascend's runner (V1) and worker."""
+
+from vllm_ascend.worker.model_runner_v1 import NPUModelRunner
+from vllm_ascend.worker.worker import NPUWorker
+
+from vllm_ascend_ext.integration.worker import ExtWorker
+from vllm_ascend_ext.runner.mixin import ExtModelRunner
+
+
+class ExtNPUModelRunner(ExtModelRunner, NPUModelRunner):
+    """The model runner on Ascend NPUs."""
+
+
+class ExtNPUWorker(ExtWorker, NPUWorker):
+    model_runner_class, model_runner_symbol = ExtNPUModelRunner, "vllm_ascend.worker.worker:NPUModelRunner"

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ExtModelRunner`: the same additions around vllm-ascend's, vLLM's GPU and our CPU model runner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_ascend_ext.runner.features import StepFeatures
+from vllm_ascend_ext.runner.step import StepFacts
+
+
+class ExtModelRunner:
+    """Mixin in front of a device's model runner. Order of a step: read step facts → forward → sample.
+
+    It overrides four methods of vLLM's V1 runner, each by calling on to the device's own. With no feature
+    attached every override is one attribute test.
+    """
+
+    step_features: StepFeatures | None = None
+    _step = 0
+    _num_scheduled_tokens = 0
+
+    def attach_features(self, features: StepFeatures | None) -> None:
+        """Attach the features of this runner (None: all off); the worker calls it before the model loads."""
+        self.step_features = features
+
+    def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        """Remember how many tokens are real; vLLM passes only the padded batch on to the forward."""
+        self._num_scheduled_tokens = scheduler_output.total_num_scheduled_tokens
+        return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+
+    def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.step_features is not None:
+            self._step += 1
+            num_tokens = self._num_scheduled_tokens
+            self.step_features.begin_forward(
+                StepFacts(self._step, num_tokens, max(num_tokens, _num_rows(args, kwargs)))
+            )
+        return super()._model_forward(*args, **kwargs)  # type: ignore[misc]
+
+    def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
+        """Warm-up, graph capture and the steps of an idle rank: no row is real."""
+        if self.step_features is not None:
+            self._step += 1
+            self.step_features.begin_forward(StepFacts(self._step, 0, num_tokens))
+        return super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
+
+    def begin_draft_pass(self, num_tokens: int, num_tokens_padded: int) -> None:
+        """Called before each pass of the draft model with its real and its padded rows."""
+        if self.step_features is not None:
+            self.step_features.begin_draft(StepFacts(self._step, num_tokens, num_tokens_padded))
+
+
+def _num_rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Rows the model is called with: those of the input ids or embeddings, wherever the device passes them."""
+    for value in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args):
+        if hasattr(value, "shape") and len(value.shape) > 0:
+            return int(value.shape[0])
+    return 0

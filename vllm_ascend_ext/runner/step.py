@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The facts of one step, as plain integers that never change once read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RankLayout:
+    """Where this rank stands. `sequence_parallel_moe`: the TP ranks of a replica split the rows before the
+    experts (vLLM does so with TP, DP and EP together) instead of all routing the same rows."""
+
+    tp_rank: int
+    tp_size: int
+    dp_rank: int
+    dp_size: int
+    sequence_parallel_moe: bool
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.tp_rank < self.tp_size and 0 <= self.dp_rank < self.dp_size):
+            raise ValueError(
+                f"rank outside its group: tp {self.tp_rank}/{self.tp_size}, dp {self.dp_rank}/{self.dp_size}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """One forward pass of this rank.
+
+    num_tokens: rows that belong to requests; 0 in a dummy run (warm-up, capture, an idle rank keeping step).
+    num_tokens_padded: rows the model is called with, padding included.
+    """
+
+    step: int
+    num_tokens: int
+    num_tokens_padded: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.num_tokens <= self.num_tokens_padded:
+            raise ValueError(
+                f"step {self.step}: {self.num_tokens} tokens do not fit into {self.num_tokens_padded} padded rows"
+            )
+
+    def num_routed_tokens(self, layout: RankLayout) -> int:
+        """Rows this rank has to count, so that the sum over the TP ranks is `num_tokens` exactly.
+
+        With sequence-parallel experts, the real rows among this rank's ceil(padded / tp) rows; otherwise all
+        TP ranks route the same rows and TP rank 0 counts them.
+        """
+        if not layout.sequence_parallel_moe:
+            return self.num_tokens if layout.tp_rank == 0 else 0
+        chunk = -(-self.num_tokens_padded // layout.tp_size)
+        return min(max(self.num_tokens - layout.tp_rank * chunk, 0), chunk)
