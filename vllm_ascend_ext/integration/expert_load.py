@@ -66,7 +66,14 @@ def _hook(
     before_pass(num_tokens, num_tokens_padded): called by the first layer, for a model whose passes the runner
     does not see one by one.
     """
+    from vllm.model_executor.layers.fused_moe.layer import FusedMoE
+
     for index, (name, layer) in enumerate(layers.items()):
+        if type(layer).forward is not FusedMoE.forward:
+            raise UnsupportedCombination(
+                f"ascend_ext.eplb_load cannot count {name}: {type(layer).__name__} routes without vLLM's router "
+                "objects; set eplb_load.enabled to false"
+            )
         if layer.quant_method.is_monolithic:
             raise UnsupportedCombination(
                 f"ascend_ext.eplb_load cannot count {name}: {type(layer.quant_method).__name__} routes inside its "

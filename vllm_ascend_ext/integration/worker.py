@@ -52,12 +52,20 @@ class ExtWorker:
                 for named in loads
             ],
             "traffic": traffic.report(),
+            "physical_to_logical": self._placements(),
         }
         if reset:
             traffic.reset()
             if features is not None:
                 features.reset_load()
         return report
+
+    def _placements(self) -> list[list[list[int]]]:
+        """EPLB's present placement of every model, [layers][physical experts] → logical expert."""
+        state = getattr(self.model_runner, "eplb_state", None)
+        if state is None:
+            return []
+        return [model.physical_to_logical_map.tolist() for model in state.model_states.values()]
 
     def _create_features(self) -> StepFeatures | None:
         """The features this configuration turns on; None when all are off."""

@@ -39,9 +39,13 @@ class ExtModelRunner:
         return super()._model_forward(*args, **kwargs)  # type: ignore[misc]
 
     def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
-        """Warm-up, graph capture and the steps of an idle rank: no row is real."""
+        """Warm-up, graph capture and the steps of an idle rank: no row is real.
+
+        vLLM's GPU runner then calls the model directly, vllm-ascend's goes through `_model_forward`.
+        """
         if self.step_features is not None:
             self._step += 1
+            self._num_scheduled_tokens = 0
             self.step_features.begin_forward(StepFacts(self._step, 0, num_tokens))
         return super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
 

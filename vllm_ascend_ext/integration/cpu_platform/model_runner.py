@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import logging
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-from vllm_ascend_ext.integration.cpu_platform.streams import HostEvent, HostStream, install_host_streams
-
-logger = logging.getLogger(__name__)
+from vllm_ascend_ext.integration import compat
+from vllm_ascend_ext.integration.cpu_platform.streams import install_host_streams
 
 
 class TorchCPUModelRunner(CPUModelRunner):
@@ -19,8 +18,10 @@ class TorchCPUModelRunner(CPUModelRunner):
 
     def __init__(self, vllm_config: Any, device: torch.device) -> None:
         install_host_streams()
-        super().__init__(vllm_config, device)
-        self._replace_stream_placeholders()
+        # upstream wraps its constructor in placeholders that lack most methods of a stream and an event
+        with compat.rebind("vllm.v1.worker.cpu_model_runner:_torch_cuda_wrapper", nullcontext):
+            super().__init__(vllm_config, device)
+        install_host_streams()  # the constructor turns torch.accelerator.synchronize into a no-op without result
 
     def load_model(self, load_dummy_weights: bool = False) -> None:
         """Load, then hand the models to EPLB, which upstream's CPU override of `load_model` forgets."""
@@ -54,11 +55,3 @@ class TorchCPUModelRunner(CPUModelRunner):
         super()._copy_valid_sampled_token_count(next_token_ids, valid_sampled_tokens_count)
         if self.use_async_spec_decode:
             self.valid_sampled_token_count_gpu = valid_sampled_tokens_count
-
-    def _replace_stream_placeholders(self) -> None:
-        """Upstream fills stream and event attributes with objects that lack most methods."""
-        for name, value in list(vars(self).items()):
-            if type(value).__name__ == "_StreamPlaceholder":
-                setattr(self, name, HostStream())
-            elif type(value).__name__ == "_EventPlaceholder":
-                setattr(self, name, HostEvent())

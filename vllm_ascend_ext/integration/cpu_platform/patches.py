@@ -24,11 +24,32 @@ class _EplbCapable:
 
 
 def patches() -> list[Patch]:
-    """The rows; building them imports the replaced modules' replacements, so call it once vLLM is imported."""
-    from vllm_ascend_ext.integration.cpu_platform import moe, sampling
+    """All rows, for `doctor` and the tests."""
+    return [*configuration_patches(), *worker_patches()]
 
-    moe.register_moe_method()
-    return [*_mla(), *_experts(), *_kernels(sampling.REPLACEMENTS)]
+
+def configuration_patches() -> list[Patch]:
+    """What must be in place before a `VllmConfig` is built: applied by the general plug-in in every process."""
+    import vllm.config.parallel as parallel
+    from vllm.platforms import current_platform
+
+    gate = parallel.current_platform
+    return [
+        Patch(
+            target="vllm.config.parallel:current_platform",
+            replacement=gate if isinstance(gate, _EplbCapable) else _EplbCapable(current_platform),
+            reason="enable_eplb is refused unless the platform says it is CUDA; this module asks nothing else",
+            upstream=_UPSTREAM + "config/parallel.py",
+            remove_when="the check asks for a capability instead of a device",
+        )
+    ]
+
+
+def worker_patches() -> list[Patch]:
+    """What the model and the sampler use: applied by the worker, so that other processes need not import it."""
+    from vllm_ascend_ext.integration.cpu_platform import sampling
+
+    return [*_mla(), *_experts(), *_sampler(), *_kernels(sampling.REPLACEMENTS)]
 
 
 def _mla() -> list[Patch]:
@@ -52,12 +73,8 @@ def _mla() -> list[Patch]:
 
 
 def _experts() -> list[Patch]:
-    import vllm.config.parallel as parallel
-    from vllm.platforms import current_platform
-
     from vllm_ascend_ext.integration.cpu_platform.moe import eplb_map_to_physical_and_record
 
-    gate = parallel.current_platform
     return [
         Patch(
             target="vllm.model_executor.layers.fused_moe.router.base_router:eplb_map_to_physical_and_record",
@@ -72,14 +89,19 @@ def _experts() -> list[Patch]:
                 "logical_replica_count",
                 "record_enabled",
             ),
-        ),
+        )
+    ]
+
+
+def _sampler() -> list[Patch]:
+    return [
         Patch(
-            target="vllm.config.parallel:current_platform",
-            replacement=gate if isinstance(gate, _EplbCapable) else _EplbCapable(current_platform),
-            reason="enable_eplb is refused unless the platform says it is CUDA; this module asks nothing else",
-            upstream=_UPSTREAM + "config/parallel.py",
-            remove_when="the check asks for a capability instead of a device",
-        ),
+            target="vllm.v1.sample.ops.topk_topp_sampler:HAS_TRITON",
+            replacement=False,
+            reason="with CUDA_VISIBLE_DEVICES='' vLLM believes that Triton has a driver; top-k and top-p then fail",
+            upstream=_UPSTREAM + "triton_utils/importing.py",
+            remove_when="vLLM asks Triton for a driver also when CUDA_VISIBLE_DEVICES is empty",
+        )
     ]
 
 

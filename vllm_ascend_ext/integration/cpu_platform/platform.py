@@ -7,8 +7,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
+import vllm.envs as vllm_envs
 from vllm.platforms.cpu import CpuPlatform
 
+from vllm_ascend_ext import envs
 from vllm_ascend_ext.integration.errors import UnsupportedCombination
 
 if TYPE_CHECKING:
@@ -31,13 +33,12 @@ class TorchCpuPlatform(CpuPlatform):
 
     @classmethod
     def apply_patches(cls) -> None:
-        """Put our replacements into vLLM's modules; called by the general plug-in in every process."""
+        """Replace what the configuration needs replaced; called by the general plug-in in every process."""
         from vllm_ascend_ext.integration import compat
-        from vllm_ascend_ext.integration.cpu_platform.patches import patches
+        from vllm_ascend_ext.integration.cpu_platform.patches import configuration_patches
 
         compat.check_vllm_version()
-        cls.import_kernels()
-        compat.apply_patches(patches())
+        compat.apply_patches(configuration_patches())
 
     @classmethod
     def get_attn_backend_cls(
@@ -78,6 +79,7 @@ class TorchCpuPlatform(CpuPlatform):
         ) = chosen
         _use_native_layers(vllm_config.compilation_config)
         _use_synchronous_eplb(parallel_config)
+        _leave_threads_unbound()
         _refuse_unsupported(vllm_config)
 
 
@@ -107,6 +109,17 @@ def _use_synchronous_eplb(parallel_config: Any) -> None:
             f"EPLB communicator {eplb_config.communicator!r} does not exist on the CPU; use 'torch_gloo'"
         )
     eplb_config.communicator = "torch_gloo"
+
+
+def _leave_threads_unbound() -> None:
+    """Let several workers share a NUMA node, unless the user binds their threads.
+
+    vLLM's own launcher by default binds each worker to a node of its own and stops when there are fewer nodes
+    than workers, which is so on any machine with one socket.
+    https://github.com/vllm-project/vllm/blob/v0.23.0/vllm/utils/ompmultiprocessing.py
+    """
+    if not vllm_envs.is_set("VLLM_CPU_OMP_THREADS_BIND"):
+        envs.export({"VLLM_CPU_OMP_THREADS_BIND": "nobind"})
 
 
 def _refuse_unsupported(vllm_config: VllmConfig) -> None:

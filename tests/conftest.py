@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared fixtures. Ranks are forked from this process, so it must never start OpenMP threads."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported anywhere
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> str:
+    """The trained DeepSeek-V3 of a few million parameters that the engine tests serve."""
+    model = ROOT / "tests" / "assets" / "tiny-deepseek"
+    if override := os.environ.get("TINY_MODEL"):
+        model = Path(override)
+    assert (model / "model.safetensors").is_file(), f"{model} is missing: run scripts/train_tiny_model.py"
+    return str(model)
+
+
+@pytest.fixture(scope="session")
+def vllm_preloaded() -> None:
+    """vLLM imported once in this process (some ten seconds); every rank is a fork of it."""
+    from vllm_ascend_ext.integration import ranks
+
+    ranks.preload()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs a device this machine does not have, saying so; engines run last."""
+    import torch
+
+    has_npu = hasattr(torch, "npu") and torch.npu.is_available()
+    for item in items:
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA GPU on this machine"))
+        if item.get_closest_marker("npu") and not has_npu:
+            item.add_marker(pytest.mark.skip(reason="no Ascend NPU on this machine"))
+    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)

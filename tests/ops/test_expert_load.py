@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_ascend_ext.ops import MissingKernelError, coverage, expert_load_add_, require_kernels
+
+INTEGERS = [torch.int32, torch.int64]
+OP = torch.ops.ascend_ext.expert_load_add_.default
+
+
+def _slow(load, topk_ids, num_tokens):
+    for row in topk_ids.tolist()[: max(num_tokens, 0)]:
+        for expert in row:
+            if 0 <= expert < load.numel():
+                load[expert] += 1
+
+
+def _scalar(num_tokens):
+    return torch.tensor(num_tokens, dtype=torch.int32)
+
+
+@st.composite
+def _cases(draw):
+    num_experts, num_rows, top_k = draw(st.integers(1, 9)), draw(st.integers(0, 12)), draw(st.integers(1, 4))
+    ids = draw(
+        st.lists(st.integers(-2, num_experts + 1), min_size=num_rows * top_k, max_size=num_rows * top_k)
+    )
+    return (
+        torch.tensor(
+            draw(st.lists(st.integers(0, 99), min_size=num_experts, max_size=num_experts)),
+            dtype=draw(st.sampled_from(INTEGERS)),
+        ),
+        torch.tensor(ids, dtype=draw(st.sampled_from(INTEGERS))).reshape(num_rows, top_k),
+        draw(st.integers(-1, num_rows + 2)),
+    )
+
+
+@given(_cases(), st.booleans())
+def test_equals_the_slow_loop(case, one_element):
+    load, topk_ids, num_tokens = case
+    expected, ids_before = load.clone(), topk_ids.clone()
+    _slow(expected, topk_ids, num_tokens)
+    expert_load_add_(load, topk_ids, _scalar(num_tokens).reshape((1,) if one_element else ()))
+    assert load.dtype == expected.dtype and torch.equal(load, expected)
+    assert torch.equal(topk_ids, ids_before)
+
+
+def test_padding_rows_and_invalid_ids_do_not_count():
+    load = torch.zeros(4, dtype=torch.int32)
+    expert_load_add_(load, torch.tensor([[0, -1], [3, 4], [1, 1]]), _scalar(2))
+    assert load.tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("num_experts", [0, 3])
+def test_no_rows_or_no_experts(num_experts):
+    load = torch.ones(num_experts, dtype=torch.int32)
+    expert_load_add_(load, torch.zeros(0, 2, dtype=torch.int64), _scalar(0))
+    expert_load_add_(load[:0], torch.zeros(2, 2, dtype=torch.int64), _scalar(2))
+    assert load.tolist() == [1] * num_experts
+
+
+def test_strided_arguments():
+    counts = torch.zeros(4, 3, dtype=torch.int32)
+    wide = torch.tensor([[0, 9, 2], [2, 9, 3]], dtype=torch.int32)
+    expert_load_add_(counts[:, 1], wide[:, ::2], _scalar(2))
+    assert counts[:, 1].tolist() == [1, 0, 2, 1] and counts.sum() == 4
+
+
+@pytest.mark.parametrize("load_dtype", INTEGERS)
+@pytest.mark.parametrize("ids_dtype", INTEGERS)
+@pytest.mark.parametrize("num_rows", [0, 5])
+def test_opcheck(load_dtype, ids_dtype, num_rows):
+    ids = torch.arange(num_rows * 2).reshape(num_rows, 2).to(ids_dtype) % 4
+    torch.library.opcheck(OP, (torch.zeros(4, dtype=load_dtype), ids, _scalar(num_rows)))
+
+
+def test_compiles_without_a_graph_break_and_follows_the_scalar():
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def step(load, topk_ids, num_tokens):
+        expert_load_add_(load, topk_ids, num_tokens)
+
+    load, num_tokens = torch.zeros(2, dtype=torch.int32), _scalar(1)
+    step(load, torch.tensor([[0], [1]]), num_tokens)
+    num_tokens.fill_(2)
+    step(load, torch.tensor([[0], [1]]), num_tokens)
+    assert load.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("load", "ids", "num_tokens", "error"),
+    [
+        (torch.zeros(2, 2, dtype=torch.int32), torch.zeros(1, 1, dtype=torch.int32), _scalar(1), ValueError),
+        (torch.zeros(2, dtype=torch.int32), torch.zeros(1, dtype=torch.int32), _scalar(1), ValueError),
+        (torch.zeros(2, dtype=torch.int32), torch.zeros(1, 1).int(), _scalar(1).expand(2), ValueError),
+        (torch.zeros(2), torch.zeros(1, 1, dtype=torch.int32), _scalar(1), TypeError),
+        (torch.zeros(2, dtype=torch.int32), torch.zeros(1, 1), _scalar(1), TypeError),
+        (torch.zeros(2, dtype=torch.int32), torch.zeros(1, 1).int(), torch.tensor(1), TypeError),
+    ],
+)
+def test_wrong_arguments(load, ids, num_tokens, error):
+    with pytest.raises(error, match="expert_load_add_ takes"):
+        expert_load_add_(load, ids, num_tokens)
+
+
+def _npu_kind():
+    return {row.op: row.kind for row in coverage(["npu"])}["expert_load_add_"]
+
+
+without_npu_kernels = pytest.mark.skipif(_npu_kind() != "reference", reason="NPU kernels are loaded")
+
+
+@without_npu_kernels
+def test_coverage_tells_reference_from_kernel():
+    library = torch.library.Library("ascend_ext", "IMPL")
+    library.impl("expert_load_add_", lambda load, ids, num_tokens: None, "PrivateUse1")
+    try:
+        assert _npu_kind() == "ascendc"
+    finally:
+        library._destroy()
+    assert _npu_kind() == "reference"
+
+
+def test_coverage_of_an_unknown_device():
+    with pytest.raises(ValueError, match="unknown device type 'tpu'"):
+        coverage(["tpu"])
+
+
+@without_npu_kernels
+def test_strict_mode_refuses_a_reference(monkeypatch):
+    monkeypatch.delenv("VLLM_ASCEND_EXT_STRICT_OPS", raising=False)
+    require_kernels("npu")
+    monkeypatch.setenv("VLLM_ASCEND_EXT_STRICT_OPS", "1")
+    with pytest.raises(MissingKernelError, match="on npu .*expert_load_add_"):
+        require_kernels("npu")

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package's configuration: one frozen section a feature, everything off until asked for.
+
+It is read from vLLM's ``additional_config["ascend_ext"]``, so that one command line carries all of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+KEY = "ascend_ext"
+_SIMILARITY = 0.85  # of two spellings, from which on a sibling key counts as a misspelt KEY
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the message has one line for each problem."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class EplbLoadConfig(_Section):
+    """Collection of the tokens routed to each expert."""
+
+    enabled: bool = False
+
+
+class ExtConfig(_Section):
+    """All sections. Equal configurations hash equally, as vLLM's own hash of its configuration needs."""
+
+    eplb_load: EplbLoadConfig = EplbLoadConfig()
+
+    @classmethod
+    def from_additional_config(cls, additional_config: Mapping[str, object] | None) -> ExtConfig | None:
+        """Reads ``additional_config["ascend_ext"]``.
+
+        Returns:
+            The configuration, or None when the key is absent.
+
+        Raises:
+            ConfigError: an unknown key at any depth, a value of the wrong type, a section that is not a
+                mapping, or a sibling key that is a misspelt ``ascend_ext``.
+        """
+        if additional_config is None:
+            return None
+        problems = [
+            f"additional_config.{key}: unknown key; did you mean {KEY!r}?"
+            for key in additional_config
+            if key != KEY and _is_misspelt(str(key))
+        ]
+        if problems:
+            raise ConfigError("\n".join(problems))
+        if KEY not in additional_config:
+            return None
+        value = additional_config[KEY]
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{KEY}: expected a mapping, got {_describe(value)}")
+        problems = list(_unknown_keys(cls, value, KEY))
+        try:
+            config = cls.model_validate(_plain(value))
+        except ValidationError as error:
+            problems += _wrong_values(cls, error)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return config
+
+    def features(self) -> tuple[str, ...]:
+        """Names of the enabled sections, in the order of their declaration."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name).enabled)
+
+
+def _is_misspelt(key: str) -> bool:
+    def letters(text: str) -> str:
+        return "".join(character for character in text.lower() if character.isalnum())
+
+    wanted, given = letters(KEY), letters(key).removeprefix("vllm")
+    return difflib.SequenceMatcher(None, wanted, given).ratio() >= _SIMILARITY
+
+
+def _describe(value: object) -> str:
+    return f"{value!r} ({type(value).__name__})"
+
+
+def _plain(value: object) -> object:
+    """Nested mappings as dicts, which strict pydantic wants; keys that are not text are left out."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _plain(item) for key, item in value.items() if isinstance(key, str)}
+
+
+def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The model of field `name` of `model`, or None when it holds a plain value."""
+    annotation = model.model_fields[name].annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _unknown_keys(model: type[BaseModel], value: Mapping[object, object], path: str) -> Iterator[str]:
+    valid = list(model.model_fields)
+    for key, item in value.items():
+        if key not in valid:
+            nearest = difflib.get_close_matches(str(key), valid, n=1, cutoff=0.0)[0]
+            yield f"{path}.{key}: unknown key; did you mean {nearest!r}? Valid keys: {', '.join(valid)}"
+            continue
+        section = _section(model, str(key))
+        if section is not None and isinstance(item, Mapping):
+            yield from _unknown_keys(section, item, f"{path}.{key}")
+
+
+def _wrong_values(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        if problem["type"] == "extra_forbidden":
+            continue  # _unknown_keys says more
+        location = tuple(str(part) for part in problem["loc"])
+        path = ".".join((KEY, *location))
+        yield f"{path}: expected {_expected(model, location)}, got {_describe(problem['input'])}"
+
+
+def _expected(model: type[BaseModel], location: Sequence[str]) -> str:
+    name, *rest = location
+    section = _section(model, name)
+    if section is not None:
+        return _expected(section, rest) if rest else "a mapping"
+    annotation = model.model_fields[name].annotation
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)

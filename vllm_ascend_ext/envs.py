@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Environment variables: build and debug switches only, every one listed in `ENVIRONMENT`.
+
+This is the only module that touches ``os.environ``. Variables are read when asked for, never at import.
+What a user configures belongs in `vllm_ascend_ext.config`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # the attributes of this module, read from the environment by __getattr__
+    VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM: bool
+    VLLM_ASCEND_EXT_STRICT_OPS: bool
+    VLLM_ASCEND_EXT_BUILD: Literal["none", "host", "npu"]
+
+_SWITCH = {"0": False, "false": False, "1": True, "true": True}
+
+
+class EnvironmentVariableError(ValueError):
+    """A variable holds a value that it does not accept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable, as the documentation and `doctor` show it.
+
+    Attributes:
+        values: what each accepted spelling, in lower case, means.
+        default: the spelling that counts when the variable is not set.
+    """
+
+    name: str
+    values: Mapping[str, bool | str]
+    default: str
+    meaning: str
+
+    def read(self) -> bool | str:
+        """The present value.
+
+        Raises:
+            EnvironmentVariableError: the variable is set to none of the accepted spellings.
+        """
+        spelling = os.environ.get(self.name, self.default)
+        if spelling.lower() not in self.values:
+            raise EnvironmentVariableError(
+                f"{self.name}={spelling!r}: expected one of {', '.join(self.values)}"
+            )
+        return self.values[spelling.lower()]
+
+
+ENVIRONMENT: Mapping[str, Variable] = MappingProxyType(
+    {
+        variable.name: variable
+        for variable in (
+            Variable(
+                "VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM",
+                values=_SWITCH,
+                default="0",
+                meaning="Start with a vLLM version this release was not tested with, instead of refusing it.",
+            ),
+            Variable(
+                "VLLM_ASCEND_EXT_STRICT_OPS",
+                values=_SWITCH,
+                default="0",
+                meaning="Refuse to start when an operator has only its reference on the device in use.",
+            ),
+            Variable(
+                "VLLM_ASCEND_EXT_BUILD",
+                values={choice: choice for choice in ("none", "host", "npu")},
+                default="none",
+                meaning="What setup.py compiles: nothing, or the AscendC kernels for the host or the NPU.",
+            ),
+        )
+    }
+)
+"""Every variable of the package, by name."""
+
+
+def __getattr__(name: str) -> bool | str:
+    """``envs.<NAME OF A VARIABLE>`` is its present value.
+
+    Raises:
+        EnvironmentVariableError: the variable is set to something it does not accept.
+        AttributeError: there is no such variable.
+    """
+    if name not in ENVIRONMENT:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return ENVIRONMENT[name].read()
+
+
+def export(values: Mapping[str, str]) -> None:
+    """Sets environment variables of this process for the children it will start. Nothing else may set any."""
+    os.environ.update(values)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How even a load is: over the experts of a layer, and over the ranks that hold them.
+
+Shapes: L = layers, E = experts, R = ranks. A layer without load counts as perfectly even.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Imbalance:
+    """Numbers for each layer; tuples of length L.
+
+    Attributes:
+        max_over_mean: the busiest expert (or rank) over the average one: 1.0 is even, E (or R) is all on one.
+        variation: standard deviation over mean (the coefficient of variation): 0.0 is even.
+        total: routed tokens.
+    """
+
+    max_over_mean: tuple[float, ...]
+    variation: tuple[float, ...]
+    total: tuple[int, ...]
+
+    @property
+    def worst_layer(self) -> int:
+        """The layer with the highest `max_over_mean`; the first of equals."""
+        return max(range(len(self.max_over_mean)), key=self.max_over_mean.__getitem__)
+
+
+@dataclass(frozen=True, slots=True)
+class HotExpert:
+    """One expert of one layer. `share` is its part of the layer's load; an even one has 1 / E."""
+
+    layer: int
+    expert: int
+    num_tokens: int
+    share: float
+
+
+def expert_imbalance(load_LE: torch.Tensor) -> Imbalance:
+    """Imbalance over the experts of each layer.
+
+    Args:
+        load_LE: ``[L, E]`` integers, not negative, on any device (copied to the host).
+
+    Raises:
+        ValueError: another shape or dtype, no layers or experts, or a negative load.
+    """
+    return _imbalance(_checked(load_LE))
+
+
+def rank_imbalance(
+    load_LE: torch.Tensor, num_ranks: int, expert_to_rank: torch.Tensor | None = None
+) -> Imbalance:
+    """Imbalance over the ranks of each layer; arguments and errors as in `rank_load`."""
+    return _imbalance(rank_load(load_LE, num_ranks, expert_to_rank))
+
+
+def rank_load(
+    load_LE: torch.Tensor, num_ranks: int, expert_to_rank: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The load of each rank.
+
+    Args:
+        load_LE: as in `expert_imbalance`.
+        num_ranks: R, at least 1.
+        expert_to_rank: ``[E]``, or ``[L, E]`` when layers differ, integers in ``[0, R)``; by default
+            `contiguous_placement`.
+
+    Returns:
+        ``[L, R]`` int64 on the host.
+
+    Raises:
+        ValueError: as in `expert_imbalance`, or a placement of another shape or with other ranks.
+    """
+    load_LE = _checked(load_LE)
+    num_layers, num_experts = load_LE.shape
+    if num_ranks < 1:
+        raise ValueError(f"num_ranks={num_ranks} is not positive")
+    if expert_to_rank is None:
+        expert_to_rank = contiguous_placement(num_experts, num_ranks)
+    if tuple(expert_to_rank.shape) not in ((num_experts,), (num_layers, num_experts)):
+        raise ValueError(
+            f"expert_to_rank has shape {list(expert_to_rank.shape)}, not [{num_experts}] or "
+            f"[{num_layers}, {num_experts}]"
+        )
+    rank_LE = expert_to_rank.cpu().long().expand(num_layers, num_experts)
+    if rank_LE.min() < 0 or rank_LE.max() >= num_ranks:
+        raise ValueError(f"expert_to_rank names ranks outside [0, {num_ranks})")
+    return load_LE.new_zeros(num_layers, num_ranks).scatter_add_(1, rank_LE, load_LE)
+
+
+def contiguous_placement(num_experts: int, num_ranks: int) -> torch.Tensor:
+    """``[E]`` int64: consecutive experts on each rank, the first ``E mod R`` ranks holding one more.
+
+    Source: vLLM 0.23.0 ``determine_expert_map`` with the linear placement strategy.
+    """
+    base, extra = divmod(num_experts, num_ranks)
+    sizes_R = torch.tensor([base + (rank < extra) for rank in range(num_ranks)])
+    return torch.repeat_interleave(torch.arange(num_ranks), sizes_R)
+
+
+def top_experts(load_LE: torch.Tensor, count: int) -> tuple[HotExpert, ...]:
+    """The `count` busiest experts of all layers, busiest first; of equals, in order of layer and expert.
+
+    Experts without load are never among them. Arguments and errors as in `expert_imbalance`.
+    """
+    load_LE = _checked(load_LE)
+    totals = load_LE.sum(dim=1).tolist()
+    flat = load_LE.flatten()
+    order = torch.argsort(flat, descending=True, stable=True)[: max(count, 0)].tolist()
+    hot = []
+    for position in order:
+        layer, expert = divmod(position, load_LE.shape[1])
+        num_tokens = int(flat[position])
+        if num_tokens:
+            hot.append(HotExpert(layer, expert, num_tokens, num_tokens / totals[layer]))
+    return tuple(hot)
+
+
+def _checked(load_LE: torch.Tensor) -> torch.Tensor:
+    if load_LE.dim() != 2 or 0 in load_LE.shape:
+        raise ValueError(f"load has shape {list(load_LE.shape)}, not [layers, experts]")
+    if load_LE.is_floating_point() or load_LE.is_complex() or load_LE.dtype == torch.bool:
+        raise ValueError(f"load is {load_LE.dtype}, not integers")
+    load_LE = load_LE.cpu().long()
+    if load_LE.min() < 0:
+        raise ValueError("load is negative")
+    return load_LE
+
+
+def _imbalance(load_LX: torch.Tensor) -> Imbalance:
+    """X is experts or ranks."""
+    total_L = load_LX.sum(dim=1)
+    mean_L = load_LX.double().mean(dim=1)
+    idle_L = total_L == 0
+    divisor_L = torch.where(idle_L, 1.0, mean_L)
+    max_over_mean_L = torch.where(idle_L, 1.0, load_LX.amax(dim=1) / divisor_L)
+    variation_L = load_LX.double().std(dim=1, correction=0) / divisor_L
+    return Imbalance(tuple(max_over_mean_L.tolist()), tuple(variation_L.tolist()), tuple(total_L.tolist()))

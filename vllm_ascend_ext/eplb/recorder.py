@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts the tokens routed to each expert of each layer, on the device, with padding left out.
+
+Shapes: L = MoE layers, E = experts, T = rows (padding included), K = experts a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vllm_ascend_ext.ops import expert_load_add_
+
+_INT32_MAX = 2**31 - 1
+
+
+class LoadOverflowError(OverflowError):
+    """One more step could overflow an int32 counter."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertLoad:
+    """What was counted since the last reset.
+
+    Attributes:
+        load_LE: ``[L, E]`` int64 on the host, routed tokens.
+        num_tokens: tokens of all steps; a layer's row of `load_LE` sums to ``num_tokens * K`` when every
+            routed id named an expert.
+        num_steps: calls of `ExpertLoadRecorder.begin_step`.
+    """
+
+    load_LE: torch.Tensor  # noqa: N815
+    num_tokens: int
+    num_steps: int
+
+
+class ExpertLoadRecorder:
+    """Persistent counters, written on the main stream by operators that a graph can capture.
+
+    Before each step, outside graphs, the runner calls `begin_step`; in the step every MoE layer calls
+    `record` once, or, when the step is split, several times with token counts that sum to the step's.
+
+    Args:
+        num_layers: L, at least 1.
+        num_experts: E, at least 1.
+        device: where routing happens.
+
+    Attributes:
+        load_LE: ``[L, E]`` int32 on `device`; the same storage for life.
+        num_tokens: 0-d int32 on `device`, the tokens of the present step; the same storage for life.
+    """
+
+    def __init__(self, num_layers: int, num_experts: int, device: torch.device) -> None:
+        if num_layers < 1 or num_experts < 1:
+            raise ValueError(f"num_layers and num_experts are at least 1, not {num_layers} and {num_experts}")
+        self.load_LE = torch.zeros(num_layers, num_experts, dtype=torch.int32, device=device)
+        self.num_tokens = torch.zeros((), dtype=torch.int32, device=device)
+        self._total_tokens = 0
+        self._num_steps = 0
+        self._largest_top_k = 1
+
+    def begin_step(self, num_tokens: int) -> None:
+        """Sets the number of real tokens of the step; 0 for a dummy step.
+
+        Raises:
+            ValueError: a negative number.
+            LoadOverflowError: the step could overflow a counter; nothing has changed.
+        """
+        if num_tokens < 0:
+            raise ValueError(f"num_tokens={num_tokens} is negative")
+        self._check_overflow(self._total_tokens + num_tokens, self._largest_top_k)
+        self._total_tokens += num_tokens
+        self._num_steps += 1
+        self.num_tokens.fill_(num_tokens)
+
+    def record(self, layer: int, topk_ids_TK: torch.Tensor, num_tokens: torch.Tensor | None = None) -> None:
+        """Counts one layer's routing. Touches only persistent buffers and never waits for the device.
+
+        Args:
+            layer: in ``[0, L)``.
+            topk_ids_TK: ``[T, K]`` int32 or int64 on the device.
+            num_tokens: int32 scalar on the device, the rows that count, when they are not all of the step's.
+
+        Raises:
+            IndexError: no such layer.
+            ValueError, TypeError: see `expert_load_add_`.
+            LoadOverflowError: the step could overflow a counter; nothing was counted.
+        """
+        num_layers = self.load_LE.shape[0]
+        if not 0 <= layer < num_layers:
+            raise IndexError(f"layer {layer} is not one of the {num_layers} recorded layers")
+        top_k = topk_ids_TK.shape[-1] if topk_ids_TK.dim() else 0
+        if top_k > self._largest_top_k:
+            self._check_overflow(self._total_tokens, top_k)
+            self._largest_top_k = top_k
+        expert_load_add_(
+            self.load_LE[layer], topk_ids_TK, self.num_tokens if num_tokens is None else num_tokens
+        )
+
+    def read(self) -> ExpertLoad:
+        """Copies the counts to the host, waiting for the device."""
+        return ExpertLoad(self.load_LE.cpu().long(), self._total_tokens, self._num_steps)
+
+    def reset(self) -> None:
+        """Zeroes all counts and the present step's number of tokens. Call it between steps."""
+        self.load_LE.zero_()
+        self.num_tokens.zero_()
+        self._total_tokens = 0
+        self._num_steps = 0
+
+    def _check_overflow(self, total_tokens: int, top_k: int) -> None:
+        """A counter is at most the number of routed slots, all of which may name one expert."""
+        if total_tokens * top_k > _INT32_MAX:
+            raise LoadOverflowError(
+                f"{total_tokens} tokens with top-{top_k} routing could overflow an int32 counter "
+                f"(at most {_INT32_MAX}): call read() and reset() before"
+            )

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launch syntax of Triton for a Python function, and what the replaced kernels share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class GridKernel:
+    """A function launched like a Triton kernel, ``kernel[grid](...)``, that receives the grid first."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.name = function.__name__
+        self._function = function
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return functools.partial(self._function, grid)
+
+    def __repr__(self) -> str:
+        return f"GridKernel({self.name})"
+
+
+def segment_lengths(cumulative_B: Tensor, num_segments: int) -> Tensor:
+    """Lengths [B] (int64) of the segments that end at ``cumulative_B`` (inclusive sums, any integer type)."""
+    ends_B = cumulative_B[:num_segments].long()
+    return torch.diff(ends_B, prepend=ends_B.new_zeros(1))

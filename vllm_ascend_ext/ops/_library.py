@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator library ``ascend_ext``: one place defines schemas, backends only add kernels to them.
+
+`define_op` registers the reference for every device (CompositeExplicitAutograd), so it must be vectorised
+torch that never waits for the device. A kernel for one device overrides it there and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from vllm_ascend_ext import envs
+
+NAMESPACE = "ascend_ext"
+LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
+
+Kind = Literal["reference", "triton", "ascendc"]
+
+
+class _Backend(NamedTuple):
+    dispatch_key: str
+    kind: Kind  # what a kernel under this key is written in
+
+
+_BACKENDS: Mapping[str, _Backend] = MappingProxyType(
+    {
+        "cpu": _Backend("CPU", "ascendc"),  # the AscendC kernels compiled for the host
+        "cuda": _Backend("CUDA", "triton"),
+        "npu": _Backend("PrivateUse1", "ascendc"),
+    }
+)
+_op_names: list[str] = []
+
+
+class MissingKernelError(RuntimeError):
+    """Strict mode, and an operator has only its reference on the device in use."""
+
+
+class OpCoverage(NamedTuple):
+    """What runs when `op` is called with tensors of `device_type`."""
+
+    op: str
+    device_type: str
+    kind: Kind
+
+
+def define_op(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
+    """Defines one operator in the namespace ``ascend_ext``.
+
+    Args:
+        schema: ``name(arguments) -> returns``; a mutating operator's name ends in an underscore.
+        reference: the implementation for every device without a kernel of its own.
+        fake: the implementation on tensors without data.
+
+    Raises:
+        RuntimeError: torch knows an operator of this name already.
+    """
+    name = schema.split("(", 1)[0]
+    LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
+    _op_names.append(name)
+    overload: torch._ops.OpOverload = getattr(getattr(torch.ops, NAMESPACE), name).default
+    return overload
+
+
+def coverage(device_types: Iterable[str]) -> list[OpCoverage]:
+    """Which implementation serves each operator on each of `device_types` ("cpu", "cuda", "npu").
+
+    Raises:
+        ValueError: an unknown device type.
+    """
+    rows = []
+    for device_type in device_types:
+        if device_type not in _BACKENDS:
+            raise ValueError(f"unknown device type {device_type!r}; known: {', '.join(_BACKENDS)}")
+        backend = _BACKENDS[device_type]
+        for name in _op_names:
+            kind: Kind = backend.kind if _has_kernel(name, backend.dispatch_key) else "reference"
+            rows.append(OpCoverage(name, device_type, kind))
+    return rows
+
+
+def require_kernels(device_type: str) -> None:
+    """Does nothing unless ``VLLM_ASCEND_EXT_STRICT_OPS`` is set.
+
+    Raises:
+        MissingKernelError: strict mode, and some operator has only its reference on `device_type`.
+        ValueError: an unknown device type.
+    """
+    missing = [row.op for row in coverage([device_type]) if row.kind == "reference"]
+    if missing and envs.VLLM_ASCEND_EXT_STRICT_OPS:
+        raise MissingKernelError(
+            f"VLLM_ASCEND_EXT_STRICT_OPS is set, and on {device_type} these operators have only their "
+            f"reference: {', '.join(missing)}"
+        )
+
+
+def _has_kernel(name: str, dispatch_key: str) -> bool:
+    """Whether a kernel was registered under `dispatch_key` itself, not inherited. Private torch API."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", dispatch_key))

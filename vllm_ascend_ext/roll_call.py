@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is still there after a collective failed: survivors report themselves in the group's store.
+
+A backend tells of a dead rank only its neighbours, by an address and not by a rank.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import torch.distributed as dist
+
+_POLL_INTERVAL_S = 0.02
+
+
+def world_ranks(group: dist.ProcessGroup) -> tuple[int, ...]:
+    """World ranks of the group; group ranks when torch does not know the group (vLLM's stateless ones)."""
+    try:
+        return tuple(dist.get_process_group_ranks(group))
+    except KeyError:
+        return tuple(range(group.size()))
+
+
+class RollCall:
+    """Failure reports of the ranks of one group.
+
+    Args:
+        group: whose store carries the reports; without one nobody is ever heard of.
+        name: the same on all ranks of the group.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, name: str) -> None:
+        ranks = world_ranks(group)
+        self._rank = ranks[group.rank()]
+        self._others = [rank for rank in ranks if rank != self._rank]
+        self._prefix = f"ascend_ext/{name}/failed"
+        self._store: Any = None
+        with suppress(RuntimeError):  # a group made without a store
+            self._store = group.get_group_store()
+
+    def reported(self) -> list[int]:
+        """The other world ranks that reported a failure; none when the store cannot be reached."""
+        try:
+            return [rank for rank in self._others if self._has(rank)]
+        except RuntimeError:
+            return []
+
+    def report(self, wait_s: float) -> list[int] | None:
+        """Reports a failure of this rank and waits up to `wait_s` seconds for the others to do so.
+
+        Returns:
+            The world ranks that did not; None when the store cannot be reached.
+        """
+        if self._store is None:
+            return None
+        deadline = time.monotonic() + wait_s
+        try:
+            self._store.set(f"{self._prefix}/{self._rank}", "1")
+            while silent := [rank for rank in self._others if not self._has(rank)]:
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(_POLL_INTERVAL_S)
+            return silent
+        except RuntimeError:
+            return None
+
+    def _has(self, rank: int) -> bool:
+        return self._store is not None and bool(self._store.check([f"{self._prefix}/{rank}"]))
