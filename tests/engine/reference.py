@@ -56,3 +56,32 @@ def transformers_tokens(model: str, prompts: list[list[int]], num_tokens: int) -
         return tokens
 
     return run_ranks(job, Layout(), deadline_s=300)[0]
+
+
+def transformers_load(model: str, sequences: list[list[int]]) -> list[list[int]]:
+    """Routed tokens per MoE layer and expert, [L][E], when transformers runs each sequence once: a count that
+    shares no code with ours."""
+
+    def job(rank: Rank) -> list[list[int]]:
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
+
+        network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        routers = [m for m in network.modules() if isinstance(m, DeepseekV3TopkRouter)]
+        load = torch.zeros(len(routers), network.config.n_routed_experts, dtype=torch.int64)
+
+        def count(layer: int) -> Any:
+            def hook(module: Any, inputs: Any, outputs: Any) -> None:
+                load[layer] += torch.bincount(outputs[2].flatten(), minlength=load.shape[1])
+
+            return hook
+
+        for layer, router in enumerate(routers):
+            router.register_forward_hook(count(layer))
+        with torch.inference_mode():
+            for sequence in sequences:
+                network(torch.tensor([sequence]))
+        return load.tolist()
+
+    return run_ranks(job, Layout(), deadline_s=300)[0]

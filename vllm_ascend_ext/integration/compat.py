@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_ascend_ext import envs
-from vllm_ascend_ext.integration.errors import IncompatibleVllm
+from vllm_ascend_ext.integration.errors import IncompatibleVllmError
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ class Patch:
 def check_vllm_version() -> str:
     """Return the installed vLLM version.
 
-    Raises IncompatibleVllm when vLLM is missing, or not tested and not allowed by
+    Raises IncompatibleVllmError when vLLM is missing, or not tested and not allowed by
     VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM. A local suffix ("0.23.0+empty") does not count.
     """
     try:
         version = importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
-        raise IncompatibleVllm(
+        raise IncompatibleVllmError(
             f"vLLM is not installed; install vllm=={TESTED_VLLM[-1]} (README, 'Set-up')"
         ) from None
     if version.split("+")[0] in TESTED_VLLM:
@@ -62,7 +62,7 @@ def check_vllm_version() -> str:
         "set VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM=1 to go on at your own risk"
     )
     if not envs.VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM:
-        raise IncompatibleVllm(message)
+        raise IncompatibleVllmError(message)
     logger.warning("%s (allowed by VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM)", message)
     return version
 
@@ -70,13 +70,13 @@ def check_vllm_version() -> str:
 def apply_patches(patches: Iterable[Patch]) -> None:
     """Check all rows, then apply them; applying a row twice changes nothing.
 
-    Raises IncompatibleVllm naming every row whose target is missing or has another signature; then none is
+    Raises IncompatibleVllmError naming every row whose target is missing or has another signature; then none is
     applied.
     """
     rows = [(patch, *_resolve(patch)) for patch in patches]
     problems = [problem for _, _, _, problem in rows if problem]
     if problems:
-        raise IncompatibleVllm(
+        raise IncompatibleVllmError(
             "this vLLM differs from the tested one where vllm-ascend-ext changes it: "
             + "; ".join(problems)
             + f". Install vllm=={TESTED_VLLM[-1]}"
@@ -92,7 +92,7 @@ def rebind(target: str, replacement: object) -> Iterator[None]:
     patch = Patch(target, replacement, "", "", "")
     owner, name, problem = _resolve(patch)
     if problem:
-        raise IncompatibleVllm(f"{problem}. Install vllm=={TESTED_VLLM[-1]}")
+        raise IncompatibleVllmError(f"{problem}. Install vllm=={TESTED_VLLM[-1]}")
     original = getattr(owner, name)
     setattr(owner, name, replacement)
     try:

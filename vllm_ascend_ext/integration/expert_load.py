@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vllm_ascend_ext.eplb.recorder import ExpertLoadRecorder
-from vllm_ascend_ext.integration.errors import UnsupportedCombination
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.runner.features import RoutedModel
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 def bind(runner: Any) -> None:
     """Create the recorders of a runner whose models are loaded and hook them into the routers.
 
-    Raises UnsupportedCombination when a layer routes inside its kernel, where no ids can be seen.
+    Raises UnsupportedCombinationError when a layer routes inside its kernel, where no ids can be seen.
     """
     draft_model = getattr(getattr(runner, "drafter", None), "model", None)
     draft_modules = set(draft_model.modules()) if isinstance(draft_model, torch.nn.Module) else set()
@@ -32,9 +32,9 @@ def bind(runner: Any) -> None:
     features = runner.step_features
     features.record_load_of(_routed_model(target), _routed_model(draft) if draft else None)
     if features.target_load is not None:
-        _hook(target, features.target_load)
+        _hook(target, features.target_load.recorder)
     if features.draft_load is not None:
-        _hook(draft, features.draft_load, before_pass=runner.begin_draft_pass)
+        _hook(draft, features.draft_load.recorder, before_pass=runner.begin_draft_pass)
 
 
 def _moe_layers(runner: Any) -> dict[str, Any]:
@@ -70,12 +70,12 @@ def _hook(
 
     for index, (name, layer) in enumerate(layers.items()):
         if type(layer).forward is not FusedMoE.forward:
-            raise UnsupportedCombination(
+            raise UnsupportedCombinationError(
                 f"ascend_ext.eplb_load cannot count {name}: {type(layer).__name__} routes without vLLM's router "
                 "objects; set eplb_load.enabled to false"
             )
         if layer.quant_method.is_monolithic:
-            raise UnsupportedCombination(
+            raise UnsupportedCombinationError(
                 f"ascend_ext.eplb_load cannot count {name}: {type(layer.quant_method).__name__} routes inside its "
                 "kernel; choose another moe_backend or set eplb_load.enabled to false"
             )

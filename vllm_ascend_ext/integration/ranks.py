@@ -11,6 +11,7 @@ OMP_NUM_THREADS=1.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -167,15 +168,16 @@ def _end(children: list[_Child]) -> None:
 
 
 def _signal(child: _Child, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
         os.killpg(child.process.pid, number)
-    except ProcessLookupError:
-        pass  # it has just ended
 
 
 def _tail(log: Path) -> str:
+    """The last lines of a rank's output; of a dump of its stacks, the first ones (innermost frames)."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return "\n".join(f"  | {line}" for line in lines[-_TAIL_LINES:])
+    dump = next((i for i, line in enumerate(lines) if line.startswith(("Current thread", "Thread 0x"))), None)
+    shown = lines[-_TAIL_LINES:] if dump is None else lines[dump : dump + _TAIL_LINES]
+    return "\n".join(f"  | {line}" for line in shown)
 
 
 def _rank_main(
@@ -186,6 +188,7 @@ def _rank_main(
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
+    sys.stdout = sys.stderr = os.fdopen(descriptor, "w", buffering=1)  # the parent's may be redirected objects
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     envs.export(

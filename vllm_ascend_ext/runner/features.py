@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +30,52 @@ class NamedLoad:
     load: ExpertLoad
 
 
+# drain the device's int32 counters this many tokens before top-k routing could wrap one
+_DRAIN_SLOTS = 2**30
+
+
+class LoadOfModel:
+    """Expert load of one model on this rank: the recorder on the device and what was drained from it.
+
+    The int32 counters are drained into int64 on the host long before they could wrap, so that a server may
+    run for as long as it likes; that costs one copy every 2^30 routed slots.
+    """
+
+    def __init__(self, model: RoutedModel, device: torch.device) -> None:
+        self.model = model
+        self._recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device)
+        self._drained = self._recorder.read()
+        self._num_undrained_tokens = 0
+
+    @property
+    def recorder(self) -> ExpertLoadRecorder:
+        return self._recorder
+
+    def begin(self, num_tokens: int) -> None:
+        """A pass with `num_tokens` real rows on this rank is about to run."""
+        if (self._num_undrained_tokens + num_tokens) * self.model.top_k > _DRAIN_SLOTS:
+            self._drained = self.read().load
+            self._recorder.reset()
+            self._num_undrained_tokens = 0
+        self._num_undrained_tokens += num_tokens
+        self._recorder.begin_step(num_tokens)
+
+    def read(self) -> NamedLoad:
+        """Everything since the last `reset`."""
+        now, before = self._recorder.read(), self._drained
+        load = ExpertLoad(
+            load_LE=before.load_LE + now.load_LE,
+            num_tokens=before.num_tokens + now.num_tokens,
+            num_steps=before.num_steps + now.num_steps,
+        )
+        return NamedLoad(self.model.layer_names, self.model.top_k, load)
+
+    def reset(self) -> None:
+        self._recorder.reset()
+        self._drained = self._recorder.read()
+        self._num_undrained_tokens = 0
+
+
 class StepFeatures:
     """Features of one runner. The runner calls `begin_forward` before the target model runs and `begin_draft`
     before each pass of the draft model; both only write persistent device scalars, so a captured graph that
@@ -41,36 +86,30 @@ class StepFeatures:
         self.config = config
         self.layout = layout
         self.device = device
-        self.target_load: ExpertLoadRecorder | None = None
-        self.draft_load: ExpertLoadRecorder | None = None
-        self._models: list[tuple[RoutedModel, ExpertLoadRecorder]] = []
+        self.target_load: LoadOfModel | None = None
+        self.draft_load: LoadOfModel | None = None
 
     def record_load_of(self, target: RoutedModel, draft: RoutedModel | None) -> None:
         """Create the recorders once the models are loaded; does nothing when `eplb_load` is off."""
-        if not self.config.eplb_load.enabled:
-            return
-        self.target_load = self._recorder(target)
-        self.draft_load = self._recorder(draft) if draft is not None else None
+        if self.config.eplb_load.enabled:
+            self.target_load = LoadOfModel(target, self.device)
+            self.draft_load = LoadOfModel(draft, self.device) if draft is not None else None
 
     def begin_forward(self, facts: StepFacts) -> None:
         """The target model is about to run this step."""
         if self.target_load is not None:
-            self.target_load.begin_step(facts.num_routed_tokens(self.layout))
+            self.target_load.begin(facts.num_routed_tokens(self.layout))
 
     def begin_draft(self, facts: StepFacts) -> None:
         """The draft model is about to run one of its passes."""
         if self.draft_load is not None:
-            self.draft_load.begin_step(facts.num_routed_tokens(self.layout))
+            self.draft_load.begin(facts.num_routed_tokens(self.layout))
 
-    def read_load(self) -> Sequence[NamedLoad]:
-        """Host copies of what this rank has counted since the last `reset_load`, target model first."""
-        return [NamedLoad(model.layer_names, model.top_k, recorder.read()) for model, recorder in self._models]
+    def read_load(self) -> list[NamedLoad]:
+        """What this rank has counted since the last `reset_load`, target model first; waits for the device."""
+        return [load.read() for load in (self.target_load, self.draft_load) if load is not None]
 
     def reset_load(self) -> None:
-        for _, recorder in self._models:
-            recorder.reset()
-
-    def _recorder(self, model: RoutedModel) -> ExpertLoadRecorder:
-        recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, self.device)
-        self._models.append((model, recorder))
-        return recorder
+        for load in (self.target_load, self.draft_load):
+            if load is not None:
+                load.reset()

@@ -2,6 +2,7 @@
 """A CPU platform for vLLM in plain torch: development and CI without an NPU, a GPU or a compiled extension.
 
 vLLM 0.23.0 has a CPU backend, but its kernels are compiled against one torch version, and without patches it
-has no MLA, no expert parallelism, no data parallelism for MoE, no EPLB and no asynchronous scheduling. `patches.py`
-lists everything that is replaced here, each with the reason, the upstream source and a removal condition.
+has no MLA, no expert parallelism, no data parallelism for MoE, no EPLB and no asynchronous scheduling.
+`patches.py` lists everything that is replaced in vLLM's modules, each with the reason, the upstream source and a
+removal condition.
 """

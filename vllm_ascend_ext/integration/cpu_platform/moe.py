@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from vllm.model_executor.layers.fused_moe.activation import MoEActivation
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 
-from vllm_ascend_ext.integration.errors import UnsupportedCombination
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
 # multiplier of vLLM's replica choice (Knuth's multiplicative hash of the token's row)
 _KNUTH_MULTIPLIER = 2654435769
@@ -30,7 +30,7 @@ class TorchFusedMoEMethod(UnquantizedFusedMoEMethod):
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Weights stay as loaded: [experts, 2I, H] and [experts, H, I]."""
         if layer.activation != MoEActivation.SILU or self.moe.has_bias:
-            raise UnsupportedCombination(
+            raise UnsupportedCombinationError(
                 f"the CPU platform runs SiLU-gated experts without bias, not {layer.activation}; run this model "
                 "on an NPU or a GPU"
             )

@@ -98,7 +98,7 @@ def _sampler() -> list[Patch]:
         Patch(
             target="vllm.v1.sample.ops.topk_topp_sampler:HAS_TRITON",
             replacement=False,
-            reason="with CUDA_VISIBLE_DEVICES='' vLLM believes that Triton has a driver; top-k and top-p then fail",
+            reason="with CUDA_VISIBLE_DEVICES='' vLLM takes Triton for usable; top-k and top-p then fail",
             upstream=_UPSTREAM + "triton_utils/importing.py",
             remove_when="vLLM asks Triton for a driver also when CUDA_VISIBLE_DEVICES is empty",
         )

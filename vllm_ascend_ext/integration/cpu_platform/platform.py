@@ -11,7 +11,7 @@ import vllm.envs as vllm_envs
 from vllm.platforms.cpu import CpuPlatform
 
 from vllm_ascend_ext import envs
-from vllm_ascend_ext.integration.errors import UnsupportedCombination
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -46,7 +46,7 @@ class TorchCpuPlatform(CpuPlatform):
     ) -> str:
         """MLA runs on our torch backend; everything else on vLLM's CPU_ATTN over our torch operators."""
         if attn_selector_config.use_sparse:
-            raise UnsupportedCombination(
+            raise UnsupportedCombinationError(
                 "sparse attention (DeepSeek-V3.2 indexer) has no CPU implementation; use a model with dense MLA"
             )
         if attn_selector_config.use_mla:
@@ -105,7 +105,7 @@ def _use_synchronous_eplb(parallel_config: Any) -> None:
         logger.info("EPLB on the CPU rearranges synchronously (use_async needs a second stream)")
         eplb_config.use_async = False
     if eplb_config.communicator not in (None, "torch_gloo"):
-        raise UnsupportedCombination(
+        raise UnsupportedCombinationError(
             f"EPLB communicator {eplb_config.communicator!r} does not exist on the CPU; use 'torch_gloo'"
         )
     eplb_config.communicator = "torch_gloo"
@@ -123,26 +123,32 @@ def _leave_threads_unbound() -> None:
 
 
 def _refuse_unsupported(vllm_config: VllmConfig) -> None:
-    """Name at start-up what this platform has no implementation for; raises UnsupportedCombination."""
+    """Name at start-up what this platform has no implementation for; raises UnsupportedCombinationError."""
     parallel_config = vllm_config.parallel_config
     model_config = vllm_config.model_config
     if parallel_config.pipeline_parallel_size > 1:
-        raise UnsupportedCombination(
+        raise UnsupportedCombinationError(
             "pipeline parallelism is not implemented on the CPU platform; set pipeline_parallel_size=1"
         )
     if parallel_config.decode_context_parallel_size > 1 or parallel_config.prefill_context_parallel_size > 1:
-        raise UnsupportedCombination("context parallelism is not implemented on the CPU platform; set it to 1")
+        raise UnsupportedCombinationError(
+            "context parallelism is not implemented on the CPU platform; set it to 1"
+        )
     if vllm_config.cache_config.cache_dtype not in ("auto", "bfloat16", "float16"):
-        raise UnsupportedCombination(
+        raise UnsupportedCombinationError(
             f"kv_cache_dtype={vllm_config.cache_config.cache_dtype!r} is not implemented on the CPU platform; "
             "use 'auto'"
+        )
+    if vllm_config.use_v2_model_runner:
+        raise UnsupportedCombinationError(
+            "the CPU platform runs vLLM's V1 model runner; unset VLLM_USE_V2_MODEL_RUNNER"
         )
     if model_config is None:
         return
     if model_config.quantization:
-        raise UnsupportedCombination(
+        raise UnsupportedCombinationError(
             f"quantization {model_config.quantization!r} is not implemented on the CPU platform; use bfloat16 or "
             "float32 weights"
         )
     if model_config.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise UnsupportedCombination(f"dtype {model_config.dtype} is not implemented on the CPU platform")
+        raise UnsupportedCombinationError(f"dtype {model_config.dtype} is not implemented on the CPU platform")

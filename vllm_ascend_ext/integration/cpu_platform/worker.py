@@ -17,7 +17,6 @@ from vllm_ascend_ext.integration.cpu_platform.moe import register_moe_method
 from vllm_ascend_ext.integration.cpu_platform.operators import define_operators
 from vllm_ascend_ext.integration.cpu_platform.patches import worker_patches
 from vllm_ascend_ext.integration.cpu_platform.streams import install_host_streams
-from vllm_ascend_ext.integration.errors import UnsupportedCombination
 
 
 class TorchCPUWorker(CPUWorker):
@@ -33,10 +32,6 @@ class TorchCPUWorker(CPUWorker):
         super().__init__(*args, **kwargs)
 
     def init_device(self) -> None:
-        if self.use_v2_model_runner:
-            raise UnsupportedCombination(
-                "the CPU platform runs vLLM's V1 model runner; unset VLLM_USE_V2_MODEL_RUNNER"
-            )
         install_host_streams()
         self.device = torch.device("cpu")
         init_worker_distributed_environment(

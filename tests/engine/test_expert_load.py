@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Expert load in a real engine: exact, per layer and expert, against a count by transformers' routers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine.reference import make_prompts, transformers_load
+from vllm_ascend_ext.integration.engine import EngineCase, EngineResult, run_engine
+from vllm_ascend_ext.integration.ranks import Layout
+
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
+
+NUM_TOKENS = 16
+FEATURES = {"eplb_load": {"enabled": True}}
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_model: str) -> list[list[int]]:
+    return make_prompts(tiny_model)[:9]
+
+
+def summed_load(result: EngineResult, model: int) -> tuple[list[list[int]], int]:
+    """(load [L][E], tokens) over all ranks of the target (0) or the draft (1) model."""
+    parts = [rank.report["load"][model] for rank in result.ranks if rank.report is not None]
+    layers = [
+        [sum(values) for values in zip(*rows, strict=True)]
+        for rows in zip(*(part["load_LE"] for part in parts), strict=True)
+    ]
+    return layers, sum(part["num_tokens"] for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("layout", "split"),
+    [(Layout(), None), (Layout(tp=2), None), (Layout(dp=2), (8, 1)), (Layout(tp=2, dp=2), (8, 1))],
+    ids=["TP1", "TP2", "DP2", "DP2xTP2"],
+)
+def test_load_equals_transformers_routing(
+    tiny_model: str, prompts: list[list[int]], layout: Layout, split: tuple[int, ...] | None
+) -> None:
+    """Warm-up, padding, idle ranks and the copies that TP ranks route count nothing; all else counts once."""
+    case = EngineCase(
+        tiny_model,
+        layout,
+        expert_parallel=layout.num_ranks > 1,
+        ascend_ext=FEATURES,
+        engine_args={"enable_prefix_caching": False, "max_num_batched_tokens": 32, "max_num_seqs": 4},
+    )
+    result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=120, split=split)
+    # the last token is sampled but never routed
+    sequences = [
+        [*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, result.token_ids, strict=True)
+    ]
+    load_LE, num_tokens = summed_load(result, 0)
+    assert num_tokens == sum(map(len, sequences))
+    assert load_LE == transformers_load(tiny_model, sequences)
+
+
+@pytest.mark.parametrize("layout", [Layout(tp=2), Layout(dp=2), Layout(tp=2, dp=2)], ids=["TP2", "DP2", "DP2xTP2"])
+def test_draft_and_target_count_every_scheduled_row(
+    tiny_model: str, prompts: list[list[int]], layout: Layout
+) -> None:
+    """With MTP the target routes every verified row and the draft every row it is given: top-k ids each."""
+    case = EngineCase(
+        tiny_model, layout, expert_parallel=True, num_speculative_tokens=2, ascend_ext=FEATURES
+    )
+    result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=120)
+    (target_LE, num_target), (draft_LE, num_draft) = summed_load(result, 0), summed_load(result, 1)
+    assert [sum(row) for row in target_LE] == [4 * num_target] * 2
+    assert [sum(row) for row in draft_LE] == [4 * num_draft]
+    # first pass: the target's rows; second pass: one row a request
+    assert num_draft > num_target > sum(map(len, prompts))
