@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the CPU platform gives back to vLLM: chunked prefill, prefix caching, asynchronous scheduling, EPLB, bf16."""
+"""What the CPU platform gives back to vLLM: chunked prefill, prefix caching, async scheduling, EPLB, bf16."""
 
 from __future__ import annotations
 

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tiling.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace ascend_ext {
+namespace {
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t RoundUpToBlock(int64_t bytes) { return CeilDiv(bytes, kBlockBytes) * kBlockBytes; }
+
+}  // namespace
+
+TilingError TileExpertLoad(int64_t num_rows, int64_t top_k, int64_t num_experts, int64_t id_bytes,
+                           int64_t num_vector_cores, ExpertLoadTiling* tiling) {
+  constexpr int64_t kMaxRows = std::numeric_limits<int32_t>::max();
+  const bool id_type_known = id_bytes == 4 || id_bytes == 8;
+  if (tiling == nullptr || num_rows < 0 || num_rows > kMaxRows || top_k < 1 || num_experts < 1 ||
+      num_vector_cores < 1 || !id_type_known) {
+    return TilingError::kBadArgument;
+  }
+  const int64_t max_counters = kUnifiedBufferBytes / static_cast<int64_t>(sizeof(int32_t));
+  if (num_experts > max_counters) return TilingError::kTooManyExperts;
+  const int64_t histogram_bytes = RoundUpToBlock(num_experts * static_cast<int64_t>(sizeof(int32_t)));
+  const int64_t bytes_per_buffer =
+      (kUnifiedBufferBytes - histogram_bytes) / kNumIdBuffers / kBlockBytes * kBlockBytes;
+  if (bytes_per_buffer <= 0) return TilingError::kTooManyExperts;
+  if (top_k > bytes_per_buffer / id_bytes) return TilingError::kRowTooWide;
+  const int64_t row_bytes = top_k * id_bytes;
+
+  const int64_t rows_per_core = num_rows == 0 ? 0 : CeilDiv(num_rows, std::min(num_rows, num_vector_cores));
+  const int64_t num_cores = rows_per_core == 0 ? 0 : CeilDiv(num_rows, rows_per_core);
+  const int64_t rows_per_tile = std::max<int64_t>(1, std::min(rows_per_core, bytes_per_buffer / row_bytes));
+  tiling->num_cores = static_cast<uint32_t>(num_cores);
+  tiling->rows_per_core = static_cast<uint32_t>(rows_per_core);
+  tiling->rows_last_core = static_cast<uint32_t>(num_rows - rows_per_core * std::max<int64_t>(num_cores - 1, 0));
+  tiling->rows_per_tile = static_cast<uint32_t>(rows_per_tile);
+  tiling->histogram_bytes = static_cast<uint32_t>(histogram_bytes);
+  tiling->tile_bytes = static_cast<uint32_t>(RoundUpToBlock(rows_per_tile * row_bytes));
+  return TilingError::kNone;
+}
+
+}  // namespace ascend_ext
+
+// For ctypes: the same, with the error as an int.
+extern "C" int32_t ascend_ext_tile_expert_load(int64_t num_rows, int64_t top_k, int64_t num_experts,
+                                               int64_t id_bytes, int64_t num_vector_cores,
+                                               ascend_ext::ExpertLoadTiling* tiling) {
+  return static_cast<int32_t>(
+      ascend_ext::TileExpertLoad(num_rows, top_k, num_experts, id_bytes, num_vector_cores, tiling));
+}

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host library builds, and its tiling covers every row once within the unified buffer."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[2]
+UNIFIED_BUFFER_BYTES = 188_160
+BAD_ARGUMENT, TOO_MANY_EXPERTS, ROW_TOO_WIDE = 1, 2, 3
+
+
+class Tiling(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_uint32)
+        for name in (
+            "num_cores",
+            "rows_per_core",
+            "rows_last_core",
+            "rows_per_tile",
+            "histogram_bytes",
+            "tile_bytes",
+        )
+    ]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    build = tmp_path_factory.mktemp("build")
+    for command in (["cmake", "-S", ROOT, "-B", build], ["cmake", "--build", build]):
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return ctypes.CDLL(str(build / "libascend_ext_host.so"))
+
+
+def tile(
+    library: ctypes.CDLL, rows: int, top_k: int, experts: int, id_bytes: int, cores: int
+) -> tuple[int, Tiling]:
+    tiling = Tiling()
+    function = library.ascend_ext_tile_expert_load
+    function.argtypes = [ctypes.c_int64] * 5 + [ctypes.POINTER(Tiling)]
+    return function(rows, top_k, experts, id_bytes, cores, ctypes.byref(tiling)), tiling
+
+
+@given(
+    rows=st.integers(0, 1 << 20),
+    top_k=st.integers(1, 64),
+    experts=st.integers(1, 4096),
+    id_bytes=st.sampled_from([4, 8]),
+    cores=st.integers(1, 48),
+)
+def test_every_row_has_one_core_and_fits(
+    library: ctypes.CDLL, rows: int, top_k: int, experts: int, id_bytes: int, cores: int
+) -> None:
+    error, tiling = tile(library, rows, top_k, experts, id_bytes, cores)
+    assert error == 0
+    if rows == 0:
+        assert tiling.num_cores == 0
+        return
+    assert 1 <= tiling.num_cores <= cores
+    assert (tiling.num_cores - 1) * tiling.rows_per_core + tiling.rows_last_core == rows
+    assert 1 <= tiling.rows_last_core <= tiling.rows_per_core
+    assert tiling.histogram_bytes % 32 == tiling.tile_bytes % 32 == 0
+    assert tiling.tile_bytes >= tiling.rows_per_tile * top_k * id_bytes
+    assert tiling.histogram_bytes >= 4 * experts
+    assert tiling.histogram_bytes + 2 * tiling.tile_bytes <= UNIFIED_BUFFER_BYTES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((-1, 8, 256, 4, 40), BAD_ARGUMENT),
+        ((16, 0, 256, 4, 40), BAD_ARGUMENT),
+        ((16, 8, 256, 2, 40), BAD_ARGUMENT),
+        ((16, 8, 256, 4, 0), BAD_ARGUMENT),
+        ((16, 8, 47_041, 4, 40), TOO_MANY_EXPERTS),
+        ((16, 8, 1 << 62, 4, 40), TOO_MANY_EXPERTS),
+        ((16, 50_000, 256, 4, 40), ROW_TOO_WIDE),
+        ((16, 1 << 62, 256, 8, 40), ROW_TOO_WIDE),
+    ],
+)
+def test_impossible_shapes_are_refused(
+    library: ctypes.CDLL, arguments: tuple[int, int, int, int, int], error: int
+) -> None:
+    assert tile(library, *arguments)[0] == error
