@@ -19,7 +19,7 @@ class BuildPy(build_py):
         super().run()
         choice = envs.VLLM_ASCEND_EXT_BUILD
         if choice == "npu":
-            raise SystemExit("vllm-ascend-ext: this release has no NPU kernels yet; use VLLM_ASCEND_EXT_BUILD=host")
+            raise SystemExit("vllm-ascend-ext: no NPU kernels in this release; use VLLM_ASCEND_EXT_BUILD=host")
         if choice == "none":
             print("vllm-ascend-ext: pure-Python install (VLLM_ASCEND_EXT_BUILD=host adds the native host library)")
             return

@@ -14,8 +14,8 @@ from vllm_ascend_ext.integration.ranks import Layout
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 
 NUM_TOKENS = 24
-# 16 experts in order, then two redundant copies
-INITIAL_PLACEMENT = [*range(16), 0, 1]
+# 16 experts in order, then four redundant copies
+INITIAL_PLACEMENT = [*range(16), *range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,28 @@ def test_upstream_async_scheduling_bug_is_what_we_mend(
     assert tokens(case, prompts) != expected
 
 
-@pytest.mark.parametrize("layout", [Layout(tp=2), Layout(dp=2)], ids=["TP2", "DP2"])
+def test_preemption(tiny_model: str, prompts: list[list[int]], expected: list[tuple[int, ...]]) -> None:
+    """A cache of 20 pages for 12 requests: some are preempted and computed again."""
+    case = EngineCase(
+        tiny_model,
+        num_speculative_tokens=1,
+        engine_args={"num_gpu_blocks_override": 20, "block_size": 16, "max_model_len": 256},
+    )
+    result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=120)
+    assert result.token_ids == expected
+    assert result.ranks[0].metrics["vllm:num_preemptions"] > 0
+
+
+@pytest.mark.parametrize("k", [0, 2])
+def test_random_sampling_restricted_to_the_best_token_is_greedy(
+    tiny_model: str, prompts: list[list[int]], expected: list[tuple[int, ...]], k: int
+) -> None:
+    """Takes the sampler's and the rejection sampler's random paths (temperatures, recovered tokens)."""
+    case = EngineCase(tiny_model, num_speculative_tokens=k)
+    assert tokens(case, prompts, sampling={"temperature": 0.7, "top_k": 1}) == expected
+
+
+@pytest.mark.parametrize("layout", [Layout(tp=2), Layout(dp=2), Layout(tp=2, dp=2)], ids=["TP2", "DP2", "DP2xTP2"])
 def test_eplb_rearranges_experts_without_changing_tokens(
     tiny_model: str, prompts: list[list[int]], expected: list[tuple[int, ...]], layout: Layout
 ) -> None:
@@ -111,7 +132,7 @@ def test_eplb_rearranges_experts_without_changing_tokens(
         ascend_ext={"eplb_load": {"enabled": True}},
         engine_args={
             "enable_eplb": True,
-            "eplb_config": {"window_size": 4, "step_interval": 8, "num_redundant_experts": 2},
+            "eplb_config": {"window_size": 4, "step_interval": 8, "num_redundant_experts": 4},
         },
     )
     result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=120)
