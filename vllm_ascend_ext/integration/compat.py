@@ -86,6 +86,11 @@ def apply_patches(patches: Iterable[Patch]) -> None:
             setattr(owner, name, patch.replacement)
 
 
+def problem_with(patch: Patch) -> str | None:
+    """What keeps a row from being applied to this vLLM, or None; changes nothing."""
+    return _resolve(patch)[2]
+
+
 @contextmanager
 def rebind(target: str, replacement: object) -> Iterator[None]:
     """Replace one module attribute for the duration of a block (a class that upstream looks up by name)."""

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vllm-ascend-ext demo | doctor | heatmap`. An error is one line; the exit status says whose it is:
+
+0 success; 1 the run failed, tokens differ or `doctor` found a problem; 2 wrong input; 130 interrupted.
+
+Everything heavy is imported by the command that needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+from vllm_ascend_ext import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vllm_ascend_ext.integration.demo.input import DemoOptions
+
+PROGRAM = "vllm-ascend-ext"
+_PLAIN_WIDTH = 100  # of tables that do not go to a terminal
+_FAILED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        status, line = _explain(error)
+        print(f"{PROGRAM}: error: {line}", file=sys.stderr)
+        return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong argument in one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_BAD_INPUT, f"{PROGRAM}: error: {message} (`{self.prog} --help` explains)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog=PROGRAM, description="Mixture-of-experts serving extensions for vLLM.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    doctor = commands.add_parser("doctor", help="what is installed, active and broken, and how to fix it")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(command=_doctor)
+    heatmap = commands.add_parser("heatmap", help="draw the expert load of a saved `demo --json` report")
+    heatmap.add_argument("report", type=Path, metavar="REPORT.json")
+    heatmap.add_argument("picture", type=Path, metavar="OUT.png")
+    heatmap.set_defaults(command=_heatmap)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="run an engine with expert parallelism, MTP and load collection, and check its tokens",
+        description="Completes Python prompts on TP x DP ranks with expert parallelism, MTP and expert-load "
+        "collection, and compares every token with one rank with everything off.",
+    )
+    demo.add_argument("--model", type=Path, metavar="DIR", help="a DeepSeek-V3 (default: a tiny one)")
+    demo.add_argument("--tp", type=int, default=2, metavar="N", help="tensor-parallel ranks (default: 2)")
+    demo.add_argument("--dp", type=int, default=1, metavar="N", help="data-parallel replicas (default: 1)")
+    demo.add_argument(
+        "--ep", action=argparse.BooleanOptionalAction, help="expert parallelism (default: with several ranks)"
+    )
+    demo.add_argument("--k", type=int, default=1, metavar="N", help="MTP drafts a step, 0: off (default: 1)")
+    demo.add_argument("--prompts", type=Path, metavar="FILE", help="one a line, or a .json list of strings")
+    demo.add_argument("--max-tokens", type=int, default=64, metavar="N", help="tokens a prompt (default: 64)")
+    demo.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    demo.add_argument("--heatmap", type=Path, default=Path("out/heatmap.png"), metavar="FILE")
+    demo.add_argument("--json", action="store_true", help="print the report as JSON and nothing else")
+    demo.add_argument("--no-compare", action="store_true", help="leave out the run with everything off")
+    demo.set_defaults(command=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from vllm_ascend_ext.integration.demo import run as demo
+    from vllm_ascend_ext.integration.demo.view import DemoView
+
+    demo_options = _demo_options(options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds, which ends the ranks
+    console = _console(sys.stderr if options.json else sys.stdout)
+    console.quiet = options.json and not console.is_terminal
+    demo.prepare_process(debug=options.debug)
+    with redirect_stdout(sys.stderr):  # what vLLM and its libraries print is not the report
+        document = demo.run_demo(demo_options, DemoView(console))
+    if options.json:
+        print(json.dumps(document, indent=1))
+    else:
+        from vllm_ascend_ext.integration.demo.summary import print_summary
+
+        print_summary(document, console)
+    return demo.exit_status(document)
+
+
+def _demo_options(options: argparse.Namespace) -> DemoOptions:
+    from vllm_ascend_ext.integration.demo.input import (
+        PROMPTS,
+        DemoOptions,
+        InputError,
+        bundled_model,
+        read_prompts,
+    )
+
+    model = options.model or bundled_model()
+    if model is None:
+        raise InputError("no bundled model next to this installation; name one with --model DIR")
+    return DemoOptions(
+        model=model,
+        prompts=read_prompts(options.prompts) if options.prompts else PROMPTS,
+        tp=options.tp,
+        dp=options.dp,
+        expert_parallel=options.tp * options.dp > 1 if options.ep is None else options.ep,
+        num_speculative_tokens=options.k,
+        max_tokens=options.max_tokens,
+        dtype=options.dtype,
+        heatmap=options.heatmap,
+        compare=not options.no_compare,
+    )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from vllm_ascend_ext.integration.doctor import collect
+
+    console = _console(sys.stdout)
+    progress = _console(sys.stderr)
+    progress.quiet = not progress.is_terminal
+    with redirect_stdout(sys.stderr), progress.status("examining this installation"):
+        document = collect.examine()
+    if options.json:
+        print(json.dumps(document, indent=1))
+    else:
+        from vllm_ascend_ext.integration.doctor.summary import print_summary
+
+        print_summary(document, console)
+    return _FAILED if document["problems"] else 0
+
+
+def _heatmap(options: argparse.Namespace) -> int:
+    from vllm_ascend_ext.integration.demo.input import check_picture
+    from vllm_ascend_ext.integration.demo.report import read_document, write_heatmap
+
+    document = read_document(options.report)
+    check_picture(options.picture)
+    write_heatmap(document, options.picture)
+    print(options.picture)
+    return 0
+
+
+def _console(file: TextIO) -> Console:
+    from rich.console import Console
+
+    console = Console(file=file, highlight=False)
+    return console if console.is_terminal else Console(file=file, highlight=False, width=_PLAIN_WIDTH)
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit status and one line; only the first of a failed rank, whose last output `--debug` shows."""
+    from vllm_ascend_ext.config import ConfigError
+    from vllm_ascend_ext.envs import EnvironmentVariableError
+    from vllm_ascend_ext.integration.demo.input import InputError
+    from vllm_ascend_ext.integration.errors import PlainError, UnsupportedCombinationError
+    from vllm_ascend_ext.integration.ranks import RankError
+
+    lines = str(error).splitlines() or [""]
+    if isinstance(error, (InputError, ConfigError, EnvironmentVariableError, UnsupportedCombinationError)):
+        return _BAD_INPUT, "; ".join(lines)
+    if isinstance(error, PlainError):
+        return _FAILED, "; ".join(lines)
+    if isinstance(error, RankError):
+        return _FAILED, f"{lines[0]} (--debug shows the rank's last output)"
+    if isinstance(error, (ImportError, OSError)):
+        return _FAILED, "; ".join(lines)
+    return _FAILED, f"{type(error).__name__}: {lines[0]} (--debug shows where)"

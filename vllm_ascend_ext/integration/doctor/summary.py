@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor's document (see `doctor`) for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_summary(document: dict[str, Any], console: Console) -> None:
+    """Print all sections, the problems last."""
+    _versions(document, console)
+    _platform(document, console)
+    _rows(console, "Parts", [(row["part"], _state(row["active"]), row["why"]) for row in document["parts"]])
+    _rows(console, "Devices", [_device(row) for row in document["devices"]])
+    _rows(
+        console,
+        "Operators",
+        [(row["op"], Text(row["device"]), row["kind"]) for row in document["operators"]],
+    )
+    _rows(
+        console,
+        "Environment variables",
+        [(row["name"], _value(row), row["meaning"]) for row in document["environment"]],
+    )
+    _rows(
+        console,
+        "Untested on this machine",
+        [(row["device"], Text(""), ", ".join(row["parts"])) for row in document["untested"]],
+    )
+    _patches(document, console)
+    _problems(document, console)
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print()
+    console.print(Text(text, style="bold"))
+
+
+def _grid(*columns: dict[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=True)
+    for column in columns:
+        table.add_column(**column)
+    return table
+
+
+def _rows(console: Console, heading: str, rows: list[tuple[str, Text, str]]) -> None:
+    if not rows:
+        return
+    _heading(console, heading)
+    table = _grid({"no_wrap": True}, {"no_wrap": True}, {"overflow": "fold"})
+    for name, state, text in rows:
+        table.add_row(Text(name), state, Text(text))
+    console.print(table)
+
+
+def _versions(document: dict[str, Any], console: Console) -> None:
+    console.print(Text("Versions", style="bold"))
+    table = _grid({"no_wrap": True}, {"no_wrap": True})
+    for name, version in document["versions"].items():
+        table.add_row(Text(name), Text("-", style="dim") if version is None else Text(version))
+    console.print(table)
+
+
+def _platform(document: dict[str, Any], console: Console) -> None:
+    _heading(console, "vLLM would use")
+    table = _grid({"no_wrap": True}, {"overflow": "fold"})
+    for name, value in document["platform"].items():
+        table.add_row(Text(name.replace("_class", "").replace("_", " ")), Text(value or "-"))
+    for row in (row for row in document["entry_points"] if row["value"].startswith("vllm_ascend_ext.")):
+        table.add_row(Text("entry point"), Text(f"{row['group']}: {row['name']} = {row['value']}"))
+    console.print(table)
+
+
+def _state(active: bool) -> Text:
+    return Text("active", style="green") if active else Text("off", style="dim")
+
+
+def _device(row: dict[str, Any]) -> tuple[str, Text, str]:
+    if not row["found"]:
+        return row["device"], Text("absent", style="dim"), row["description"]
+    able = [name.replace("_", " ") for name, has in row["capabilities"].items() if has]
+    abilities = ", ".join(able) or "no side streams, graphs, pinned memory or device collectives"
+    return row["device"], Text("found", style="green"), f"{row['description']}: {abilities}"
+
+
+def _value(row: dict[str, Any]) -> Text:
+    if row["value"] is None:
+        return Text("invalid", style="red")
+    return Text(str(row["value"]), style="dim" if row["value"] == row["default"] else "yellow")
+
+
+def _patches(document: dict[str, Any], console: Console) -> None:
+    """Rows with one reason are one paragraph; the link and the removal condition are theirs, too."""
+    groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    for row in document["patches"]:
+        groups.setdefault((row["reason"], row["remove_when"], row["upstream"]), []).append(row)
+    if not groups:
+        return
+    broken = sum(row["state"] != "resolves" for row in document["patches"])
+    _heading(console, f"Symbols replaced in vLLM ({len(document['patches'])}, {broken} of them broken)")
+    for (reason, remove_when, upstream), rows in groups.items():
+        for row in rows:
+            good = row["state"] == "resolves"
+            console.print(Text(f" {row['target']}", style="" if good else "red"), soft_wrap=True)
+        table = _grid({"no_wrap": True, "style": "dim"}, {"overflow": "fold", "style": "dim"})
+        for name, text in (("  why", reason), ("  until", remove_when)):
+            table.add_row(Text(name), Text(text))
+        console.print(table)
+        console.print(Text(f"   see    {upstream}", style="dim"), soft_wrap=True)
+
+
+def _problems(document: dict[str, Any], console: Console) -> None:
+    console.print()
+    if not document["problems"]:
+        console.print(Text("No problem found.", style="bold green"))
+        return
+    number = len(document["problems"])
+    console.print(Text(f"{number} problem{'s' * (number > 1)} found", style="bold red"))
+    for row in document["problems"]:
+        table = _grid({"no_wrap": True}, {"overflow": "fold"})
+        table.add_row(Text("✗", style="red"), Text(row["problem"]))
+        table.add_row(Text(""), Text(f"fix: {row['fix']}"))
+        console.print(table)
