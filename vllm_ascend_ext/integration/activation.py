@@ -8,12 +8,8 @@ import logging
 from typing import Any
 
 from vllm_ascend_ext.config import ConfigError, ExtConfig
-from vllm_ascend_ext.integration import compat
-from vllm_ascend_ext.integration.errors import (
-    StartupError,
-    UnsupportedCombination,
-    print_startup_errors_plainly,
-)
+from vllm_ascend_ext.integration import compat, faults
+from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError, print_plain_errors
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +33,9 @@ def activate(platform: Any) -> None:
     The platform's own hook is the one place that runs after vLLM has filled in `worker_cls` and before any
     worker exists, on every device.
     """
-    print_startup_errors_plainly()
+    print_plain_errors()
+    _log_where_vllm_logs()
+    faults.end_with_parent()
     platform_class = type(platform)
     if platform_class.__module__.startswith("vllm_ascend_ext."):
         platform.apply_patches()
@@ -52,6 +50,15 @@ def activate(platform: Any) -> None:
 
     check_and_update_config.ends_in_ascend_ext = True  # type: ignore[attr-defined]
     platform_class.check_and_update_config = staticmethod(check_and_update_config)
+
+
+def _log_where_vllm_logs() -> None:
+    """Send our records to vLLM's handlers, with its level: vLLM configures only its own logger, not the root."""
+    ours, theirs = logging.getLogger("vllm_ascend_ext"), logging.getLogger("vllm")
+    if theirs.handlers and not ours.handlers:
+        ours.handlers = list(theirs.handlers)
+        ours.setLevel(theirs.level)
+        ours.propagate = False
 
 
 def read_config(vllm_config: Any) -> ExtConfig | None:
@@ -76,37 +83,38 @@ def configure(vllm_config: Any, device_type: str) -> None:
     compat.check_vllm_version()
     parallel_config = vllm_config.parallel_config
     if device_type not in WORKERS:
-        raise UnsupportedCombination(
+        raise UnsupportedCombinationError(
             f"ascend_ext runs on {', '.join(sorted(WORKERS))}, not on '{device_type}'; remove "
             "additional_config['ascend_ext']"
         )
     worker = WORKERS[device_type]
     if parallel_config.worker_cls not in (*DEFAULT_WORKERS, worker):
-        raise UnsupportedCombination(
+        raise UnsupportedCombinationError(
             f"ascend_ext brings its own worker and cannot work with worker_cls={parallel_config.worker_cls!r}; "
             "leave worker_cls at 'auto' or remove additional_config['ascend_ext']"
         )
     if config.eplb_load.enabled:
         check_expert_load(vllm_config)
+    compat.apply_patches(faults.patches())
     parallel_config.worker_cls = worker
     logger.info("ascend_ext: worker %s, features on: %s", worker, ", ".join(config.features()) or "none")
 
 
 def check_expert_load(vllm_config: Any) -> None:
-    """Refuse what expert-load collection cannot be combined with; raises UnsupportedCombination."""
+    """Refuse what expert-load collection cannot be combined with; raises UnsupportedCombinationError."""
     model_config = vllm_config.model_config
     if model_config is None:
         return
     if not model_config.is_moe:
-        raise UnsupportedCombination(
+        raise UnsupportedCombinationError(
             f"ascend_ext.eplb_load counts routed experts, but {model_config.model} has none; use a "
             "mixture-of-experts model or set eplb_load.enabled to false"
         )
     if model_config.enable_return_routed_experts:
-        raise UnsupportedCombination(
+        raise UnsupportedCombinationError(
             "ascend_ext.eplb_load and enable_return_routed_experts both need vLLM's one routing hook; turn one off"
         )
     if vllm_config.parallel_config.enable_dbo:
-        raise UnsupportedCombination(
+        raise UnsupportedCombinationError(
             "ascend_ext.eplb_load cannot tell the micro-batches of dual-batch overlap apart; turn enable_dbo off"
         )

@@ -11,7 +11,6 @@ OMP_NUM_THREADS=1.
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -158,18 +157,31 @@ def _collect(
 
 
 def _end(children: list[_Child]) -> None:
-    """Leave no process behind: finished ranks get a moment to exit, the rest is killed with its group."""
+    """Leave no process and no shared memory behind.
+
+    Finished ranks get a moment to exit, the others are killed. A rank's resource tracker outlives it by a moment
+    to unlink the rank's shared memory; only then is the rest of its process group killed.
+    """
     for child in children:
         child.process.join(5 if child.done else 0)
         if child.process.exitcode is None:
-            _signal(child, signal.SIGKILL)
-            child.process.join(5)
+            child.process.kill()
+    for child in children:
+        child.process.join(5)
+        end = time.monotonic() + 2
+        while _signal(child, 0) and time.monotonic() < end:
+            time.sleep(0.02)
+        _signal(child, signal.SIGKILL)
         child.pipe.close()
 
 
-def _signal(child: _Child, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has just ended
+def _signal(child: _Child, number: int) -> bool:
+    """Signal a rank's process group; False when it is empty."""
+    try:
         os.killpg(child.process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _tail(log: Path) -> str:

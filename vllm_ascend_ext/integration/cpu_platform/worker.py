@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
 import torch
@@ -41,5 +42,9 @@ class TorchCPUWorker(CPUWorker):
             self.local_rank,
             current_platform.dist_backend,
         )
+        # ranks of one machine share its cores; OMP_NUM_THREADS, if lower, has been read by torch before
+        num_local_ranks = self.parallel_config.local_world_size * self.parallel_config.data_parallel_size_local
+        fair_share = max(1, len(os.sched_getaffinity(0)) // num_local_ranks)
+        torch.set_num_threads(min(torch.get_num_threads(), fair_share))
         set_random_seed(self.model_config.seed)
         self.model_runner: Any = self.model_runner_class(self.vllm_config, self.device)

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations that cannot work end with one clear message, before any process is started for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+ROOT = Path(__file__).parents[2]
+LOAD_ON: dict[str, Any] = {"ascend_ext": {"eplb_load": {"enabled": True}}}
+_DEADLINE_S = 240.0
+# a model without experts; its configuration is all that is read
+DENSE = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "vocab_size": 128,
+    "max_position_embeddings": 512,
+    "torch_dtype": "float32",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of the engine besides the model, and what the error says; nothing means accepted."""
+
+    arguments: dict[str, Any]
+    says: tuple[str, ...] = ()
+    error: str = "UnsupportedCombinationError"
+    additional_config: dict[str, Any] = field(default_factory=lambda: LOAD_ON)
+    environment: dict[str, str] = field(default_factory=dict)
+    dense: bool = False
+    device: str | None = None
+
+
+def _config_case(additional_config: dict[str, Any], *says: str) -> Case:
+    return Case({}, says, error="StartupError", additional_config=additional_config)
+
+
+CASES = {
+    "accepted": Case({"tensor_parallel_size": 2, "enable_expert_parallel": True}),
+    "nothing configured": Case({}, additional_config={}),
+    "unknown section": _config_case(
+        {"ascend_ext": {"eplb_lod": {"enabled": True}}}, "ascend_ext.eplb_lod", "'eplb_load'"
+    ),
+    "unknown key": _config_case(
+        {"ascend_ext": {"eplb_load": {"enable": True}}}, "ascend_ext.eplb_load.enable", "'enabled'"
+    ),
+    "misspelt name": _config_case({"ascend-ext": {}}, "ascend-ext", "'ascend_ext'"),
+    "wrong type": _config_case(
+        {"ascend_ext": {"eplb_load": {"enabled": "yes"}}}, "ascend_ext.eplb_load.enabled", "bool", "'yes'"
+    ),
+    "no mapping": _config_case({"ascend_ext": True}, "ascend_ext", "mapping", "True"),
+    "pipeline": Case({"pipeline_parallel_size": 2}, ("pipeline parallelism", "pipeline_parallel_size=1")),
+    "context": Case({"prefill_context_parallel_size": 2}, ("context parallelism", "set it to 1")),
+    "fp8 cache": Case({"kv_cache_dtype": "fp8"}, ("kv_cache_dtype='fp8'", "'auto'")),
+    "own worker": Case({"worker_cls": "my_package.MyWorker"}, ("my_package.MyWorker", "'auto'")),
+    "no experts": Case({}, ("eplb_load", "mixture-of-experts"), dense=True),
+    "routed experts": Case({"enable_return_routed_experts": True}, ("enable_return_routed_experts",)),
+    "dual batch": Case({}, ("enable_dbo",), device="cpu"),
+    "other device": Case({}, ("cpu, cuda, npu", "'xpu'"), device="xpu"),
+    "EPLB over NCCL": Case(
+        {
+            "tensor_parallel_size": 2,
+            "enable_expert_parallel": True,
+            "enable_eplb": True,
+            "eplb_config": {"communicator": "torch_nccl"},
+        },
+        ("torch_nccl", "torch_gloo"),
+    ),
+    "other runner": Case({}, ("VLLM_USE_V2_MODEL_RUNNER",), environment={"VLLM_USE_V2_MODEL_RUNNER": "1"}),
+    "no model": Case({"model": "no/such/directory"}, ("no/such/directory",), error=""),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All cases in one process: {name: [type of the error, message], or None}."""
+    dense = tmp_path_factory.mktemp("dense")
+    (dense / "config.json").write_text(json.dumps(DENSE))
+    cases = {}
+    for name, case in CASES.items():
+        common = {"max_model_len": 512, "enforce_eager": True, "additional_config": case.additional_config}
+        model = str(dense) if case.dense else tiny_model
+        cases[name] = {
+            "arguments": {"model": model, **common, **case.arguments},
+            "environment": case.environment,
+            "device": case.device,
+        }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.startup_cases"],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=_DEADLINE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_configuration(outcomes: dict[str, Any], name: str) -> None:
+    case = CASES[name]
+    if not case.says:
+        assert outcomes[name] is None
+        return
+    assert outcomes[name] is not None, "accepted"
+    error, message = outcomes[name]
+    assert case.error in ("", error), message
+    for words in case.says:
+        assert words in message
+    if case.error:
+        assert len(message.splitlines()) == 1
+
+
+@pytest.fixture
+def other_vllm(tmp_path: Path) -> Path:
+    """A folder that makes importlib.metadata believe in vLLM 0.99.0 when it is first on the path."""
+    metadata = tmp_path / "vllm-0.99.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.99.0\n")
+    return tmp_path
+
+
+def test_serve_says_one_thing(tiny_model: str) -> None:
+    """Through the real command line: the message alone, no traceback, and no engine was started."""
+    config = {"ascend_ext": {"eplb_load": {"enabled": "yes"}, "elpb": {}}}
+    done = _serve(tiny_model, config)
+    _assert_plain(done, "ascend_ext.elpb: unknown key", "ascend_ext.eplb_load.enabled: expected bool")
+
+
+def test_serve_refuses_an_untested_vllm(tiny_model: str, other_vllm: Path) -> None:
+    done = _serve(tiny_model, LOAD_ON, environment={"PYTHONPATH": str(other_vllm)})
+    _assert_plain(done, "vLLM 0.99.0 is not a tested version; tested: 0.23.0")
+
+
+def test_serve_goes_on_with_an_untested_vllm_when_told(tiny_model: str, other_vllm: Path) -> None:
+    """It says so, and gets as far as the next error."""
+    environment = {"PYTHONPATH": str(other_vllm), "VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM": "1"}
+    done = _serve(tiny_model, LOAD_ON, "--pipeline-parallel-size", "2", environment=environment)
+    _assert_plain(done, "pipeline parallelism is not implemented")
+    assert "vLLM 0.99.0 is not a tested version" in done.stdout + done.stderr
+
+
+def test_offline_engine_says_one_thing(tiny_model: str) -> None:
+    """`vllm.LLM` in a script of the user's own."""
+    script = f"import vllm\nvllm.LLM({tiny_model!r}, kv_cache_dtype='fp8', additional_config={LOAD_ON!r})"
+    _assert_plain(_run([sys.executable, "-c", script]), "kv_cache_dtype='fp8' is not implemented")
+
+
+def _serve(
+    model: str, config: dict[str, Any], *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, "--host", "127.0.0.1"]
+    return _run([*command, "--port", "0", "--additional-config", json.dumps(config), *arguments], environment)
+
+
+def _run(command: list[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env={**os.environ, **(environment or {})},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_DEADLINE_S,
+    )
+
+
+def _assert_plain(done: subprocess.CompletedProcess[str], *says: str) -> None:
+    """It failed, and its error ends with these lines and nothing else, without a traceback."""
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "EngineCore" not in done.stderr + done.stdout  # it would be the engine's log
+    _, separator, message = done.stderr.rpartition("vllm-ascend-ext: error: ")
+    assert separator, done.stderr
+    assert len(message.strip().splitlines()) == len(says)
+    for line, words in zip(message.splitlines(), says, strict=False):
+        assert words in line
