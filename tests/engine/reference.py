@@ -6,7 +6,9 @@ from __future__ import annotations
 import heapq
 import inspect
 import json
+import shutil
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from vllm_ascend_ext.integration.ranks import Layout, Rank, run_ranks
@@ -15,6 +17,18 @@ NUM_PROMPTS = 32
 NUM_TOKENS = 64
 # token counts of the prompts; prompts of one length go through transformers as one batch, without padding
 _LENGTHS = (1, 17, 40, 90)
+
+# of the models with random weights
+_SHAPE = {
+    "vocab_size": 1024,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+}
 
 
 def make_prompts(model: str) -> list[list[int]]:
@@ -65,11 +79,11 @@ def transformers_load(model: str, sequences: list[list[int]]) -> list[list[int]]
     def job(rank: Rank) -> list[list[int]]:
         import torch
         from transformers import AutoModelForCausalLM
-        from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
 
         network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-        routers = [m for m in network.modules() if isinstance(m, DeepseekV3TopkRouter)]
-        load = torch.zeros(len(routers), network.config.n_routed_experts, dtype=torch.int64)
+        # DeepseekV3TopkRouter, MixtralTopKRouter, ...: all return (logits, weights, ids)
+        routers = [m for m in network.modules() if type(m).__name__.lower().endswith("topkrouter")]
+        load = torch.zeros(len(routers), routers[0].weight.shape[0], dtype=torch.int64)
 
         def count(layer: int) -> Any:
             def hook(module: Any, inputs: Any, outputs: Any) -> None:
@@ -85,3 +99,29 @@ def transformers_load(model: str, sequences: list[list[int]]) -> list[list[int]]
         return load.tolist()
 
     return run_ranks(job, Layout(), deadline_s=300)[0]
+
+
+def write_model(folder: Path, tokenizer_of: str, config_name: str, **settings: Any) -> str:
+    """Write a small checkpoint of another architecture and return its folder.
+
+    The weights are random but of realistic scale, N(0, 1 / fan_in), so that outputs are not degenerate.
+    """
+
+    def job(rank: Rank) -> None:
+        import torch
+        import transformers
+
+        torch.manual_seed(1)
+        config = getattr(transformers, config_name)(**_SHAPE, **settings, tie_word_embeddings=False)
+        network = transformers.AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(0, parameter.shape[-1] ** -0.5)
+            network.lm_head.weight *= 4
+        network.save_pretrained(folder)
+        for file in Path(tokenizer_of).glob("tokenizer*"):
+            shutil.copy(file, folder)
+
+    run_ranks(job, Layout(), deadline_s=120)
+    return str(folder)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds many engine configurations in one process, because importing vLLM takes ten seconds.
 
-Reads {name: {"arguments": ..., "environment": ..., "device": ...}} as JSON from standard input and writes, as the
-last line, {name: [type of the error, message]}, with null where the configuration is accepted. A `device` has the
-plug-in check the finished configuration again, with dual-batch overlap, as on a device that has it.
+Reads {name: {"arguments": ..., "environment": ..., "device": ...}} as JSON from standard input and writes, as
+the last line, {name: [type of the error, message]}, with null where the configuration is accepted. A `device`
+has the plug-in check the finished configuration again, with dual-batch overlap and that device's worker.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ def outcome(arguments: dict[str, Any], environment: dict[str, str], device: str 
     before = dict(os.environ)
     os.environ.update(environment)
     try:
+        worker = arguments.pop("worker_cls", "auto") if device else arguments.get("worker_cls", "auto")
         vllm_config = EngineArgs(**arguments).create_engine_config()
         if device is not None:
+            vllm_config.parallel_config.worker_cls = worker
             vllm_config.parallel_config.enable_dbo = True
             configure(vllm_config, device)
     except Exception as error:

@@ -60,8 +60,18 @@ def test_prefix_caching(
     assert result.ranks[0].metrics["vllm:prompt_tokens_cached"] > 0
 
 
-@pytest.mark.parametrize("layout", [Layout(), Layout(tp=2)], ids=["TP1", "TP2"])
-@pytest.mark.parametrize("k", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("layout", "k"),
+    [
+        (Layout(), 0),
+        (Layout(), 1),
+        (Layout(tp=2), 0),
+        (Layout(tp=2), 2),
+        (Layout(dp=2), 2),
+        (Layout(tp=2, dp=2), 2),
+    ],
+    ids=["TP1", "TP1-mtp", "TP2", "TP2-mtp", "DP2-mtp", "DP2xTP2-mtp"],
+)
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 def test_scheduling(
     tiny_model: str,
@@ -71,13 +81,16 @@ def test_scheduling(
     k: int,
     asynchronous: bool,
 ) -> None:
+    """With data parallelism, one replica has a single request and is idle for most of the run."""
     case = EngineCase(
         tiny_model,
         layout,
+        expert_parallel=layout.num_ranks > 1,
         num_speculative_tokens=k,
         engine_args={"async_scheduling": asynchronous, "max_num_seqs": 5},
     )
-    assert tokens(case, prompts) == expected
+    split = (len(prompts) - 1, 1) if layout.dp > 1 else None
+    assert tokens(case, prompts, split=split) == expected
 
 
 def test_upstream_async_scheduling_bug_is_what_we_mend(
@@ -139,7 +152,7 @@ def test_eplb_rearranges_experts_without_changing_tokens(
     assert result.token_ids == expected
     for rank in result.ranks:
         assert rank.report is not None
-        draft, target = rank.report["physical_to_logical"]
+        draft, target = (rank.report["physical_to_logical"][name] for name in ("draft", "target"))
         assert (len(draft), len(target)) == (1, 2)
         for placement in (*draft, *target):
             assert placement != INITIAL_PLACEMENT
@@ -147,9 +160,17 @@ def test_eplb_rearranges_experts_without_changing_tokens(
         assert rank.report["physical_to_logical"] == result.ranks[0].report["physical_to_logical"]
 
 
-def test_bfloat16_ranks_agree(tiny_model: str, prompts: list[list[int]]) -> None:
-    """bfloat16 rounds differently in different layouts; the same layout must repeat itself, with MTP or not."""
-    case = EngineCase(tiny_model, Layout(tp=2), expert_parallel=True, dtype="bfloat16")
-    first = tokens(case, prompts)
-    assert first == tokens(case, prompts)
-    assert all(len(completion) == NUM_TOKENS for completion in first)
+@pytest.mark.parametrize("k", [0, 2])
+def test_bfloat16(tiny_model: str, prompts: list[list[int]], expected: list[tuple[int, ...]], k: int) -> None:
+    """In bfloat16 the ranks agree with each other, a run repeats itself, and tokens stay close to float32.
+
+    Close, not equal: rounding decides between near-ties, after which a completion goes its own way.
+    """
+    case = EngineCase(
+        tiny_model, Layout(tp=2), expert_parallel=True, num_speculative_tokens=k, dtype="bfloat16"
+    )
+    first = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=120)
+    assert first.ranks[0].completions == first.ranks[1].completions
+    assert first.token_ids == tokens(case, prompts)
+    starts_right = [ours[:2] == theirs[:2] for ours, theirs in zip(first.token_ids, expected, strict=True)]
+    assert sum(starts_right) >= 0.75 * len(prompts)

@@ -71,8 +71,21 @@ CASES = {
     "own worker": Case({"worker_cls": "my_package.MyWorker"}, ("my_package.MyWorker", "'auto'")),
     "no experts": Case({}, ("eplb_load", "mixture-of-experts"), dense=True),
     "routed experts": Case({"enable_return_routed_experts": True}, ("enable_return_routed_experts",)),
-    "dual batch": Case({}, ("enable_dbo",), device="cpu"),
+    "dual batch on a GPU": Case(
+        {"worker_cls": "vllm.v1.worker.gpu_worker.Worker"}, ("enable_dbo",), device="cuda"
+    ),
+    "dual batch": Case(
+        {"enable_dbo": True, "all2all_backend": "deepep_low_latency"}, ("micro-batches", "enable_dbo")
+    ),
+    "micro-batches": Case({"ubatch_size": 2, "data_parallel_size": 2}, ("micro-batches", "ubatch_size")),
+    "NPU": Case({"worker_cls": "vllm_ascend.worker.worker.NPUWorker"}, ("vllm-ascend routes",), device="npu"),
     "other device": Case({}, ("cpu, cuda, npu", "'xpu'"), device="xpu"),
+    "other all-to-all": Case({"all2all_backend": "deepep_low_latency"}, ("'allgather_reducescatter'",)),
+    "KV transfer": Case(
+        {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}}, ("KV transfer",)
+    ),
+    "LoRA on experts": Case({"enable_lora": True}, ("LoRA", "enable_lora")),
+    "sparse attention": Case({"hf_overrides": {"index_topk": 2048}}, ("sparse attention",)),
     "EPLB over NCCL": Case(
         {
             "tensor_parallel_size": 2,
@@ -82,7 +95,7 @@ CASES = {
         },
         ("torch_nccl", "torch_gloo"),
     ),
-    "other runner": Case({}, ("VLLM_USE_V2_MODEL_RUNNER",), environment={"VLLM_USE_V2_MODEL_RUNNER": "1"}),
+    "other runner": Case({}, ("VLLM_USE_V2_MODEL_RUNNER=0",), environment={"VLLM_USE_V2_MODEL_RUNNER": "1"}),
     "no model": Case({"model": "no/such/directory"}, ("no/such/directory",), error=""),
 }
 

@@ -25,7 +25,8 @@ def test_tp_ranks_together_count_every_token_once(
 ) -> None:
     facts = StepFacts(1, num_tokens, num_tokens + padding)
     counts = [
-        facts.num_routed_tokens(RankLayout(rank, tp_size, 0, 1, sequence_parallel)) for rank in range(tp_size)
+        facts.num_routed_tokens(RankLayout(rank, tp_size), sequence_parallel=sequence_parallel)
+        for rank in range(tp_size)
     ]
     assert sum(counts) == num_tokens
     if sequence_parallel:
@@ -41,12 +42,12 @@ def test_more_tokens_than_rows_are_refused() -> None:
 
 def test_rank_outside_its_group_is_refused() -> None:
     with pytest.raises(ValueError, match="tp 2/2"):
-        RankLayout(2, 2, 0, 1, False)
+        RankLayout(2, 2)
 
 
 def test_everything_off_records_nothing() -> None:
-    features = StepFeatures(ExtConfig(), RankLayout(0, 1, 0, 1, False), torch.device("cpu"))
-    features.record_load_of(RoutedModel(("layer",), 4, 2), None)
+    features = StepFeatures(ExtConfig(), RankLayout(0, 1), torch.device("cpu"))
+    features.record_load_of(RoutedModel(("layer",), 4, 2, False), None)
     features.begin_forward(StepFacts(1, 3, 3))
     assert features.read_load() == []
 
@@ -54,9 +55,9 @@ def test_everything_off_records_nothing() -> None:
 def test_counters_drain_before_they_could_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long run drains the device's counters into the host's and loses nothing."""
     monkeypatch.setattr(features_module, "_DRAIN_SLOTS", 20)
-    load = LoadOfModel(RoutedModel(("a", "b"), 4, 2), torch.device("cpu"))
+    load = LoadOfModel(RoutedModel(("a", "b"), 4, 2, False), torch.device("cpu"))
     for step in range(10):
-        load.begin(3)
+        load.begin(StepFacts(step, 3, 3), RankLayout(0, 1))
         for layer in range(2):
             load.recorder.record(layer, torch.tensor([[0, 1], [2, 3], [0, step % 4]]))
         assert int(load.recorder.read().load_LE.sum(1).max()) <= 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from vllm_ascend_ext.config import ConfigError, ExtConfig
@@ -13,17 +14,37 @@ from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinat
 
 logger = logging.getLogger(__name__)
 
-# device type of the platform -> our worker class (each two lines over the device's own, see workers/)
-WORKERS = {
-    "npu": "vllm_ascend_ext.integration.workers.npu.ExtNPUWorker",
-    "cuda": "vllm_ascend_ext.integration.workers.cuda.ExtCUDAWorker",
-    "cpu": "vllm_ascend_ext.integration.workers.cpu.ExtCPUWorker",
-}
-# what a platform puts into `worker_cls` for "auto"; anything else is the user's own worker
-DEFAULT_WORKERS = {
-    "vllm_ascend.worker.worker.NPUWorker",
-    "vllm.v1.worker.gpu_worker.Worker",
-    "vllm_ascend_ext.integration.cpu_platform.worker.TorchCPUWorker",
+
+@dataclass(frozen=True, slots=True)
+class DeviceIntegration:
+    """How we stand on one kind of device.
+
+    worker: our worker (two lines over the device's own, see workers/).
+    default_worker: what the platform puts into `worker_cls` for "auto"; anything else is the user's own.
+    falls_back_to_first_runner: the device's worker builds the V1 model runner whatever vLLM chose.
+    routing_is_visible: layers route through vLLM's router objects, where expert load can be counted.
+    """
+
+    worker: str
+    default_worker: str
+    falls_back_to_first_runner: bool = False
+    routing_is_visible: bool = True
+
+
+DEVICES = {
+    "npu": DeviceIntegration(
+        "vllm_ascend_ext.integration.workers.npu.ExtNPUWorker",
+        "vllm_ascend.worker.worker.NPUWorker",
+        falls_back_to_first_runner=True,
+        routing_is_visible=False,
+    ),
+    "cuda": DeviceIntegration(
+        "vllm_ascend_ext.integration.workers.cuda.ExtCUDAWorker", "vllm.v1.worker.gpu_worker.Worker"
+    ),
+    "cpu": DeviceIntegration(
+        "vllm_ascend_ext.integration.workers.cpu.ExtCPUWorker",
+        "vllm_ascend_ext.integration.cpu_platform.worker.TorchCPUWorker",
+    ),
 }
 
 
@@ -81,30 +102,53 @@ def configure(vllm_config: Any, device_type: str) -> None:
     if config is None:
         return
     compat.check_vllm_version()
-    parallel_config = vllm_config.parallel_config
-    if device_type not in WORKERS:
+    compat.check_vllm_ascend_version()
+    if device_type not in DEVICES:
         raise UnsupportedCombinationError(
-            f"ascend_ext runs on {', '.join(sorted(WORKERS))}, not on '{device_type}'; remove "
+            f"ascend_ext runs on {', '.join(sorted(DEVICES))}, not on '{device_type}'; remove "
             "additional_config['ascend_ext']"
         )
-    worker = WORKERS[device_type]
-    if parallel_config.worker_cls not in (*DEFAULT_WORKERS, worker):
+    device = DEVICES[device_type]
+    parallel_config = vllm_config.parallel_config
+    if parallel_config.worker_cls not in (device.default_worker, device.worker):
         raise UnsupportedCombinationError(
-            f"ascend_ext brings its own worker and cannot work with worker_cls={parallel_config.worker_cls!r}; "
-            "leave worker_cls at 'auto' or remove additional_config['ascend_ext']"
+            f"ascend_ext brings its own worker and cannot work with {parallel_config.worker_cls}; leave "
+            "worker_cls at 'auto' (and other plug-ins' workers off) or remove additional_config['ascend_ext']"
+        )
+    if vllm_config.use_v2_model_runner and not device.falls_back_to_first_runner:
+        raise UnsupportedCombinationError(
+            "ascend_ext works in vLLM's V1 model runner, and vLLM has chosen its V2 runner for this model; set "
+            "VLLM_USE_V2_MODEL_RUNNER=0"
         )
     if config.eplb_load.enabled:
-        check_expert_load(vllm_config)
+        check_expert_load(vllm_config, device)
     compat.apply_patches(faults.patches())
-    parallel_config.worker_cls = worker
-    logger.info("ascend_ext: worker %s, features on: %s", worker, ", ".join(config.features()) or "none")
+    parallel_config.worker_cls = device.worker
+    logger.info("ascend_ext: worker %s, features on: %s", device.worker, ", ".join(config.features()) or "none")
 
 
-def check_expert_load(vllm_config: Any) -> None:
+def check_expert_load(vllm_config: Any, device: DeviceIntegration) -> None:
     """Refuse what expert-load collection cannot be combined with; raises UnsupportedCombinationError."""
-    model_config = vllm_config.model_config
+    model_config, speculative_config = vllm_config.model_config, vllm_config.speculative_config
+    if not device.routing_is_visible:
+        raise UnsupportedCombinationError(
+            "ascend_ext.eplb_load does not work on this device yet: vllm-ascend routes without vLLM's router "
+            "objects; use vllm-ascend's own eplb_config and set eplb_load.enabled to false"
+        )
+    if vllm_config.parallel_config.use_ubatching:
+        raise UnsupportedCombinationError(
+            "ascend_ext.eplb_load cannot tell micro-batches apart; turn enable_dbo off and leave ubatch_size at 0"
+        )
     if model_config is None:
         return
+    if speculative_config is not None:
+        if model_config is speculative_config.draft_model_config:
+            return  # vLLM checks the configuration again for the draft model, which may well be dense
+        if speculative_config.method == "ngram_gpu":
+            raise UnsupportedCombinationError(
+                "ascend_ext.eplb_load and speculative method 'ngram_gpu' do not work together: that proposer "
+                "changes the number of scheduled tokens on the device; use 'ngram'"
+            )
     if not model_config.is_moe:
         raise UnsupportedCombinationError(
             f"ascend_ext.eplb_load counts routed experts, but {model_config.model} has none; use a "
@@ -113,8 +157,4 @@ def check_expert_load(vllm_config: Any) -> None:
     if model_config.enable_return_routed_experts:
         raise UnsupportedCombinationError(
             "ascend_ext.eplb_load and enable_return_routed_experts both need vLLM's one routing hook; turn one off"
-        )
-    if vllm_config.parallel_config.enable_dbo:
-        raise UnsupportedCombinationError(
-            "ascend_ext.eplb_load cannot tell the micro-batches of dual-batch overlap apart; turn enable_dbo off"
         )

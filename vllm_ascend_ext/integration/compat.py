@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only place that knows vLLM versions and changes vLLM's modules.
+"""The only place that knows vLLM versions, and the tool by which vLLM's modules are changed.
 
-Every change is a `Patch` row: what it replaces, why, where upstream stands, and when the row goes away. A row
-whose target is gone or has another signature is refused at start-up: a patch never misses in silence.
+A symbol that we replace is a `Patch` row: what, why, where upstream stands, and when the row goes away. A row
+whose target is gone or has another signature is refused at start-up: a patch never misses in silence. (Beside the
+rows there are vLLM's own extension points, and the platform's start-up hook that `activation` wraps.)
 """
 
 from __future__ import annotations
@@ -49,22 +50,40 @@ def check_vllm_version() -> str:
     Raises IncompatibleVllmError when vLLM is missing, or not tested and not allowed by
     VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM. A local suffix ("0.23.0+empty") does not count.
     """
-    try:
-        version = importlib.metadata.version("vllm")
-    except importlib.metadata.PackageNotFoundError:
+    version = _installed("vllm")
+    if version is None:
         raise IncompatibleVllmError(
-            f"vLLM is not installed; install vllm=={TESTED_VLLM[-1]} (README, 'Set-up')"
-        ) from None
-    if version.split("+")[0] in TESTED_VLLM:
-        return version
+            f"vLLM is not installed; install vllm=={TESTED_VLLM[-1]} (README, 'Install elsewhere')"
+        )
+    _check_tested("vLLM", version, TESTED_VLLM)
+    return version
+
+
+def check_vllm_ascend_version() -> str | None:
+    """Likewise for vllm-ascend; None where it is not installed."""
+    version = _installed("vllm-ascend")
+    if version is not None:
+        _check_tested("vllm-ascend", version, TESTED_VLLM_ASCEND)
+    return version
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _check_tested(name: str, version: str, tested: tuple[str, ...]) -> None:
+    if version.split("+")[0] in tested:
+        return
     message = (
-        f"vLLM {version} is not a tested version; tested: {', '.join(TESTED_VLLM)}. Install one of these, or "
+        f"{name} {version} is not a tested version; tested: {', '.join(tested)}. Install one of these, or "
         "set VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM=1 to go on at your own risk"
     )
     if not envs.VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM:
         raise IncompatibleVllmError(message)
     logger.warning("%s (allowed by VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM)", message)
-    return version
 
 
 def apply_patches(patches: Iterable[Patch]) -> None:

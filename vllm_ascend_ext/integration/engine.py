@@ -64,8 +64,9 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class RankResult:
-    """What one rank returns: its completions (empty on TP ranks above 0), times, metrics and our report."""
+    """What one rank returns: its replica's completions, times, metrics and our report."""
 
+    tp_rank: int
     completions: tuple[Completion, ...]
     start_seconds: float
     generate_seconds: float
@@ -83,7 +84,8 @@ class EngineResult:
     @property
     def completions(self) -> list[Completion]:
         """Completions of all replicas in prompt order."""
-        return sorted((c for r in self.ranks for c in r.completions), key=lambda c: c.index)
+        ours = (c for rank in self.ranks if rank.tp_rank == 0 for c in rank.completions)
+        return sorted(ours, key=lambda completion: completion.index)
 
     @property
     def token_ids(self) -> list[tuple[int, ...]]:
@@ -173,7 +175,8 @@ def _generate(
     completions = tuple(Completion(i, tuple(tokens[i]), texts[i]) for i in indices)
     report = llm.collective_rpc("ascend_ext_report")[0] if case.ascend_ext is not None else None
     return RankResult(
-        completions=completions if rank.tp_rank == 0 else (),
+        tp_rank=rank.tp_rank,
+        completions=completions,
         start_seconds=start_seconds,
         generate_seconds=generate_seconds,
         metrics=_metrics(llm),

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 
 
 def cpu_platform() -> str | None:
     """`vllm.platform_plugins` entry: our CPU platform on a machine with no NPU and no GPU, else None.
 
-    vLLM refuses two out-of-tree platforms, so wherever vllm-ascend is installed it owns the slot.
+    vLLM refuses two out-of-tree platforms, so wherever vllm-ascend is installed it owns the slot. A vLLM built
+    for the CPU ("0.23.0+cpu") brings a platform of its own, which stays.
     """
     if any(importlib.util.find_spec(name) for name in ("vllm_ascend", "torch_npu")):
+        return None
+    if "cpu" in importlib.metadata.version("vllm"):
         return None
     import torch
 

@@ -11,6 +11,7 @@ OMP_NUM_THREADS=1.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ from vllm_ascend_ext import envs
 
 Job = Callable[["Rank"], Any]
 _TAIL_LINES = 15
+_PR_SET_PDEATHSIG = 1
 
 
 class RankError(RuntimeError):
@@ -176,12 +178,15 @@ def _end(children: list[_Child]) -> None:
 
 
 def _signal(child: _Child, number: int) -> bool:
-    """Signal a rank's process group; False when it is empty."""
-    try:
-        os.killpg(child.process.pid, number)
-    except ProcessLookupError:
-        return False
-    return True
+    """Signal a rank's process group, or the rank before it has one; False when nothing is left."""
+    for send in (os.killpg, os.kill):
+        try:
+            send(child.process.pid, number)
+            return True
+        except ProcessLookupError:
+            if child.process.exitcode is not None:
+                return False
+    return False
 
 
 def _tail(log: Path) -> str:
@@ -197,6 +202,7 @@ def _rank_main(
 ) -> None:
     """Body of a rank: own process group, output into `log`, result or error through `pipe`, hard exit."""
     os.setsid()
+    _end_with_parent()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
@@ -235,6 +241,13 @@ def _rank_main(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _end_with_parent() -> None:
+    """Let the kernel kill this rank when the process that forked it dies, however it dies (Linux)."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port() -> int:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any, ClassVar
 
 from vllm_ascend_ext.integration import activation, compat, expert_load, traffic
+from vllm_ascend_ext.ops import require_kernels
 from vllm_ascend_ext.runner.features import StepFeatures
 from vllm_ascend_ext.runner.step import RankLayout
 
@@ -60,31 +61,31 @@ class ExtWorker:
                 features.reset_load()
         return report
 
-    def _placements(self) -> list[list[list[int]]]:
-        """EPLB's present placement of every model, [layers][physical experts] → logical expert."""
+    def _placements(self) -> dict[str, list[list[int]]]:
+        """EPLB's present placement of the target and the draft model, [layers][physical experts] → logical."""
         state = getattr(self.model_runner, "eplb_state", None)
-        if state is None:
-            return []
-        return [model.physical_to_logical_map.tolist() for model in state.model_states.values()]
+        models = [] if state is None else state.model_states.values()
+        return {
+            "target" if model.model is self.model_runner.get_model() else "draft": (
+                model.physical_to_logical_map.tolist()
+            )
+            for model in models
+        }
 
     def _create_features(self) -> StepFeatures | None:
         """The features this configuration turns on; None when all are off."""
         config = activation.read_config(self.vllm_config)
         if config is None or not config.features():
             return None
-        return StepFeatures(config, self._rank_layout(), self.model_runner.device)
+        device = self.model_runner.device
+        require_kernels(device.type)
+        return StepFeatures(config, self._rank_layout(), device)
 
     def _rank_layout(self) -> RankLayout:
-        from vllm.distributed import get_dp_group, get_tp_group
+        from vllm.distributed import get_tp_group
 
-        tp, dp = get_tp_group(), get_dp_group()
-        return RankLayout(
-            tp_rank=tp.rank_in_group,
-            tp_size=tp.world_size,
-            dp_rank=dp.rank_in_group,
-            dp_size=dp.world_size,
-            sequence_parallel_moe=self.vllm_config.parallel_config.use_sequence_parallel_moe,
-        )
+        tp = get_tp_group()
+        return RankLayout(tp.rank_in_group, tp.world_size)
 
     # attributes of the device's worker that the mixin reads
     vllm_config: Any

@@ -14,11 +14,16 @@ from vllm_ascend_ext.runner.step import RankLayout, StepFacts
 
 @dataclass(frozen=True, slots=True)
 class RoutedModel:
-    """A loaded model's mixture-of-experts layers: their names in forward order and their logical experts."""
+    """A loaded model's mixture-of-experts layers.
+
+    layer_names: in forward order; num_experts: logical experts a layer; top_k: the largest of any layer.
+    sequence_parallel: the model splits the rows among the TP ranks before the experts.
+    """
 
     layer_names: tuple[str, ...]
     num_experts: int
     top_k: int
+    sequence_parallel: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class NamedLoad:
     load: ExpertLoad
 
 
-# drain the device's int32 counters this many tokens before top-k routing could wrap one
+# routed slots (tokens times top-k) after which the device's int32 counters are drained: half of what they hold
 _DRAIN_SLOTS = 2**30
 
 
@@ -51,8 +56,9 @@ class LoadOfModel:
     def recorder(self) -> ExpertLoadRecorder:
         return self._recorder
 
-    def begin(self, num_tokens: int) -> None:
-        """A pass with `num_tokens` real rows on this rank is about to run."""
+    def begin(self, facts: StepFacts, layout: RankLayout) -> None:
+        """A pass is about to run."""
+        num_tokens = facts.num_routed_tokens(layout, sequence_parallel=self.model.sequence_parallel)
         if (self._num_undrained_tokens + num_tokens) * self.model.top_k > _DRAIN_SLOTS:
             self._drained = self.read().load
             self._recorder.reset()
@@ -89,21 +95,21 @@ class StepFeatures:
         self.target_load: LoadOfModel | None = None
         self.draft_load: LoadOfModel | None = None
 
-    def record_load_of(self, target: RoutedModel, draft: RoutedModel | None) -> None:
+    def record_load_of(self, target: RoutedModel | None, draft: RoutedModel | None) -> None:
         """Create the recorders once the models are loaded; does nothing when `eplb_load` is off."""
         if self.config.eplb_load.enabled:
-            self.target_load = LoadOfModel(target, self.device)
+            self.target_load = LoadOfModel(target, self.device) if target is not None else None
             self.draft_load = LoadOfModel(draft, self.device) if draft is not None else None
 
     def begin_forward(self, facts: StepFacts) -> None:
         """The target model is about to run this step."""
         if self.target_load is not None:
-            self.target_load.begin(facts.num_routed_tokens(self.layout))
+            self.target_load.begin(facts, self.layout)
 
     def begin_draft(self, facts: StepFacts) -> None:
         """The draft model is about to run one of its passes."""
         if self.draft_load is not None:
-            self.draft_load.begin(facts.num_routed_tokens(self.layout))
+            self.draft_load.begin(facts, self.layout)
 
     def read_load(self) -> list[NamedLoad]:
         """What this rank has counted since the last `reset_load`, target model first; waits for the device."""

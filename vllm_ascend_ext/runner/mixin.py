@@ -12,7 +12,7 @@ from vllm_ascend_ext.runner.step import StepFacts
 class ExtModelRunner:
     """Mixin in front of a device's model runner. Order of a step: read step facts → forward → sample.
 
-    It overrides four methods of vLLM's V1 runner, each by calling on to the device's own. With no feature
+    It overrides three methods of vLLM's V1 runner, each by calling on to the device's own. With no feature
     attached every override is one attribute test.
     """
 
@@ -56,7 +56,10 @@ class ExtModelRunner:
 
 
 def _num_rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Rows the model is called with: those of the input ids or embeddings, wherever the device passes them."""
+    """Rows the model is called with: told by vllm-ascend's runner in the first argument, else those of the input
+    ids or embeddings."""
+    if args and isinstance(args[0], int):
+        return args[0]
     for value in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args):
         if hasattr(value, "shape") and len(value.shape) > 0:
             return int(value.shape[0])

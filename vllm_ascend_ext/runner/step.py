@@ -8,20 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RankLayout:
-    """Where this rank stands. `sequence_parallel_moe`: the TP ranks of a replica split the rows before the
-    experts (vLLM does so with TP, DP and EP together) instead of all routing the same rows."""
+    """Where this rank stands among the tensor-parallel ranks of its replica."""
 
     tp_rank: int
     tp_size: int
-    dp_rank: int
-    dp_size: int
-    sequence_parallel_moe: bool
 
     def __post_init__(self) -> None:
-        if not (0 <= self.tp_rank < self.tp_size and 0 <= self.dp_rank < self.dp_size):
-            raise ValueError(
-                f"rank outside its group: tp {self.tp_rank}/{self.tp_size}, dp {self.dp_rank}/{self.dp_size}"
-            )
+        if not 0 <= self.tp_rank < self.tp_size:
+            raise ValueError(f"rank outside its group: tp {self.tp_rank}/{self.tp_size}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +36,14 @@ class StepFacts:
                 f"step {self.step}: {self.num_tokens} tokens do not fit into {self.num_tokens_padded} padded rows"
             )
 
-    def num_routed_tokens(self, layout: RankLayout) -> int:
+    def num_routed_tokens(self, layout: RankLayout, *, sequence_parallel: bool) -> int:
         """Rows this rank has to count, so that the sum over the TP ranks is `num_tokens` exactly.
 
-        With sequence-parallel experts, the real rows among this rank's ceil(padded / tp) rows; otherwise all
-        TP ranks route the same rows and TP rank 0 counts them.
+        sequence_parallel: the model splits the rows among the TP ranks before the experts; this rank then has
+        the real rows among its ceil(padded / tp) rows. Otherwise all TP ranks route the same rows and TP rank 0
+        counts them.
         """
-        if not layout.sequence_parallel_moe:
+        if not sequence_parallel:
             return self.num_tokens if layout.tp_rank == 0 else 0
         chunk = -(-self.num_tokens_padded // layout.tp_size)
         return min(max(self.num_tokens - layout.tp_rank * chunk, 0), chunk)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`TorchCpuCommunicator`: every collective of vLLM's CPU groups through our counted, deadline-bound `Collectives`.
+"""`TorchCpuCommunicator`: what layers exchange, through our counted, deadline-bound `Collectives`.
 
 Upstream's CPU communicator has no variable all-gather and reduce-scatter (data parallelism for MoE fails), and
-its shared-memory path needs the compiled extension and leaks segments.
+its shared-memory path needs the compiled extension and leaks segments. What vLLM sends over a process group
+without its communicator (step metadata among DP ranks, weights that EPLB moves) is neither counted nor timed
+here; it has the group's own timeout.
 """
 
 from __future__ import annotations
@@ -67,8 +69,8 @@ class TorchCpuCommunicator(DeviceCommunicatorBase):
         return self.collectives.reduce_scatter_rows(input_.contiguous(), sizes)
 
     def gather(self, input_: torch.Tensor, dst: int = 0, dim: int = -1) -> torch.Tensor | None:
-        gathered = self.all_gather(input_, dim)
-        return gathered if self.rank_in_group == dst else None
+        gathered = self.collectives.gather_rows(input_.movedim(dim, 0).contiguous(), None, dst)
+        return None if gathered is None else gathered.movedim(0, dim).contiguous()
 
     def dispatch_router_logits(self, *args: Any, **kwargs: Any) -> Any:
         assert self.all2all_manager is not None

@@ -6,11 +6,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import torch
 import vllm.envs as vllm_envs
 from vllm.platforms.cpu import CpuPlatform
 
 from vllm_ascend_ext import envs
+from vllm_ascend_ext.integration.cpu_platform.limits import refuse_unsupported
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
 if TYPE_CHECKING:
@@ -45,10 +45,6 @@ class TorchCpuPlatform(CpuPlatform):
         cls, selected_backend: Any, attn_selector_config: Any, num_heads: int | None = None
     ) -> str:
         """MLA runs on our torch backend; everything else on vLLM's CPU_ATTN over our torch operators."""
-        if attn_selector_config.use_sparse:
-            raise UnsupportedCombinationError(
-                "sparse attention (DeepSeek-V3.2 indexer) has no CPU implementation; use a model with dense MLA"
-            )
         if attn_selector_config.use_mla:
             return f"{_ROOM}.mla.TorchMLABackend"
         return str(super().get_attn_backend_cls(selected_backend, attn_selector_config, num_heads))
@@ -70,6 +66,7 @@ class TorchCpuPlatform(CpuPlatform):
         )
         if parallel_config.worker_cls == "auto":
             parallel_config.worker_cls = f"{_ROOM}.worker.TorchCPUWorker"
+        refuse_unsupported(vllm_config)
         super().check_and_update_config(vllm_config)
         (
             scheduler_config.async_scheduling,
@@ -80,7 +77,6 @@ class TorchCpuPlatform(CpuPlatform):
         _use_native_layers(vllm_config.compilation_config)
         _use_synchronous_eplb(parallel_config)
         _leave_threads_unbound()
-        _refuse_unsupported(vllm_config)
 
 
 def _use_native_layers(compilation_config: Any) -> None:
@@ -91,6 +87,8 @@ def _use_native_layers(compilation_config: Any) -> None:
     """
     from vllm.config import CompilationMode
 
+    if compilation_config.mode not in (None, CompilationMode.NONE) or "all" in compilation_config.custom_ops:
+        logger.info("the CPU platform runs layers natively and uncompiled: compilation mode NONE, custom_ops none")
     compilation_config.mode = CompilationMode.NONE
     ops = compilation_config.custom_ops
     ops[:] = [op for op in ops if op not in ("all", "none")] + ["none"]
@@ -120,35 +118,3 @@ def _leave_threads_unbound() -> None:
     """
     if not vllm_envs.is_set("VLLM_CPU_OMP_THREADS_BIND"):
         envs.export({"VLLM_CPU_OMP_THREADS_BIND": "nobind"})
-
-
-def _refuse_unsupported(vllm_config: VllmConfig) -> None:
-    """Name at start-up what this platform has no implementation for; raises UnsupportedCombinationError."""
-    parallel_config = vllm_config.parallel_config
-    model_config = vllm_config.model_config
-    if parallel_config.pipeline_parallel_size > 1:
-        raise UnsupportedCombinationError(
-            "pipeline parallelism is not implemented on the CPU platform; set pipeline_parallel_size=1"
-        )
-    if parallel_config.decode_context_parallel_size > 1 or parallel_config.prefill_context_parallel_size > 1:
-        raise UnsupportedCombinationError(
-            "context parallelism is not implemented on the CPU platform; set it to 1"
-        )
-    if vllm_config.cache_config.cache_dtype not in ("auto", "bfloat16", "float16"):
-        raise UnsupportedCombinationError(
-            f"kv_cache_dtype={vllm_config.cache_config.cache_dtype!r} is not implemented on the CPU platform; "
-            "use 'auto'"
-        )
-    if vllm_config.use_v2_model_runner:
-        raise UnsupportedCombinationError(
-            "the CPU platform runs vLLM's V1 model runner; unset VLLM_USE_V2_MODEL_RUNNER"
-        )
-    if model_config is None:
-        return
-    if model_config.quantization:
-        raise UnsupportedCombinationError(
-            f"quantization {model_config.quantization!r} is not implemented on the CPU platform; use bfloat16 or "
-            "float32 weights"
-        )
-    if model_config.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise UnsupportedCombinationError(f"dtype {model_config.dtype} is not implemented on the CPU platform")

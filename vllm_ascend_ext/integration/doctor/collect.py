@@ -84,11 +84,11 @@ def _platform(problems: list[Problem]) -> dict[str, str | None]:
 
         facts["platform_class"] = _class_name(type(current_platform))
         facts["device_type"] = device_type = str(current_platform.device_type)
-        if device_type not in activation.WORKERS:
-            known = ", ".join(activation.WORKERS)
+        if device_type not in activation.DEVICES:
+            known = ", ".join(activation.DEVICES)
             problems.append(Problem(f"vLLM has chosen no device we run on ({device_type!r})", f"use {known}"))
             return facts
-        facts["worker_class"] = path = activation.WORKERS[device_type]
+        facts["worker_class"] = path = activation.DEVICES[device_type].worker
         module, _, name = path.rpartition(".")
         worker = getattr(importlib.import_module(module), name)
         facts["runner_class"] = _class_name(worker.model_runner_class)
@@ -164,7 +164,7 @@ def _feature_parts() -> list[dict[str, Any]]:
 
 def _devices() -> list[dict[str, Any]]:
     rows = []
-    for device_type in sorted(activation.WORKERS):
+    for device_type in sorted(activation.DEVICES):
         row: dict[str, Any] = {"device": device_type, "found": False, "capabilities": None}
         try:
             from vllm_ascend_ext.device import create_device
@@ -185,7 +185,7 @@ def _operators() -> list[dict[str, str]]:
         return []
     return [
         {"op": row.op, "device": row.device_type, "kind": row.kind}
-        for row in ops.coverage(sorted(activation.WORKERS))
+        for row in ops.coverage(sorted(activation.DEVICES))
     ]
 
 
@@ -218,9 +218,10 @@ def _patches(facts: dict[str, str | None], problems: list[Problem]) -> list[dict
     if not (facts["platform_class"] or "").startswith("vllm_ascend_ext."):
         return []
     try:
+        from vllm_ascend_ext.integration import faults
         from vllm_ascend_ext.integration.cpu_platform.patches import patches
 
-        patch_rows = patches()
+        patch_rows = [*patches(), *faults.patches()]
     except Exception as error:
         problems.append(Problem(f"our vLLM replacements cannot be read ({_first_line(error)})", "set up again"))
         return []
