@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the plug-in costs: the same engine without it, with it and everything off, and with every feature on.
+"""What our runner costs: the same engine without an `ascend_ext` section, with everything off, and with every
+feature on. (On the CPU the platform is ours in all three; on other devices the first is vLLM as it comes.)
 
 Runs the variants in turn (A B C, C B A, ...) so that whatever else the machine does falls on all of them, and
 prints ratios of throughput with their spread. Each round is a fresh engine; a round's warm-up generation is not

@@ -1,5 +1,5 @@
 # Sourced by the other scripts: the checkout's virtual environment, and every cache inside the checkout.
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." && pwd)"
 export PATH="$root/.venv/bin:$PATH"
 export XDG_CACHE_HOME="$root/.cache" XDG_CONFIG_HOME="$root/.cache/config"
 export VLLM_CACHE_ROOT="$root/.cache/vllm" VLLM_CONFIG_ROOT="$root/.cache/config/vllm"

@@ -194,6 +194,8 @@ def test_survivors_name_the_rank_that_left_within_the_deadline(num_ranks, dies):
             f"all_reduce_ of group 'test' failed on world rank {rank} of {list(range(num_ranks))}, "
         )
         assert f"world ranks [{num_ranks - 1}] are silent" in message
-        assert ("not finished within 4 s" in message) == (not dies)
+        # the first survivor to reach the deadline reports it; another may learn from that report
+        assert dies or "not finished within 4 s" in message or "it failed on world ranks" in message
         assert elapsed_s < (timeout_s if dies else 1.5 * timeout_s + 3)  # 3 s for a busy machine
+    assert any("not finished within 4 s" in message for message, _, _ in outcomes[:-1]) == (not dies)
     assert outcomes[-1] is None

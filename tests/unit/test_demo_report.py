@@ -24,7 +24,8 @@ def four_ranks():
             "load_LE": [[4 - index, index]],
         }
         return RankResult(
-            completions=(Completion(replica, (1, 2, 3), "text"),) if index % 2 == 0 else (),
+            tp_rank=index % 2,
+            completions=(Completion(replica, (1, 2, 3), "text"),),
             start_seconds=1.0 + index,
             generate_seconds=2.0,
             metrics={

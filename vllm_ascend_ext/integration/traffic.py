@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm_ascend_ext.collectives import Collectives
 
-_DEFAULT_DEADLINE_S = 300.0
+_DEFAULT_DEADLINE_S = 300.0  # without a configuration, as in tests
 _groups: dict[str, Collectives] = {}
 
 

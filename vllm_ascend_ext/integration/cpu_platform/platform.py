@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# what torch.distributed waits for a silent rank, instead of its half hour
+_GROUP_TIMEOUT_S = 300
+
 _ROOM = "vllm_ascend_ext.integration.cpu_platform"
 
 
@@ -77,6 +80,8 @@ class TorchCpuPlatform(CpuPlatform):
         _use_native_layers(vllm_config.compilation_config)
         _use_synchronous_eplb(parallel_config)
         _leave_threads_unbound()
+        if parallel_config.cpu_distributed_timeout_seconds is None:
+            parallel_config.cpu_distributed_timeout_seconds = _GROUP_TIMEOUT_S
 
 
 def _use_native_layers(compilation_config: Any) -> None:

@@ -122,7 +122,8 @@ def _plugin_parts(entry_points: list[dict[str, str]], facts: dict[str, str | Non
     chosen = facts["platform_class"]
     if candidate is None:
         why = (
-            "an NPU or GPU platform is installed (vllm-ascend, torch_npu or a torch that sees a GPU), or no torch"
+            "another platform is installed (vllm-ascend, torch_npu, a torch that sees a GPU, a vLLM built for the "
+            "CPU), or no torch"
         )
     elif chosen is None:
         why = "vLLM cannot be imported"
