@@ -20,7 +20,7 @@ from tiny_model.tokenizer import BOS_ID, EOS_ID, save_tokenizer, train_tokenizer
 from tiny_model.training import Trainer, TrainingRecipe
 from transformers import AutoTokenizer
 
-NUM_STEPS = 2400
+NUM_STEPS = 1500
 MAX_ASSET_BYTES = 12_000_000
 DEFAULT_OUT = Path(__file__).resolve().parent.parent / "tests" / "assets" / "tiny-deepseek"
 DEFAULT_STATE = Path(tempfile.gettempdir()) / "tiny-deepseek" / "state.pt"

@@ -89,9 +89,7 @@ def check_export(model: TinyDeepseek, out_dir: Path, validation_text: str) -> No
     for text in (validation_text, "\n\t x  =  1\r\n\u00e9\u6f22\t\t\n", *COMPLETION_PROMPTS):
         if tokenizer.decode(tokenizer.encode(text)) != text:
             raise ValueError(f"tokenizer does not round-trip {text[:40]!r}")
-    loaded, info = AutoModelForCausalLM.from_pretrained(
-        out_dir, dtype=torch.float32, output_loading_info=True
-    )
+    loaded, info = AutoModelForCausalLM.from_pretrained(out_dir, dtype=torch.float32, output_loading_info=True)
     mtp_prefix = f"model.layers.{model.main.config.num_hidden_layers}."
     foreign = [name for name in info["unexpected_keys"] if not name.startswith(mtp_prefix)]
     if info["missing_keys"] or info["mismatched_keys"] or foreign:

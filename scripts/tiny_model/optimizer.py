@@ -13,7 +13,8 @@ MUON_WEIGHT_DECAY = 0.01
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic coefficients of the Muon reference
 NEWTON_SCHULZ_STEPS = 5
 NUM_WARMUP = 30
-DECAY_SHARE = 0.5
+NUM_STABLE = 350
+COOLDOWN_SHARE = 0.3
 ADAM_MATRICES = ("embed_tokens", "lm_head", "mlp.gate.weight")
 ADAM_LR = {"embed_tokens": 1e-2, "lm_head": 4e-3, "": 4e-3}
 
@@ -87,9 +88,9 @@ def build_optimizers(model: TinyDeepseek) -> list[torch.optim.Optimizer]:
 
 
 def schedule(step: int, num_steps: int) -> float:
-    """Factor on every learning rate: warm-up, stable, then linear decay to almost zero (WSD)."""
-    decay_steps = max(1, round(num_steps * DECAY_SHARE))
-    return min(1.0, (step + 1) / NUM_WARMUP, max(0.02, (num_steps - step) / decay_steps))
+    """Factor on every learning rate: warm-up, constant, then 1 / step and a linear cooldown at the end."""
+    cooldown = (num_steps - step) / max(1, round(num_steps * COOLDOWN_SHARE))
+    return min(1.0, (step + 1) / NUM_WARMUP, NUM_STABLE / max(step, 1)) * min(1.0, max(0.02, cooldown))
 
 
 def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:

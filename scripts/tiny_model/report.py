@@ -11,7 +11,7 @@ from tiny_model.corpus import VALIDATION_FILES, Corpus
 from tiny_model.evaluation import NUM_COMPLETION_TOKENS, Evaluation
 from tiny_model.export import checkpoint_tensors
 from tiny_model.model import TinyDeepseek
-from tiny_model.optimizer import ADAM_LR, DECAY_SHARE, MUON_LR, NUM_WARMUP
+from tiny_model.optimizer import ADAM_LR, COOLDOWN_SHARE, MUON_LR, NUM_STABLE, NUM_WARMUP
 from tiny_model.training import CURVE_COLUMNS, Trainer
 
 matplotlib.use("Agg")
@@ -29,15 +29,17 @@ demonstrate serving: real routing, real expert load, real draft acceptance, in {
 python scripts/train_tiny_model.py
 ```
 
-The defaults are the recipe of this folder: one thread, {steps} steps, {hours:.1f} hours on one CPU core.
-A run saves its state beside the system's temporary files and continues with `--resume`;
-`--evaluate` exports and measures a saved state again. Same corpus, library versions and CPU kernels give
-the same weights; across processors, float rounding may differ.
+The defaults are the recipe of this folder: one thread, {steps} steps, {minutes:.0f} minutes on one shared CPU
+core. A run saves its state among the system's temporary files every {interval} steps and continues with
+`--resume`; `--evaluate` exports and measures a saved state again.
+Seeds, data order and step count are fixed, so that a run repeats itself on the same machine with the same
+library versions. Other processors round differently and end with other weights of like quality.
 
 | | |
 |---|---|
 | Python / torch / transformers / tokenizers | {versions} |
 | seed | {seed} |
+| resumed at steps | {resumed_at} |
 | corpus | `*.py` of the standard library, {num_files} files, {num_bytes:,} bytes |
 | corpus digest (SHA-256 of paths and contents) | `{digest}` |
 | left out | site-packages, idlelib, lib2to3, tests, encodings, pydoc_data, files above 180 kB |
@@ -55,10 +57,13 @@ the same weights; across processors, float rounding may differ.
 - float32, {batch} windows of {length} tokens a step, {tokens_seen:,} tokens in all. The loss is main
   + {weight} MTP; the MTP gradient reaches the whole model; gradient norm clipped at {clip}.
 - Muon (learning rate {muon_lr}) for weight matrices, per attention head and per expert; AdamW
-  ({adam_lr}) for embedding, output head, routers and norms; {warmup} warm-up steps, then
-  constant, then linear decay over the last {decay:.0%} of the run.
-- Routing bias (`e_score_correction_bias`): after each step, {rate} against the sign of each expert's excess
-  load. No auxiliary loss, so the load stays uneven.
+  ({adam_lr}) for embedding, output head, routers and norms.
+- Learning rates: {warmup} warm-up steps, constant to step {stable}, then falling as 1 / step, with a linear
+  cooldown to zero over the last {cooldown:.0%} of the run.
+- Routing bias (`e_score_correction_bias`): after each of the first {balance_steps} steps, {rate} against the sign
+  of each expert's excess load, then frozen as in DeepSeek-V3. No auxiliary loss, so the load stays uneven.
+- Head 0 of layer 0 starts out attending to the previous token, so that copying from earlier text is learnt
+  early (see `initialize_weights`).
 
 ## Results
 
@@ -69,7 +74,6 @@ the same weights; across processors, float rounding may differ.
 | draft accepted along the model's own greedy continuation | {greedy:.1%} |
 | draft equals the model's choice along held-out text | {text:.1%} |
 | largest / mean expert load on held-out text | {imbalance} |
-| training time | {minutes:.0f} minutes, one thread |
 
 All numbers are of the exported bfloat16 weights, computed in float32. The export is checked by the script:
 transformers loads it without missing keys, only the MTP layer's are unexpected, and continues the prompts
@@ -107,9 +111,10 @@ def _run_facts(trainer: Trainer, corpus: Corpus, num_tokens: int, asset_bytes: i
         "versions": " / ".join([platform.python_version(), *(version(name) for name in names)]),
         "megabytes": asset_bytes / 1e6,
         "steps": recipe.num_steps,
-        "hours": trainer.seconds / 3600,
+        "interval": recipe.eval_interval,
         "minutes": trainer.seconds / 60,
         "seed": recipe.seed,
+        "resumed_at": ", ".join(map(str, trainer.resumed_at)) or "never",
         "num_files": len(corpus.train) + len(corpus.validation),
         "num_bytes": corpus.num_bytes,
         "digest": corpus.digest,
@@ -123,10 +128,12 @@ def _run_facts(trainer: Trainer, corpus: Corpus, num_tokens: int, asset_bytes: i
         "weight": recipe.mtp_weight,
         "clip": recipe.grad_clip,
         "rate": recipe.balance_rate,
+        "balance_steps": recipe.num_balance_steps,
         "muon_lr": MUON_LR,
         "adam_lr": ", ".join(f"{rate} {name or 'otherwise'}" for name, rate in ADAM_LR.items()),
         "warmup": NUM_WARMUP,
-        "decay": DECAY_SHARE,
+        "stable": NUM_STABLE,
+        "cooldown": COOLDOWN_SHARE,
     }
 
 
@@ -148,9 +155,7 @@ def write_report(
     """Write ``TRAINING.md``, ``loss_curve.csv`` and ``loss_curve.png`` beside the checkpoint."""
     trainer.write_curve(out_dir / "loss_curve.csv")
     plot_curve(trainer.curve, out_dir / "loss_curve.png")
-    completions = "\n\n".join(
-        f"```python\n{prompt}{text}\n```" for prompt, text in result.completions.items()
-    )
+    completions = "\n\n".join(f"```python\n{prompt}{text}\n```" for prompt, text in result.completions.items())
     asset_bytes = sum(path.stat().st_size for path in out_dir.iterdir() if path.name != "TRAINING.md")
     report = TEMPLATE.format(
         **_run_facts(trainer, corpus, len(train_N), asset_bytes),

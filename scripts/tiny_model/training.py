@@ -23,7 +23,8 @@ class TrainingRecipe:
     sequence_length: int = 256
     seed: int = 0
     mtp_weight: float = 0.3
-    balance_rate: float = 5e-4
+    balance_rate: float = 1e-3
+    num_balance_steps: int = 700
     grad_clip: float = 1.0
     eval_interval: int = 50
     num_eval_windows: int = 16
@@ -62,6 +63,7 @@ class Trainer:
         self.load_counter = ExpertLoadCounter(model)
         self.step = 0
         self.seconds = 0.0
+        self.resumed_at: list[int] = []
         self.curve: list[list[float]] = []
 
     def save_state(self) -> None:
@@ -72,6 +74,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "curve": self.curve,
+            "resumed_at": self.resumed_at,
             "recipe": self.recipe,
         }
         self.state_path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +91,7 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
+        self.resumed_at = state["resumed_at"]
 
     def _train_step(self, window_BL: torch.Tensor) -> tuple[float, float]:
         set_learning_rate(self.optimizers, schedule(self.step, self.recipe.num_steps))
@@ -98,12 +102,15 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        self.load_counter.update_bias(self.recipe.balance_rate)
+        if self.step < self.recipe.num_balance_steps:
+            self.load_counter.update_bias(self.recipe.balance_rate)
         return main_loss.item(), mtp_loss.item()
 
     def run(self, train_N: torch.Tensor, validation_N: torch.Tensor) -> None:
         """Train on the stream ``train_N``; log and save every ``eval_interval`` steps."""
         recipe = self.recipe
+        if self.step:
+            self.resumed_at.append(self.step)
         sampler = WindowSampler(train_N, recipe.window, recipe.batch_size, recipe.seed)
         windows = validation_windows(validation_N, recipe, recipe.num_eval_windows)
         recent: list[tuple[float, float]] = []
