@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,3 +98,15 @@ def test_no_process_is_left_behind() -> None:
 def test_empty_layouts_are_refused(tp: int, dp: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Layout(tp, dp)
+
+
+def test_no_file_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """vLLM binds sockets in VLLM_RPC_BASE_PATH and ranks exit without closing them."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def job(rank: Rank) -> bool:
+        (Path(os.environ["VLLM_RPC_BASE_PATH"]) / str(rank.rank)).touch()
+        return True
+
+    assert run_ranks(job, Layout(tp=2), deadline_s=60) == [True, True]
+    assert list(tmp_path.iterdir()) == []

@@ -218,6 +218,7 @@ def _rank_main(
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_RPC_BASE_PATH": str(log.parent),  # its sockets go with the folder; ranks exit without clean-up
             **environment,
         }
     )
