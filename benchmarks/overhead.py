@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our runner costs: the same engine without an `ascend_ext` section, with everything off, and with every
-feature on. (On the CPU the platform is ours in all three; on other devices the first is vLLM as it comes.)
+"""What our model runner costs: the device's own runner, ours with everything off, ours with every feature on.
 
-Runs the variants in turn (A B C, C B A, ...) so that whatever else the machine does falls on all of them, and
-prints ratios of throughput with their spread. Each round is a fresh engine; a round's warm-up generation is not
-measured. Two clocks: wall time, and the process's CPU time, which other processes disturb less.
+Two engines that are alike in every respect differ by several per cent in speed (where their memory lies), far
+more than what is measured here. So all variants run in one engine: between generations the runner's class and
+hooks are exchanged, in the order A B C, C B A, ..., and each generation is compared with the baseline's
+generation of its own turn. Generations are short and many, because a shared machine's speed drifts within
+seconds. The first turn is not counted. Several engines are measured one after the other.
 
     python benchmarks/overhead.py --model tests/assets/tiny-deepseek
 """
@@ -27,42 +28,60 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are forked
 from vllm_ascend_ext.integration.engine import EngineCase  # noqa: E402
 from vllm_ascend_ext.integration.ranks import Rank, preload, run_ranks  # noqa: E402
 
-BASELINE = "without ascend_ext"
-VARIANTS: dict[str, dict[str, Any] | None] = {
-    BASELINE: None,
-    "everything off": {},
-    "eplb_load on": {"eplb_load": {"enabled": True}},
-}
+BASELINE, OFF, ON = "the device's own runner", "everything off", "eplb_load on"
+VARIANTS = (BASELINE, OFF, ON)
 
 
 @dataclass(frozen=True)
-class Round:
-    wall_tokens_per_s: float
-    cpu_tokens_per_s: float
+class Turn:
+    """Seconds of one generation by each variant, by the wall clock and by this process's CPU time."""
+
+    wall: dict[str, float]
+    cpu: dict[str, float]
 
 
-def run_round(case: EngineCase, num_prompts: int, max_tokens: int, repeats: int) -> Round:
-    """One engine, `repeats` measured generations; the fastest counts."""
+class Switch:
+    """Turns the runner of a live engine into each variant and back."""
 
-    def job(rank: Rank) -> Round:
+    def __init__(self, runner: Any) -> None:
+        from vllm_ascend_ext.integration.cpu_platform.model_runner import TorchCPUModelRunner
+        from vllm_ascend_ext.integration.expert_load import moe_layers
+
+        self.runner, self.features = runner, runner.step_features
+        self.classes = {BASELINE: TorchCPUModelRunner, OFF: type(runner), ON: type(runner)}
+        self.routers = [layer.router for layer in moe_layers(runner).values()]
+        self.captures = [router.capture_fn for router in self.routers]
+
+    def to(self, variant: str) -> None:
+        self.runner.__class__ = self.classes[variant]
+        self.runner.step_features = self.features if variant == ON else None
+        for router, capture in zip(self.routers, self.captures, strict=True):
+            router.set_capture_fn(capture if variant == ON else None)
+
+
+def run_engine(case: EngineCase, num_prompts: int, max_tokens: int, num_turns: int) -> list[Turn]:
+    """One engine, `num_turns` counted turns."""
+
+    def job(rank: Rank) -> list[Turn]:
         from vllm import LLM, SamplingParams
 
         llm = LLM(**case.llm_arguments())
+        switch = Switch(llm.llm_engine.model_executor.driver_worker.worker.model_runner)
         prompts = [{"prompt_token_ids": [5 + i % 200, 17, 42, 99]} for i in range(num_prompts)]
         params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-        llm.generate(prompts, params, use_tqdm=False)
-        best = Round(0.0, 0.0)
-        for _ in range(repeats):
-            wall, cpu = time.perf_counter(), time.process_time()
-            llm.generate(prompts, params, use_tqdm=False)
-            num_tokens = num_prompts * max_tokens
-            best = Round(
-                max(best.wall_tokens_per_s, num_tokens / (time.perf_counter() - wall)),
-                max(best.cpu_tokens_per_s, num_tokens / (time.process_time() - cpu)),
-            )
-        return best
+        turns = []
+        for index in range(num_turns + 1):
+            turn = Turn({}, {})
+            for variant in VARIANTS if index % 2 else reversed(VARIANTS):
+                switch.to(variant)
+                wall, cpu = time.perf_counter(), time.process_time()
+                llm.generate(prompts, params, use_tqdm=False)
+                turn.wall[variant] = time.perf_counter() - wall
+                turn.cpu[variant] = time.process_time() - cpu
+            turns.append(turn)
+        return turns[1:]
 
-    return run_ranks(job, case.layout, deadline_s=600)[0]
+    return run_ranks(job, case.layout, deadline_s=900)[0]
 
 
 def spread(values: list[float]) -> str:
@@ -86,30 +105,29 @@ def print_machine() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tests/assets/tiny-deepseek")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5, help="generations measured in a round")
-    parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--engines", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=150, help="turns measured in each engine")
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--max-tokens", type=int, default=12)
     parser.add_argument("--k", type=int, default=0, help="draft tokens a step")
     arguments = parser.parse_args()
     preload()
     print_machine()
-    results: dict[str, list[Round]] = {name: [] for name in VARIANTS}
-    for index in range(arguments.rounds):
-        order = list(VARIANTS) if index % 2 == 0 else list(reversed(VARIANTS))
-        for name in order:
-            case = EngineCase(
-                arguments.model, num_speculative_tokens=arguments.k, ascend_ext=VARIANTS[name]
-            )
-            results[name].append(
-                run_round(case, arguments.prompts, arguments.max_tokens, arguments.repeats)
-            )
-    baseline = results[BASELINE]
-    for name, rounds in results.items():
-        print(f"\n{name}: {statistics.median(r.wall_tokens_per_s for r in rounds):.1f} tokens/s (median)")
-        for clock in ("wall_tokens_per_s", "cpu_tokens_per_s"):
-            ratios = [getattr(a, clock) / getattr(b, clock) for a, b in zip(rounds, baseline, strict=True)]
-            print(f"  ratio to '{BASELINE}' by {clock.split('_')[0]} time: {spread(ratios)}")
+    case = EngineCase(
+        arguments.model, num_speculative_tokens=arguments.k, ascend_ext={"eplb_load": {"enabled": True}}
+    )
+    turns = [
+        turn
+        for _ in range(arguments.engines)
+        for turn in run_engine(case, arguments.prompts, arguments.max_tokens, arguments.turns)
+    ]
+    num_tokens = arguments.prompts * arguments.max_tokens
+    print(f"{len(turns)} turns; median [middle half]; throughput ratios, above 1 is faster than the baseline")
+    for variant in VARIANTS:
+        speed = num_tokens / statistics.median(turn.wall[variant] for turn in turns)
+        wall = spread([turn.wall[BASELINE] / turn.wall[variant] for turn in turns])
+        cpu = spread([turn.cpu[BASELINE] / turn.cpu[variant] for turn in turns])
+        print(f"  {variant:24} {speed:7.1f} tokens/s   ratio by wall time {wall}   by CPU time {cpu}")
 
 
 if __name__ == "__main__":

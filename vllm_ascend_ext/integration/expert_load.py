@@ -23,7 +23,7 @@ def bind(runner: Any) -> None:
     Raises UnsupportedCombinationError when there is nothing to count or a layer's routing cannot be seen.
     """
     draft_modules = _draft_modules(runner)
-    layers = _moe_layers(runner)
+    layers = moe_layers(runner)
     target = {name: layer for name, layer in layers.items() if layer not in draft_modules}
     draft = {name: layer for name, layer in layers.items() if layer in draft_modules}
     if not target and runner.parallel_config.pipeline_parallel_size == 1:
@@ -54,7 +54,7 @@ def _draft_modules(runner: Any) -> set[torch.nn.Module]:
     return set(model.modules()) if isinstance(model, torch.nn.Module) else set()
 
 
-def _moe_layers(runner: Any) -> dict[str, Any]:
+def moe_layers(runner: Any) -> dict[str, Any]:
     """Layer name → mixture-of-experts layer, in forward order, of the target and the draft model."""
     from vllm.model_executor.layers.fused_moe.layer import FusedMoE
 
