@@ -4,4 +4,4 @@ set -euo pipefail
 "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$root"
-exec python -m pytest "$@"
+exec python -m pytest --basetemp=.cache/pytest "$@"
