@@ -48,27 +48,23 @@ class LoadOfModel:
 
     def __init__(self, model: RoutedModel, device: torch.device) -> None:
         self.model = model
-        self._recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device)
-        self._drained = self._recorder.read()
+        self.recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device)
+        self._drained = self.recorder.read()
         self._num_undrained_tokens = 0
-
-    @property
-    def recorder(self) -> ExpertLoadRecorder:
-        return self._recorder
 
     def begin(self, facts: StepFacts, layout: RankLayout) -> None:
         """A pass is about to run."""
         num_tokens = facts.num_routed_tokens(layout, sequence_parallel=self.model.sequence_parallel)
         if (self._num_undrained_tokens + num_tokens) * self.model.top_k > _DRAIN_SLOTS:
             self._drained = self.read().load
-            self._recorder.reset()
+            self.recorder.reset()
             self._num_undrained_tokens = 0
         self._num_undrained_tokens += num_tokens
-        self._recorder.begin_step(num_tokens)
+        self.recorder.begin_step(num_tokens)
 
     def read(self) -> NamedLoad:
         """Everything since the last `reset`."""
-        now, before = self._recorder.read(), self._drained
+        now, before = self.recorder.read(), self._drained
         load = ExpertLoad(
             load_LE=before.load_LE + now.load_LE,
             num_tokens=before.num_tokens + now.num_tokens,
@@ -77,8 +73,8 @@ class LoadOfModel:
         return NamedLoad(self.model.layer_names, self.model.top_k, load)
 
     def reset(self) -> None:
-        self._recorder.reset()
-        self._drained = self._recorder.read()
+        self.recorder.reset()
+        self._drained = self.recorder.read()
         self._num_undrained_tokens = 0
 
 

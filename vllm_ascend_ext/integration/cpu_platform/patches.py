@@ -38,7 +38,7 @@ def configuration_patches() -> list[Patch]:
         Patch(
             target="vllm.config.parallel:current_platform",
             replacement=gate if isinstance(gate, _EplbCapable) else _EplbCapable(current_platform),
-            reason="enable_eplb is refused unless the platform says it is CUDA; this module asks nothing else",
+            reason="enable_eplb is refused unless the platform says it is CUDA-alike; all else is passed on",
             upstream=_UPSTREAM + "config/parallel.py",
             remove_when="the check asks for a capability instead of a device",
         )
