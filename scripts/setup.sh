@@ -17,7 +17,7 @@ mkdir -p .cache
 exec 9>.cache/setup.lock
 flock 9   # two scripts started together set up once
 
-stamp="$(cat requirements/*.txt scripts/setup.sh pyproject.toml setup.py | sha256sum | cut -d' ' -f1)"
+stamp="$(cat requirements/cpu.txt requirements/test.txt scripts/setup.sh pyproject.toml setup.py | sha256sum | cut -d' ' -f1)"
 if [ "$(cat .venv/ascend-ext.stamp 2>/dev/null)" = "$stamp" ]; then
   exit 0
 fi

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import statistics
 import sys
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "structure.md"
-PACKAGE = ROOT / "vllm_ascend_ext"
+ROOMS = (ROOT / "vllm_ascend_ext", ROOT / "emulator")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 50
 
 
@@ -29,23 +30,43 @@ class SourceFile:
     summary: str
 
 
-def read(path: Path) -> SourceFile:
+def read_python(path: Path) -> SourceFile:
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     longest = max(functions, key=lambda n: (n.end_lineno or n.lineno) - n.lineno, default=None)
-    summary = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
     return SourceFile(
         path=path.relative_to(ROOT).as_posix(),
         num_lines=source.count("\n"),
         longest_name=longest.name if longest else "",
         longest_lines=((longest.end_lineno or longest.lineno) - longest.lineno + 1) if longest else 0,
-        summary=summary,
+        summary=(ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " "),
     )
 
 
+def read_cpp(path: Path) -> SourceFile:
+    """Functions are not looked at; the first paragraph of comments behind the license says what the file is."""
+    source = path.read_text(encoding="utf-8")
+    comment = []
+    for line in source.splitlines()[1:]:
+        if not (found := re.match(r"// ?(.*\S)", line)):
+            break
+        comment.append(found[1])
+    if not comment and path.with_suffix(".h") in path.parent.iterdir():
+        comment = [f"implements `{path.stem}.h`"]
+    return SourceFile(path.relative_to(ROOT).as_posix(), source.count("\n"), "", 0, " ".join(comment))
+
+
+def room_files(room: Path) -> list[SourceFile]:
+    """Files of one folder come together, Python first."""
+    readers = {".py": read_python, ".cpp": read_cpp, ".h": read_cpp}
+    paths = [path for path in room.rglob("*") if path.suffix in readers]
+    paths.sort(key=lambda path: (path.parent, path.suffix != ".py", path.name))
+    return [readers[path.suffix](path) for path in paths]
+
+
 def page() -> str:
-    files = [read(path) for path in sorted(PACKAGE.rglob("*.py"))]
+    files = [file for room in ROOMS for file in room_files(room)]
     lines = sorted(f.num_lines for f in files)
     lengths = sorted(f.longest_lines for f in files)
     out = [

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds the package to the import rules, names and sizes of its design, by reading it with `ast`.
+"""Holds the package and the emulator to the import rules, names and sizes of their design, by reading them.
 
 Every rule is a function (path in the package, source) -> violations, with seeded bugs that it must find.
 """
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
+import tomllib
+from setuptools import find_packages
 
 PACKAGE = "vllm_ascend_ext"
 ROOT = Path(__file__).parents[1] / PACKAGE
+EMULATOR = ROOT.parent / "emulator"
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 50
 
@@ -38,6 +43,7 @@ OWNERS = {  # module -> the files, or folders, that may import it
     "vllm_ascend": ("integration/",),
     "torch_npu": ("device/npu.py", "ops/ascendc.py"),
     "triton": ("ops/triton/",),
+    "emulator": ("emulator/",),  # outside the package, for it must run where the emulator is not
 }
 
 
@@ -52,9 +58,9 @@ def _dynamic_import(node: ast.AST) -> bool:
     return name in ("import_module", "__import__", "find_spec")
 
 
-def _imports(path: str, source: str) -> Iterator[tuple[int, str]]:
+def _imports(path: str, source: str, package: str = PACKAGE) -> Iterator[tuple[int, str]]:
     """(line, absolute dotted name) of everything imported; ``from a import b`` gives a.b."""
-    here = (PACKAGE, *PurePosixPath(path).parts[:-1])
+    here = (package, *PurePosixPath(path).parts[:-1])
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -192,22 +198,93 @@ def license_line(path: str, source: str) -> Iterator[str]:
         yield f"{path}:1: no SPDX line"
 
 
-RULES = [import_owners, arrows, plain_imports, environment, device_branches, names, sizes, license_line]
+def stands_alone(path: str, source: str) -> Iterator[str]:
+    """The emulator knows nothing of the package that is tested on it."""
+    for line, name in _imports(path, source, "emulator"):
+        if name.split(".")[0] == PACKAGE:
+            yield f"emulator/{path}:{line}: imports {name}"
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_package_keeps(rule):
-    files = sorted(ROOT.rglob("*.py"))
+def cpp_sizes(path: str, source: str) -> Iterator[str]:
+    """C++ files and functions stay small. A function is what begins with a brace in a line from column 0."""
+    lines = source.splitlines()
+    if len(lines) > MAX_FILE_LINES:
+        yield f"{path}:1: {len(lines)} lines, more than {MAX_FILE_LINES}"
+    begin = None
+    for number, line in enumerate(lines, start=1):
+        if len(line) > 115:
+            yield f"{path}:{number}: {len(line)} columns"
+        if re.match(r"(?!namespace|struct|class|enum|extern|union|constexpr|const|static const)\w.*\{$", line):
+            begin = number
+        elif line.startswith("}"):
+            if begin is not None and number - begin + 1 > MAX_FUNCTION_LINES:
+                yield f"{path}:{begin}: function of {number - begin + 1} lines, more than {MAX_FUNCTION_LINES}"
+            begin = None
+
+
+def cpp_license_line(path: str, source: str) -> Iterator[str]:
+    """Every C++ file begins with its license."""
+    if not source.startswith("// SPDX-License-Identifier: Apache-2.0\n"):
+        yield f"{path}:1: no SPDX line"
+
+
+def cpp_no_cann(path: str, source: str) -> Iterator[str]:
+    """No CANN header is included, whose license forbids it (emulator/README.md): only our own and torch's."""
+    others = r"(?!ATen/|c10/|torch/|sys/|linux/|asm/)"
+    for number, line in enumerate(source.splitlines(), start=1):
+        found = re.match(rf"\s*#\s*include\s*[<\"]{others}([^>\"]*/[^>\"]*|(acl|hccl|rt)[^>\"]*)", line)
+        if found and not (EMULATOR / "csrc" / found[1]).is_file():
+            yield f"{path}:{number}: {line.strip()}"
+
+
+EMULATOR_RULES = [stands_alone, names, sizes, license_line]
+CPP_RULES = [cpp_sizes, cpp_license_line, cpp_no_cann]
+
+
+def _emulator_files(*suffixes: str) -> list[Path]:
+    return sorted(file for suffix in suffixes for file in EMULATOR.rglob(f"*{suffix}"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "suffixes"),
+    [(rule, (".py",)) for rule in EMULATOR_RULES] + [(rule, (".cpp", ".h")) for rule in CPP_RULES],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_emulator_keeps(rule, suffixes):
+    files = _emulator_files(*suffixes)
     assert len(files) > 10
     violations = [
         violation
         for file in files
-        for violation in rule(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8"))
+        for violation in rule(file.relative_to(EMULATOR).as_posix(), file.read_text(encoding="utf-8"))
     ]
     assert not violations, "\n".join(violations)
 
 
+def test_the_launcher_needs_the_standard_library_only():
+    code = f"import sys; sys.path.insert(0, {str(EMULATOR.parent)!r}); import emulator.__main__"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+
+
+def test_the_wheel_has_no_emulator():
+    config = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    find = config["tool"]["setuptools"]["packages"]["find"]
+    packages = find_packages(str(ROOT.parent), **find)
+    assert PACKAGE in packages
+    assert {package.split(".")[0] for package in packages} == {PACKAGE}
+
+
 SEEDED = [
+    (import_owners, "eplb/recorder.py", "from emulator import races"),
+    (stands_alone, "races.py", "from vllm_ascend_ext import envs"),
+    (stands_alone, "vllm_ascend/atb.py", "def f():\n    import vllm_ascend_ext.ops"),
+    (cpp_sizes, "csrc/a.cpp", "int a;\n" * 301),
+    (cpp_sizes, "csrc/a.cpp", "int F() {\n" + "  int a;\n" * 49 + "}\n"),
+    (cpp_sizes, "csrc/a.cpp", "//" + "x" * 114),
+    (cpp_license_line, "csrc/a.cpp", "#include <vector>\n"),
+    (cpp_no_cann, "csrc/a.cpp", '#include "acl/acl_rt.h"\n'),
+    (cpp_no_cann, "csrc/a.cpp", "# include <hccl/hccl.h>\n"),
+    (cpp_no_cann, "csrc/a.cpp", "#include <acl.h>\n"),
     (import_owners, "runner/mixin.py", "import vllm"),
     (import_owners, "eplb/recorder.py", "def f():\n    from vllm.config import VllmConfig"),
     (import_owners, "collectives.py", "import importlib\nimportlib.import_module('vllm_ascend.utils')"),
@@ -253,6 +330,11 @@ SEEDED = [
 ]
 
 ALLOWED = [
+    (cpp_sizes, "csrc/a.cpp", "namespace emu {\n" + "int a;\n" * 60 + "}\n"),
+    (cpp_sizes, "csrc/a.cpp", "int F() {\n" + "  int a;\n" * 48 + "}\n"),
+    (cpp_no_cann, "csrc/acl/a.cpp", '#include "core/stream.h"\n#include <sys/mman.h>\n#include <vector>\n'),
+    (cpp_no_cann, "csrc/opapi/a.cpp", "#include <ATen/ATen.h>\n"),
+    (stands_alone, "races.py", "import ctypes\nfrom emulator import checkout"),
     (import_owners, "integration/worker.py", "import vllm\nfrom vllm_ascend import utils"),
     (import_owners, "eplb/recorder.py", "import vllm_ascend_ext.ops"),
     (import_owners, "device/npu.py", "import importlib\nimportlib.import_module('torch_npu')"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import importlib
 import multiprocessing
 import os
 import signal
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ascend_ext import envs
+from vllm_ascend_ext.integration.activation import DEVICES
 
 Job = Callable[["Rank"], Any]
 _TAIL_LINES = 15
@@ -76,16 +78,18 @@ class _Child:
 
 
 def preload() -> None:
-    """Import everything a rank of a DeepSeek engine needs, so that the forks start warm."""
+    """Import everything a rank of a DeepSeek engine needs on this device, so that the forks start warm."""
     import vllm.entrypoints.llm
     import vllm.model_executor.models.deepseek_mtp
     import vllm.model_executor.models.deepseek_v2
     import vllm.plugins
     import vllm.v1.engine.llm_engine
-    import vllm.v1.executor.uniproc_executor
-    import vllm.v1.worker.cpu_worker  # noqa: F401
+    import vllm.v1.executor.uniproc_executor  # noqa: F401
+    from vllm.platforms import current_platform
 
     vllm.plugins.load_general_plugins()
+    if device := DEVICES.get(current_platform.device_type):
+        importlib.import_module(device.worker.rpartition(".")[0])
 
 
 def run_ranks(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """NPU: our additions over vllm-ascend's runner (V1) and worker."""
 
-from vllm_ascend.worker.model_runner_v1 import NPUModelRunner
-from vllm_ascend.worker.worker import NPUWorker
+# the runner from there too: vllm-ascend's modules import each other in a circle that only opens at this one
+from vllm_ascend.worker.worker import NPUModelRunner, NPUWorker
 
 from vllm_ascend_ext.integration.worker import ExtWorker
 from vllm_ascend_ext.runner.mixin import ExtModelRunner

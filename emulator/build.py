@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the emulator's libraries once per state of their sources, torch and compiler. Standard library only.
+
+Objects stay in one folder, so that a change compiles only what it touches; the finished libraries are copied to
+``.cache/emulator/<key>/lib``, so that processes that run on an older build keep it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from emulator.checkout import BASE_ENVIRONMENT, CACHE, SETUP, SOURCES, EmulatorError, torch_folder
+
+BUILDS_KEPT = 2
+GIB_PER_JOB = 2  # a file that includes torch's headers
+KEY = re.compile(r"[0-9a-f]{16}")
+
+
+def source_files(sources: Path = SOURCES) -> list[Path]:
+    """Everything that the libraries are made from."""
+    files = (path for path in (sources / "csrc").rglob("*") if path.is_file())
+    return sorted([sources / "CMakeLists.txt", *(f for f in files if "__pycache__" not in f.parts)])
+
+
+def digest(sources: Path, files: Iterable[Path], versions: Iterable[str]) -> str:
+    """Sixteen hexadecimal digits that change with any file's name or content and with any version."""
+    sha = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()
+        sha.update(f"{file.relative_to(sources).as_posix()}\0{len(content)}\0".encode())
+        sha.update(content)
+    for version in versions:
+        sha.update(f"\0{version}".encode())
+    return sha.hexdigest()[:16]
+
+
+def torch_version(torch: Path) -> str:
+    """The installed torch's version, without importing it."""
+    found = re.search(r"__version__ = '([^']+)'", (torch / "version.py").read_text(encoding="utf-8"))
+    if not found:
+        raise EmulatorError(f"{torch / 'version.py'} names no version: run {SETUP}")
+    return found.group(1)
+
+
+def tool(name: str, why: str) -> str:
+    """The path of a build tool: .venv's own, else the system's."""
+    own = BASE_ENVIRONMENT / "bin" / name
+    if os.access(own, os.X_OK):
+        return str(own)
+    found = shutil.which(name)
+    if not found:
+        raise EmulatorError(
+            f"{name} not found: the emulator {why}; "
+            f"install it with the system's package manager, or run {SETUP} if it is to come from .venv"
+        )
+    return found
+
+
+def compiler() -> str:
+    """The C++ compiler: $CXX, else g++."""
+    return tool(os.environ.get("CXX") or "g++", "is C++17 and compiled on this machine (GCC 11 or later, or $CXX)")
+
+
+def compiler_version(path: str) -> str:
+    """The first line of what the compiler says of itself."""
+    try:
+        result = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise EmulatorError(f"the C++ compiler {path} does not run: {error}") from error
+    return result.stdout.partition("\n")[0]
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Held by one process at a time; others wait and say for what."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("emulator: another process is building, waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def remove_old(cache: Path, keep: str, objects: str) -> None:
+    """Keep the newest builds, ``keep`` among them, those in use, and no other folder of objects."""
+    for path in cache.glob("objects-*"):
+        if path.name != objects:
+            shutil.rmtree(path, ignore_errors=True)
+    builds = [path for path in cache.iterdir() if KEY.fullmatch(path.name) and path.name != keep]
+    builds.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in builds[BUILDS_KEPT - 1 :]:
+        if not in_use(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def hold(build: Path) -> None:
+    """Mark the build as in use by this process, by what it becomes with ``exec``, and by its forks."""
+    file = os.open(build / "in-use", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    fcntl.flock(file, fcntl.LOCK_SH)
+    os.set_inheritable(file, True)
+
+
+def in_use(build: Path) -> bool:
+    """Whether a process holds the build."""
+    with open(build / "in-use", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def num_jobs() -> int:
+    """Compilations at a time: what the processors and the memory allow."""
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / (1 << 30)
+    return max(1, min(len(os.sched_getaffinity(0)), int(gib / GIB_PER_JOB)))
+
+
+def run_logged(command: list[str], log: Path) -> None:
+    """Run a build step with its output in ``log`` and, on a terminal, its progress on stderr."""
+    tail: deque[str] = deque(maxlen=60)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    with open(log, "a", encoding="utf-8") as file:
+        for line in process.stdout:
+            file.write(line)
+            tail.append(line)
+            if sys.stderr.isatty() and (progress := re.match(r"\[\d+/\d+\]", line)):
+                print(f"\remulator: {progress.group()} ", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    if process.wait() != 0:
+        print("".join(tail), file=sys.stderr)
+        raise EmulatorError(f"{Path(command[0]).name} failed (status {process.returncode}); see {log}")
+
+
+def compile_libraries(objects: Path, torch: Path, cxx: str) -> Path:
+    """Configure and build in ``objects``; returns the folder of the libraries."""
+    cmake = tool("cmake", "is built with CMake")
+    ninja = tool("ninja", "is built with Ninja")
+    objects.mkdir(parents=True, exist_ok=True)
+    log = objects / "build.log"
+    log.unlink(missing_ok=True)
+    variables = {
+        "CMAKE_MAKE_PROGRAM": ninja,
+        "CMAKE_CXX_COMPILER": cxx,
+        "TORCH_DIR": torch,
+        "Python3_EXECUTABLE": BASE_ENVIRONMENT / "bin" / "python",
+    }
+    definitions = [f"-D{name}={value}" for name, value in variables.items()]
+    run_logged([cmake, "-S", str(SOURCES), "-B", str(objects), "-G", "Ninja", *definitions], log)
+    run_logged([cmake, "--build", str(objects), "--parallel", str(num_jobs())], log)
+    return objects / "lib"
+
+
+def build_stable(objects: Path, torch: Path, cxx: str, versions: list[str]) -> str:
+    """Build until the sources are the same before and after; returns their key."""
+    for _ in range(5):
+        key = digest(SOURCES, source_files(), versions)
+        libraries = compile_libraries(objects, torch, cxx)
+        if digest(SOURCES, source_files(), versions) == key:
+            break
+    else:
+        raise EmulatorError(f"the files in {SOURCES} keep changing while they are built: try again")
+    if not (CACHE / key).exists():
+        staging = CACHE / f"{key}.new"
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.copytree(libraries, staging / "lib", symlinks=True)
+        staging.rename(CACHE / key)
+    return key
+
+
+def ensure_built() -> Path:
+    """The folder with the libraries for the present sources, built when there is none."""
+    torch, cxx = torch_folder(), compiler()
+    versions = [torch_version(torch), compiler_version(cxx)]
+    key = digest(SOURCES, source_files(), versions)
+    if (CACHE / key / "lib").is_dir():
+        os.utime(CACHE / key)
+        return CACHE / key / "lib"
+    with lock(CACHE):
+        if (CACHE / key / "lib").is_dir():  # while waiting
+            return CACHE / key / "lib"
+        print("emulator: building its libraries (some minutes the first time)", file=sys.stderr, flush=True)
+        begin = time.monotonic()
+        objects = CACHE / f"objects-{digest(SOURCES, [], [*versions, str(SOURCES), str(torch)])}"
+        key = build_stable(objects, torch, cxx, versions)
+        remove_old(CACHE, keep=key, objects=objects.name)
+        print(f"emulator: built in {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+    return CACHE / key / "lib"

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Events. Prototypes: torch_npu csrc/core/npu/NPUEvent.cpp, NPUEventManager.cpp, interface/AclInterface.cpp (BSD-3).
+#include "core/event.h"
+
+#include <unordered_map>
+
+#include "acl/types.h"
+#include "core/failure.h"
+
+namespace {
+
+using emu::Event;
+
+struct Events {
+  std::mutex mutex;
+  std::unordered_map<void*, std::shared_ptr<Event>> live;
+};
+
+Events& All() {
+  static auto* events = new Events;
+  return *events;
+}
+
+void* Create() {
+  auto event = std::make_shared<Event>();
+  void* handle = event.get();
+  const std::lock_guard<std::mutex> lock(All().mutex);
+  All().live[handle] = std::move(event);
+  return handle;
+}
+
+std::shared_ptr<Event> EventOf(void* handle) {
+  const std::lock_guard<std::mutex> lock(All().mutex);
+  const auto found = All().live.find(handle);
+  if (found == All().live.end()) throw emu::Error(emu::kInvalidEvent, "not a live event");
+  return found->second;
+}
+
+}  // namespace
+
+EMU_API int aclrtCreateEvent(void** event) {
+  return emu::Guarded("aclrtCreateEvent", [&] { *event = Create(); });
+}
+
+EMU_API int aclrtCreateEventWithFlag(void** event, uint32_t) {
+  return emu::Guarded("aclrtCreateEventWithFlag", [&] { *event = Create(); });
+}
+
+EMU_API int aclrtCreateEventExWithFlag(void** event, uint32_t) {
+  return emu::Guarded("aclrtCreateEventExWithFlag", [&] { *event = Create(); });
+}
+
+EMU_API int aclrtDestroyEvent(void* event) {
+  return emu::Guarded("aclrtDestroyEvent", [&] {
+    EventOf(event);
+    const std::lock_guard<std::mutex> lock(All().mutex);
+    All().live.erase(event);
+  });
+}
+
+EMU_API int aclrtRecordEvent(void* event, void* stream) {
+  return emu::Guarded("aclrtRecordEvent", [&] { emu::RecordEvent(*EventOf(event), emu::StreamOf(stream)); });
+}
+
+EMU_API int aclrtResetEvent(void* event, void* stream) {
+  return emu::Guarded("aclrtResetEvent", [&] {
+    emu::StreamOf(stream);
+    EventOf(event)->last = nullptr;
+  });
+}
+
+EMU_API int aclrtStreamWaitEvent(void* stream, void* event) {
+  return emu::Guarded("aclrtStreamWaitEvent", [&] { emu::WaitEvent(emu::StreamOf(stream), *EventOf(event)); });
+}
+
+EMU_API int aclrtSynchronizeEvent(void* event) {
+  return emu::Guarded("aclrtSynchronizeEvent", [&] { emu::SynchronizeEvent(*EventOf(event)); });
+}
+
+EMU_API int aclrtQueryEventStatus(void* event, int* status) {
+  return emu::Guarded("aclrtQueryEventStatus", [&] {
+    *status = emu::QueryEvent(*EventOf(event)) ? emu::acl::kEventComplete : emu::acl::kEventNotReady;
+  });
+}
+
+// Waits keep what they wait for alive, so that an event may always be destroyed.
+EMU_API int aclrtQueryEventWaitStatus(void* event, int* status) {
+  return emu::Guarded("aclrtQueryEventWaitStatus", [&] {
+    EventOf(event);
+    *status = emu::acl::kWaitComplete;
+  });
+}
+
+EMU_API int aclrtEventElapsedTime(float* milliseconds, void* begin, void* end) {
+  return emu::Guarded("aclrtEventElapsedTime",
+                      [&] { *milliseconds = emu::ElapsedMilliseconds(*EventOf(begin), *EventOf(end)); });
+}
+
+// Microseconds of the device's clock.
+EMU_API int aclrtEventGetTimestamp(void* event, uint64_t* timestamp) {
+  return emu::Guarded("aclrtEventGetTimestamp", [&] {
+    const auto recording = EventOf(event)->last;
+    if (!recording || !recording->done) throw emu::Error(emu::kInvalidEvent, "the event is not complete");
+    const auto since = recording->when.time_since_epoch();
+    *timestamp = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(since).count());
+  });
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/event.h"
+
+#include "core/failure.h"
+#include "core/graph.h"
+#include "races/checker.h"
+
+namespace emu {
+namespace {
+
+races::Clock ClockOf(Stream& stream) {
+  return races::ProcessChecker().ClockOf(stream.id());
+}
+
+// Event tasks run even when the device has failed, because others wait for them.
+Task EventTask(const char* name, std::function<void()> run) {
+  Task task;
+  task.name = name;
+  task.run = std::move(run);
+  task.always = true;
+  return task;
+}
+
+// Under the issue lock.
+void RecordInCapture(Event& event, Stream& stream) {
+  auto recording = std::make_shared<Recording>();
+  recording->stream = stream.Describe();
+  recording->capture = stream.capture;
+  recording->node = stream.capture->Record(stream);
+  recording->clock = stream.capture->checker().ClockOf(stream.id());
+  event.last = std::move(recording);
+}
+
+// Under the issue lock.
+void WaitInCapture(Stream& stream, const Recording& recording) {
+  if (!recording.capture) {
+    stream.capture->Invalidate("waiting for an event that was recorded outside the capture");
+    throw Error(kCaptureForbidden, stream.Describe() + " is being captured and cannot wait for an event that was "
+                                       "recorded on " + recording.stream + " outside the capture");
+  }
+  if (recording.capture->ended()) {
+    throw Error(kCaptureForbidden, "the event was recorded in graph " + std::to_string(recording.capture->id()) +
+                                       ", whose capture has ended");
+  }
+  if (stream.capture && stream.capture != recording.capture) {
+    throw Error(kCaptureForbidden, "the event was recorded in the capture of another graph");
+  }
+  stream.capture = recording.capture;
+  stream.capture->Wait(stream, recording.node, recording.clock);
+}
+
+void RefuseCaptured(const Event& event, const char* what) {
+  if (!event.last || !event.last->capture) return;
+  const std::lock_guard<std::mutex> lock(IssueLock());
+  if (!event.last->capture->ended()) event.last->capture->Invalidate(what);
+  throw Error(kCaptureForbidden, std::string(what) + " an event that was recorded in the capture of graph " +
+                                     std::to_string(event.last->capture->id()));
+}
+
+}  // namespace
+
+void Recording::Complete() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    when = std::chrono::steady_clock::now();
+    done = true;
+  }
+  changed_.notify_all();
+}
+
+bool Recording::Wait(int64_t timeout_ms) {
+  if (done) return true;
+  std::unique_lock<std::mutex> lock(mutex_);
+  const auto complete = [this] { return done.load(); };
+  if (timeout_ms >= 0) return changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), complete);
+  changed_.wait(lock, complete);
+  return true;
+}
+
+void RecordEvent(Event& event, Stream& stream) {
+  ThrowIfFailed();
+  const std::lock_guard<std::mutex> lock(IssueLock());
+  if (stream.capture) return RecordInCapture(event, stream);
+  auto recording = std::make_shared<Recording>();
+  recording->stream = stream.Describe();
+  recording->clock = ClockOf(stream);
+  event.last = recording;
+  stream.Push(EventTask("record event", [recording] { recording->Complete(); }));
+}
+
+void WaitEvent(Stream& stream, Event& event) {
+  ThrowIfFailed();
+  const std::lock_guard<std::mutex> lock(IssueLock());
+  const std::shared_ptr<Recording> recording = event.last;
+  if (!recording) return;
+  if (stream.capture || recording->capture) return WaitInCapture(stream, *recording);
+  races::ProcessChecker().Wait(stream.id(), recording->clock);
+  stream.Push(EventTask("wait for event", [recording] { recording->Wait(-1); }));
+}
+
+bool QueryEvent(Event& event) {
+  ThrowIfFailed();
+  RefuseCaptured(event, "querying");
+  const std::shared_ptr<Recording> recording = event.last;
+  if (!recording) return true;
+  if (!recording->done) return false;
+  TellHostSaw(recording->clock);
+  return true;
+}
+
+void SynchronizeEvent(Event& event) {
+  ThrowIfFailed();
+  RefuseCaptured(event, "synchronising");
+  if (const std::shared_ptr<Recording> recording = event.last) {
+    recording->Wait(-1);
+    TellHostSaw(recording->clock);
+  }
+  ThrowIfFailed();
+}
+
+float ElapsedMilliseconds(const Event& begin, const Event& end) {
+  RefuseCaptured(begin, "timing");
+  RefuseCaptured(end, "timing");
+  if (!begin.last || !end.last || !begin.last->done || !end.last->done) {
+    throw Error(kInvalidEvent, "both events must have been recorded and be complete");
+  }
+  return std::chrono::duration<float, std::milli>(end.last->when - begin.last->when).count();
+}
+
+}  // namespace emu

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// Running captured graphs, and exchanging the tasks of captured groups.
+#include <cstdio>
+#include <iterator>
+#include <optional>
+#include <set>
+
+#include "core/failure.h"
+#include "core/graph.h"
+#include "core/merge.h"
+#include "core/schedule.h"
+#include "core/settings.h"
+#include "core/word.h"
+#include "races/checker.h"
+
+namespace emu {
+
+struct TaskUpdate {
+  std::shared_ptr<Graph> graph;
+  TaskGroup* group = nullptr;
+  std::vector<std::shared_ptr<const Task>> tasks;
+};
+
+namespace {
+
+// An order that respects `after`: with seed 0 that of the capture. Tasks with tickets keep that of the capture.
+std::vector<uint32_t> ChooseOrder(Graph& graph) {
+  const std::lock_guard<std::mutex> lock(graph.mutex);
+  const size_t count = graph.nodes.size();
+  std::vector<std::vector<uint32_t>> before(count);
+  std::vector<size_t> missing(count);
+  std::set<uint32_t> ready;
+  std::optional<uint32_t> last_issued;
+  for (uint32_t i = 0; i < count; ++i) {
+    std::vector<uint32_t> after = graph.nodes[i].after;
+    if (graph.nodes[i].task && graph.nodes[i].task->issued) {
+      if (last_issued) after.push_back(*last_issued);
+      last_issued = i;
+    }
+    missing[i] = after.size();
+    for (const uint32_t earlier : after) before[earlier].push_back(i);
+    if (missing[i] == 0) ready.insert(i);
+  }
+  std::vector<uint32_t> order;
+  while (!ready.empty()) {
+    const auto chosen = std::next(ready.begin(), static_cast<int64_t>(Choose(ready.size())));
+    const uint32_t node = *chosen;
+    ready.erase(chosen);
+    order.push_back(node);
+    for (const uint32_t later : before[node]) {
+      if (--missing[later] == 0) ready.insert(later);
+    }
+  }
+  return order;
+}
+
+void RunNode(Graph& graph, uint32_t node) {
+  std::shared_ptr<const Task> task;
+  {
+    const std::lock_guard<std::mutex> lock(graph.mutex);
+    task = graph.nodes[node].task;
+  }
+  if (!task) return;
+  if (GetSettings().trace) std::fprintf(stderr, "[emulator]   graph %u: %s\n", graph.id, task->name.c_str());
+  try {
+    task->run();
+  } catch (const std::exception& error) {
+    throw Error(kDeviceError, task->name + ": " + error.what() + "\n  captured at " + DescribeSite(task->site));
+  }
+}
+
+// Under the issue lock: what one replay touches.
+Accesses AccessesOf(const Graph& graph) {
+  Accesses all;
+  for (const Node& node : graph.nodes) all.insert(all.end(), node.accesses.begin(), node.accesses.end());
+  return Merge(std::move(all));
+}
+
+void Exchange(const TaskUpdate& update) {
+  const std::lock_guard<std::mutex> lock(update.graph->mutex);
+  for (size_t i = 0; i < update.tasks.size(); ++i) {
+    update.graph->nodes[update.group->nodes[i]].task = update.tasks[i];
+  }
+}
+
+}  // namespace
+
+void Replay(const std::shared_ptr<Graph>& graph, Stream& stream) {
+  Task task;
+  task.name = "replay of graph " + std::to_string(graph->id);
+  {
+    const std::lock_guard<std::mutex> lock(IssueLock());
+    if (stream.capture) throw Error(kFeatureNotSupported, "not emulated: capturing the replay of a graph");
+    task.accesses = AccessesOf(*graph);
+    for (const auto& word : graph->words) races::ProcessChecker().Wait(stream.id(), word->clock);
+    const std::lock_guard<std::mutex> graph_lock(graph->mutex);
+    for (const Node& node : graph->nodes) task.calls_host |= node.task && node.task->calls_host;
+  }
+  task.issued = [graph] {
+    const std::lock_guard<std::mutex> graph_lock(graph->mutex);
+    for (const Node& node : graph->nodes) {
+      if (node.task && node.task->issued) node.task->issued();
+    }
+  };
+  task.run = [graph, order = ChooseOrder(*graph)] {
+    for (const uint32_t node : order) RunNode(*graph, node);
+  };
+  Enqueue(stream, std::move(task));
+}
+
+void BeginUpdate(Stream& stream, const std::shared_ptr<Graph>& graph, TaskGroup* group) {
+  const std::lock_guard<std::mutex> lock(IssueLock());
+  if (stream.capture) throw Error(kCaptureForbidden, stream.Describe() + " is being captured: no task update there");
+  if (stream.update) throw Error(kInvalidParam, "a task update is already open on " + stream.Describe());
+  stream.update = std::make_shared<TaskUpdate>(TaskUpdate{graph, group, {}});
+}
+
+void AddToUpdate(Stream& stream, Task task) {
+  stream.update->tasks.push_back(std::make_shared<const Task>(std::move(task)));
+}
+
+void EndUpdate(Stream& stream) {
+  std::shared_ptr<TaskUpdate> update;
+  {
+    const std::lock_guard<std::mutex> lock(IssueLock());
+    update.swap(stream.update);
+    if (!update) throw Error(kInvalidParam, "no task update is open on " + stream.Describe());
+    const size_t wanted = update->group->nodes.size();
+    if (update->tasks.size() != wanted) {
+      throw Error(kInvalidParam, "the group has " + std::to_string(wanted) + " tasks, the update " +
+                                     std::to_string(update->tasks.size()));
+    }
+    for (size_t i = 0; i < wanted; ++i) {
+      update->graph->nodes[update->group->nodes[i]].accesses = update->tasks[i]->accesses;
+    }
+  }
+  Task task;
+  task.name = "update of graph " + std::to_string(update->graph->id);
+  task.run = [update] { Exchange(*update); };
+  Enqueue(stream, std::move(task));
+}
+
+}  // namespace emu

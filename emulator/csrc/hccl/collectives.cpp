@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a collective call to a task: its operands are checked and become accesses.
+#include <utility>
+
+#include "core/failure.h"
+#include "core/memory.h"
+#include "core/site.h"
+#include "hccl/call.h"
+
+namespace emu::hccl {
+namespace {
+
+// Collects a task's accesses; ranges that continue each other become one.
+class Operands {
+ public:
+  Operands(const char* name, DataType type) : name_(name), bytes_(SizeOf(type)) {}
+
+  void Add(const char* buffer, uint64_t begin, uint64_t count, bool write) {
+    if (count == 0) {
+      return;
+    }
+    const uintptr_t address = reinterpret_cast<uintptr_t>(buffer) + begin * bytes_;
+    const Range range{address, address + count * bytes_};
+    if (!accesses_.empty() && accesses_.back().write == write && accesses_.back().range.end == range.begin) {
+      accesses_.back().range.end = range.end;
+    } else {
+      accesses_.push_back({range, write});
+    }
+  }
+  void Add(const char* buffer, const Parts& parts, bool write) {
+    for (size_t rank = 0; rank < parts.counts.size(); ++rank) {
+      Add(buffer, parts.begins[rank], parts.counts[rank], write);
+    }
+  }
+  Accesses Checked() && {
+    for (const Access& access : accesses_) {
+      CheckDeviceRange(access.range, std::string(name_) + (access.write ? "'s receive buffer" : "'s send buffer"));
+    }
+    return std::move(accesses_);
+  }
+
+ private:
+  const std::string name_;
+  const uint64_t bytes_;
+  Accesses accesses_;
+};
+
+Accesses AccessesOf(const Call& call, bool is_root) {
+  Operands operands(NameOf(call.operation), call.type);
+  switch (call.operation) {
+    case Operation::kAllReduce:
+      operands.Add(call.send, 0, call.count, false);
+      operands.Add(call.recv, 0, call.count, true);
+      break;
+    case Operation::kReduce:
+      operands.Add(call.send, 0, call.count, false);
+      operands.Add(call.recv, 0, is_root ? call.count : 0, true);
+      break;
+    case Operation::kBroadcast:
+      operands.Add(call.recv, 0, call.count, !is_root);
+      break;
+    case Operation::kAllGather:
+    case Operation::kAllGatherV:
+      operands.Add(call.send, 0, call.count, false);
+      operands.Add(call.recv, call.recvs, true);
+      break;
+    case Operation::kReduceScatter:
+    case Operation::kReduceScatterV:
+    case Operation::kScatter:
+      operands.Add(call.send, call.sends, false);
+      operands.Add(call.recv, 0, call.count, true);
+      break;
+    case Operation::kAlltoAll:
+    case Operation::kAlltoAllV:
+      operands.Add(call.send, call.sends, false);
+      operands.Add(call.recv, call.recvs, true);
+      break;
+    case Operation::kBarrier:
+      break;
+  }
+  return std::move(operands).Checked();
+}
+
+}  // namespace
+
+void Issue(const std::shared_ptr<Communicator>& communicator, Call call, Stream& stream) {
+  if (call.root < 0 || call.root >= communicator->num_ranks()) {
+    throw Error(kInvalidParam, std::string(NameOf(call.operation)) + ": root " + std::to_string(call.root) +
+                                   " is not one of the communicator's " +
+                                   std::to_string(communicator->num_ranks()) + " ranks");
+  }
+  Task task;
+  task.name = NameOf(call.operation);
+  task.accesses = AccessesOf(call, communicator->rank() == call.root);
+  task.site = CurrentSite();
+  const SiteId site = task.site;
+  std::string note = Describe(PostOf(call, site), communicator->num_ranks()) + " at " + DescribeSite(site);
+  Communicator* running = communicator.get();  // the task keeps it
+  communicator->Issue(stream, std::move(task), std::move(note), [running, call = std::move(call), site] {
+    const Posts posts(*running, call, site);
+    Transfer(*running, call, posts);
+  });
+}
+
+}  // namespace emu::hccl

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// Waiting for other ranks, with an eye on them.
+#include <chrono>
+#include <cstdio>
+#include <thread>
+
+#include "core/failure.h"
+#include "core/settings.h"
+#include "hccl/communicator.h"
+
+namespace emu::hccl {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+constexpr int kCheckMs = 100;
+constexpr int kSpins = 20;
+constexpr uint64_t kLooksToBelieve = 2;
+
+std::string Seconds(double seconds) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.3g s", seconds);
+  return text;
+}
+
+}  // namespace
+
+// A rank that waits for us and has looked again, twice and in the same wait, since our own wait began, saw all that
+// we have published. When we wait for it too, neither can go on.
+struct Communicator::Watch {
+  SteadyClock::time_point begin = SteadyClock::now();
+  struct Peer {
+    uint64_t wait_number;
+    uint64_t looks;
+  } peers[kMaxRanks];
+
+  Watch(const Segment& segment, int num_ranks) {
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      const RankBlock& block = segment.rank(rank);
+      peers[rank].wait_number = block.wait_number.load();
+      peers[rank].looks = block.looks.load();
+    }
+  }
+  bool IsStuckOn(int peer, int rank, const Segment& segment) const {
+    const RankBlock& block = segment.rank(peer);
+    const uint64_t looks = block.looks.load();
+    const bool waits = (block.waits_for.load() & Bit(rank)) != 0;
+    return waits && looks >= peers[peer].looks + kLooksToBelieve &&
+           block.wait_number.load() == peers[peer].wait_number;
+  }
+};
+
+void Communicator::Wait(const std::function<RankSet()>& missing) {
+  for (int spin = 0; spin < kSpins; ++spin) {
+    if (missing() == 0) {
+      return;
+    }
+    std::this_thread::yield();
+  }
+  RankBlock& block = mine();
+  block.waits_for.store(0);
+  block.wait_number.fetch_add(1);
+  const Watch watch(segment_, num_ranks_);
+  auto checked = watch.begin;
+  for (;;) {
+    const uint32_t heard = segment_.Listen();
+    const RankSet waits_for = missing();
+    block.waits_for.store(waits_for);
+    block.looks.fetch_add(1);
+    if (waits_for == 0) {
+      return;
+    }
+    ThrowIfFailed();
+    segment_.Sleep(heard, kCheckMs);
+    if (SteadyClock::now() - checked >= std::chrono::milliseconds(kCheckMs)) {
+      if (!CheckPeers(missing, watch)) {
+        return;
+      }
+      checked = SteadyClock::now();
+    }
+  }
+}
+
+bool Communicator::CheckPeers(const std::function<RankSet()>& missing, const Watch& watch) {
+  const double waited = std::chrono::duration<double>(SteadyClock::now() - watch.begin).count();
+  const bool late = waited >= GetSettings().hccl_timeout_s;
+  const RankSet before = mine().waits_for.load();
+  std::string gone;
+  std::string stuck;
+  std::string silent;
+  RankSet suspects = 0;
+  for (int rank = 0; rank < num_ranks_; ++rank) {
+    if ((before & Bit(rank)) == 0) {
+      continue;
+    }
+    const RankBlock& peer = segment_.rank(rank);
+    const Presence presence = peer.presence.load();
+    if (presence < Presence::kAttached) {
+      if (!late) {
+        continue;
+      }
+      silent += "\n  rank " + std::to_string(rank) + " has not joined within " + Seconds(waited);
+    } else if (!IsAlive(peer.process)) {
+      gone += "\n  " + DescribeRank(rank) + " is gone: its process has ended. It " + DescribeActivity(rank);
+    } else if (presence == Presence::kLeft) {
+      gone += "\n  " + DescribeRank(rank) + " has destroyed the communicator. It " + DescribeActivity(rank);
+    } else if (watch.IsStuckOn(rank, rank_, segment_)) {
+      stuck += "\n  " + DescribeRank(rank) + " waits for this rank: it " + DescribeActivity(rank);
+    } else if (late) {
+      silent += "\n  " + DescribeRank(rank) + " did not come within " + Seconds(waited) + ": it " +
+                DescribeActivity(rank);
+    } else {
+      continue;
+    }
+    suspects |= Bit(rank);
+  }
+  if (suspects == 0) {
+    return true;
+  }
+  const RankSet after = missing();  // what a rank published just before it ended or left still counts
+  if ((after & suspects) == 0) {
+    return after != 0;
+  }
+  const std::string self = DescribeRank(rank_) + " " + DescribeActivity(rank_);
+  if (!gone.empty()) {
+    Fail(races::Kind::kSilentPeer, "a rank is gone." + gone + "\n  " + self);
+  }
+  if (!stuck.empty()) {
+    Fail(races::Kind::kMismatch, "ranks wait for each other." + stuck + "\n  " + self);
+  }
+  Fail(races::Kind::kSilentPeer, "a rank is late." + silent + "\n  " + self);
+}
+
+std::string Communicator::DescribeActivity(int rank) const {
+  const RankBlock& block = segment_.rank(rank);
+  const uint64_t number = block.noted.load();
+  if (number == 0) {
+    return "has made no call on this communicator";
+  }
+  const std::string note = block.notes[number % 2];
+  return (block.in_call.load() != 0 ? "is in its call " : "has finished its call ") + std::to_string(number) + ", " +
+         note;
+}
+
+}  // namespace emu::hccl

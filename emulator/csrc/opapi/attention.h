@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over padded, packed and paged keys: what the FusedInferAttentionScore operators compute.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "opapi/operator.h"
+
+namespace emu::opapi {
+
+struct Attention {
+  Tensor query, key, value;  // value: as key, its head size may differ
+  Tensor query_rope, key_rope;  // more head dimensions of query and key (MLA); undefined: none
+  Tensor mask;                  // true: masked
+  Tensor bias;                  // added to the scaled scores; undefined: none
+  Tensor block_table;           // [B, blocks]; defined: key and value are paged
+  Tensor sink;                  // [N] a score without a value; undefined: none
+  std::optional<Ints> query_lengths, key_lengths;
+  int64_t num_heads = 0;
+  int64_t num_key_heads = 0;  // 0: as many as query heads
+  double scale = 1;
+  int64_t tokens_before = 0, tokens_after = 0;  // the band of sparse mode 4
+  std::string layout;                           // of query and output, "TND" or "BNSD_NBSD"
+  int64_t sparse_mode = 0;
+  int64_t block_size = 0;
+  bool with_lse = false;
+};
+
+// Writes `out`, zeros where there is no query token, and `lse` [.., N, .., 1] when asked for.
+void attention(const Attention& call, const Tensor& out, const Tensor& lse);
+
+// out = sum of parts, each weighted with exp(its lse - the lse of all).
+void attention_update(const Tensors& lse, const Tensors& parts, const Tensor& out, const Tensor& lse_out);
+
+}  // namespace emu::opapi

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything that a body in a table may use; precompiled once for all tables.
+#pragma once
+
+#include "opapi/attention.h"
+#include "opapi/bodies.h"
+#include "opapi/moe.h"
+#include "opapi/rope.h"

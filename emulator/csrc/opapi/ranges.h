@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory that a strided view touches.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "core/access.h"
+
+namespace emu::opapi {
+
+// From the first byte to the last.
+Range SpanOf(const at::Tensor& tensor);
+
+// Adds the bytes of the view and no others: one range for each run of contiguous elements.
+void AddAccesses(const at::Tensor& tensor, bool write, Accesses& accesses);
+
+}  // namespace emu::opapi

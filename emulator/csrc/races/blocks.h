@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// History of the blocks of torch's caching allocator, told by its own trace (emulator/races.py turns it on). The
+// trace gives addresses without sizes, so a block reaches to the next live one.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/site.h"
+
+namespace emu::races {
+
+// Place in the process's order of issued tasks.
+uint64_t CurrentOrder();
+uint64_t NextOrder();
+
+void BlockAllocated(uintptr_t begin, SiteId site);
+void BlockFreed(uintptr_t begin, SiteId site);
+
+// The life of a block, as far as it is known; orders are 0 for what has not happened.
+struct BlockLife {
+  uintptr_t begin = 0;
+  uint64_t allocated = 0;
+  uint64_t freed = 0;
+  SiteId allocated_site = 0;
+  SiteId freed_site = 0;
+};
+
+// The live block that holds `address`; false when none is known.
+bool FindLiveBlock(uintptr_t address, BlockLife* block);
+// The block that held `address` when the task of place `order` was issued and was freed since.
+bool FindFreedBlock(uintptr_t address, uint64_t order, BlockLife* block);
+
+}  // namespace emu::races

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "races/checker.h"
+
+#include <atomic>
+
+#include "core/settings.h"
+#include "races/blocks.h"
+#include "races/fork.h"
+#include "races/report.h"
+#include "races/shadow.h"
+
+namespace emu::races {
+namespace {
+
+std::atomic<uint64_t> num_tasks{0};
+std::atomic<uint64_t> num_copies{0};
+std::atomic<uint64_t> num_bytes{0};
+
+std::atomic<bool>& CheckingFlag() {
+  static std::atomic<bool> on{GetSettings().races};
+  return on;
+}
+
+void Count(const Task& task) {
+  num_tasks.fetch_add(1, std::memory_order_relaxed);
+  if (task.name.compare(0, 4, "copy") == 0) num_copies.fetch_add(1, std::memory_order_relaxed);
+  uint64_t bytes = 0;
+  for (const Access& access : task.accesses) {
+    if (!access.range.Empty()) bytes += access.range.end - access.range.begin;
+  }
+  num_bytes.fetch_add(bytes, std::memory_order_relaxed);
+}
+
+void Report(const Conflict& conflict, const Operation& second) {
+  BlockLife block;
+  const bool reused =
+      FindLiveBlock(conflict.range.begin, &block) && block.allocated > conflict.first->order;
+  ReportRace(reused ? Kind::kBlockReused : Kind::kUnordered, *conflict.first, conflict.first_writes, second,
+             conflict.second_writes, conflict.range);
+}
+
+}  // namespace
+
+Checker::Checker(std::string where) : where_(std::move(where)), shadow_(std::make_unique<Shadow>()) {}
+
+Checker::~Checker() = default;
+
+Checker::StreamState& Checker::State(StreamId stream) {
+  if (stream >= streams_.size()) streams_.resize(stream + 1);
+  StreamState& state = streams_[stream];
+  if (state.host_version != host_version_) {
+    state.clock.Join(host_);
+    state.host_version = host_version_;
+  }
+  return state;
+}
+
+OperationPtr Checker::Issue(StreamId stream, uint64_t index, const std::string& stream_name, const Task& task) {
+  Clock& clock = State(stream).clock;
+  clock.Set(stream, index);
+  const auto operation = std::make_shared<const Operation>(
+      Operation{task.name, stream_name + where_, task.site, stream, index, NextOrder()});
+  Count(task);
+  if (!Checking()) return operation;
+  std::vector<Conflict> conflicts;
+  for (const Access& access : task.accesses) shadow_->Touch(access, operation, clock, host_, &conflicts);
+  for (const Conflict& conflict : conflicts) Report(conflict, *operation);
+  return operation;
+}
+
+Clock Checker::ClockOf(StreamId stream) const {
+  return stream < streams_.size() ? streams_[stream].clock : Clock();
+}
+
+void Checker::Wait(StreamId stream, const Clock& clock) { State(stream).clock.Join(clock); }
+
+void Checker::HostSaw(const Clock& clock) {
+  host_.Join(clock);
+  ++host_version_;
+}
+
+void Checker::Forget(Range range) { shadow_->Forget(range); }
+
+size_t Checker::num_intervals() const { return shadow_->num_intervals(); }
+
+Checker& ProcessChecker() {
+  struct Process {
+    Checker checker{""};
+  };
+  static Resettable<Process> process;
+  return process.get().checker;
+}
+
+bool Checking() { return CheckingFlag().load(std::memory_order_relaxed); }
+void SetChecking(bool on) { CheckingFlag().store(on); }
+
+Statistics GetStatistics() {
+  return {num_tasks.load(), num_copies.load(), num_bytes.load(), ProcessChecker().num_intervals()};
+}
+
+}  // namespace emu::races

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "races/report.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <set>
+#include <vector>
+
+#include "core/settings.h"
+#include "races/blocks.h"
+#include "races/fork.h"
+
+namespace emu::races {
+namespace {
+
+constexpr size_t kMaxReports = 200;
+constexpr int kExitStatus = 66;
+
+struct Findings {
+  std::mutex mutex;
+  std::vector<std::string> texts;
+  std::set<std::string> seen;  // pairs of places
+};
+
+Resettable<Findings> findings;
+
+void WriteAll(int file, const std::string& text) {
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t written = write(file, text.data() + done, text.size() - done);
+    if (written <= 0) return;
+    done += static_cast<size_t>(written);
+  }
+}
+
+void AppendToLog(const std::string& text) {
+  const std::string& folder = GetSettings().race_log;
+  if (folder.empty()) return;
+  mkdir(folder.c_str(), 0777);
+  const std::string path = folder + "/" + std::to_string(getpid()) + ".txt";
+  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (file < 0) {
+    WriteAll(STDERR_FILENO, "[emulator] cannot write " + path + " (EMULATOR_RACE_LOG)\n");
+    return;
+  }
+  WriteAll(file, text);
+  close(file);
+}
+
+// One write, so that the processes of a run do not mix their lines.
+void Keep(const std::string& key, const std::string& body) {
+  Findings& all = findings.get();
+  std::lock_guard<std::mutex> lock(all.mutex);
+  if (all.texts.size() >= kMaxReports || !all.seen.insert(key).second) return;
+  all.texts.push_back(body);
+  std::string text = "[emulator] race " + std::to_string(all.texts.size()) + " in process " +
+                     std::to_string(getpid()) + ": " + body + "\n";
+  if (all.texts.size() == kMaxReports) text += "[emulator] further races of this process are not shown\n";
+  WriteAll(STDERR_FILENO, text);
+  AppendToLog(text);
+}
+
+std::string KeyOf(const Operation& operation) {
+  return operation.name + "@" + std::to_string(operation.site) + "|";
+}
+
+constexpr char kCalledFrom[] = " < ";
+
+// One line for each Python line.
+std::string Lines(SiteId site) {
+  std::string text = "\n          at " + DescribeSite(site);
+  for (size_t at = text.find(kCalledFrom); at != std::string::npos; at = text.find(kCalledFrom, at)) {
+    text.replace(at, sizeof(kCalledFrom) - 1, "\n          from ");
+  }
+  return text;
+}
+
+std::string Line(SiteId site) {
+  const std::string text = DescribeSite(site);
+  return text.substr(0, text.find(kCalledFrom));
+}
+
+std::string Party(const char* which, const Operation& operation, const char* does) {
+  return std::string("\n  ") + which + operation.name + " on " + operation.stream + " " + does +
+         Lines(operation.site);
+}
+
+std::string Hex(uintptr_t address) {
+  char text[24];
+  std::snprintf(text, sizeof(text), "0x%llx", static_cast<unsigned long long>(address));
+  return text;
+}
+
+std::string Bytes(Range range, uintptr_t base) {
+  const uintptr_t size = range.end - range.begin;
+  return std::to_string(size) + (size == 1 ? " byte" : " bytes") + " (" + std::to_string(range.begin - base) +
+         " to " + std::to_string(range.end - base - 1) + ")";
+}
+
+std::string Memory(Range range) {
+  BlockLife block;
+  if (!FindLiveBlock(range.begin, &block)) {
+    return "\n  memory: " + Bytes(range, range.begin) + " from address " + Hex(range.begin);
+  }
+  return "\n  memory: " + Bytes(range, block.begin) + " of the block " + Hex(block.begin) +
+         "\n          allocated at " + Line(block.allocated_site);
+}
+
+// "freed at ..., handed out again at ..."
+std::string Reuse(const Operation& first, Range range) {
+  BlockLife old_block;
+  BlockLife new_block;
+  std::string text;
+  if (FindFreedBlock(range.begin, first.order, &old_block)) {
+    text += "\n  memory: allocated at " + Line(old_block.allocated_site) + "\n          freed at " +
+            Line(old_block.freed_site);
+  }
+  if (FindLiveBlock(range.begin, &new_block)) {
+    text += "\n          handed out again at " + Line(new_block.allocated_site);
+  }
+  return text + "\n          " + Bytes(range, new_block.begin) + " of the block " + Hex(new_block.begin);
+}
+
+// "aclnnAdd on stream 3 of npu:0"
+std::string Name(const Operation& operation) {
+  return operation.name + " on " + operation.stream.substr(0, operation.stream.find(", captured"));
+}
+
+std::string Headline(Kind kind, const Operation& first, bool first_writes, const Operation& second) {
+  if (kind == Kind::kBlockReused) {
+    return "the memory of a freed tensor was handed out again while " + Name(first) + " may still be " +
+           (first_writes ? "writing" : "reading") + " it.\n" +
+           "  To mend it, call tensor.record_stream(stream) with the stream of " + first.name +
+           " before the tensor is freed, or let\n" +
+           "  the stream that the tensor was allocated on wait for that stream before then.";
+  }
+  return Name(second) + " does not wait for " + Name(first) + ", and both use the same memory.\n" +
+         "  To mend it, let the second stream wait for the first before the call (wait_stream, or an event\n" +
+         "  recorded after the first call), or let the program synchronise the first stream in between.";
+}
+
+void LeaveWithFindings() {
+  if (NumReports() == 0) return;
+  std::fflush(nullptr);
+  WriteAll(STDERR_FILENO, "[emulator] races were found (" + std::to_string(NumReports()) +
+                              "): the process ends with status " + std::to_string(kExitStatus) + "\n");
+  _exit(kExitStatus);
+}
+
+// Registered when the library is loaded, so that it runs after what the program registers.
+[[maybe_unused]] const int registered = std::atexit(LeaveWithFindings);
+
+}  // namespace
+
+void ReportRace(Kind kind, const Operation& first, bool first_writes, const Operation& second, bool second_writes,
+                Range range) {
+  std::string text = Headline(kind, first, first_writes, second);
+  text += Party("first:  ", first, first_writes ? "writes it" : "reads it");
+  text += Party("second: ", second, second_writes ? "writes it" : "reads it");
+  text += kind == Kind::kBlockReused ? Reuse(first, range) : Memory(range);
+  Keep(KeyOf(first) + KeyOf(second), text);
+}
+
+void ReportHostAccess(Kind kind, const Operation& pending, SiteId site, Range range) {
+  const bool reads = kind == Kind::kHostRead;
+  std::string text = std::string("the program ") +
+                     (reads ? "reads pinned memory before " : "overwrites pinned memory while ") + Name(pending) +
+                     (reads ? " is known to have written it.\n" : " may still use it.\n") +
+                     "  To mend it, synchronise that stream, or an event recorded on it after the call, before\n" +
+                     "  the program touches the memory" + (reads ? "." : ", or give the next copy another buffer.");
+  text += Party("first:  ", pending, reads ? "writes it" : "uses it");
+  text += std::string("\n  second: the program ") + (reads ? "reads it" : "writes it") + Lines(site);
+  text += "\n  memory: " + Bytes(range, range.begin) + " of pinned memory from address " + Hex(range.begin);
+  Keep(KeyOf(pending) + "host@" + std::to_string(site), text);
+}
+
+void ReportFinding(Kind kind, const std::string& text) {
+  std::string mend;
+  if (kind == Kind::kUnjoined) {
+    mend = "\n  To mend it, let the capture's stream wait for each of them (wait_stream) before the capture ends.";
+  } else if (kind == Kind::kMismatch) {
+    mend = "\n  To mend it, let every rank of the group make the same calls in the same order.";
+  } else if (kind == Kind::kSilentPeer) {
+    mend = "\n  The cause is on that rank: see what it printed last.";
+  }
+  Keep(std::to_string(static_cast<int>(kind)) + text, text + mend);
+}
+
+uint64_t NumReports() {
+  Findings& all = findings.get();
+  std::lock_guard<std::mutex> lock(all.mutex);
+  return all.texts.size();
+}
+
+std::string ReportText(uint64_t index) {
+  Findings& all = findings.get();
+  std::lock_guard<std::mutex> lock(all.mutex);
+  return index < all.texts.size() ? all.texts[index] : "";
+}
+
+void ClearReports() {
+  Findings& all = findings.get();
+  std::lock_guard<std::mutex> lock(all.mutex);
+  all.texts.clear();
+  all.seen.clear();
+}
+
+}  // namespace emu::races

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "races/shadow.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace emu::races {
+namespace {
+
+bool Covers(const Clock& clock, const OperationPtr& operation) {
+  return clock.Of(operation->stream_id) >= operation->index;
+}
+
+void Add(std::vector<Conflict>* conflicts, const OperationPtr& first, bool first_writes, bool second_writes,
+         Range range) {
+  // neighbours of one pair are shown as one range
+  for (Conflict& known : *conflicts) {
+    if (known.first == first && known.first_writes == first_writes && known.second_writes == second_writes &&
+        known.range.end == range.begin) {
+      known.range.end = range.end;
+      return;
+    }
+  }
+  conflicts->push_back({first, first_writes, second_writes, range});
+}
+
+}  // namespace
+
+void Shadow::Touch(const Access& access, const OperationPtr& operation, const Clock& clock, const Clock& host,
+                   std::vector<Conflict>* conflicts) {
+  const Range range = access.range;
+  if (range.Empty()) return;
+  SplitAt(range.begin);
+  SplitAt(range.end);
+  const auto first = intervals_.lower_bound(range.begin);
+  auto last = first;
+  // clock holds the operation's own index, so its stream's earlier accesses are always covered
+  for (; last != intervals_.end() && last->first < range.end; ++last) {
+    const Interval& interval = last->second;
+    const Range bytes{last->first, interval.end};
+    if (interval.write && !Covers(clock, interval.write)) {
+      Add(conflicts, interval.write, true, access.write, bytes);
+    }
+    if (!access.write) continue;
+    for (const OperationPtr& read : interval.reads) {
+      if (!Covers(clock, read)) Add(conflicts, read, false, true, bytes);
+    }
+  }
+  if (!access.write) {
+    AddRead(range, operation, host);
+  } else if (first != last && first->first == range.begin) {  // most writes repeat an earlier range: keep the node
+    intervals_.erase(std::next(first), last);
+    first->second = {range.end, operation, {}};
+  } else {
+    intervals_.erase(first, last);
+    intervals_[range.begin] = {range.end, operation, {}};
+  }
+  MergeAround(range);
+  if (intervals_.size() > sweep_at_) Sweep(host);
+}
+
+void Shadow::AddRead(Range range, const OperationPtr& operation, const Clock& host) {
+  uintptr_t at = range.begin;
+  auto next = intervals_.lower_bound(range.begin);
+  while (at < range.end) {
+    if (next == intervals_.end() || next->first > at) {  // bytes nobody has touched
+      const uintptr_t end = next == intervals_.end() ? range.end : std::min(range.end, next->first);
+      next = intervals_.emplace_hint(next, at, Interval{end, nullptr, {}});
+    }
+    Interval& interval = next->second;
+    if (interval.write && Covers(host, interval.write)) interval.write = nullptr;
+    auto& reads = interval.reads;
+    reads.erase(std::remove_if(reads.begin(), reads.end(),
+                               [&](const OperationPtr& read) {
+                                 return read->stream_id == operation->stream_id || Covers(host, read);
+                               }),
+                reads.end());
+    reads.push_back(operation);
+    at = interval.end;
+    ++next;
+  }
+}
+
+void Shadow::SplitAt(uintptr_t address) {
+  auto next = intervals_.upper_bound(address);
+  if (next == intervals_.begin()) return;
+  const auto interval = std::prev(next);
+  if (interval->first == address || interval->second.end <= address) return;
+  Interval tail = interval->second;
+  interval->second.end = address;
+  intervals_.emplace_hint(next, address, std::move(tail));
+}
+
+void Shadow::MergeAround(Range range) {
+  auto at = intervals_.lower_bound(range.begin);
+  if (at != intervals_.begin()) --at;
+  while (at != intervals_.end() && at->first < range.end) {
+    const auto next = std::next(at);
+    if (next == intervals_.end()) return;
+    const bool same = at->second.end == next->first && at->second.write == next->second.write &&
+                      at->second.reads == next->second.reads;
+    if (same) {
+      at->second.end = next->second.end;
+      intervals_.erase(next);
+    } else {
+      at = next;
+    }
+  }
+}
+
+void Shadow::Forget(Range range) {
+  if (range.Empty()) return;
+  SplitAt(range.begin);
+  SplitAt(range.end);
+  intervals_.erase(intervals_.lower_bound(range.begin), intervals_.lower_bound(range.end));
+}
+
+void Shadow::Sweep(const Clock& host) {
+  for (auto at = intervals_.begin(); at != intervals_.end();) {
+    Interval& interval = at->second;
+    if (interval.write && Covers(host, interval.write)) interval.write = nullptr;
+    auto& reads = interval.reads;
+    reads.erase(std::remove_if(reads.begin(), reads.end(),
+                               [&](const OperationPtr& read) { return Covers(host, read); }),
+                reads.end());
+    at = interval.write || !reads.empty() ? std::next(at) : intervals_.erase(at);
+  }
+  // twice what is left, so that sweeping stays a constant cost for each access
+  sweep_at_ = std::max<size_t>(1024, 2 * intervals_.size());
+}
+
+}  // namespace emu::races

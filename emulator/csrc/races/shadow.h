@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who last wrote and read each byte: intervals of addresses, split where accesses end and merged where they agree.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <vector>
+
+#include "core/access.h"
+#include "races/checker.h"
+#include "races/clock.h"
+
+namespace emu::races {
+
+// An earlier operation that touched `range` and is not ordered before the present one.
+struct Conflict {
+  OperationPtr first;
+  bool first_writes = false;
+  bool second_writes = false;
+  Range range;
+};
+
+class Shadow {
+ public:
+  // Looks for earlier accesses that conflict with this one and that `clock` (the operation's own) does not order
+  // before it, then remembers it. What `host` covers is forgotten: every later task is ordered after it.
+  void Touch(const Access& access, const OperationPtr& operation, const Clock& clock, const Clock& host,
+             std::vector<Conflict>* conflicts);
+  void Forget(Range range);
+  size_t num_intervals() const { return intervals_.size(); }
+
+ private:
+  // The last write, and of each stream the last read since. Nothing else can conflict first: what is ordered after
+  // these is ordered after everything before them, or a race was reported then.
+  struct Interval {
+    uintptr_t end = 0;
+    OperationPtr write;
+    std::vector<OperationPtr> reads;
+  };
+  using Intervals = std::map<uintptr_t, Interval>;
+
+  void SplitAt(uintptr_t address);
+  void MergeAround(Range range);
+  void AddRead(Range range, const OperationPtr& operation, const Clock& host);
+  void Sweep(const Clock& host);
+
+  Intervals intervals_;  // by first byte
+  size_t sweep_at_ = 1024;
+};
+
+}  // namespace emu::races

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// Property test of the checker alone: random programs of tasks, events and host synchronisations on a few streams,
+// against an oracle that keeps every task and the whole order as a relation.
+//   random_orders PROGRAMS SEED
+// Both must agree, task by task, on whether a task races with an earlier one, up to the first race of a program
+// (after it the checker keeps less than the oracle). The pairs that the checker names must race for the oracle.
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "races/checker.h"
+#include "races/report.h"
+#include "races/shadow.h"
+
+namespace {
+
+using emu::Access;
+using emu::Range;
+using emu::races::Checker;
+using emu::races::Clock;
+
+constexpr int kMostStreams = 4;
+constexpr uintptr_t kBase = 0x10000;
+
+// Every task so far and, for each, the set of tasks ordered before it.
+struct Oracle {
+  struct Done {
+    int stream;
+    emu::Accesses accesses;
+    std::set<size_t> before;
+  };
+  std::vector<Done> tasks;
+  std::set<size_t> seen[kMostStreams];  // ordered before the stream's next task
+  std::set<size_t> host;
+
+  static bool Touches(const Access& access, uintptr_t byte) {
+    return access.range.begin <= byte && byte < access.range.end;
+  }
+
+  static bool Conflict(const emu::Accesses& a, const emu::Accesses& b) {
+    for (const Access& x : a) {
+      for (const Access& y : b) {
+        if (!x.write && !y.write) continue;
+        for (uintptr_t byte = x.range.begin; byte < x.range.end; ++byte) {
+          if (Touches(y, byte)) return true;
+        }
+      }
+    }
+    return false;
+  }
+
+  // The earlier tasks it races with.
+  std::set<size_t> Issue(int stream, const emu::Accesses& accesses) {
+    std::set<size_t>& before = seen[stream];
+    before.insert(host.begin(), host.end());
+    std::set<size_t> races;
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      if (before.count(i) == 0 && Conflict(tasks[i].accesses, accesses)) races.insert(i);
+    }
+    tasks.push_back({stream, accesses, before});
+    before.insert(tasks.size() - 1);
+    return races;
+  }
+};
+
+struct Event {
+  Clock clock;
+  std::set<size_t> seen;
+};
+
+class Program {
+ public:
+  explicit Program(uint64_t seed) : random_(seed), num_streams_(2 + Pick(kMostStreams - 1)) {}
+
+  // False when the checker and the oracle disagree.
+  bool Run() {
+    Event events[3];
+    const int num_steps = 5 + Pick(60);
+    const int task_share = 30 + Pick(60);  // percent
+    for (int step = 0; step < num_steps; ++step) {
+      const int stream = Pick(num_streams_);
+      Event& event = events[Pick(3)];
+      if (Pick(100) < task_share) {
+        bool raced = false;
+        if (!IssueOne(stream, &raced)) return false;
+        if (raced) return true;
+        continue;
+      }
+      switch (Pick(5)) {
+        case 0:
+        case 1:
+          event = {checker_.ClockOf(stream), oracle_.seen[stream]};
+          break;
+        case 2:
+        case 3:
+          checker_.Wait(stream, event.clock);
+          oracle_.seen[stream].insert(event.seen.begin(), event.seen.end());
+          break;
+        default:
+          HostSees(Pick(2) == 0 ? event : Event{checker_.ClockOf(stream), oracle_.seen[stream]});
+      }
+    }
+    return true;
+  }
+
+ private:
+  int Pick(int choices) { return static_cast<int>(random_() % static_cast<uint64_t>(choices)); }
+
+  void HostSees(const Event& event) {
+    checker_.HostSaw(event.clock);
+    oracle_.host.insert(event.seen.begin(), event.seen.end());
+  }
+
+  emu::Accesses RandomAccesses() {
+    constexpr int kBytes = 24;
+    emu::Accesses accesses;
+    const int count = 1 + Pick(3);
+    for (int i = 0; i < count; ++i) {
+      const auto begin = static_cast<uintptr_t>(Pick(kBytes));
+      const auto size = static_cast<uintptr_t>(Pick(10));  // 0 is a legal, empty operand
+      accesses.push_back({{kBase + begin, kBase + begin + size}, Pick(3) == 0});
+    }
+    return accesses;
+  }
+
+  bool IssueOne(int stream, bool* raced) {
+    emu::Task task;
+    const size_t number = oracle_.tasks.size();
+    task.name = "task" + std::to_string(number) + ".";
+    task.accesses = RandomAccesses();
+    const std::set<size_t> expected = oracle_.Issue(stream, task.accesses);
+    emu::races::ClearReports();
+    const auto stream_id = static_cast<emu::races::StreamId>(stream);
+    checker_.Issue(stream_id, ++pushed_[stream], "stream " + std::to_string(stream), task);
+    *raced = !expected.empty();
+    const uint64_t num_reports = emu::races::NumReports();
+    if (*raced != (num_reports > 0)) {
+      std::printf("task %zu: the oracle says %s, the checker has %llu reports\n", number, *raced ? "race" : "none",
+                  static_cast<unsigned long long>(num_reports));
+      return false;
+    }
+    for (uint64_t i = 0; i < num_reports; ++i) {
+      if (!NamesOneOf(expected, emu::races::ReportText(i))) return false;
+    }
+    return true;
+  }
+
+  static bool NamesOneOf(const std::set<size_t>& expected, const std::string& text) {
+    for (const size_t first : expected) {
+      if (text.find("first:  task" + std::to_string(first) + ".") != std::string::npos) return true;
+    }
+    std::printf("the oracle has no such pair: %s\n", text.c_str());
+    return false;
+  }
+
+  std::mt19937_64 random_;
+  const int num_streams_;
+  uint64_t pushed_[kMostStreams] = {};
+  Checker checker_{""};
+  Oracle oracle_;
+};
+
+// A run without end must not make the checker's memory grow: what the host has seen complete is forgotten.
+bool StaysSmall() {
+  Checker checker("");
+  emu::Task task;
+  task.name = "task";
+  size_t most = 0;
+  for (uint64_t i = 1; i <= 200000; ++i) {
+    const uintptr_t at = kBase + (i * 2654435761u) % (1u << 28);
+    task.accesses = {{{at, at + 64}, i % 2 == 0}, {{at + 64, at + 256}, false}};
+    checker.Issue(0, i, "stream 0", task);
+    if (i % 100 == 0) checker.HostSaw(checker.ClockOf(0));
+    most = std::max(most, checker.num_intervals());
+  }
+  std::printf("most intervals in 200000 tasks: %zu\n", most);
+  return most <= 4096;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const uint64_t num_programs = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 2000;
+  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+  if (std::freopen("/dev/null", "w", stderr) == nullptr) return 2;  // the reports
+  for (uint64_t i = 0; i < num_programs; ++i) {
+    if (Program(seed + i).Run()) continue;
+    std::printf("failed with: random_orders 1 %llu\n", static_cast<unsigned long long>(seed + i));
+    std::fflush(stdout);
+    _Exit(1);
+  }
+  emu::races::ClearReports();
+  std::printf("%llu random programs agree\n", static_cast<unsigned long long>(num_programs));
+  return StaysSmall() ? 0 : 1;
+}

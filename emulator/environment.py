@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environment of a process on the emulator. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from emulator.checkout import NPU_ENVIRONMENT, ROOT
+from emulator.startup import AUTOLOAD, AUTOLOAD_OFF, LIBRARIES
+
+TASK_QUEUE = "TASK_QUEUE_ENABLE"
+
+
+def real_cann(environ: Mapping[str, str]) -> str | None:
+    """What tells that this shell or machine has a real CANN or NPU; None where it has not."""
+    if environ.get(LIBRARIES):
+        return None
+    for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME", "ASCEND_OPP_PATH"):
+        if environ.get(name):
+            return f"{name}={environ[name]}"
+    for folder in environ.get("LD_LIBRARY_PATH", "").split(os.pathsep):
+        if folder and os.path.exists(os.path.join(folder, "libascendcl.so")):
+            return os.path.join(folder, "libascendcl.so")
+    return next((str(device) for device in sorted(Path("/dev").glob("davinci[0-9]*"))), None)
+
+
+def checkout_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` after ``source scripts/env.sh``: caches inside the checkout, no model hub, one thread."""
+    command = ["bash", "-c", 'source "$1" >&2 && env -0', "bash", str(ROOT / "scripts" / "env.sh")]
+    output = subprocess.run(command, env=dict(environ), capture_output=True, check=True).stdout.decode()
+    pairs = (entry.partition("=") for entry in output.split("\0") if entry)
+    return {name: value for name, _, value in pairs if name not in ("_", "SHLVL", "PWD", "OLDPWD")}
+
+
+def cann_home(libraries: Path) -> Path:
+    """The folders that torch_npu looks for in ASCEND_HOME_PATH, empty."""
+    home = libraries.parent / "cann"
+    for name in ("runtime", "compiler", "opp"):
+        (home / name).mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def emulator_variables(environ: Mapping[str, str], libraries: Path) -> dict[str, str]:
+    """``environ`` with the emulator in front; what the user set of TASK_QUEUE_ENABLE and EMULATOR_* stays."""
+    variables = dict(environ)
+    old = Path(variables[LIBRARIES]) if variables.get(LIBRARIES) else libraries
+    for name, folder in (("PATH", NPU_ENVIRONMENT / "bin"), ("LD_LIBRARY_PATH", libraries)):
+        others = [path for path in variables.get(name, "").split(os.pathsep) if path and Path(path) != old]
+        variables[name] = os.pathsep.join([str(folder), *(path for path in others if Path(path) != folder)])
+    variables |= {LIBRARIES: str(libraries), "VIRTUAL_ENV": str(NPU_ENVIRONMENT)}
+    variables |= {"ASCEND_HOME_PATH": str(cann_home(libraries))}
+    variables |= {"ASCEND_OPP_PATH": str(cann_home(libraries) / "opp")}
+    # on the calling thread: exact lines in reports, a deterministic order of launches
+    variables.setdefault(TASK_QUEUE, "0")
+    for name in ("ASCEND_CUSTOM_OPP_PATH", "PYTHONHOME"):
+        variables.pop(name, None)
+    if variables.get(AUTOLOAD) == AUTOLOAD_OFF:
+        del variables[AUTOLOAD]
+    return variables

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts programs on the emulator. Standard library only: it runs before any environment is set up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from emulator import build, environment
+from emulator.checkout import NPU_ENVIRONMENT, EmulatorError, check_environments
+
+
+def prepare() -> dict[str, str]:
+    """Build if need be, and keep the build; returns the environment of a process on the emulator."""
+    if found := environment.real_cann(os.environ):
+        raise EmulatorError(
+            f"a real CANN or NPU is here ({found}), and the emulator must not come before it; "
+            "use the device, or a shell and container without it"
+        )
+    check_environments()
+    libraries = build.ensure_built()
+    build.hold(libraries.parent)
+    return environment.emulator_variables(environment.checkout_variables(os.environ), libraries)
+
+
+def run(command: Sequence[str]) -> NoReturn:
+    """Become ``command`` on the emulator; ``python`` is .venv-npu's."""
+    variables = prepare()
+    program = shutil.which(command[0], path=variables["PATH"])
+    if program is None:
+        raise EmulatorError(f"{command[0]} not found, neither in {NPU_ENVIRONMENT / 'bin'} nor on PATH")
+    os.execve(program, list(command), variables)
+
+
+def build_only() -> Path:
+    """Build if need be; returns the folder of the libraries."""
+    check_environments()
+    return build.ensure_built()

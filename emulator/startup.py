@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every Python process of .venv-npu does first (a .pth file there calls it). Standard library only.
+
+On the emulator: vllm-ascend finds the stand-ins for what exists only as NPU code, and the race checker learns of
+torch's memory blocks as soon as torch_npu is there. Without it, and without a real CANN: torch does not load
+torch_npu by itself, and importing it says what to do.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+LIBRARIES = "EMULATOR_LIB"  # set by the launcher: the folder of the libraries
+AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"  # torch loads torch_npu by itself if this is "1" or unset
+AUTOLOAD_OFF = "no emulator"  # our own value, so that the launcher can take it back
+MODULE = "torch_npu"
+
+
+class _AfterImport(importlib.abc.Loader):
+    """torch_npu's own loader, then the checker."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__loader__ = module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        from emulator import races
+
+        races.enable_block_history()
+
+
+class _Refusal(importlib.abc.Loader):
+    """In place of torch_npu where nothing can run it."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        root = os.path.dirname(sys.prefix)
+        raise ImportError(
+            "torch_npu needs Ascend libraries, and this process has neither CANN's nor the emulator's; "
+            f"start it in {root} with: python -m emulator run -- COMMAND",
+            name=MODULE,
+        )
+
+
+class _TorchNpuFinder(importlib.abc.MetaPathFinder):
+    def __init__(self, emulated: bool) -> None:
+        self._emulated = emulated
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != MODULE:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        spec.loader = _AfterImport(spec.loader) if self._emulated else _Refusal()
+        return spec
+
+
+def prepare() -> None:
+    """See the module."""
+    if os.environ.get(LIBRARIES):
+        from emulator.vllm_ascend import standins
+
+        standins.install()
+        sys.meta_path.insert(0, _TorchNpuFinder(emulated=True))
+        from emulator.vllm_ascend import standins
+
+        standins.install()
+    elif not os.environ.get("ASCEND_HOME_PATH"):
+        os.environ.setdefault(AUTOLOAD, AUTOLOAD_OFF)
+        sys.meta_path.insert(0, _TorchNpuFinder(emulated=False))

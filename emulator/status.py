@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m emulator status``: what is there, and what is missing. Standard library only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from emulator import build, environment
+from emulator.checkout import CACHE, SOURCES, EmulatorError, check_environments, torch_folder
+
+
+def _environments() -> str:
+    check_environments()
+    return "complete"
+
+
+def _key() -> str:
+    versions = [build.torch_version(torch_folder()), build.compiler_version(build.compiler())]
+    return build.digest(SOURCES, build.source_files(), versions)
+
+
+def _libraries() -> str:
+    key = _key()
+    return f"{CACHE / key / 'lib'}" if (CACHE / key / "lib").is_dir() else "to be built at the first run"
+
+
+def _cann() -> str:
+    if found := environment.real_cann(os.environ):
+        raise EmulatorError(f"here ({found}): the emulator does not start")
+    return "none"
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "environments": _environments,
+    "torch": lambda: build.torch_version(torch_folder()),
+    "compiler": lambda: build.compiler_version(build.compiler()),
+    "cmake": lambda: build.tool("cmake", "is built with CMake"),
+    "ninja": lambda: build.tool("ninja", "is built with Ninja"),
+    "libraries": _libraries,
+    "real CANN or NPU": _cann,
+}
+
+
+def show() -> int:
+    """Print every check; 1 when one fails."""
+    failed = 0
+    for name, check in CHECKS.items():
+        try:
+            print(f"{name}: {check()}")
+        except EmulatorError as error:
+            failed = 1
+            print(f"{name}: PROBLEM: {error}")
+    return failed

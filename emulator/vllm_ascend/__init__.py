@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What vllm-ascend needs beyond torch_npu and this emulator: a few stand-ins, all listed in `standins.py`."""

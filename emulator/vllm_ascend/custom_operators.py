@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Becomes vllm_ascend.vllm_ascend_C: the operators of torch.ops._C_ascend that the eager path calls.
+
+Signatures: vllm-ascend 0.23.0 csrc/torch_binding.cpp. Meaning: the reference functions of its tests
+(tests/e2e/nightly/single_node/ops/singlecard_ops). Both Apache-2.0.
+"""
+
+from __future__ import annotations
+
+import torch_npu
+from torch import Tensor
+
+from emulator.vllm_ascend.operators import declare, define
+
+
+def add_rms_norm_bias(
+    x1: Tensor, x2: Tensor, gamma: Tensor, beta: Tensor | None = None, epsilon: float = 1e-6
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(normalised x1 + x2, reciprocal of its root mean square, x1 + x2)."""
+    y, rstd, x = torch_npu.npu_add_rms_norm(x1, x2, gamma, epsilon)
+    return (y if beta is None else y + beta), rstd, x
+
+
+def moe_gating_top_k(
+    x: Tensor,
+    k: int,
+    k_group: int,
+    group_count: int,
+    group_select_mode: int,
+    renorm: int,
+    norm_type: int,
+    out_flag: bool,
+    routed_scaling_factor: float,
+    eps: float,
+    bias_opt: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights and ids of each row's `k` best experts, and the scores."""
+    weights_TK, ids_TK, scores_TE = torch_npu.npu_moe_gating_top_k(
+        x,
+        k,
+        bias=bias_opt,
+        k_group=k_group,
+        group_count=group_count,
+        group_select_mode=group_select_mode,
+        renorm=renorm,
+        norm_type=norm_type,
+        out_flag=out_flag,
+        routed_scaling_factor=routed_scaling_factor,
+        eps=eps,
+    )
+    return weights_TK, ids_TK, scores_TE
+
+
+# without a body: vllm_ascend.meta_registration gives them their shapes, and nothing on the eager path calls them
+declare(
+    "_C_ascend",
+    "get_masked_input_and_mask(Tensor input, int org_vocab_start_index, int org_vocab_end_index, "
+    "int num_org_vocab_padding, int added_vocab_start_index, int added_vocab_end_index) "
+    "-> (Tensor masked_input, Tensor mask)",
+)
+declare(
+    "_C_ascend",
+    "bgmv_expand(Tensor! x, Tensor! weight, Tensor! indices, Tensor! y, int slice_offset, int slice_size) "
+    "-> Tensor",
+)
+declare(
+    "_C_ascend",
+    "sgmv_expand(Tensor! x, Tensor! weight, Tensor! lora_indices, Tensor! seq_len, Tensor! y, int slice_offset, "
+    "int slice_size) -> Tensor",
+)
+
+define(
+    "_C_ascend",
+    "npu_add_rms_norm_bias(Tensor x1, Tensor x2, Tensor gamma, Tensor? beta=None, float epsilon=1e-6) "
+    "-> (Tensor y, Tensor rstd, Tensor x)",
+    add_rms_norm_bias,
+)
+define(
+    "_C_ascend",
+    "moe_gating_top_k(Tensor x, int k, int k_group, int group_count, int group_select_mode, int renorm, "
+    "int norm_type, bool out_flag, float routed_scaling_factor, float eps, Tensor? bias_opt=None) "
+    "-> (Tensor y, Tensor expert_idx, Tensor out)",
+    moe_gating_top_k,
+)
+define(
+    "_C_ascend",
+    "npu_moe_init_routing_custom(Tensor x, Tensor expert_idx, *, Tensor? scale=None, Tensor? offset=None, "
+    "int active_num=-1, int expert_capacity=-1, int expert_num=-1, int drop_pad_mode=0, "
+    "int expert_tokens_num_type=0, bool expert_tokens_num_flag=False, int quant_mode=0, "
+    "int[2] active_expert_range=[], int row_idx_type=0) -> (Tensor, Tensor, Tensor, Tensor)",
+    torch_npu.npu_moe_init_routing_v2,  # the operator that vllm-ascend's was made from
+)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stand-ins, one record each, and the import hook that puts them in place.
+
+vllm-ascend calls libraries that exist only as compiled NPU code: its own kernels, ATB, Triton, pyACL. What the
+eager path needs of them is stood in for here by torch operations on NPU tensors, which run as emulated operators
+on the stream they were called on, so that the race checker sees them. Everything else of vllm-ascend and all of
+torch_npu is untouched. What is not in this list is missing, and says so when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+_HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """One replacement.
+
+    target: what is replaced, "module", "module:attribute" or "module:namespace::operator". The module is the one
+        whose import puts the stand-in in place.
+    source: ours: a file of this folder that becomes the module, "file:attribute" that is put there, or for an
+        operator that is only to be declared its schema.
+    reason: why the original cannot run here.
+    does: what ours does instead.
+    """
+
+    target: str
+    source: str
+    reason: str
+    does: str
+
+    @property
+    def module(self) -> str:
+        return self.target.partition(":")[0]
+
+    @property
+    def attribute(self) -> str:
+        return self.target.partition(":")[2]
+
+
+_ATB = "torch_npu.op_plugin.atb._atb_ops:atb::"
+_NO_ATB = "ATB (libatb.so) is a closed C++ library with virtual classes; ours only loads"
+_NO_KERNELS = "vllm-ascend's kernels are AscendC, compiled by CANN for the NPU"
+
+STAND_INS = (
+    StandIn(
+        target="acl",
+        source="acl/__init__.py",
+        reason="pyACL comes with CANN, not from PyPI; vllm_ascend.device_allocator.camem imports acl.rt.memcpy",
+        does="acl.rt.memcpy over the emulator's aclrtMemcpy",
+    ),
+    StandIn(
+        target="vllm_ascend.vllm_ascend_C",
+        source="custom_operators.py",
+        reason=_NO_KERNELS,
+        does="defines the operators of torch.ops._C_ascend that the eager path calls, by torch_npu's own: "
+        "npu_add_rms_norm_bias, moe_gating_top_k, npu_moe_init_routing_custom",
+    ),
+    StandIn(
+        target=_ATB + "_npu_rotary_embedding",
+        source="atb.py:rotary_embedding",
+        reason=_NO_ATB,
+        does="rotates query and key in place by cos_sin_cache[positions]",
+    ),
+    StandIn(
+        target=_ATB + "_npu_reshape_and_cache",
+        source="atb.py:reshape_and_cache",
+        reason=_NO_ATB,
+        does="writes keys and values to their slots of the cache by torch_npu's own npu_scatter_pa_kv_cache",
+    ),
+    StandIn(
+        target=_ATB + "npu_paged_cache_load.out",
+        source="atb.py:paged_cache_load",
+        reason=_NO_ATB,
+        does="reads the tokens of a block table's requests from the cache",
+    ),
+    StandIn(
+        target=_ATB + "_npu_matmul_add_fp32",
+        source="atb.py:matmul_add_fp32",
+        reason=_NO_ATB + "; vllm-ascend's worker calls it once to warm ATB up",
+        does="C += x^T weight",
+    ),
+    *(
+        StandIn(
+            target=f"torchvision.extension:torchvision::{name}",
+            source=f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+            reason="PyPI's torchvision is built for CUDA, so that its operators do not load, and then its import "
+            "fails on this one; vllm-ascend imports all models, and some of them torchvision",
+            does="declares the operator; nothing calls it",
+        )
+        for name in ("nms", "qnms")
+    ),
+    StandIn(
+        target="vllm.v1.worker.block_table:_compute_slot_mapping_kernel",
+        source="slot_mapping.py:compute_slot_mapping",
+        reason="a Triton kernel, and Triton has no back end for an emulated NPU",
+        does="the slots of all tokens in a few torch operations",
+    ),
+)
+
+
+def install() -> None:
+    """Let imports in this process find the stand-ins. Imports nothing itself; calling it again changes nothing."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the modules that are stand-ins, and lets those that contain one put it in after they have run."""
+
+    def __init__(self) -> None:
+        self._modules = {s.target: s for s in STAND_INS if not s.attribute}
+        self._contents: dict[str, list[StandIn]] = {}
+        for stand_in in STAND_INS:
+            if stand_in.attribute:
+                self._contents.setdefault(stand_in.module, []).append(stand_in)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if stand_in := self._modules.get(fullname):
+            return importlib.util.spec_from_file_location(fullname, _HERE / stand_in.source)
+        if not (stand_ins := self._contents.get(fullname)):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, stand_ins)
+        return spec
+
+
+class _Loader(importlib.abc.Loader):
+    """Runs a module with its own loader, then puts the stand-ins into it."""
+
+    def __init__(self, original: importlib.abc.Loader, stand_ins: Sequence[StandIn]) -> None:
+        self._original = original
+        self._stand_ins = stand_ins
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._original.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__loader__ = module.__spec__.loader = self._original
+        self._original.exec_module(module)
+        for stand_in in self._stand_ins:
+            _put(module, stand_in)
+
+
+def _put(module: ModuleType, stand_in: StandIn) -> None:
+    """Raises AttributeError when the target is gone: a stand-in never misses in silence."""
+    namespace, is_operator, target = stand_in.attribute.rpartition("::")
+    if not is_operator:
+        getattr(module, target)
+        setattr(module, target, _ours(stand_in.source))
+        return
+    from emulator.vllm_ascend import operators
+
+    if stand_in.source.startswith(f"{target}("):
+        operators.declare(namespace, stand_in.source)
+    else:
+        operators.override(namespace, target, _ours(stand_in.source))
+
+
+def _ours(source: str) -> Callable[..., object]:
+    file, _, name = source.partition(":")
+    module = importlib.import_module(f"emulator.vllm_ascend.{file.removesuffix('.py')}")
+    ours: Callable[..., object] = getattr(module, name)
+    return ours

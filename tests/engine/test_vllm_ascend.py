@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vllm-ascend's own platform, worker and model runner on an NPU, and ours over them, against transformers.
+
+On the emulator only: its attention operator computes float32, which an NPU's does not. The race checker watches
+every engine (emulator/pytest_plugin.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.engine.reference import make_prompts, transformers_tokens, write_model
+from vllm_ascend_ext.integration.engine import EngineCase, run_engine
+from vllm_ascend_ext.integration.ranks import Layout
+
+pytestmark = [
+    pytest.mark.emulator,
+    pytest.mark.engine,
+    pytest.mark.usefixtures("vllm_preloaded"),
+]
+
+NUM_TOKENS = 16
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Qwen3": ("Qwen3Config", {}),
+    "Qwen3-MoE": (
+        "Qwen3MoeConfig",
+        {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True},
+    ),
+}
+CASES = {
+    "Qwen3 TP1": ("Qwen3", Layout(), False),
+    "Qwen3 TP2": ("Qwen3", Layout(tp=2), False),
+    "Qwen3-MoE TP1": ("Qwen3-MoE", Layout(), False),
+    "Qwen3-MoE TP2": ("Qwen3-MoE", Layout(tp=2), False),
+    "Qwen3-MoE TP2+EP": ("Qwen3-MoE", Layout(tp=2), True),
+}
+# small steps, so that prompts are prefilled in chunks and requests join and leave the batch
+ENGINE = {"max_num_batched_tokens": 64, "max_num_seqs": 6}
+DEADLINE_S = 240
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_model: str) -> list[list[int]]:
+    return make_prompts(tiny_model)[:8]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> dict[str, str]:
+    """Checkpoints with random weights of realistic scale."""
+    return {
+        name: write_model(tmp_path_factory.mktemp(name), tiny_model, config, **settings)
+        for name, (config, settings) in MODELS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(models: dict[str, str], prompts: list[list[int]]) -> dict[str, list[tuple[int, ...]]]:
+    tokens = {name: transformers_tokens(model, prompts, NUM_TOKENS) for name, model in models.items()}
+    assert all(len(set(continuations)) > 4 for continuations in tokens.values())  # not degenerate
+    return tokens
+
+
+@pytest.mark.parametrize("runner", ["theirs", "ours"])
+@pytest.mark.parametrize("name", CASES)
+def test_tokens_equal_transformers(
+    models: dict[str, str],
+    prompts: list[list[int]],
+    expected: dict[str, list[tuple[int, ...]]],
+    name: str,
+    runner: str,
+) -> None:
+    model, layout, expert_parallel = CASES[name]
+    case = EngineCase(
+        models[model],
+        layout,
+        expert_parallel=expert_parallel,
+        ascend_ext={} if runner == "ours" else None,
+        engine_args=ENGINE,
+    )
+    result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=DEADLINE_S)
+    assert result.token_ids == expected[model]
+    assert (result.ranks[0].report is not None) == (runner == "ours")
