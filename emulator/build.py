@@ -91,6 +91,7 @@ def lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             print("emulator: another process is building, waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
+        os.set_inheritable(file.fileno(), True)  # a compilation that outlives us keeps it
         yield
 
 
@@ -132,7 +133,9 @@ def num_jobs() -> int:
 def run_logged(command: list[str], log: Path) -> None:
     """Run a build step with its output in ``log`` and, on a terminal, its progress on stderr."""
     tail: deque[str] = deque(maxlen=60)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, close_fds=False
+    )
     assert process.stdout is not None
     with open(log, "a", encoding="utf-8") as file:
         for line in process.stdout:

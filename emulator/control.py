@@ -7,8 +7,10 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable
+from typing import TypeVar
 
 _U64 = ctypes.c_uint64
+_Library = TypeVar("_Library", bound=ctypes.CDLL)
 _ARGUMENTS = {
     "EmulatorNumRaces": [],
     "EmulatorRaceText": [_U64, ctypes.c_char_p, _U64],
@@ -23,7 +25,7 @@ _ARGUMENTS = {
 }
 
 
-def _load(kind: type[ctypes.CDLL]) -> ctypes.CDLL:
+def _load(kind: type[_Library]) -> _Library:
     try:
         library = kind("libascendcl.so", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
         for name, arguments in _ARGUMENTS.items():

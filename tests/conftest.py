@@ -35,10 +35,14 @@ def vllm_preloaded() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs a device this machine does not have, saying so; engines run last."""
+    """Skip what needs a device this machine does not have, saying so; engines run last.
+
+    Where there are NPUs they run first: ranks are forked, which must come before this process uses a device.
+    """
     import torch
 
     for item in items:
         if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA GPU on this machine"))
-    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
+    first = hasattr(torch, "npu")
+    items.sort(key=lambda item: (item.get_closest_marker("engine") is not None) != first)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rank programs with a fault: ranks that disagree, die, come late or do not wait. The test reads what they print."""
+"""Rank programs with a fault: ranks disagree, die, come late or do not wait. The test reads what they print."""
 
 from __future__ import annotations
 
@@ -114,7 +114,11 @@ def late_at_creation(rank: int, num_ranks: int, folder: str, lateness_s: float) 
     process_group(rank, num_ranks, folder)
     if rank == 1:
         time.sleep(lateness_s)
-    _report(time.monotonic(), _all_reduce)
+    try:
+        _report(time.monotonic(), _all_reduce)
+    finally:
+        if rank != 1:
+            time.sleep(lateness_s)  # the reason is in shared memory as long as the creator lives
 
 
 def late(rank: int, num_ranks: int, folder: str, lateness_s: float) -> None:

@@ -23,8 +23,9 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Rank:
-    """How a rank ended: its exit status (negative: the signal; None: killed at the deadline) and what it printed."""
+    """How a rank ended, and what it printed. The status is a negative signal, or None if it had to be killed."""
 
+    pid: int
     status: int | None
     output: str
 
@@ -32,28 +33,36 @@ class Rank:
 class RankServer:
     """A process that has imported torch_npu and forks ranks from itself."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **variables: str) -> None:
         self._folder = folder
-        environment = {**os.environ, "EMULATOR_RACE_LOG": "", "EMULATOR_DEVICES": "4"}
+        self._pids: set[int] = set()
+        environment = {**os.environ, "EMULATOR_RACE_LOG": "", "EMULATOR_DEVICES": "4", **variables}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.emulator.hccl_launch"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
 
     def run(
-        self, program: str, num_ranks: int, deadline_s: float, environment: dict[str, str], **arguments: Any
+        self, program: str, num_ranks: int, deadline_s: float = 120, delays: int = 0, **arguments: Any
     ) -> list[Rank]:
-        """``module.function(rank, num_ranks, **arguments)`` in every rank."""
+        """``module.function(rank, num_ranks, folder, **arguments)`` in every rank, under a seed of delays."""
         request = {
             "program": program, "num_ranks": num_ranks, "deadline_s": deadline_s, "arguments": arguments,
-            "environment": environment, "folder": tempfile.mkdtemp(dir=self._folder),
+            "delays": delays, "folder": tempfile.mkdtemp(dir=self._folder),
         }  # fmt: skip
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         assert answer, f"the rank server ended with status {self._process.wait()}"
-        return [Rank(**rank) for rank in json.loads(answer)]
+        ranks = [Rank(**rank) for rank in json.loads(answer)]
+        self._pids.update(rank.pid for rank in ranks)
+        return ranks
+
+    def left_over(self) -> list[str]:
+        """Shared memory that ranks of this server made and nobody removed."""
+        segments = [name.split(".") for name in os.listdir("/dev/shm") if name.startswith("ascend-hccl.")]
+        return [".".join(parts) for parts in segments if int(parts[2]) in self._pids]
 
     def close(self) -> None:
         self._process.communicate(timeout=30)
@@ -74,7 +83,9 @@ def _run_rank(request: dict[str, Any], rank: int) -> NoReturn:
     output = os.open(f"{request['folder']}/{rank}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.environ.update(request["environment"])
+    from emulator import schedule
+
+    schedule.set_seed(request["delays"])
     module, _, function = request["program"].rpartition(".")
     status = 0
     try:
@@ -122,8 +133,10 @@ def serve() -> None:
         statuses = _wait(pids, request["deadline_s"])
         outputs = [Path(request["folder"], f"{rank}.txt") for rank in range(len(pids))]
         texts = [path.read_text(errors="replace") if path.exists() else "" for path in outputs]
-        answer = [{"status": status, "output": text} for status, text in zip(statuses, texts, strict=True)]
-        print(json.dumps(answer), flush=True)
+        rows = zip(pids, statuses, texts, strict=True)
+        print(
+            json.dumps([{"pid": pid, "status": status, "output": text} for pid, status, text in rows]), flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random sequences of collectives over groups, streams, sizes and data types, each with the right values at its end."""
+"""Random sequences of collectives over groups, streams, sizes and data types; every result is checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from tests.emulator.hccl_values import MOVED_TYPES, OPERATIONS, check, reduced, 
 
 LONGEST = 8  # collectives in a sequence
 REDUCIBLE = (torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32)
-Expectation = Callable[[], None]
+# checks the result once the works are waited for
+Step = tuple[Callable[[], None], list[dist.Work]]
+
+
+def given(work: dist.Work | None) -> list[dist.Work]:
+    return [work] if work else []
 
 
 class Sequence:
@@ -61,36 +66,46 @@ class Sequence:
         seed = draws.randrange(1 << 20)
         return [values(seed, rank, size, dtype) for rank in ranks]
 
-    def all_reduce(self, ranks, group, size, draws, asynchronous):  # type: ignore[no-untyped-def]
+    def all_reduce(
+        self, ranks: list[int], group: dist.ProcessGroup, size: int, draws: random.Random, asynchronous: bool
+    ) -> Step:
         operation = draws.choice(list(OPERATIONS))
         parts = self.inputs(ranks, size, draws, draws.choice(REDUCIBLE))
         tensor = parts[ranks.index(self.rank)].npu()
         work = dist.all_reduce(tensor, operation, group, asynchronous)
-        return lambda: check("all_reduce", tensor, reduced(parts, operation)), [work] if work else []
+        return lambda: check("all_reduce", tensor, reduced(parts, operation)), given(work)
 
-    def broadcast(self, ranks, group, size, draws, asynchronous):  # type: ignore[no-untyped-def]
+    def broadcast(
+        self, ranks: list[int], group: dist.ProcessGroup, size: int, draws: random.Random, asynchronous: bool
+    ) -> Step:
         parts = self.inputs(ranks, size, draws, draws.choice(MOVED_TYPES))
         root = draws.randrange(len(ranks))
         tensor = parts[ranks.index(self.rank)].npu()
         work = dist.broadcast(tensor, ranks[root], group, asynchronous)
-        return lambda: check("broadcast", tensor, parts[root]), [work] if work else []
+        return lambda: check("broadcast", tensor, parts[root]), given(work)
 
-    def all_gather(self, ranks, group, size, draws, asynchronous):  # type: ignore[no-untyped-def]
+    def all_gather(
+        self, ranks: list[int], group: dist.ProcessGroup, size: int, draws: random.Random, asynchronous: bool
+    ) -> Step:
         parts = self.inputs(ranks, size, draws, draws.choice(MOVED_TYPES))
         output = torch.empty(size * len(ranks), dtype=parts[0].dtype, device="npu")
         source = parts[ranks.index(self.rank)].npu()
         work = dist.all_gather_into_tensor(output, source, group, asynchronous)
-        return lambda: check("all_gather", output, torch.cat(parts)), [work] if work else []
+        return lambda: check("all_gather", output, torch.cat(parts)), given(work)
 
-    def reduce_scatter(self, ranks, group, size, draws, asynchronous):  # type: ignore[no-untyped-def]
+    def reduce_scatter(
+        self, ranks: list[int], group: dist.ProcessGroup, size: int, draws: random.Random, asynchronous: bool
+    ) -> Step:
         parts = self.inputs(ranks, size * len(ranks), draws, draws.choice(REDUCIBLE))
         own = ranks.index(self.rank)
         output = torch.empty(size, dtype=parts[0].dtype, device="npu")
         work = dist.reduce_scatter_tensor(output, parts[own].npu(), dist.ReduceOp.SUM, group, asynchronous)
         expected = reduced(parts, dist.ReduceOp.SUM)[own * size : (own + 1) * size]
-        return lambda: check("reduce_scatter", output, expected), [work] if work else []
+        return lambda: check("reduce_scatter", output, expected), given(work)
 
-    def all_to_all(self, ranks, group, size, draws, asynchronous):  # type: ignore[no-untyped-def]
+    def all_to_all(
+        self, ranks: list[int], group: dist.ProcessGroup, size: int, draws: random.Random, asynchronous: bool
+    ) -> Step:
         counts = [[draws.randint(0, size // len(ranks)) for _ in ranks] for _ in ranks]
         dtype = draws.choice(MOVED_TYPES)
         parts = [values(size, rank, sum(row), dtype).split(row) for rank, row in zip(ranks, counts, strict=True)]
@@ -99,9 +114,12 @@ class Sequence:
         output = torch.empty(sum(received), dtype=dtype, device="npu")
         source = torch.cat(parts[own]).npu()
         work = dist.all_to_all_single(output, source, received, counts[own], group, asynchronous)
-        return lambda: check("all_to_all", output, torch.cat([part[own] for part in parts])), [work] if work else []
+        expected = torch.cat([part[own] for part in parts])
+        return lambda: check("all_to_all", output, expected), given(work)
 
-    def messages(self, ranks, group, size, draws, asynchronous):  # type: ignore[no-untyped-def]
+    def messages(
+        self, ranks: list[int], group: dist.ProcessGroup, size: int, draws: random.Random, asynchronous: bool
+    ) -> Step:
         """Everybody to everybody in a batch, in an order of each rank's own."""
         size = max(size, 1)
         parts = self.inputs(ranks, size, draws, draws.choice(MOVED_TYPES))

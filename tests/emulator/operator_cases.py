@@ -43,7 +43,7 @@ NUMBERS: dict[str, Case] = {
     "sub": lambda x, y: x - y,
     "sub from scalar": lambda x, y: 5 - x,
     "mul": lambda x, y: x * y,
-    "mul to transposed out": lambda x, y: torch.mul(x, y, out=torch.empty(6, 4, dtype=x.dtype, device=x.device).t()),
+    "mul to transposed out": lambda x, y: torch.mul(x, y, out=x.t().contiguous().t()),
     "mul into a slice": lambda x, y: x.clone()[:, 1:3].mul_(y[:, 3:5]),
     "div": lambda x, y: x / (y + 100),
     "div floor": lambda x, y: torch.div(x, y + 100, rounding_mode="floor"),
@@ -117,7 +117,8 @@ REALS: dict[str, Case] = {
     "two operands": lambda x, y: (torch.atan2(x, y), torch.logaddexp(x, y), x.abs() ** y, 2**x, x.abs() ** 0.5),
     "lerp": lambda x, y: (torch.lerp(x, y, 0.3), torch.lerp(x, y, y), torch.addcdiv(x, y, y.abs() + 1, value=0.5)),
     "activations": lambda x, y: [op(x) for op in (F.silu, F.gelu, F.relu, F.softplus, F.elu, F.mish)],
-    "more activations": lambda x, y: [op(x) for op in (F.leaky_relu, F.hardswish, F.hardsigmoid, F.logsigmoid, F.glu)],
+    "more activations": lambda x, y: [op(x) for op in (F.leaky_relu, F.hardswish, F.hardsigmoid, F.logsigmoid)],
+    "gated": lambda x, y: (F.glu(x), F.glu(x, 0)),
     "softmax": lambda x, y: (x.softmax(-1), x.log_softmax(0), x.softmax(-1, dtype=torch.float32), x.logsumexp(-1)),
     "moments": lambda x, y: (x.mean(-1), x.mean(), x.std(-1), x.var(0), torch.var_mean(x, 1)),
     "norms": lambda x, y: (x.norm(), torch.linalg.vector_norm(x, dim=1), F.layer_norm(x, (6,), x[0], y[0])),
@@ -127,8 +128,9 @@ REALS: dict[str, Case] = {
     "embedding": lambda x, y: (F.embedding(index(x, 0, 3, 1), x), F.embedding(columns(x)[:2].int(), x)),
     "matrix product": lambda x, y: (x @ y.t(), x.t() @ y, x @ y[0], torch.dot(x[0], y[0])),
     "batched product": lambda x, y: (torch.bmm(x[None], y.t()[None]), torch.matmul(x[None, None], y.t())),
-    "product and sum": lambda x, y: (torch.addmm(y[:, :4], x, y.t()), F.linear(x, y, y[0, :4]), F.linear(x[None], y)),
-    "losses": lambda x, y: (F.mse_loss(x, y), F.l1_loss(x, y), F.smooth_l1_loss(x, y), F.kl_div(x, y.softmax(-1), reduction="batchmean")),
+    "product and sum": lambda x, y: (torch.addmm(y[:, :4], x, y.t()), F.linear(x, y, y[0, :4])),
+    "losses": lambda x, y: (F.mse_loss(x, y), F.l1_loss(x, y), F.smooth_l1_loss(x, y)),
+    "divergence": lambda x, y: F.kl_div(x, y.softmax(-1), reduction="batchmean"),
     "convolution": lambda x, y: F.conv1d(x[None], y[None, :, :3], y[0, :1]),
 }
 
@@ -149,7 +151,8 @@ COUNTS: dict[str, Case] = {
 
 def cases(*tables: tuple[dict[str, Case], Sequence[torch.dtype]]) -> list[tuple[str, Case, torch.dtype]]:
     """Every case of every table with every dtype of the table."""
-    return [(f"{name}, {dtype}", case, dtype) for table, dtypes in tables for name, case in table.items() for dtype in dtypes]
+    every = ((name, case, dtype) for table, dtypes in tables for name, case in table.items() for dtype in dtypes)
+    return [(f"{name}, {dtype}", case, dtype) for name, case, dtype in every]
 
 
 ALL = cases(

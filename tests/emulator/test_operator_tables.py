@@ -140,7 +140,7 @@ def test_wrong_kinds_are_reported(library: ctypes.CDLL, handles: dict[str, ctype
         "argument 'alpha' is a tensor, not a scalar": ("aclnnAdd", tensor, tensor, tensor, tensor),
         "argument 'other' is an int array, not a tensor": ("aclnnAdd", tensor, ints, scalar, tensor),
         "argument 'other' is null, not a tensor": ("aclnnAdd", tensor, None, scalar, tensor),
-        "argument 'self' is no live handle, not a tensor": ("aclnnAdd", ctypes.c_void_p(64), tensor, scalar, tensor),
+        "argument 'self' is no live handle, not a tensor": ("aclnnAbs", ctypes.c_void_p(64), tensor),
         "argument 'dim' is a scalar, not a number": ("aclnnArgMax", tensor, scalar, ctypes.c_bool(False), tensor),
     }
     for expected, (name, *arguments) in cases.items():

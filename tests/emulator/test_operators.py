@@ -66,8 +66,8 @@ def gradients(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor | Non
     hidden = F.layer_norm(F.silu(x @ weight.t()), (4,))
     rows = F.embedding(torch.tensor([0, 3, 3, 1], device=x.device), weight)
     parts = (hidden.tanh(), hidden.sigmoid(), F.gelu(hidden), hidden.relu(), rows.pow(2), hidden.softmax(-1).log())
-    loss = F.cross_entropy(hidden, torch.tensor([0, 1, 2, 3], device=x.device)) + sum(part.mean() for part in parts)
-    loss.backward()
+    loss = F.cross_entropy(hidden, torch.tensor([0, 1, 2, 3], device=x.device))
+    (loss + sum(part.mean() for part in parts)).backward()
     return x.grad, weight.grad
 
 
@@ -154,12 +154,12 @@ def test_missing_operator_without_a_fallback_is_named() -> None:
     import torch_npu
 
     with pytest.raises(RuntimeError, match="aclnnMoeReRouting"):
-        torch_npu.npu_moe_re_routing(torch.ones(4, 8, device="npu"), torch.ones(2, 2, dtype=torch.int32, device="npu"))
+        torch_npu.npu_moe_re_routing(torch.ones(4, 8).npu(), torch.ones(2, 2, dtype=torch.int32).npu())
 
 
 @pytest.mark.parametrize("queue", ("0", "1", "2"))
 def test_failing_operator_is_named_and_fatal(queue: str) -> None:
-    program = "torch.ones(3, device='npu').index_select(0, torch.tensor([9], device='npu'))\ntorch.npu.synchronize()"
+    program = "torch.ones(3).npu().index_select(0, torch.tensor([9]).npu())\ntorch.npu.synchronize()"
     result = run_program(program, TASK_QUEUE_ENABLE=queue)
     assert result.returncode != 0
     assert "aclnnIndexSelect" in result.stderr

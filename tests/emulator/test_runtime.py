@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The emulated runtime through the real torch_npu: memory, streams, events, host functions, graphs, failures.
+"""The emulated runtime through the real torch_npu: memory, copies, streams, events, host functions.
 
 Only copies, so that nothing here depends on the emulated operators.
 """
@@ -7,25 +7,23 @@ Only copies, so that nothing here depends on the emulated operators.
 from __future__ import annotations
 
 import ctypes
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    import torch
-
-    from emulator.findings import Findings
+from tests.emulator.device_work import (
+    MIB,
+    SIZE,
+    HostGate,
+    copy,
+    filled,
+    recent_message,
+    run_program,
+    runtime,
+    value_of,
+)
 
 pytestmark = pytest.mark.emulator
-
-SIZE = 1024
-MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
@@ -35,40 +33,6 @@ def npu() -> None:
     import torch_npu  # noqa: F401
 
     torch.npu.synchronize()
-
-
-def filled(value: float) -> torch.Tensor:
-    import torch
-
-    return torch.full((SIZE,), value).to("npu")
-
-
-def copy(target: torch.Tensor, source: torch.Tensor) -> None:
-    """On the current stream, from device to device."""
-    import torch_npu
-
-    torch_npu.copy_memory_(target, source, non_blocking=True)
-
-
-def value_of(tensor: torch.Tensor) -> float:
-    values = tensor.cpu().unique().tolist()
-    assert len(values) == 1
-    return float(values[0])
-
-
-def run_program(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, for what a process cannot recover from."""
-    preface = "import torch, torch_npu\n"
-    environment = {**os.environ, "EMULATOR_RACE_LOG": "", **variables}
-    command = [sys.executable, "-c", preface + program]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-
-
-def runtime() -> ctypes.CDLL:
-    return ctypes.CDLL("libascendcl.so")
-
-
-# Memory
 
 
 def test_fresh_memory_is_poison() -> None:
@@ -124,11 +88,10 @@ assert free == total and torch.npu.memory_reserved() == 0
 def test_a_copy_outside_live_memory_is_refused() -> None:
     held = filled(1)
     library = runtime()
-    library.aclGetRecentErrMsg.restype = ctypes.c_char_p
     host = (ctypes.c_char * 64)()
     beyond = ctypes.c_void_p(held.data_ptr() + (1 << 40))
     assert library.aclrtMemcpy(host, ctypes.c_size_t(64), beyond, ctypes.c_size_t(64), 2) == 107000
-    assert b"is not in live device memory" in library.aclGetRecentErrMsg()
+    assert "is not in live device memory" in recent_message()
 
 
 def test_pinned_memory_is_known_and_pageable_is_not() -> None:
@@ -159,9 +122,6 @@ def test_copies_between_devices() -> None:
         pytest.skip("one device")
     there = filled(4).to("npu:1")
     assert there.device.index == 1 and value_of(there) == 4
-
-
-# Streams and events
 
 
 def test_an_event_orders_streams() -> None:
@@ -233,26 +193,6 @@ def test_elapsed_time() -> None:
     assert begin.elapsed_time(end) >= 15
 
 
-class HostGate:
-    """Holds a stream in a host function until it is opened."""
-
-    def __init__(self, stream: torch.npu.Stream, before: torch.npu.Event | None = None) -> None:
-        if before is not None:
-            before.record(stream)
-        self._open = ctypes.c_int(0)
-        self._function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._wait)
-        handle = ctypes.c_void_p(stream.npu_stream)
-        assert runtime().aclrtLaunchHostFunc(handle, self._function, None) == 0
-
-    def _wait(self, _: object) -> None:
-        deadline = time.monotonic() + 20
-        while not self._open.value and time.monotonic() < deadline:
-            time.sleep(0.001)
-
-    def open(self) -> None:
-        self._open.value = 1
-
-
 def test_a_busy_stream_times_out() -> None:
     import torch
 
@@ -276,218 +216,3 @@ def test_host_functions_run_in_order_on_the_subscribed_thread() -> None:
     stream.synchronize()
     torch_npu.npu._unsubscribe_report(stream)
     assert seen == list(range(5))
-
-
-# Graphs
-
-
-def captured(body: Callable[[], None]) -> torch.npu.NPUGraph:
-    import torch
-
-    graph = torch.npu.NPUGraph()
-    with torch.npu.graph(graph):
-        body()
-    return graph
-
-
-def replay_from(graph: torch.npu.NPUGraph, source: torch.Tensor, value: float) -> None:
-    import torch
-
-    source.copy_(torch.full((SIZE,), value))
-    graph.replay()
-
-
-def test_a_graph_replays_on_new_inputs() -> None:
-    source, between, target = filled(1), filled(0), filled(0)
-
-    def body() -> None:
-        copy(between, source)
-        copy(target, between)
-
-    graph = captured(body)
-    assert value_of(target) == 0  # capturing runs nothing
-    for value in (3, 4):
-        replay_from(graph, source, value)
-        assert value_of(target) == value
-
-
-def test_a_joined_side_stream_is_captured() -> None:
-    import torch
-
-    side = torch.npu.Stream()
-    source, between, target, beside = filled(1), filled(0), filled(0), filled(0)
-
-    def body() -> None:
-        main = torch.npu.current_stream()
-        copy(between, source)
-        side.wait_stream(main)
-        with torch.npu.stream(side):
-            copy(beside, between)
-        copy(target, between)
-        main.wait_stream(side)
-
-    graph = captured(body)
-    for value in (5, 6):
-        replay_from(graph, source, value)
-        assert value_of(target) == value and value_of(beside) == value
-
-
-def test_an_unjoined_side_stream_is_reported(race_reports: Findings) -> None:
-    import torch
-
-    side = torch.npu.Stream()
-    source, target = filled(1), filled(0)
-
-    def body() -> None:
-        side.wait_stream(torch.npu.current_stream())
-        with torch.npu.stream(side):
-            copy(target, source)
-
-    with pytest.raises(RuntimeError, match=r"ended without waiting for\s+stream \d+ of npu:0"):
-        captured(body)
-    (report,) = race_reports.take()
-    assert "copy device to device" in report and "test_runtime.py" in report
-    assert value_of(target) == 0
-
-
-def test_a_captured_stream_cannot_be_waited_for() -> None:
-    import torch
-
-    source, target = filled(1), filled(0)
-
-    def body() -> None:
-        copy(target, source)
-        with pytest.raises(RuntimeError, match="is being captured"):
-            torch.npu.current_stream().synchronize()
-
-    with pytest.raises(RuntimeError, match="was spoilt by synchronising the stream"):
-        captured(body)
-    assert value_of(filled(2)) == 2
-
-
-def test_a_graph_is_described_in_a_file(tmp_path: Path) -> None:
-    source, target = filled(1), filled(0)
-    graph = captured(lambda: copy(target, source))
-    graph.debug_dump(str(tmp_path / "graph.txt"))
-    assert "0: copy device to device after []" in (tmp_path / "graph.txt").read_text()
-
-
-def test_a_task_group_is_updated_between_replays() -> None:
-    """As vllm-ascend does: the replay waits for an external event until another stream has updated it."""
-    import torch
-
-    first, second, target = filled(1), filled(2), filled(0)
-    update_stream = torch.npu.Stream()
-    event = torch.npu.ExternalEvent()
-    handles = []
-
-    def body() -> None:
-        stream = torch.npu.current_stream()
-        event.wait(stream)
-        event.reset(stream)
-        torch.npu.graph_task_group_begin(stream)
-        copy(target, first)
-        handles.append(torch.npu.graph_task_group_end(stream))
-
-    graph = captured(body)
-    for source, value in ((second, 2), (first, 1), (second, 2)):
-        graph.replay()
-        with torch.npu.stream(update_stream):
-            torch.npu.graph_task_update_begin(update_stream, handles[0])
-            copy(target, source)
-            torch.npu.graph_task_update_end(update_stream)
-            event.record(update_stream)
-        assert value_of(target) == value
-
-
-def test_a_wrong_number_of_updated_tasks_is_an_error() -> None:
-    import torch
-
-    source, target = filled(1), filled(0)
-    handles = []
-
-    def body() -> None:
-        stream = torch.npu.current_stream()
-        torch.npu.graph_task_group_begin(stream)
-        copy(target, source)
-        handles.append(torch.npu.graph_task_group_end(stream))
-
-    graph = captured(body)
-    stream = torch.npu.Stream()
-    torch.npu.graph_task_update_begin(stream, handles[0])
-    with pytest.raises(RuntimeError, match="the group has 1 tasks, the update 0"):
-        torch.npu.graph_task_update_end(stream)
-    del graph
-
-
-# Failures
-
-FAILING = """
-stream = torch.npu.current_stream()
-held = torch.ones(4).npu()
-torch.npu.synchronize()
-torch_npu.npu._launch_host_func(stream, print, 1)  # nobody is subscribed
-"""
-FAILURE = "asynchronous failure: host function on stream"
-
-
-def test_an_asynchronous_failure_stays() -> None:
-    program = (
-        FAILING
-        + """
-for call in (torch.npu.synchronize, lambda: torch.ones(4).npu(), lambda: torch.npu.current_stream().query()):
-    try:
-        call()
-    except RuntimeError as error:
-        assert "no thread processes the reports" in str(error), error
-    else:
-        raise AssertionError("no error")
-print("reached the end")
-"""
-    )
-    finished = run_program(program, TASK_QUEUE_ENABLE="0")
-    assert finished.stderr.count(FAILURE) >= 1 and "reached the end" in finished.stdout
-    assert finished.returncode == 70, finished.stderr
-
-
-def test_a_failure_that_nobody_looked_at_is_not_success() -> None:
-    finished = run_program(FAILING, TASK_QUEUE_ENABLE="0")
-    assert FAILURE in finished.stderr
-    assert finished.returncode == 70, finished.stderr
-
-
-@pytest.mark.parametrize("queue", ["1", "2"])
-def test_a_failure_under_the_task_queue_ends_the_process(queue: str) -> None:
-    finished = run_program(FAILING + "torch.npu.synchronize()\nprint('went on')\n", TASK_QUEUE_ENABLE=queue)
-    assert FAILURE in finished.stderr and "went on" not in finished.stdout
-    assert finished.returncode == 70, finished.stderr
-
-
-@pytest.mark.parametrize("queue", ["0", "1", "2"])
-def test_streams_and_copies_under_every_task_queue(queue: str) -> None:
-    program = """
-side = torch.npu.Stream()
-source, target = torch.full((64,), 3.0).npu(), torch.zeros(64).npu()
-side.wait_stream(torch.npu.current_stream())
-with torch.npu.stream(side):
-    torch_npu.copy_memory_(target, source, non_blocking=True)
-torch.npu.current_stream().wait_stream(side)
-assert (target.cpu() == 3).all()
-"""
-    finished = run_program(program, TASK_QUEUE_ENABLE=queue)
-    assert finished.returncode == 0, finished.stderr
-
-
-def test_a_missing_operator_of_the_old_interface_is_named() -> None:
-    library = runtime()
-    library.aclGetRecentErrMsg.restype = ctypes.c_char_p
-    nothing = [None] * 6
-    code = library.aclopCompileAndExecute(b"Conv2D", 0, *nothing[:2], 0, *nothing[:2], None, 0, 0, None, None)
-    assert code == 207000
-    assert b"not emulated: operator Conv2D" in library.aclGetRecentErrMsg()
-
-
-def test_a_setting_that_does_not_parse_is_fatal() -> None:
-    finished = run_program("torch.npu.device_count()", EMULATOR_DEVICES="many")
-    assert finished.returncode != 0
-    assert "EMULATOR_DEVICES=many: expected an integer" in finished.stderr

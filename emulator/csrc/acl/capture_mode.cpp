@@ -11,8 +11,8 @@
 namespace emu {
 namespace {
 
-std::atomic<int> num_global{0};       // captures under way that bind every thread
-thread_local int num_own = 0;         // captures of this thread that bind it
+std::atomic<int> num_global{0};  // captures under way that bind every thread
+thread_local int num_own = 0;    // captures of this thread that bind it
 thread_local int thread_mode = acl::kCaptureGlobal;
 
 }  // namespace
@@ -32,7 +32,8 @@ int ExchangeCaptureMode(int mode) { return std::exchange(thread_mode, mode); }
 void CheckCaptureMode(const char* call) {
   if (thread_mode == acl::kCaptureRelaxed) return;
   const bool bound = num_own > 0 || (thread_mode == acl::kCaptureGlobal && num_global > 0);
-  if (bound) throw Error(kCaptureForbidden, std::string(call) + " that the host waits for, while a graph is captured");
+  if (bound)
+    throw Error(kCaptureForbidden, std::string(call) + " that the host waits for, while a graph is captured");
 }
 
 }  // namespace emu

@@ -136,10 +136,10 @@ EMU_API int aclrtMemcpy(void* target, size_t limit, const void* source, size_t b
   });
 }
 
-EMU_API int aclrtMemcpyAsync(void* target, size_t limit, const void* source, size_t bytes, int kind, void* stream) {
-  return emu::Guarded("aclrtMemcpyAsync", [&] {
-    CopyAsync(Check(target, limit, source, bytes, kind), emu::StreamOf(stream));
-  });
+EMU_API int aclrtMemcpyAsync(void* target, size_t limit, const void* source, size_t bytes, int kind,
+                             void* stream) {
+  return emu::Guarded("aclrtMemcpyAsync",
+                      [&] { CopyAsync(Check(target, limit, source, bytes, kind), emu::StreamOf(stream)); });
 }
 
 // The condition is that of pageable targets: this call does not wait for them, the caller does.
@@ -175,7 +175,6 @@ EMU_API int aclrtMemset(void* pointer, size_t limit, int32_t value, size_t bytes
 }
 
 EMU_API int aclrtMemsetAsync(void* pointer, size_t limit, int32_t value, size_t bytes, void* stream) {
-  return emu::Guarded("aclrtMemsetAsync", [&] {
-    emu::Enqueue(emu::StreamOf(stream), MemsetTask(pointer, limit, value, bytes));
-  });
+  return emu::Guarded("aclrtMemsetAsync",
+                      [&] { emu::Enqueue(emu::StreamOf(stream), MemsetTask(pointer, limit, value, bytes)); });
 }

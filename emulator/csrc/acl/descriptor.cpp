@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Descriptors and attributes of the single-operator interface (aclop), which is not emulated: torch_npu uses it for
-// operators that have no aclnn function. Prototypes: torch_npu csrc/framework/OpParamMaker.cpp and .h,
+// Descriptors and attributes of the single-operator interface (aclop), which is not emulated: torch_npu uses it
+// for operators that have no aclnn function. Prototypes: torch_npu csrc/framework/OpParamMaker.cpp and .h,
 // csrc/framework/OpCmdHelper.cpp (BSD-3).
 #include <string>
 #include <vector>
@@ -27,7 +27,9 @@ EMU_API void* aclCreateTensorDesc(int type, int num_dimensions, const int64_t* d
   return new TensorDescriptor{type, format, std::vector<int64_t>(dimensions, dimensions + num_dimensions)};
 }
 
-EMU_API void aclDestroyTensorDesc(const void* descriptor) { delete static_cast<const TensorDescriptor*>(descriptor); }
+EMU_API void aclDestroyTensorDesc(const void* descriptor) {
+  delete static_cast<const TensorDescriptor*>(descriptor);
+}
 
 EMU_API void aclSetTensorDescName(void*, const char*) {}
 EMU_API int aclSetTensorFormat(void*, int) { return emu::kSuccess; }

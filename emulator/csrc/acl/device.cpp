@@ -9,7 +9,6 @@
 
 #include "acl/types.h"
 #include "core/failure.h"
-#include "core/graph.h"
 #include "core/settings.h"
 
 namespace {

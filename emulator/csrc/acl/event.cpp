@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Events. Prototypes: torch_npu csrc/core/npu/NPUEvent.cpp, NPUEventManager.cpp, interface/AclInterface.cpp (BSD-3).
+// Events. Prototypes: torch_npu csrc/core/npu/NPUEvent.cpp, NPUEventManager.cpp, interface/AclInterface.cpp
+// (BSD-3).
 #include "core/event.h"
 
 #include <unordered_map>

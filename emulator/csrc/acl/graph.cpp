@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Graphs. Prototypes: torch_npu csrc/core/npu/NPUGraph.cpp, NPUGraphsUtils.cpp, interface/AclInterface.cpp (BSD-3).
-// Conditional nodes (aclmdlRICond*, aclmdlRICaptureToModelRIBegin) are left out.
+// Graphs. Prototypes: torch_npu csrc/core/npu/NPUGraph.cpp, NPUGraphsUtils.cpp, interface/AclInterface.cpp
+// (BSD-3). Conditional nodes (aclmdlRICond*, aclmdlRICaptureToModelRIBegin) are left out.
 #include "core/graph.h"
 
 #include <atomic>
@@ -44,7 +44,8 @@ std::shared_ptr<Model> ModelOfId(uint32_t id) {
   for (const auto& [handle, model] : All().live) {
     if (model->id == id) return model;
   }
-  throw emu::Error(emu::kInvalidParam, "graph " + std::to_string(id) + " was destroyed while it was being captured");
+  throw emu::Error(emu::kInvalidParam,
+                   "graph " + std::to_string(id) + " was destroyed while it was being captured");
 }
 
 std::shared_ptr<emu::Graph> GraphOf(void* handle) {
@@ -87,9 +88,16 @@ void End(emu::Stream& stream, void** handle) {
   const std::lock_guard<std::mutex> lock(emu::IssueLock());
   const std::shared_ptr<emu::Capture> capture = stream.capture;
   const std::shared_ptr<Model> model = ModelOfId(CaptureOf(stream).id());
+  capture->CheckOrigin(stream);
   *handle = model.get();
   emu::CaptureEnded(model->mode);
-  model->graph = capture->End(stream);
+  try {
+    model->graph = capture->End(stream);
+  } catch (const emu::Error&) {  // nobody destroys the graph of a capture that failed
+    const std::lock_guard<std::mutex> models_lock(All().mutex);
+    All().live.erase(model.get());
+    throw;
+  }
 }
 
 }  // namespace

@@ -47,7 +47,8 @@ void Call(HostFunction function, void* argument, const emu::races::Clock& clock)
   function(argument);
 }
 
-// On the stream's thread: hands the function to the subscribed thread, and waits for it when the stream is blocked.
+// On the stream's thread: hands the function to the subscribed thread, and waits for it when the stream is
+// blocked.
 void Deliver(uint32_t stream, HostFunction function, void* argument, bool blocks) {
   auto report = std::make_shared<Report>(Report{function, argument, emu::RunningClock(), false});
   Reports& all = All();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Life of the runtime, errors, versions, attributes. Prototypes: torch_npu csrc/core/npu/interface/AclInterface.cpp,
-// csrc/core/npu/GetCANNInfo.cpp and sys_ctrl/npu_sys_ctrl.cpp (BSD-3).
+// Life of the runtime, errors, versions, attributes. Prototypes: torch_npu
+// csrc/core/npu/interface/AclInterface.cpp, csrc/core/npu/GetCANNInfo.cpp and sys_ctrl/npu_sys_ctrl.cpp (BSD-3).
 #include <atomic>
 #include <cstring>
 #include <map>
@@ -14,10 +14,12 @@
 
 namespace {
 
-// What we say we are: new enough for what torch_npu 2.13 and vllm-ascend 0.23 use, older than what is not emulated.
+// What we say we are: new enough for what torch_npu 2.13 and vllm-ascend 0.23 use, older than what is not
+// emulated.
 constexpr const char* kCannVersion = "8.5.0";
 constexpr const char* kDriverVersion = "25.5.0";
-constexpr int kDriverPackage = 7;  // aclCANNPackageName: CANN, runtime, compiler, HCCL, toolkit, OPP, kernels, driver
+constexpr int kDriverPackage =
+    7;  // aclCANNPackageName: CANN, runtime, compiler, HCCL, toolkit, OPP, kernels, driver
 
 constexpr int kInfNan = 0;  // aclCannAttr: floats keep infinities and NaNs
 
@@ -36,8 +38,8 @@ SystemParameters& Parameters() {
 
 }  // namespace
 
-// torch_npu's configuration file makes device 0 the default of threads that set none. It looks for the file next to
-// torch, and passes none when the two are installed apart.
+// torch_npu's configuration file makes device 0 the default of threads that set none. It looks for the file next
+// to torch, and passes none when the two are installed apart.
 EMU_API int aclInit(const char*) {
   if (initialized.exchange(true)) return emu::kRepeatInitialize;
   return emu::Guarded("aclInit", [] { emu::SetDefaultDevice(0); });
@@ -86,7 +88,8 @@ EMU_API int aclGetDeviceCapability(uint32_t device, int which, int64_t* value) {
   return emu::Guarded("aclGetDeviceCapability", [&] {
     emu::CheckDevice(static_cast<int>(device));
     constexpr int64_t values[] = {24, 48, 192 << 20};
-    if (which < 0 || which > 2) throw emu::Error(emu::kInvalidParam, "unknown capability " + std::to_string(which));
+    if (which < 0 || which > 2)
+      throw emu::Error(emu::kInvalidParam, "unknown capability " + std::to_string(which));
     *value = values[which];
   });
 }

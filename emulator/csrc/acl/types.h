@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Types and values of the exported C functions, declared here from how torch_npu calls them (BSD-3 sources) and from
-// the public API documentation.
+// Types and values of the exported C functions, declared here from how torch_npu calls them (BSD-3 sources) and
+// from the public API documentation.
 #pragma once
 
 #include <cstddef>

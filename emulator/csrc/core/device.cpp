@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/device.h"
 
-#include <array>
+#include <algorithm>
+#include <chrono>
 #include <map>
 #include <unordered_map>
 
 #include "core/failure.h"
+#include "core/graph.h"
 #include "core/settings.h"
 #include "races/checker.h"
 
@@ -146,6 +148,7 @@ void SynchronizeDevice(int device, int64_t timeout_ms) {
     const std::lock_guard<std::mutex> lock(IssueLock());
     for (const auto& stream : streams) {
       if (stream->capture) {
+        stream->capture->Invalidate("synchronising the device");
         throw Error(kCaptureForbidden, "synchronising npu:" + std::to_string(device) + " while " +
                                            stream->Describe() + " is being captured");
       }
@@ -162,8 +165,8 @@ void SynchronizeDevice(int device, int64_t timeout_ms) {
       left_ms = std::max<int64_t>(0, timeout_ms - passed_ms);
     }
     if (!streams[i]->WaitFinished(indices[i], left_ms)) {
-      throw Error(kStreamSyncTimeout, streams[i]->Describe() + " has not finished after " +
-                                          std::to_string(timeout_ms) + " ms");
+      throw Error(kStreamSyncTimeout,
+                  streams[i]->Describe() + " has not finished after " + std::to_string(timeout_ms) + " ms");
     }
   }
   TellHostSaw(clock);

@@ -8,9 +8,7 @@
 namespace emu {
 namespace {
 
-races::Clock ClockOf(Stream& stream) {
-  return races::ProcessChecker().ClockOf(stream.id());
-}
+races::Clock ClockOf(Stream& stream) { return races::ProcessChecker().ClockOf(stream.id()); }
 
 // Event tasks run even when the device has failed, because others wait for them.
 Task EventTask(const char* name, std::function<void()> run) {
@@ -35,8 +33,10 @@ void RecordInCapture(Event& event, Stream& stream) {
 void WaitInCapture(Stream& stream, const Recording& recording) {
   if (!recording.capture) {
     stream.capture->Invalidate("waiting for an event that was recorded outside the capture");
-    throw Error(kCaptureForbidden, stream.Describe() + " is being captured and cannot wait for an event that was "
-                                       "recorded on " + recording.stream + " outside the capture");
+    throw Error(kCaptureForbidden, stream.Describe() +
+                                       " is being captured and cannot wait for an event that was "
+                                       "recorded on " +
+                                       recording.stream + " outside the capture");
   }
   if (recording.capture->ended()) {
     throw Error(kCaptureForbidden, "the event was recorded in graph " + std::to_string(recording.capture->id()) +

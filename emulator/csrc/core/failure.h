@@ -35,7 +35,8 @@ class Error : public std::runtime_error {
 };
 
 // From a stream's thread: keeps the first failure, prints it at once with operation, stream and Python lines.
-// With torch_npu's task queue on (TASK_QUEUE_ENABLE 1 or 2), which drops later work in silence, it ends the process.
+// With torch_npu's task queue on (TASK_QUEUE_ENABLE 1 or 2), which drops later work in silence, it ends the
+// process.
 void ReportAsyncFailure(const std::string& message);
 
 // Throws the asynchronous failure, if there was one.

@@ -17,7 +17,9 @@ struct Capture::Tail {
 };
 
 Capture::Capture(uint32_t id, Stream& origin)
-    : id_(id), origin_(origin), checker_(", captured in graph " + std::to_string(id)),
+    : id_(id),
+      origin_(origin),
+      checker_(", captured in graph " + std::to_string(id)),
       graph_(std::make_shared<Graph>()) {
   graph_->id = id;
   TailOf(origin);
@@ -103,8 +105,12 @@ std::string Capture::DescribeUnjoined(const Tail& origin) const {
   return text;
 }
 
+void Capture::CheckOrigin(const Stream& stream) const {
+  if (&stream != &origin_) throw Error(kInvalidParam, "the capture began on " + origin_.Describe());
+}
+
 std::shared_ptr<Graph> Capture::End(Stream& origin) {
-  if (&origin != &origin_) throw Error(kInvalidParam, "the capture began on " + origin_.Describe());
+  CheckOrigin(origin);
   ended_ = true;
   for (const auto& tail : tails_) tail->stream->capture = nullptr;
   const std::string where = "the capture of graph " + std::to_string(id_) + " on " + origin_.Describe();

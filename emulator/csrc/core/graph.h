@@ -56,6 +56,8 @@ class Capture {
   TaskGroup* EndGroup(Stream& stream);
   // A call that cannot be captured was made: End will throw.
   void Invalidate(const std::string& why);
+  // Throws Error unless the capture began on `stream`.
+  void CheckOrigin(const Stream& stream) const;
   // Ends it. Throws Error naming every side stream whose work the origin has not waited for.
   std::shared_ptr<Graph> End(Stream& origin);
 

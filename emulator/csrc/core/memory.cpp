@@ -60,9 +60,9 @@ std::string Hex(uintptr_t address) {
 void Take(DeviceMemory& memory, int device, size_t bytes) {
   size_t& used = memory.used[device];
   if (bytes > Total() - used) {
-    throw Error(kMemoryAllocation, "EL0004: Failed to allocate " + std::to_string(bytes) + " bytes on npu:" +
-                                       std::to_string(device) + ": " + std::to_string(Total() - used) + " of " +
-                                       std::to_string(Total()) + " are free");
+    throw Error(kMemoryAllocation,
+                "EL0004: Failed to allocate " + std::to_string(bytes) + " bytes on npu:" + std::to_string(device) +
+                    ": " + std::to_string(Total() - used) + " of " + std::to_string(Total()) + " are free");
   }
   used += bytes;
 }
@@ -200,7 +200,8 @@ void MapPhysical(void* address, size_t bytes, void* handle) {
   if (found->second->mapped != 0) throw Error(kFeatureNotSupported, "not emulated: physical memory mapped twice");
   const auto begin = reinterpret_cast<uintptr_t>(address);
   const auto after = memory.live.upper_bound(begin);
-  const bool taken = Find(memory, begin) != memory.live.end() || (after != memory.live.end() && after->first < begin + bytes);
+  const bool taken =
+      Find(memory, begin) != memory.live.end() || (after != memory.live.end() && after->first < begin + bytes);
   if (taken) throw Error(kInvalidParam, "memory is already mapped at " + Hex(begin));
   MapFresh(address, WholePages(bytes));
   found->second->mapped = begin;

@@ -5,8 +5,8 @@
 
 namespace emu {
 
-// The same bytes in fewer accesses: overlapping ones joined, reads inside writes dropped. Neighbours stay apart: they may
-// be different kinds of memory.
+// The same bytes in fewer accesses: overlapping ones joined, reads inside writes dropped. Neighbours stay apart:
+// they may be different kinds of memory.
 Accesses Merge(Accesses accesses);
 
 }  // namespace emu

@@ -36,7 +36,8 @@ void* Map(void* address, size_t bytes, int protection, int flags, int file) {
   if (address != nullptr) flags |= MAP_FIXED;
   void* mapped = mmap(address, bytes, protection, MAP_PRIVATE | MAP_NORESERVE | flags, file, 0);
   if (mapped == MAP_FAILED) {
-    throw Error(kMemoryAllocation, "EL0004: Failed to allocate " + std::to_string(bytes) + " bytes of host memory");
+    throw Error(kMemoryAllocation,
+                "EL0004: Failed to allocate " + std::to_string(bytes) + " bytes of host memory");
   }
   return mapped;
 }

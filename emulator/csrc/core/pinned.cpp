@@ -16,9 +16,9 @@ namespace emu {
 namespace {
 
 struct Pinned {
-  uintptr_t end = 0;           // of the program's view
-  char* emulator = nullptr;    // our view; null for memory that the program registered
-  size_t bytes = 0;            // whole pages
+  uintptr_t end = 0;         // of the program's view
+  char* emulator = nullptr;  // our view; null for memory that the program registered
+  size_t bytes = 0;          // whole pages
 };
 
 struct PinnedMemory {

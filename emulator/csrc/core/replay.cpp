@@ -7,6 +7,7 @@
 
 #include "core/failure.h"
 #include "core/graph.h"
+#include "core/memory.h"
 #include "core/merge.h"
 #include "core/schedule.h"
 #include "core/settings.h"
@@ -76,6 +77,14 @@ Accesses AccessesOf(const Graph& graph) {
   return Merge(std::move(all));
 }
 
+// A replay that was captured from memory which is gone must not run.
+void CheckLive(const Graph& graph, const Accesses& accesses) {
+  const std::string what = "memory of graph " + std::to_string(graph.id);
+  for (const Access& access : accesses) {
+    if (!IsPageLocked(reinterpret_cast<void*>(access.range.begin))) CheckDeviceRange(access.range, what);
+  }
+}
+
 void Exchange(const TaskUpdate& update) {
   const std::lock_guard<std::mutex> lock(update.graph->mutex);
   for (size_t i = 0; i < update.tasks.size(); ++i) {
@@ -92,6 +101,7 @@ void Replay(const std::shared_ptr<Graph>& graph, Stream& stream) {
     const std::lock_guard<std::mutex> lock(IssueLock());
     if (stream.capture) throw Error(kFeatureNotSupported, "not emulated: capturing the replay of a graph");
     task.accesses = AccessesOf(*graph);
+    CheckLive(*graph, task.accesses);
     for (const auto& word : graph->words) races::ProcessChecker().Wait(stream.id(), word->clock);
     const std::lock_guard<std::mutex> graph_lock(graph->mutex);
     for (const Node& node : graph->nodes) task.calls_host |= node.task && node.task->calls_host;
@@ -110,12 +120,14 @@ void Replay(const std::shared_ptr<Graph>& graph, Stream& stream) {
 
 void BeginUpdate(Stream& stream, const std::shared_ptr<Graph>& graph, TaskGroup* group) {
   const std::lock_guard<std::mutex> lock(IssueLock());
-  if (stream.capture) throw Error(kCaptureForbidden, stream.Describe() + " is being captured: no task update there");
+  if (stream.capture)
+    throw Error(kCaptureForbidden, stream.Describe() + " is being captured: no task update there");
   if (stream.update) throw Error(kInvalidParam, "a task update is already open on " + stream.Describe());
   stream.update = std::make_shared<TaskUpdate>(TaskUpdate{graph, group, {}});
 }
 
 void AddToUpdate(Stream& stream, Task task) {
+  if (task.issued) throw Error(kFeatureNotSupported, "not emulated: a task with tickets in a task update");
   stream.update->tasks.push_back(std::make_shared<const Task>(std::move(task)));
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Seeded delays. Seed 0 means none. Each seed draws for every stream a pace (some streams run at once, some late,
-// some unevenly) and, between calls, a pace of the host, so that the orders a program forgot to fix show as values.
+// some unevenly) and, between calls, a pace of the host, so that the orders a program forgot to fix show as
+// values.
 #pragma once
 
 #include <cstdint>

@@ -8,15 +8,15 @@
 namespace emu {
 
 struct Settings {
-  int num_devices = 2;             // EMULATOR_DEVICES
-  uint64_t memory_mib = 4096;      // EMULATOR_MEMORY_MIB, each device
+  int num_devices = 2;              // EMULATOR_DEVICES
+  uint64_t memory_mib = 4096;       // EMULATOR_MEMORY_MIB, each device
   std::string soc = "Ascend910B1";  // EMULATOR_SOC
-  bool races = true;               // EMULATOR_RACES
-  std::string race_log;            // EMULATOR_RACE_LOG: a folder; each process writes its reports to <pid>.txt
-  bool blocking = false;           // EMULATOR_BLOCKING: every task is waited for
-  bool poison = true;              // EMULATOR_POISON: fresh device memory is filled with NaN bytes
-  bool trace = false;              // EMULATOR_TRACE: every task on stderr
-  double hccl_timeout_s = 30;      // EMULATOR_HCCL_TIMEOUT_S
+  bool races = true;                // EMULATOR_RACES
+  std::string race_log;             // EMULATOR_RACE_LOG: a folder; each process writes its reports to <pid>.txt
+  bool blocking = false;            // EMULATOR_BLOCKING: every task is waited for
+  bool poison = true;               // EMULATOR_POISON: fresh device memory is filled with NaN bytes
+  bool trace = false;               // EMULATOR_TRACE: every task on stderr
+  double hccl_timeout_s = 30;       // EMULATOR_HCCL_TIMEOUT_S, also for external events and host functions
 };
 
 const Settings& GetSettings();

@@ -40,8 +40,8 @@ void BlockSignals() {
   pthread_sigmask(SIG_BLOCK, &all, nullptr);
 }
 
-// Kernels on a stream's thread do not start threads of their own: order and results stay the same, and many streams
-// share few cores.
+// Kernels on a stream's thread do not start threads of their own: order and results stay the same, and many
+// streams share few cores.
 void RunKernelsAlone() {
   using SetThreads = void (*)(int);
   if (auto set = reinterpret_cast<SetThreads>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"))) set(1);

@@ -16,7 +16,7 @@
 
 namespace emu {
 
-class Capture;     // core/graph.h
+class Capture;      // core/graph.h
 struct TaskUpdate;  // core/replay.cpp
 
 class Stream {

@@ -15,13 +15,13 @@ struct Task {
   Accesses accesses;          // everything `run` reads and writes of device and pinned memory
   std::function<void()> run;  // on the stream's thread, in order; an exception is an asynchronous failure
   SiteId site = 0;            // filled in by Enqueue
-  // Optional, called under the issue lock each time the task takes its place: when it is pushed, and again at every
-  // replay of a graph that holds it (nodes in the order of capture, before the replay is pushed). Collectives take
-  // their tickets here. Nodes that have it also run in the order of capture, whatever the seed: two collectives run
-  // the other way round on another rank would wait for each other.
+  // Optional, called under the issue lock each time the task takes its place: when it is pushed, and again at
+  // every replay of a graph that holds it (nodes in the order of capture, before the replay is pushed).
+  // Collectives take their tickets here. Nodes that have it also run in the order of capture, whatever the seed:
+  // two collectives run the other way round on another rank would wait for each other.
   std::function<void()> issued;
-  bool always = false;        // runs even when the device has failed: others wait for it
-  bool calls_host = false;    // runs code of the program, which may touch what is complete by then
+  bool always = false;      // runs even when the device has failed: others wait for it
+  bool calls_host = false;  // runs code of the program, which may touch what is complete by then
 };
 
 }  // namespace emu

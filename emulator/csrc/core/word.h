@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Words of device memory that streams write and wait for. torch_npu builds external events (torch.npu.ExternalEvent)
-// from them: graphs are held up with one until another stream has updated them.
+// Words of device memory that streams write and wait for. torch_npu builds external events
+// (torch.npu.ExternalEvent) from them: graphs are held up with one until another stream has updated them.
 #pragma once
 
 #include <condition_variable>

@@ -17,8 +17,8 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
-// A segment whose ranks never all came keeps its name, so that a late rank finds the reason in it; it goes with the
-// process that created it.
+// A segment whose ranks never all came keeps its name, so that a late rank finds the reason in it; it goes with
+// the process that created it.
 class FailedNames {
  public:
   static FailedNames& Get() {

@@ -23,9 +23,6 @@ class Communicator::Turn {
     uint64_t ticket;
     {
       const std::lock_guard<std::mutex> lock(tickets.mutex);
-      if (tickets.taken.empty()) {
-        tickets.taken.push_back(communicator.next_ticket_.fetch_add(1));
-      }
       ticket = tickets.taken.front();
       tickets.taken.pop_front();
     }
@@ -52,7 +49,11 @@ class Communicator::Turn {
 };
 
 Communicator::Communicator(Segment segment, std::string segment_name, int num_ranks, int rank, std::string name)
-    : segment_(std::move(segment)), segment_name_(std::move(segment_name)), num_ranks_(num_ranks), rank_(rank), name_(std::move(name)) {}
+    : segment_(std::move(segment)),
+      segment_name_(std::move(segment_name)),
+      num_ranks_(num_ranks),
+      rank_(rank),
+      name_(std::move(name)) {}
 
 Communicator::~Communicator() {
   mine().presence.store(Presence::kLeft);

@@ -24,7 +24,8 @@ constexpr RankSet Bit(int rank) { return RankSet{1} << rank; }
 
 class Communicator : public std::enable_shared_from_this<Communicator> {
  public:
-  // Blocks until all ranks have attached; rank 0 creates the segment. Throws Error that names who is missing or gone.
+  // Blocks until all ranks have attached; rank 0 creates the segment. Throws Error that names who is missing or
+  // gone.
   static std::shared_ptr<Communicator> Create(const SegmentName& segment, int num_ranks, int rank,
                                               const std::string& name);
   ~Communicator();
@@ -37,15 +38,17 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   RankBlock& mine() const { return segment_.rank(rank_); }
   std::string DescribeRank(int rank) const;  // "rank 1 (pid 7)"
 
-  // Issues `task` with `body` as what it runs: one call at a time and in the order of issue, whatever their streams.
-  // `note` is the call as other ranks' messages show it.
+  // Issues `task` with `body` as what it runs: one call at a time and in the order of issue, whatever their
+  // streams. `note` is the call as other ranks' messages show it.
   void Issue(Stream& stream, Task task, std::string note, std::function<void()> body);
 
-  // Blocks until `missing` returns no rank. It may do work, and then returns none. Meanwhile looks after the ranks it names: one that is gone, that
-  // left, that waits for this rank in turn, or that does not come before the deadline fails the communicator.
+  // Blocks until `missing` returns no rank. It may do work, and then returns none. Meanwhile looks after the ranks
+  // it names: one that is gone, that left, that waits for this rank in turn, or that does not come before the
+  // deadline fails the communicator.
   void Wait(const std::function<RankSet()>& missing);
 
-  // Marks the communicator as failed for all ranks, reports the finding and throws Error. `text` says what happened.
+  // Marks the communicator as failed for all ranks, reports the finding and throws Error. `text` says what
+  // happened.
   [[noreturn]] void Fail(races::Kind kind, const std::string& text);
   // Throws Error with the reason once any rank has failed it.
   void ThrowIfFailed();
@@ -62,10 +65,16 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   class Turn;
   struct Tickets;  // of one task, which may be replayed
   struct Watch;    // what the peers' waits looked like when ours began
+  enum class Trouble { kNone, kLate, kStuck, kGone };  // from bad to worse
+  struct Finding {
+    Trouble trouble = Trouble::kNone;
+    std::string text;
+  };
 
   Communicator(Segment segment, std::string segment_name, int num_ranks, int rank, std::string name);
   void Attach();
   void Note(const std::string& text);
+  Finding Inspect(int rank, const Watch& watch) const;
   bool CheckPeers(const std::function<RankSet()>& missing, const Watch& watch);  // false: nothing is missing now
   std::string DescribeActivity(int rank) const;
   void ReportOnce(races::Kind kind, const std::string& text);

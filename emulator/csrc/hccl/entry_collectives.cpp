@@ -137,7 +137,8 @@ int HcclReduceScatterV(const void* send, const void* send_counts, const void* se
                     });
 }
 
-int HcclScatter(void* send, void* recv, uint64_t count, int type, uint32_t root, void* communicator, void* stream) {
+int HcclScatter(void* send, void* recv, uint64_t count, int type, uint32_t root, void* communicator,
+                void* stream) {
   return Collective(Operation::kScatter, communicator, stream, type, send, recv, [&](Call& call, auto& ranks) {
     call.count = count;
     call.root = static_cast<int>(root);

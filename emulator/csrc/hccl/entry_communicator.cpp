@@ -3,9 +3,9 @@
 // csrc/distributed/HcclCompile.h, csrc/core/npu/interface/HcclInterface.cpp and
 // csrc/framework/interface/HcclInterface.cpp (BSD-3), and vllm_ascend's pyhccl_wrapper.py (HcclGetErrorString).
 //
-// Left out on purpose, because torch_npu then takes a path that is here: HcclCommInitClusterInfoConfig (rank tables)
-// and the Scalable pair (several roots). Left out because nothing here has the feature, which torch_npu then says:
-// CommResume, CommWorkingDevNicSet, memory ranges, registration and windows (zero copy).
+// Left out on purpose, because torch_npu then takes a path that is here: HcclCommInitClusterInfoConfig (rank
+// tables) and the Scalable pair (several roots). Left out because nothing here has the feature, which torch_npu
+// then says: CommResume, CommWorkingDevNicSet, memory ranges, registration and windows (zero copy).
 #include <cstring>
 #include <functional>
 
@@ -72,10 +72,10 @@ int HcclCommInitRootInfo(uint32_t num_ranks, const void* root_info, uint32_t ran
   return HcclCommInitRootInfoConfig(num_ranks, root_info, rank, nullptr, communicator);
 }
 
-// Ranks of the parent in `rank_ids` make a communicator of their own. They meet under a name that each can tell: the
-// parent's, the identifier, and how many with this identifier there were before.
-int HcclCreateSubCommConfig(void** parent_handle, uint32_t num_ranks, const uint32_t* rank_ids, uint64_t identifier,
-                            uint32_t rank, const void* config, void** communicator) {
+// Ranks of the parent in `rank_ids` make a communicator of their own. They meet under a name that each can tell:
+// the parent's, the identifier, and how many with this identifier there were before.
+int HcclCreateSubCommConfig(void** parent_handle, uint32_t num_ranks, const uint32_t* rank_ids,
+                            uint64_t identifier, uint32_t rank, const void* config, void** communicator) {
   return emu::hccl::Answer("HcclCreateSubCommConfig", [&] {
     *communicator = nullptr;
     if (rank_ids == nullptr || num_ranks == 0) {

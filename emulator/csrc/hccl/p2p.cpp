@@ -17,8 +17,8 @@ std::string Describe(const Message& message) {
          " (count " + std::to_string(message.count) + ", " + NameOf(message.type) + ")";
 }
 
-// One message on its way. The two ends share a channel with room for two packets; a message has at least one packet,
-// so that both ends see each other even when it is empty.
+// One message on its way. The two ends share a channel with room for two packets; a message has at least one
+// packet, so that both ends see each other even when it is empty.
 class Transit {
  public:
   Transit(Communicator& communicator, const Message& message, const std::string& where)
@@ -74,8 +74,8 @@ class Transit {
     if (next_ == 0 && (channel_.count != message_.count || channel_.type != static_cast<int32_t>(message_.type))) {
       communicator_.Fail(races::Kind::kMismatch,
                          "a message does not fit its receiver:\n  " + communicator_.DescribeRank(message_.peer) +
-                             ": " + channel_.note + "\n  " + communicator_.DescribeRank(communicator_.rank()) + ": " +
-                             Describe(message_) + where_);
+                             ": " + channel_.note + "\n  " +
+                             communicator_.DescribeRank(communicator_.rank()) + ": " + Describe(message_) + where_);
     }
     if (bytes_ != 0) {
       std::memcpy(message_.buffer + next_ * kPacketBytes, Packet(), PacketBytes());

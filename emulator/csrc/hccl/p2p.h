@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Point-to-point messages: matched by source and destination in the order of issue. A send ends when its receiver has
-// taken the message, as on the device; the messages of one batch move together, in whatever order they are listed.
+// Point-to-point messages: matched by source and destination in the order of issue. A send ends when its receiver
+// has taken the message, as on the device; the messages of one batch move together, in whatever order they are
+// listed.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +27,8 @@ struct Message {
 void IssueMessages(const std::shared_ptr<Communicator>& communicator, const std::string& name,
                    std::vector<Message> messages, Stream& stream);
 
-// Between StartGroup and the matching EndGroup the calling thread's messages are kept; EndGroup issues those of one
-// communicator and stream as one batch. Collectives are not held back.
+// Between StartGroup and the matching EndGroup the calling thread's messages are kept; EndGroup issues those of
+// one communicator and stream as one batch. Collectives are not held back.
 void StartGroup();
 void EndGroup();
 // Issues the message at once, or keeps it for the group.

@@ -59,9 +59,10 @@ bool AllAgree(const Posts& posts, int num_ranks) {
 }  // namespace
 
 const char* NameOf(Operation operation) {
-  static constexpr const char* kNames[] = {"HcclAllReduce",     "HcclReduce",         "HcclBroadcast", "HcclAllGather",
-                                           "HcclAllGatherV",    "HcclReduceScatter",  "HcclReduceScatterV",
-                                           "HcclScatter",       "HcclAlltoAll",       "HcclAlltoAllV", "HcclBarrier"};
+  static constexpr const char* kNames[] = {
+      "HcclAllReduce",     "HcclReduce",         "HcclBroadcast", "HcclAllGather", "HcclAllGatherV",
+      "HcclReduceScatter", "HcclReduceScatterV", "HcclScatter",   "HcclAlltoAll",  "HcclAlltoAllV",
+      "HcclBarrier"};
   return kNames[static_cast<int>(operation)];
 }
 

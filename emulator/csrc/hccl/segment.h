@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The shared memory of one communicator: a block for each rank (who it is, what it is doing, its slots) and a channel
-// for each ordered pair of ranks. Everything in it is plain data and atomics; a process may die between any two stores.
+// The shared memory of one communicator: a block for each rank (who it is, what it is doing, its slots) and a
+// channel for each ordered pair of ranks. Everything in it is plain data and atomics; a process may die between
+// any two stores.
 #pragma once
 
 #include <sys/types.h>
@@ -121,8 +122,8 @@ class Segment {
   RankBlock& rank(int rank) const;
   Channel& channel(int source, int destination) const;
 
-  // Ring after a change; Listen before looking, Sleep with what Listen returned: it returns at the next ring, or at
-  // once if there was one since, or after `milliseconds`.
+  // Ring after a change; Listen before looking, Sleep with what Listen returned: it returns at the next ring, or
+  // at once if there was one since, or after `milliseconds`.
   void Ring() const;
   uint32_t Listen() const;
   void Sleep(uint32_t heard, int milliseconds) const;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the data of a collective moves: in rounds, in each of which every rank fills its slot and then reads the others'.
+// How the data of a collective moves: in rounds, in each of which every rank fills its slot and then reads the
+// others'.
 #include <algorithm>
 #include <cstring>
 #include <functional>
@@ -18,8 +19,8 @@ struct Piece {
   uint64_t size() const { return end - begin; }
 };
 
-// One round after the other, with two slots for each rank: a round's slot is free again when all ranks have read the
-// round before the last.
+// One round after the other, with two slots for each rank: a round's slot is free again when all ranks have read
+// the round before the last.
 void RunRounds(Communicator& communicator, uint64_t num_rounds,
                const std::function<void(uint64_t round, char* slot)>& pack,
                const std::function<void(uint64_t round, const char* const* slots)>& unpack) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// HCCL's public numbers (HCCL API documentation: "HcclDataType", "HcclReduceOp", "HcclResult"; the same tables are in
-// vllm_ascend/distributed/device_communicators/pyhccl_wrapper.py).
+// HCCL's public numbers (HCCL API documentation: "HcclDataType", "HcclReduceOp", "HcclResult"; the same tables are
+// in vllm_ascend/distributed/device_communicators/pyhccl_wrapper.py).
 #pragma once
 
 #include <cstddef>
@@ -37,8 +37,8 @@ size_t SizeOf(DataType type);
 const char* NameOf(DataType type);
 const char* NameOf(ReduceOp op);
 
-// result[i] = op over ranks of inputs[rank][i], in rank order; half types accumulate in float32, so every rank that
-// reduces the same inputs gets the same bits. Throws Error for a type that cannot be reduced.
+// result[i] = op over ranks of inputs[rank][i], in rank order; half types accumulate in float32, so every rank
+// that reduces the same inputs gets the same bits. Throws Error for a type that cannot be reduced.
 void Reduce(DataType type, ReduceOp op, const char* const* inputs, int num_inputs, size_t count, char* result);
 
 }  // namespace emu::hccl

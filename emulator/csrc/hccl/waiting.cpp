@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Waiting for other ranks, with an eye on them.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <thread>
@@ -24,8 +25,8 @@ std::string Seconds(double seconds) {
 
 }  // namespace
 
-// A rank that waits for us and has looked again, twice and in the same wait, since our own wait began, saw all that
-// we have published. When we wait for it too, neither can go on.
+// A rank that waits for us and has looked again, twice and in the same wait, since our own wait began, saw all
+// that we have published. When we wait for it too, neither can go on.
 struct Communicator::Watch {
   SteadyClock::time_point begin = SteadyClock::now();
   struct Peer {
@@ -40,6 +41,7 @@ struct Communicator::Watch {
       peers[rank].looks = block.looks.load();
     }
   }
+  double Waited() const { return std::chrono::duration<double>(SteadyClock::now() - begin).count(); }
   bool IsStuckOn(int peer, int rank, const Segment& segment) const {
     const RankBlock& block = segment.rank(peer);
     const uint64_t looks = block.looks.load();
@@ -80,54 +82,60 @@ void Communicator::Wait(const std::function<RankSet()>& missing) {
   }
 }
 
-bool Communicator::CheckPeers(const std::function<RankSet()>& missing, const Watch& watch) {
-  const double waited = std::chrono::duration<double>(SteadyClock::now() - watch.begin).count();
-  const bool late = waited >= GetSettings().hccl_timeout_s;
-  const RankSet before = mine().waits_for.load();
-  std::string gone;
-  std::string stuck;
-  std::string silent;
-  RankSet suspects = 0;
-  for (int rank = 0; rank < num_ranks_; ++rank) {
-    if ((before & Bit(rank)) == 0) {
-      continue;
-    }
-    const RankBlock& peer = segment_.rank(rank);
-    const Presence presence = peer.presence.load();
-    if (presence < Presence::kAttached) {
-      if (!late) {
-        continue;
-      }
-      silent += "\n  rank " + std::to_string(rank) + " has not joined within " + Seconds(waited);
-    } else if (!IsAlive(peer.process)) {
-      gone += "\n  " + DescribeRank(rank) + " is gone: its process has ended. It " + DescribeActivity(rank);
-    } else if (presence == Presence::kLeft) {
-      gone += "\n  " + DescribeRank(rank) + " has destroyed the communicator. It " + DescribeActivity(rank);
-    } else if (watch.IsStuckOn(rank, rank_, segment_)) {
-      stuck += "\n  " + DescribeRank(rank) + " waits for this rank: it " + DescribeActivity(rank);
-    } else if (late) {
-      silent += "\n  " + DescribeRank(rank) + " did not come within " + Seconds(waited) + ": it " +
-                DescribeActivity(rank);
-    } else {
-      continue;
-    }
-    suspects |= Bit(rank);
+Communicator::Finding Communicator::Inspect(int rank, const Watch& watch) const {
+  const RankBlock& peer = segment_.rank(rank);
+  const Presence presence = peer.presence.load();
+  const bool late = watch.Waited() >= GetSettings().hccl_timeout_s;
+  const std::string name = DescribeRank(rank);
+  if (presence < Presence::kAttached) {
+    const std::string text = "rank " + std::to_string(rank) + " has not joined within " + Seconds(watch.Waited());
+    return {late ? Trouble::kLate : Trouble::kNone, text};
   }
-  if (suspects == 0) {
+  const std::string activity = DescribeActivity(rank);
+  if (!IsAlive(peer.process)) {
+    return {Trouble::kGone, name + " is gone: its process has ended. It " + activity};
+  }
+  if (presence == Presence::kLeft) {
+    return {Trouble::kGone, name + " has destroyed the communicator. It " + activity};
+  }
+  if (watch.IsStuckOn(rank, rank_, segment_)) {
+    return {Trouble::kStuck, name + " waits for rank " + std::to_string(rank_) + ": it " + activity};
+  }
+  const std::string text = name + " did not come within " + Seconds(watch.Waited()) + ": it " + activity;
+  return {late ? Trouble::kLate : Trouble::kNone, text};
+}
+
+bool Communicator::CheckPeers(const std::function<RankSet()>& missing, const Watch& watch) {
+  const RankSet before = mine().waits_for.load();
+  Finding findings[kMaxRanks];
+  Trouble worst = Trouble::kNone;
+  for (int rank = 0; rank < num_ranks_; ++rank) {
+    if ((before & Bit(rank)) != 0) {
+      findings[rank] = Inspect(rank, watch);
+      worst = std::max(worst, findings[rank].trouble);
+    }
+  }
+  if (worst == Trouble::kNone) {
     return true;
   }
   const RankSet after = missing();  // what a rank published just before it ended or left still counts
-  if ((after & suspects) == 0) {
-    return after != 0;
+  if (after == 0) {
+    return false;
   }
-  const std::string self = DescribeRank(rank_) + " " + DescribeActivity(rank_);
-  if (!gone.empty()) {
-    Fail(races::Kind::kSilentPeer, "a rank is gone." + gone + "\n  " + self);
+  std::string text;
+  for (int rank = 0; rank < num_ranks_; ++rank) {
+    if ((after & Bit(rank)) != 0 && findings[rank].trouble == worst) {
+      text += "\n  " + findings[rank].text;
+    }
   }
-  if (!stuck.empty()) {
-    Fail(races::Kind::kMismatch, "ranks wait for each other." + stuck + "\n  " + self);
+  if (text.empty()) {
+    return true;
   }
-  Fail(races::Kind::kSilentPeer, "a rank is late." + silent + "\n  " + self);
+  text += "\n  " + DescribeRank(rank_) + " " + DescribeActivity(rank_);
+  if (worst == Trouble::kStuck) {
+    Fail(races::Kind::kMismatch, "two ranks wait for each other:" + text);
+  }
+  Fail(races::Kind::kSilentPeer, (worst == Trouble::kGone ? "a rank is gone:" : "a rank is late:") + text);
 }
 
 std::string Communicator::DescribeActivity(int rank) const {
@@ -137,8 +145,8 @@ std::string Communicator::DescribeActivity(int rank) const {
     return "has made no call on this communicator";
   }
   const std::string note = block.notes[number % 2];
-  return (block.in_call.load() != 0 ? "is in its call " : "has finished its call ") + std::to_string(number) + ", " +
-         note;
+  const std::string state = block.in_call.load() != 0 ? "is in its call " : "has finished its call ";
+  return state + std::to_string(number) + ", " + note;
 }
 
 }  // namespace emu::hccl

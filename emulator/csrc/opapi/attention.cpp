@@ -84,8 +84,9 @@ Tensor Hidden(const Attention& call, int64_t b, int64_t queries, int64_t keys) {
   }
   // Key minus query, both counted from the start (mode 2) or from the end (modes 3 and 4).
   const int64_t shift = call.sparse_mode == 2 ? 0 : keys - queries;
-  const auto distance =
-      at::arange(keys, options(at::kLong)).unsqueeze(0) - at::arange(queries, options(at::kLong)).unsqueeze(1) - shift;
+  const auto key = at::arange(keys, options(at::kLong)).unsqueeze(0);
+  const auto query = at::arange(queries, options(at::kLong)).unsqueeze(1);
+  const auto distance = key - query - shift;
   if (call.sparse_mode == 2 || call.sparse_mode == 3) return distance > 0;
   if (call.sparse_mode == 4) return (distance > call.tokens_after).logical_or(distance < -call.tokens_before);
   not_emulated("sparse mode " + std::to_string(call.sparse_mode));
@@ -143,7 +144,8 @@ void attention(const Attention& call, const Tensor& out, const Tensor& lse) {
     Tensor key, value, key_rope;
     if (paged) {
       const int64_t length = SpanOf(call.key_lengths, false, b, 0).end;
-      const auto blocks = i64(call.block_table.select(0, b)).slice(0, 0, (length + call.block_size - 1) / call.block_size);
+      const int64_t num_blocks = (length + call.block_size - 1) / call.block_size;
+      const auto blocks = i64(call.block_table.select(0, b)).slice(0, 0, num_blocks);
       key = Paged(call.key, blocks, key_heads, length);
       value = Paged(call.value, blocks, key_heads, length);
       if (call.key_rope.defined()) key_rope = Paged(call.key_rope, blocks, key_heads, length);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "opapi/bodies.h"
 
+#include <algorithm>
+
 #include <ATen/CPUGeneratorImpl.h>
 
 namespace emu::opapi {
@@ -23,7 +25,8 @@ void put_if(const Tensor& out, const Tensor& value) {
 void put_resized(const Resized& out, const Tensor& value) {
   if (out.handle == nullptr) return;
   if (value.numel() > out.memory.numel()) {
-    throw std::runtime_error(c10::str("the result has ", value.numel(), " elements, the output ", out.memory.numel()));
+    throw std::runtime_error(
+        c10::str("the result has ", value.numel(), " elements, the output ", out.memory.numel()));
   }
   out.memory.flatten().slice(0, 0, value.numel()).copy_(value.flatten());
   out.handle->view_dims = value.sizes().vec();
@@ -50,12 +53,19 @@ std::optional<Tensor> opt(const Tensor& tensor) {
 
 Tensor i64(const Tensor& tensor) { return tensor.to(at::kLong); }
 
+namespace {
+
+// torch_npu passes an empty one-dimensional tensor for a dimension without an index.
+bool is_index(const Tensor& tensor) { return tensor.defined() && (tensor.numel() > 0 || tensor.dim() != 1); }
+
+}  // namespace
+
+bool any_index(const Tensors& tensors) { return std::any_of(tensors.begin(), tensors.end(), is_index); }
+
 c10::List<std::optional<Tensor>> indices_of(const Tensors& tensors) {
   c10::List<std::optional<Tensor>> indices;
   for (const auto& tensor : tensors) {
-    // torch_npu passes an empty one-dimensional tensor for a dimension without an index.
-    const bool absent = !tensor.defined() || (tensor.numel() == 0 && tensor.dim() == 1);
-    if (absent) {
+    if (!is_index(tensor)) {
       indices.push_back(std::nullopt);
     } else {
       const bool mask = tensor.scalar_type() == at::kBool || tensor.scalar_type() == at::kByte;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the bodies in the operator tables are written with.
+// What the bodies in the operator tables are written with, named like the ATen functions beside which it stands.
 #pragma once
 
 #include <chrono>
@@ -39,6 +39,8 @@ at::OptionalIntArrayRef dims(const Ints& dim);
 // Undefined as no value.
 std::optional<Tensor> opt(const Tensor& tensor);
 Tensor i64(const Tensor& tensor);
+// Whether a list has an index at all. A list of one empty index looks as if it had none: it selects nothing.
+bool any_index(const Tensors& tensors);
 // An index list: undefined and empty entries select the whole dimension.
 c10::List<std::optional<Tensor>> indices_of(const Tensors& tensors);
 at::TensorOptions options(at::ScalarType type);

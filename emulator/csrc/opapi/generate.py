@@ -9,8 +9,8 @@ memory, which the race checker relies on:
     InOut InOutList     read and written, or written in part
     Resized             written; the operator decides the shape, so it runs to its end at launch
 
-and `Opt` behind `In`, `Out`, `InOut` and `Resized` allows null, an undefined tensor in the body. The other kinds are
-Scalar ScalarOpt Scalars Ints IntsOpt Floats Bools Dtype Text and the C types of numbers.
+and `Opt` behind `In`, `Out`, `InOut` and `Resized` allows null, an undefined tensor in the body. The other kinds
+are Scalar ScalarOpt Scalars Ints IntsOpt Floats Bools Dtype Text and the C types of numbers.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def _passed(parameter: Parameter, index: int) -> str:
 def _emit(entry: Entry, table: Path) -> str:
     indexed = list(enumerate(entry.parameters))
     names = "".join(
-        f"  [[maybe_unused]] const auto& {p.name} = std::get<{KINDS[p.kind].cpp}>(arguments[{i}]);\n" for i, p in indexed
+        f"  [[maybe_unused]] const auto& {p.name} = std::get<{KINDS[p.kind].cpp}>(arguments[{i}]);\n"
+        for i, p in indexed
     )
     c_arguments = "".join(f"{KINDS[p.kind].c_type} a{i}, " for i, p in indexed)
     passed = ", ".join(_passed(p, i) for i, p in indexed)

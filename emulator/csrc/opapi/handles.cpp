@@ -32,8 +32,8 @@ int64_t ElementsSpanned(const std::vector<int64_t>& dims, const std::vector<int6
   return last + 1;
 }
 
-at::Tensor ViewOf(void* base, int64_t offset, const std::vector<int64_t>& dims, const std::vector<int64_t>& strides,
-                  at::ScalarType type) {
+at::Tensor ViewOf(void* base, int64_t offset, const std::vector<int64_t>& dims,
+                  const std::vector<int64_t>& strides, at::ScalarType type) {
   const auto options = at::TensorOptions(type).device(at::kCPU);
   char* begin = static_cast<char*>(base) + offset * static_cast<int64_t>(c10::elementSize(type));
   if (ElementsSpanned(dims, strides) == 0) begin = nullptr;
@@ -59,7 +59,7 @@ at::Scalar ScalarAt(const void* value, int acl_type) {
     case at::kBool: return Read<bool>(value);
     case at::kComplexDouble: return Read<c10::complex<double>>(value);
     case at::kComplexFloat: return Read<c10::complex<float>>(value);
-    default: throw Error(kInvalidParam, "a scalar of ACL data type " + std::to_string(acl_type) + " is not emulated");
+    default: throw Error(kInvalidParam, "a scalar of ACL data type " + std::to_string(acl_type));
   }
 }
 
@@ -144,7 +144,7 @@ at::ScalarType ScalarTypeOf(int acl_type) {
 
 }  // namespace emu::opapi
 
-// Prototypes from torch_npu's dlsym typedefs (op-plugin utils/op_api_common_base.h, Unique2KernelNpuOpApi.cpp, BSD-3).
+// Prototypes from op-plugin's dlsym typedefs (utils/op_api_common_base.h, Unique2KernelNpuOpApi.cpp, BSD-3).
 extern "C" {
 
 aclTensor* aclCreateTensor(const int64_t* view_dims, uint64_t num_dims, int data_type, const int64_t* strides,

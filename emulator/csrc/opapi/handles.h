@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The handles that torch_npu passes to operators. Every live handle is registered with its kind, so that an argument
-// of another kind, or one that is no handle at all, is reported instead of followed.
+// The handles that torch_npu passes to operators. Every live handle is registered with its kind, so that an
+// argument of another kind, or one that is no handle at all, is reported instead of followed.
 #pragma once
 
 #include <cstdint>

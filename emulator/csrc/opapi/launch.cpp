@@ -172,7 +172,8 @@ void RefuseCapture(const Operator& op, Stream& stream) {
 
 }  // namespace
 
-int Prepare(const Operator& op, std::initializer_list<Raw> raw, uint64_t* workspace_size, aclOpExecutor** executor) {
+int Prepare(const Operator& op, std::initializer_list<Raw> raw, uint64_t* workspace_size,
+            aclOpExecutor** executor) {
   return Guarded(op.name, [&] {
     auto made = std::make_unique<aclOpExecutor>();
     made->op = &op;

@@ -45,6 +45,52 @@ Tensor RowsOrZero(const Tensor& x, const Tensor& source) {
   return rows.masked_fill(source.lt(0).unsqueeze(-1), 0);
 }
 
+// Tensor g of a list, or row g of a list's only tensor when that holds one row for each group.
+Tensor OfGroup(const Tensors& tensors, size_t g, int64_t dims_of_one) {
+  if (tensors.size() == 1 && tensors[0].dim() > dims_of_one) return tensors[0].select(0, static_cast<int64_t>(g));
+  return tensors.at(g);
+}
+
+Tensor Product(const Grouped& call, const Tensor& x, size_t g) {
+  auto y = f32(at::matmul(x, OfGroup(call.weights, g, 2)));
+  if (!call.biases.empty()) y = y + f32(OfGroup(call.biases, g, 1));
+  return Activated(y, call.activation);
+}
+
+// The groups split the inner dimension: one product each.
+void SplitInnerDimension(const Grouped& call, const Tensors& out) {
+  int64_t begin = 0;
+  for (size_t g = 0; g < call.ends.size(); ++g) {
+    const auto x = call.x[0].slice(1, begin, call.ends[g]);
+    const auto weight = call.weights[0].slice(0, begin, call.ends[g]);
+    put(OfGroup(out, g, 2), at::matmul(x, weight));
+    begin = call.ends[g];
+  }
+}
+
+// Each x has its weight.
+void MultiplyPairs(const Grouped& call, const Tensors& out) {
+  int64_t begin = 0;
+  for (size_t i = 0; i < call.x.size(); ++i) {
+    const auto y = Product(call, call.x[i], i);
+    put(out.size() == call.x.size() ? out[i] : out[0].slice(0, begin, begin + y.size(0)), y);
+    begin += y.size(0);
+  }
+}
+
+// Rows beyond the last group stay as they are.
+void SplitRows(const Grouped& call, const Tensors& out) {
+  int64_t begin = 0;
+  for (size_t g = 0; g < call.ends.size(); ++g) {
+    const int64_t end = std::max(begin, call.ends[g]);
+    if (end > begin) {
+      const auto y = Product(call, call.x[0].slice(0, begin, end), g);
+      put(out.size() == 1 ? out[0].slice(0, begin, end) : out.at(g), y);
+    }
+    begin = end;
+  }
+}
+
 }  // namespace
 
 Gated gate(const Tensor& x, const Tensor& bias, const Gating& gating) {
@@ -99,7 +145,8 @@ Routing init_routing(const InitRouting& call) {
     put(call.row_index, routing.place);
     return routing;
   }
-  const int64_t limit = call.active_rows <= 0 ? routing.num_active : std::min(call.active_rows, routing.num_active);
+  const int64_t most = call.active_rows <= 0 ? routing.num_active : call.active_rows;
+  const int64_t limit = std::min(most, routing.num_active);
   const auto tokens = routing.order.slice(0, 0, limit).div(k, "floor");
   call.expanded_x.slice(0, 0, limit).copy_(call.x.index_select(0, tokens));
   if (call.scale.defined() && call.expanded_scale.defined()) {
@@ -179,52 +226,12 @@ Ints group_ends(const Tensor& list, int64_t type, int64_t num_groups) {
 }
 
 void grouped_matmul(const Grouped& call, const Tensors& out) {
-  const auto weight = [&](size_t g) { return call.weights.size() == 1 && call.weights[0].dim() == 3
-                                                 ? call.weights[0].select(0, static_cast<int64_t>(g))
-                                                 : call.weights.at(g); };
-  const auto product = [&](const Tensor& x, size_t g) {
-    auto y = f32(at::matmul(x, weight(g)));
-    if (!call.biases.empty()) {
-      y = y + f32(call.biases.size() == 1 && call.biases[0].dim() == 2 ? call.biases[0][static_cast<int64_t>(g)]
-                                                                       : call.biases.at(g));
-    }
-    return Activated(y, call.activation);
-  };
-  if (call.group_type == 2) {  // the groups split the inner dimension: one product each
-    int64_t begin = 0;
-    for (size_t g = 0; g < call.ends.size(); ++g) {
-      const auto x = call.x[0].slice(1, begin, call.ends[g]);
-      const auto w = call.weights[0].slice(0, begin, call.ends[g]);
-      put(out.size() == 1 ? out[0].select(0, static_cast<int64_t>(g)) : out.at(g), at::matmul(x, w));
-      begin = call.ends[g];
-    }
-    return;
-  }
-  if (call.ends.empty() || call.x.size() > 1) {  // each x has its weight
-    int64_t begin = 0;
-    for (size_t i = 0; i < call.x.size(); ++i) {
-      const auto y = product(call.x[i], i);
-      if (out.size() == call.x.size()) {
-        put(out[i], y);
-      } else {
-        out[0].slice(0, begin, begin + y.size(0)).copy_(y);
-      }
-      begin += y.size(0);
-    }
-    return;
-  }
-  int64_t begin = 0;
-  for (size_t g = 0; g < call.ends.size(); ++g) {  // rows beyond the last group stay as they are
-    const int64_t end = call.ends[g];
-    if (end > begin) {
-      const auto y = product(call.x[0].slice(0, begin, end), g);
-      if (out.size() == 1) {
-        out[0].slice(0, begin, end).copy_(y);
-      } else {
-        put(out.at(g), y);
-      }
-    }
-    begin = std::max(begin, end);
+  if (call.group_type == 2) {
+    SplitInnerDimension(call, out);
+  } else if (call.ends.empty() || call.x.size() > 1) {
+    MultiplyPairs(call, out);
+  } else {
+    SplitRows(call, out);
   }
 }
 

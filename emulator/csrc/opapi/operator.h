@@ -65,7 +65,8 @@ struct Operator {
 };
 
 // Phase 1: checks the arguments and captures them. Returns an ACL code.
-int Prepare(const Operator& op, std::initializer_list<Raw> raw, uint64_t* workspace_size, aclOpExecutor** executor);
+int Prepare(const Operator& op, std::initializer_list<Raw> raw, uint64_t* workspace_size,
+            aclOpExecutor** executor);
 // Phase 2: issues the operator on the stream. Returns an ACL code.
 int Launch(const Operator& op, aclOpExecutor* executor, void* stream);
 

@@ -61,11 +61,11 @@ void write_slots(const Tensor& cache, const Tensor& slots, const Tensor& rows) {
   const int64_t block_size = cache.size(1);
   Ints shape{-1};
   for (int64_t i = 2; i < cache.dim(); ++i) shape.push_back(cache.size(i));
-  const auto values = rows.reshape({flat.numel(), -1}).index_select(0, kept).to(cache.scalar_type()).reshape(shape);
+  const auto chosen = rows.reshape({flat.numel(), -1}).index_select(0, kept).to(cache.scalar_type());
   c10::List<std::optional<Tensor>> where;
   where.push_back(at_slot.div(block_size, "floor"));
   where.push_back(at_slot.remainder(block_size));
-  cache.index_put_(where, values);
+  cache.index_put_(where, chosen.reshape(shape));
 }
 
 void write_cache(const Tensor& cache, const Tensor& slots, const Tensor& rows, const std::string& mode) {
@@ -80,8 +80,9 @@ void write_cache(const Tensor& cache, const Tensor& slots, const Tensor& rows, c
 
 Latent write_latent(const LatentCache& call) {
   const int64_t width = call.gamma.numel();
-  const auto latent = rms_norm(call.kv.slice(-1, 0, width), call.gamma, call.epsilon).value.to(call.kv.scalar_type());
-  const auto rope = rotated_interleaved(call.kv.slice(-1, width), call.cos, call.sin).to(call.kv.scalar_type());
+  const auto type = call.kv.scalar_type();
+  const auto latent = rms_norm(call.kv.slice(-1, 0, width), call.gamma, call.epsilon).value.to(type);
+  const auto rope = rotated_interleaved(call.kv.slice(-1, width), call.cos, call.sin).to(type);
   if (call.mode == "PA" || call.mode == "PA_BNSD") {
     write_slots(call.rope_cache, call.index, rope);
     write_slots(call.latent_cache, call.index, latent);
