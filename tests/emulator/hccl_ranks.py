@@ -79,6 +79,17 @@ class Cases:
         dist.all_gather(outputs, parts[self.rank].npu())
         check("uneven all_gather", torch.cat([output.cpu() for output in outputs]), torch.cat(parts))
 
+    def reduce_scatter_uneven(self) -> None:
+        """Rank k's part has size + k elements."""
+        if self.dtype in (torch.uint8, torch.bool):
+            return
+        counts = [self.size + k for k in range(self.num_ranks)]
+        parts = self.inputs(sum(counts))
+        output = self.empty(counts[self.rank])
+        dist.reduce_scatter(output, list(parts[self.rank].npu().split(counts)))
+        expected = reduced(parts, dist.ReduceOp.SUM).split(counts)[self.rank]
+        check("uneven reduce_scatter", output, expected)
+
     def scatter(self) -> None:
         parts = self.inputs()
         output = self.empty(self.size)
@@ -127,7 +138,7 @@ class Cases:
             check("batch_isend_irecv", outputs[rank], parts[rank])
 
 
-REDUCING = (Cases.all_reduce, Cases.reduce, Cases.reduce_scatter)
+REDUCING = (Cases.all_reduce, Cases.reduce, Cases.reduce_scatter, Cases.reduce_scatter_uneven)
 MOVING = (
     Cases.broadcast, Cases.all_gather, Cases.all_gather_uneven, Cases.scatter, Cases.all_to_all,
     Cases.all_to_all_uneven, Cases.messages,

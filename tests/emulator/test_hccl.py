@@ -71,6 +71,20 @@ def test_groups(server: RankServer, num_ranks: int) -> None:
     check_good(server.run("hccl_ranks.groups", num_ranks))
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "program"),
+    [
+        ("EMULATOR_SOC", "Ascend910_9391", "collectives"),
+        ("TORCH_NPU_USE_COMPATIBLE_IMPL", "1", "collectives"),  # scatter and all_to_all as groups of messages
+        ("ROOTINFO_SUBCOMM_ENABLE", "1", "groups"),  # torch_npu asks for HcclCreateSubCommConfig
+    ],
+)
+def test_other_paths_of_torch_npu(
+    servers: Callable[..., RankServer], variable: str, value: str, program: str
+) -> None:
+    check_good(servers(**{variable: value}).run(f"hccl_ranks.{program}", 3))
+
+
 @pytest.mark.parametrize("queue", ["1", "2"])
 def test_collectives_from_the_task_queue(servers: Callable[..., RankServer], queue: str) -> None:
     check_good(servers(TASK_QUEUE_ENABLE=queue).run("hccl_random.sequences", 2, seed=7, count=20))

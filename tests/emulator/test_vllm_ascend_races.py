@@ -14,9 +14,9 @@ def test_random_sample_reuses_its_noise(mended: bool) -> None:
     """`random_sample` draws its noise on a side stream that never waits for the main one.
 
     The noise tensor is the side stream's, so that the allocator hands its memory to the next call, which
-    overwrites it while the division of this call may still be pending. With asynchronous scheduling the host is a step ahead
-    of the device, and nothing else orders the two: tokens may then be drawn with the noise of another step, or with
-    half-made noise, and a request with a seed may not repeat.
+    overwrites it while the division of this call may still be pending. With asynchronous scheduling the host is a
+    step ahead of the device, and nothing else orders the two: tokens may then be drawn with the noise of another
+    step, or with half-made noise, and a request with a seed may not repeat.
     """
     from vllm_ascend.sample.sampler import random_sample
     from vllm_ascend.utils import global_stream

@@ -42,8 +42,8 @@ CASES = {
 ENGINE = {"max_num_batched_tokens": 64, "max_num_seqs": 6}
 DEADLINE_S = 240
 # vLLM's correction of the accepted counts writes the pinned `num_computed_tokens_cpu` while its copy to the
-# device, queued behind the previous step, may be pending (vLLM 0.23.0 gpu_model_runner.py:2067 and 1484; vllm-ascend
-# has the same copy). The rows that it corrects are those that the device computes itself: no token depends on it.
+# device, queued behind the previous step, may be pending (vLLM 0.23.0 gpu_model_runner.py:2067 and 1484, and the
+# same in vllm-ascend). It corrects rows that the device computes itself: no token depends on the copy.
 KNOWN_RACE = "correct_spec_decode_token_counts"
 
 
