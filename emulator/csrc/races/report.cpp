@@ -172,7 +172,8 @@ void ReportHostAccess(Kind kind, const Operation& pending, SiteId site, Range ra
                      (reads ? "reads pinned memory before " : "overwrites pinned memory while ") + Name(pending) +
                      (reads ? " is known to have written it.\n" : " may still use it.\n") +
                      "  To mend it, synchronise that stream, or an event recorded on it after the call, before\n" +
-                     "  the program touches the memory" + (reads ? "." : ", or give the next copy another buffer.");
+                     "  the program touches the memory" +
+                     (reads ? "." : ", or give the next copy another buffer.");
   text += Party("first:  ", pending, reads ? "writes it" : "uses it");
   text += std::string("\n  second: the program ") + (reads ? "reads it" : "writes it") + Lines(site);
   text += "\n  memory: " + Bytes(range, range.begin) + " of pinned memory from address " + Hex(range.begin);
