@@ -37,6 +37,14 @@ class CudaDevice(Device):
             description=f"{torch.cuda.get_device_name(self.device)}, compute capability {major}.{minor}",
         )
 
+    def bind_thread(self) -> None:
+        """See `Device.bind_thread`."""
+        torch.cuda.set_device(self.device)
+
+    def keep_for(self, tensor: torch.Tensor, stream: Stream) -> None:
+        """See `Device.keep_for`."""
+        tensor.record_stream(cast(torch.Stream, stream))
+
     def event(self) -> Event:
         """See `Device.event`."""
         return NativeEvent(torch.cuda.Event())  # type: ignore[no-untyped-call]

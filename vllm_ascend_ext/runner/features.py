@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from vllm_ascend_ext.config import ExtConfig
-from vllm_ascend_ext.eplb.recorder import ExpertLoad, ExpertLoadRecorder
+from vllm_ascend_ext.eplb.recorder import ExpertLoadRecorder, LocalLoad
 from vllm_ascend_ext.runner.step import RankLayout, StepFacts
 
 
@@ -32,7 +32,7 @@ class NamedLoad:
 
     layer_names: tuple[str, ...]
     top_k: int
-    load: ExpertLoad
+    load: LocalLoad
 
 
 # routed slots (tokens times top-k) after which the device's int32 counters are drained: half of what they hold
@@ -65,7 +65,7 @@ class LoadOfModel:
     def read(self) -> NamedLoad:
         """Everything since the last `reset`."""
         now, before = self.recorder.read(), self._drained
-        load = ExpertLoad(
+        load = LocalLoad(
             load_LE=before.load_LE + now.load_LE,
             num_tokens=before.num_tokens + now.num_tokens,
             num_steps=before.num_steps + now.num_steps,
