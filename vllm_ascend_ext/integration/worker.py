@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from vllm_ascend_ext.integration import activation, compat, expert_load, traffic
+from vllm_ascend_ext.integration import activation, compat, expert_load, load_metrics, traffic
 from vllm_ascend_ext.ops import require_kernels
 from vllm_ascend_ext.runner.features import StepFeatures
 from vllm_ascend_ext.runner.step import RankLayout
@@ -72,7 +72,7 @@ class ExtWorker:
             ],
             "collection": self._collection(),
             "traffic": traffic.report(),
-            "physical_to_logical": self._placements(),
+            "physical_to_logical": self.placements(),
         }
         if reset:
             traffic.reset()
@@ -92,7 +92,11 @@ class ExtWorker:
             **asdict(collected.window_stats),
         }
 
-    def _placements(self) -> dict[str, list[list[int]]]:
+    def ascend_ext_metrics(self) -> dict[str, Any] | None:
+        """RPC: what `load_metrics` shows on /metrics; None on all ranks but the first. Does not wait."""
+        return load_metrics.of_worker(self)
+
+    def placements(self) -> dict[str, list[list[int]]]:
         """EPLB's present placement of the target and the draft model, [layers][physical experts] → logical."""
         state = getattr(self.model_runner, "eplb_state", None)
         models = [] if state is None else state.model_states.values()

@@ -37,9 +37,10 @@ class CollectedLoad:
         self.aggregator = aggregator
         self.window_stats = WindowStats()
         self.step = 0  # of the last one that ended
-        self._interval, self._is_first = interval, is_first
+        self._interval, self.is_first = interval, is_first
         self.handed_LE = self._zeros()
         self.num_tokens = [0] * len(self.handed_LE)
+        self.newest: list[torch.Tensor | None] = [None] * len(self.handed_LE)  # [L, E], with tokens in it
         self._baseline_LE, self._baseline_tokens = self._zeros(), list(self.num_tokens)
         self._marked = False
         self._at_mark: dict[int, list[torch.Tensor]] = {}
@@ -91,6 +92,8 @@ class CollectedLoad:
             for index, load in enumerate(loads):
                 self.handed_LE[index] += load.load_LE
                 self.num_tokens[index] += load.num_tokens
+                if load.num_tokens:
+                    self.newest[index] = load.load_LE
             if loads[0].step_end in self._at_mark:
                 self._at_mark[loads[0].step_end] = [load_LE.clone() for load_LE in self.handed_LE]
 
@@ -98,8 +101,8 @@ class CollectedLoad:
         """What this rank reports since the last `reset`, one a recorder; waits for what is on its way."""
         self.aggregator.settle()
         self.consume()
-        pending = self.aggregator.pending(held=self._is_first)
-        if not self._is_first:
+        pending = self.aggregator.pending(held=self.is_first)
+        if not self.is_first:
             return pending
         return [
             LocalLoad(
