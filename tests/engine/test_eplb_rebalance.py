@@ -90,8 +90,8 @@ class Count:
 def _watch_decisions(runner: Any, seen: Observed, count: Count) -> None:
     """Note every window and placement, and what vLLM's policy makes of the window."""
     eplb = runner.eplb_state
-    state = next(state for state in eplb.model_states.values() if state.model is runner.get_model())
-    index = list(eplb.model_states.values()).index(state)
+    states = enumerate(eplb.model_states.values())
+    index, state = next((i, state) for i, state in states if state.model is runner.get_model())
     all_reduce, rearrange = eplb._allreduce_list, eplb.rearrange
 
     def noted_all_reduce(loads: Any) -> Any:
@@ -151,7 +151,7 @@ def _case(model: str, load: dict[str, Any]) -> EngineCase:
             "enable_prefix_caching": False,
             "max_num_batched_tokens": 32,
             "max_num_seqs": 6,
-            "num_gpu_blocks_override": 34,
+            **{"num_gpu_blocks_override": 24, "block_size": 16, "max_model_len": 256},
             "enable_eplb": True,
             "eplb_config": EPLB,
         },
