@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from tests.engine.reference import make_prompts
-from vllm_ascend_ext.integration.engine import EngineCase
+from vllm_ascend_ext.integration.engine import EngineCase, run_engine
 from vllm_ascend_ext.integration.ranks import Layout, Rank, run_ranks
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 
 NUM_TOKENS = 64
 INTERVAL, WINDOW, LEAD = 12, 7, 2
+LOAD_ON = {"enabled": True, "interval": 5}
 EPLB = {
     "window_size": WINDOW,
     "step_interval": INTERVAL,
@@ -62,9 +63,8 @@ class Count:
     def _routing(self, index: int, original: Callable[..., Any]) -> Callable[..., Any]:
         def routing(*args: Any, **kwargs: Any) -> Any:
             weights, topk_ids = original(*args, **kwargs)
-            for row in topk_ids[: self._num_rows].tolist():
-                for expert in row:
-                    self._step[index, expert] += 1
+            ids = topk_ids[: self._num_rows].flatten().long()
+            self._step[index] += torch.bincount(ids, minlength=self.shape[1])
             return weights, topk_ids
 
         return routing
@@ -146,7 +146,7 @@ def _case(model: str, load: dict[str, Any]) -> EngineCase:
         Layout(tp=2),
         expert_parallel=True,
         num_speculative_tokens=1,
-        ascend_ext={"eplb_load": {"enabled": True, "interval": 5, **load}},
+        ascend_ext={"eplb_load": {**LOAD_ON, **load}},
         engine_args={
             "enable_prefix_caching": False,
             "max_num_batched_tokens": 32,
@@ -221,3 +221,28 @@ def test_vllms_own_counts_differ_by_warm_up_and_by_the_copies_of_tp_ranks(own: l
 def test_tokens_are_the_same_whoever_decides(fed: list[Observed], own: list[Observed]) -> None:
     assert len({str(sorted(seen.tokens.items())) for seen in (*fed, *own)}) == 1
     assert all(len(tokens) == NUM_TOKENS for tokens in fed[0].tokens.values())
+
+
+def test_idle_ranks_mark_the_same_windows(tiny_model: str, prompts: list[list[int]], fed: list[Observed]) -> None:
+    """Two replicas, of which one is soon idle and only keeps step: the same decisions on both, the same tokens."""
+    case = EngineCase(
+        tiny_model,
+        Layout(dp=2),
+        expert_parallel=True,
+        ascend_ext={"eplb_load": {**LOAD_ON, "rebalance": True, "rebalance_lead": LEAD, "phase": "decode"}},
+        engine_args={"enable_prefix_caching": False, "max_num_seqs": 4, "enable_eplb": True, "eplb_config": EPLB},
+    )
+    result = run_engine(case, prompts[:5], max_tokens=NUM_TOKENS, deadline_s=240, split=(4, 1))
+    assert result.token_ids == [fed[0].tokens[i] for i in range(5)]
+    first, second = (rank.report for rank in result.ranks)
+    assert first is not None and second is not None
+    assert first["physical_to_logical"] == second["physical_to_logical"]
+    assert first["collection"]["step"] == second["collection"]["step"]
+    assert first["collection"]["num_windows"] == second["collection"]["num_windows"] >= 3
+    # The first step holds all prompts. The idle-to-be replica's is one token, which alone would be decoding: that
+    # it does not count either shows that both went by the larger replica's rows.
+    assert [len(prompt) for prompt in prompts[:5]] == [1, 17, 40, 90, 1]
+    loads = [report["load"][0] for report in (first, second)]
+    assert sum(load["num_tokens"] for load in loads) == 5 * (NUM_TOKENS - 1)
+    for rows in zip(*(load["load_LE"] for load in loads), strict=True):
+        assert sum(map(sum, rows)) == loads[0]["top_k"] * 5 * (NUM_TOKENS - 1)

@@ -3,25 +3,18 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable
 
 import pytest
 import torch
 
+from tests.load_run import Make, Run
 from tests.simulated_device import QueuedCollectives, SimulatedDevice, SimulatedEvent
 from vllm_ascend_ext.device import create_device
-from vllm_ascend_ext.eplb.aggregator import SIDE_STREAM, AggregationError, ExpertLoadAggregator
+from vllm_ascend_ext.eplb.aggregator import SIDE_STREAM, AggregationError
 from vllm_ascend_ext.eplb.device_sum import DeviceAggregator, max_slots
-from vllm_ascend_ext.eplb.handover import ExpertLoad
 from vllm_ascend_ext.eplb.host_sum import HostAggregator
 from vllm_ascend_ext.eplb.recorder import ExpertLoadRecorder
-
-SHAPES = ((3, 5), (1, 4))  # two models
-TOP_K = 2
-
-Make = Callable[..., ExpertLoadAggregator]
 
 
 def host_way(device: SimulatedDevice, recorders: list[ExpertLoadRecorder], **options: object) -> HostAggregator:
@@ -35,59 +28,6 @@ def device_way(
 
 
 both_ways = pytest.mark.parametrize("make", [host_way, device_way])
-
-
-class Run:
-    """Steps of random routing, counted by the recorders and, independently, on the host."""
-
-    def __init__(self, device: SimulatedDevice, make: Make, seed: int, **options: object) -> None:
-        self.device, self.random = device, random.Random(seed)
-        self.recorders = [ExpertLoadRecorder(*shape, device.device) for shape in SHAPES]
-        self.aggregator = make(device, self.recorders, **options)
-        self.routed = [torch.zeros(shape, dtype=torch.int64) for shape in SHAPES]
-        self.at: dict[int, list[torch.Tensor]] = {0: [load.clone() for load in self.routed]}
-        self.num_tokens = [0, 0]
-        self.handed: list[tuple[ExpertLoad, ...]] = []
-
-    def step(self, number: int) -> None:
-        for index, recorder in enumerate(self.recorders):
-            num_tokens = self.random.randrange(4)
-            recorder.begin_step(num_tokens)
-            self.num_tokens[index] += num_tokens
-            for layer in range(SHAPES[index][0]):
-                ids = [[self.random.randrange(SHAPES[index][1]) for _ in range(TOP_K)] for _ in range(5)]
-                recorder.record(layer, torch.tensor(ids))  # the rows from num_tokens on are padding
-                for row in ids[:num_tokens]:
-                    for expert in row:
-                        self.routed[index][layer, expert] += 1
-        self.at[number] = [load.clone() for load in self.routed]
-
-    def go(self, num_steps: int, *, interval: int = 1, required: int = 7, pause_s: float = 0.0) -> None:
-        for number in range(1, num_steps + 1):
-            self.step(number)
-            if number % interval == 0:
-                self.aggregator.snapshot(number, required=number % required == 0)
-            if self.random.random() < 0.5:
-                self.handed += self.aggregator.poll()
-            time.sleep(self.random.random() * pause_s)
-        self.aggregator.settle()
-        self.handed += self.aggregator.poll()
-
-    def errors(self) -> list[str]:
-        """Where hand-overs differ from the independent count: each one, and their sum with what is pending."""
-        wrong, until = [], 0
-        for loads in self.handed:
-            for index, load in enumerate(loads):
-                expected = self.at[load.step_end][index] - self.at[load.step_begin][index]
-                if load.step_begin != until or not torch.equal(load.load_LE, expected):
-                    wrong.append(f"steps {load.step_begin}..{load.step_end}, model {index}")
-            until = loads[0].step_end
-        for index, pending in enumerate(self.aggregator.pending(held=True)):
-            total = sum((loads[index].load_LE for loads in self.handed), pending.load_LE)
-            tokens = sum((loads[index].num_tokens for loads in self.handed), pending.num_tokens)
-            if not torch.equal(total, self.routed[index]) or tokens != self.num_tokens[index]:
-                wrong.append(f"total of model {index}")
-        return wrong
 
 
 @both_ways

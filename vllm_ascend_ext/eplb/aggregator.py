@@ -149,6 +149,8 @@ class ExpertLoadAggregator(ABC):
         Raises:
             AggregationError: see `snapshot`.
         """
+        if not self.in_flight and not self.handover.has_ready and self.failure is None:
+            return []  # the step has other things to do
         self._advance()
         with self.changed:
             return self.handover.take_ready()
@@ -243,10 +245,12 @@ class ExpertLoadAggregator(ABC):
 
     def overdue(self) -> str | None:
         """What has not arrived within the deadline, in words."""
-        with self.changed:
-            slot = self.in_flight[0] if self.in_flight else None
-            if slot is None or time.monotonic() - slot.started_s < self.deadline_s or slot.arrived.query():
-                return None
+        try:
+            slot = self.in_flight[0]
+        except IndexError:  # another thread may have taken it up
+            return None
+        if time.monotonic() - slot.started_s < self.deadline_s or slot.arrived.query():
+            return None
         return (
             f"the snapshot of expert load of step {slot.step} has not reached the host within "
             f"{self.deadline_s:g} s"
@@ -262,8 +266,12 @@ class ExpertLoadAggregator(ABC):
             self.ship(slot)
             slot.arrived.record()
 
-    def _advance(self) -> None:
+    def take_up(self) -> None:
+        """What the thread that runs the model does for the snapshots on their way."""
         self.collect()
+
+    def _advance(self) -> None:
+        self.take_up()
         if self.failure is None and (problem := self.overdue()):
             self.fail(problem)
         if self.failure is not None:

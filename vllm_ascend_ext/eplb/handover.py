@@ -87,6 +87,11 @@ class HandOver:
         self._hold_nothing()
         return True
 
+    @property
+    def has_ready(self) -> bool:
+        """Whether something can be polled; any thread may ask without a lock."""
+        return bool(self._ready)
+
     def take_ready(self) -> list[tuple[ExpertLoad, ...]]:
         """The hand-overs since the last call, oldest first."""
         ready = list(self._ready)

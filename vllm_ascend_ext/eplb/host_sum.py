@@ -70,6 +70,11 @@ class HostAggregator(ExpertLoadAggregator):
         """See `ExpertLoadAggregator.ship`: the copy to the host."""
         self._pinned[id(slot)].copy_(slot.load_M[: self.handover.num_counters], non_blocking=True)
 
+    def take_up(self) -> None:
+        """See `ExpertLoadAggregator.take_up`: only what the thread, busy in a collective, leaves to be done."""
+        if len(self.in_flight) == len(self.slots):
+            self.collect()
+
     def skip(self) -> None:
         """See `ExpertLoadAggregator.skip`: the thread sees a tick without an entry."""
 
