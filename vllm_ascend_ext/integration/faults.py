@@ -18,7 +18,6 @@ import time
 from typing import Any
 
 from vllm_ascend_ext.config import KEY
-from vllm_ascend_ext.integration import load_metrics
 from vllm_ascend_ext.integration.compat import Patch
 from vllm_ascend_ext.integration.errors import EngineDiedError
 
@@ -90,6 +89,8 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
     the error of a dead engine instead (https://github.com/vllm-project/vllm/pull/36964).
     """
     from vllm.entrypoints import launcher
+
+    from vllm_ascend_ext.integration import load_metrics
 
     load_metrics.serve(app)
     client = getattr(app.state, "engine_client", None)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from vllm_ascend_ext.collectives import Collectives
@@ -78,6 +79,9 @@ def make_aggregator(
     )
     if config.aggregation == "host":
         return HostAggregator(recorders, device, collectives, **options)
+    if collectives is not None:
+        # connects now, which would hold up the first snapshot
+        collectives.all_reduce_(torch.zeros(1, device=runner.device))
     roll_call = group and RollCall(group, "expert load on the device")
     return DeviceAggregator(recorders, device, collectives or _Alone(), roll_call, **options)
 
