@@ -207,15 +207,15 @@ def show(setting: Setting, measured: dict[str, Measured]) -> None:
         f"\n{setting.num_ranks} ranks, interval {setting.interval}, delay {setting.delay_ms:g} ms, "
         f"{setting.num_steps} steps of {setting.step_ms:g} ms"
     )
-    print(f"  {'variant':12} {'ordinary step, us':32} {'gather step, us':32} mean, % of a step")
+    print(f"  {'variant':12} {'ordinary step, us':32} {'gather step, us':32} added, % of a step")
     for name, values in measured.items():
-        everything = values.ordinary_s + values.gather_s
-        mean = 100 * statistics.mean(everything) / values.step_s
+        # by medians: on a shared machine a mean tells of the other programs
+        ordinary_s = statistics.median(values.ordinary_s or [0.0]) * (setting.interval - 1)
+        added_s = (ordinary_s + statistics.median(values.gather_s)) / setting.interval
         ordinary, gather = microseconds(values.ordinary_s), microseconds(values.gather_s)
-        print(f"  {name:12} {ordinary:32} {gather:32} {mean:.3f}")
-    if measured["host"].gather_s:
-        theirs, ours = (statistics.median(measured[name].gather_s) for name in ("blocking", "host"))
-        print(f"  host over blocking at the gather step: 1/{theirs / ours:.0f}")
+        print(f"  {name:12} {ordinary:32} {gather:32} {100 * added_s / values.step_s:.3f}")
+    theirs, ours = (statistics.median(measured[name].gather_s) for name in ("blocking", "host"))
+    print(f"  host over blocking at the gather step: 1/{theirs / ours:.0f}")
 
 
 def growth(step_ms: float) -> None:

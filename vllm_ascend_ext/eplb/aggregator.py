@@ -149,9 +149,10 @@ class ExpertLoadAggregator(ABC):
         Raises:
             AggregationError: see `snapshot`.
         """
-        if not self.in_flight and not self.handover.has_ready and self.failure is None:
-            return []  # the step has other things to do
-        self._advance()
+        if self.in_flight or self.failure is not None:
+            self._advance()
+        if not self.handover.has_ready:
+            return []
         with self.changed:
             return self.handover.take_ready()
 
@@ -251,10 +252,8 @@ class ExpertLoadAggregator(ABC):
             return None
         if time.monotonic() - slot.started_s < self.deadline_s or slot.arrived.query():
             return None
-        return (
-            f"the snapshot of expert load of step {slot.step} has not reached the host within "
-            f"{self.deadline_s:g} s"
-        )
+        what = f"the snapshot of expert load of step {slot.step}"
+        return f"{what} has not reached the host within {self.deadline_s:g} s"
 
     def _launch(self, slot: Slot) -> None:
         slot.num_tokens = [

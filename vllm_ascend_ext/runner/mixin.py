@@ -35,11 +35,11 @@ class ExtModelRunner:
             self._end_step()
         return output
 
-    def eplb_step(self, *args: Any, is_profile: bool = False, **kwargs: Any) -> None:
-        """The end of a step, which vLLM marks on all ranks alike, also on an idle one."""
-        super().eplb_step(*args, is_profile=is_profile, **kwargs)  # type: ignore[misc]
-        if not is_profile:
-            self._end_step()
+    def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        """The end of a step, drafts included."""
+        output = super().sample_tokens(*args, **kwargs)  # type: ignore[misc]
+        self._end_step()
+        return output
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.step_features is not None:
@@ -50,12 +50,16 @@ class ExtModelRunner:
     def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
         """Warm-up, graph capture and the steps of an idle rank: no row is real.
 
-        vLLM's GPU runner then calls the model directly, vllm-ascend's goes through `_model_forward`.
+        vLLM's GPU runner then calls the model directly, vllm-ascend's goes through `_model_forward`. Only an idle
+        rank's is a step: vLLM steps its EPLB there too, so that all ranks do alike.
         """
         if self.step_features is not None:
             self._num_scheduled_tokens = 0
             self._begin_step(0, num_tokens)
-        return super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
+        output = super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
+        if not (kwargs.get("skip_eplb") or kwargs.get("is_profile")):
+            self._end_step()
+        return output
 
     def begin_draft_pass(self, num_tokens: int, num_tokens_padded: int) -> None:
         """Called before each pass of the draft model with its real and its padded rows."""
