@@ -112,7 +112,12 @@ class Device(ABC):
 
     Args:
         device: the torch device, with its index.
+
+    Attributes:
+        collective_backend: torch's name of the library for collectives on this device's memory.
     """
+
+    collective_backend = "gloo"
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -19,6 +19,8 @@ class CudaDevice(Device):
         RuntimeError: this process sees no such GPU.
     """
 
+    collective_backend = "nccl"
+
     def __init__(self, index: int = 0) -> None:
         num_devices = torch.cuda.device_count()
         if not 0 <= index < num_devices:

@@ -54,6 +54,8 @@ class NpuDevice(Device):
         RuntimeError: this process sees no such NPU.
     """
 
+    collective_backend = "hccl"
+
     def __init__(self, index: int = 0) -> None:
         self._npu = _torch_npu()
         num_devices = self._npu.device_count()

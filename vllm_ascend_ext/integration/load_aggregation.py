@@ -21,8 +21,6 @@ from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.roll_call import RollCall
 from vllm_ascend_ext.runner.features import RoutedModel
 
-_DEVICE_COLLECTIVES = {"cuda": "nccl", "npu": "hccl"}  # torch's names
-
 
 def num_ranks() -> int:
     """Ranks whose counts are added up: all that share this stage's experts."""
@@ -101,7 +99,7 @@ def _backend(device: Device) -> str:
             f"ascend_ext.eplb_load.aggregation='device' needs collectives on the device, which "
             f"{device.capabilities.description} has not; set it to 'host'"
         )
-    return _DEVICE_COLLECTIVES[device.device.type]
+    return device.collective_backend
 
 
 def _group(backend: str, config: EplbLoadConfig) -> Any:
