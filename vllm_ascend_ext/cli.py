@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what is installed, active and broken, and how to fix it")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(command=_doctor)
-    heatmap = commands.add_parser("heatmap", help="draw the expert load of a saved `demo --json` report")
+    heatmap = commands.add_parser("heatmap", help="draw a saved `demo --json` report's expert load: PNG and HTML")
     heatmap.add_argument("report", type=Path, metavar="REPORT.json")
     heatmap.add_argument("picture", type=Path, metavar="OUT.png")
     heatmap.set_defaults(command=_heatmap)
@@ -168,8 +168,8 @@ def _heatmap(options: argparse.Namespace) -> int:
 
     document = read_document(options.report)
     check_picture(options.picture)
-    write_heatmap(document, options.picture)
-    print(options.picture)
+    page = write_heatmap(document, options.picture)
+    print(options.picture, page, sep="\n")
     return 0
 
 

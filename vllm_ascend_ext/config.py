@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 KEY = "ascend_ext"
 _SIMILARITY = 0.85  # of two spellings, from which on a sibling key counts as a misspelt KEY
@@ -24,9 +25,28 @@ class _Section(BaseModel):
 
 
 class EplbLoadConfig(_Section):
-    """Collection of the tokens routed to each expert."""
+    """Collection of the tokens routed to each expert.
+
+    Attributes:
+        interval: steps between two snapshots.
+        phase: which steps count. A step is `decode` when no replica has more rows in it than all its requests
+            together have when each only decodes, else it is `prefill`.
+        aggregation: how the ranks' counts are added up: `host`, by Gloo on a thread after the copy to the host, or
+            `device`, by the device's collectives on the side stream.
+        slots: snapshots on their way at once; when all are, counts stay and join the next snapshot.
+        deadline_s: of every wait, in seconds.
+        rebalance: vLLM's EPLB decides by these counts instead of its own.
+        rebalance_lead: steps between the end of the counts that a rebalancing uses and the rebalancing.
+    """
 
     enabled: bool = False
+    interval: int = Field(default=100, ge=1)
+    phase: Literal["all", "prefill", "decode"] = "all"
+    aggregation: Literal["host", "device"] = "host"
+    slots: int = Field(default=2, ge=1, le=16)
+    deadline_s: float = Field(default=60.0, gt=0, le=3600)
+    rebalance: bool = False
+    rebalance_lead: int = Field(default=8, ge=1)
 
 
 class ExtConfig(_Section):
@@ -110,6 +130,9 @@ def _unknown_keys(model: type[BaseModel], value: Mapping[object, object], path: 
             yield from _unknown_keys(section, item, f"{path}.{key}")
 
 
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
 def _wrong_values(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         if problem["type"] == "extra_forbidden":
@@ -124,5 +147,17 @@ def _expected(model: type[BaseModel], location: Sequence[str]) -> str:
     section = _section(model, name)
     if section is not None:
         return _expected(section, rest) if rest else "a mapping"
-    annotation = model.model_fields[name].annotation
+    field = model.model_fields[name]
+    bounds = [
+        f"{words} {getattr(bound, key):g}"
+        for bound in field.metadata
+        for key, words in _BOUNDS.items()
+        if hasattr(bound, key)
+    ]
+    return " ".join([_type_in_words(field.annotation), *" and ".join(bounds).split()])
+
+
+def _type_in_words(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(repr(value) for value in get_args(annotation))
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)

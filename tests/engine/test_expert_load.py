@@ -14,7 +14,8 @@ from vllm_ascend_ext.integration.ranks import Layout
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 
 NUM_TOKENS = 16
-FEATURES = {"eplb_load": {"enabled": True}}
+# so that most of what is compared went through snapshots and the sum over the ranks
+FEATURES = {"eplb_load": {"enabled": True, "interval": 3}}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,8 @@ def assert_equals_transformers(model: str, prompts: list[list[int]], result: Eng
         [*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, result.token_ids, strict=True)
     ]
     load_LE, num_tokens = summed_load(result, 0)
+    for rank in result.ranks:
+        assert rank.report is not None and rank.report["collection"]["num_handovers"] >= 5
     assert num_tokens == sum(map(len, sequences))
     assert load_LE == transformers_load(model, sequences)
 

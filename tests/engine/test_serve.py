@@ -81,6 +81,36 @@ def test_two_hundred_streams_at_once(server: Server) -> None:
     assert "Asynchronous scheduling is enabled" in server.output()
 
 
+def test_metrics_show_the_expert_load(server: Server) -> None:
+    """After the two hundred streams: what the workers have handed over is on the API server's /metrics."""
+    status, text = server.get("/metrics")
+    assert status == 200
+    values = {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if line.startswith("vllm:ascend_ext_eplb_")
+    }
+
+    def of(name: str, **labels: str) -> list[float]:
+        wanted = [f'{key}="{value}"' for key, value in {"model_name": MODEL_NAME, **labels}.items()]
+        return [
+            value
+            for key, value in values.items()
+            if key.startswith(f"vllm:ascend_ext_eplb_{name}{{") and all(text in key for text in wanted)
+        ]
+
+    (tokens,) = of("tokens_total", model="target")
+    assert tokens >= NUM_STREAMS
+    (snapshots,), (handovers,) = of("snapshots_total"), of("handovers_total")
+    assert 0 < handovers <= snapshots
+    (seconds,) = of("handover_seconds_total")
+    assert 0 < seconds < 60 * handovers
+    assert of("refresh_failures_total") in ([], [0.0])
+    assert len(of("imbalance_ratio", model="target", over="experts")) == 2  # layers
+    for ratio in of("imbalance_ratio", over="ranks"):
+        assert 1.0 <= ratio <= 2.0
+
+
 def test_other_routes_answer(server: Server) -> None:
     async def job(client: AsyncOpenAI) -> Any:
         message = {"role": "user", "content": "print("}

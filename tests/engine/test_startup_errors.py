@@ -51,6 +51,12 @@ def _config_case(additional_config: dict[str, Any], *says: str) -> Case:
     return Case({}, says, error="StartupError", additional_config=additional_config)
 
 
+def _load_on(**settings: Any) -> dict[str, Any]:
+    return {"ascend_ext": {"eplb_load": {"enabled": True, **settings}}}
+
+
+_EPLB = {"tensor_parallel_size": 2, "enable_expert_parallel": True, "enable_eplb": True}
+
 CASES = {
     "accepted": Case({"tensor_parallel_size": 2, "enable_expert_parallel": True}),
     "nothing configured": Case({}, additional_config={}),
@@ -71,6 +77,26 @@ CASES = {
     "own worker": Case({"worker_cls": "my_package.MyWorker"}, ("my_package.MyWorker", "'auto'")),
     "no experts": Case({}, ("eplb_load", "mixture-of-experts"), dense=True),
     "routed experts": Case({"enable_return_routed_experts": True}, ("enable_return_routed_experts",)),
+    "sum on the device": Case(
+        {}, ("aggregation='device'", "'host'"), additional_config=_load_on(aggregation="device")
+    ),
+    "rebalancing without EPLB": Case({}, ("enable_eplb",), additional_config=_load_on(rebalance=True)),
+    "rebalancing too early": Case(
+        {**_EPLB, "eplb_config": {"step_interval": 32, "use_async": False}},
+        ("rebalance_lead=8", "at least 36"),
+        additional_config=_load_on(rebalance=True),
+    ),
+    "logged balancedness": Case(
+        {**_EPLB, "eplb_config": {"log_balancedness": True, "use_async": False}},
+        ("log_balancedness", "/metrics"),
+        additional_config=_load_on(rebalance=True),
+    ),
+    "rebalancing": Case(
+        {**_EPLB, "eplb_config": {"use_async": False}}, additional_config=_load_on(rebalance=True)
+    ),
+    "interval of nothing": _config_case(
+        {"ascend_ext": {"eplb_load": {"interval": 0}}}, "ascend_ext.eplb_load.interval", "at least 1", "0"
+    ),
     "dual batch on a GPU": Case(
         {"worker_cls": "vllm.v1.worker.gpu_worker.Worker"}, ("enable_dbo",), device="cuda"
     ),

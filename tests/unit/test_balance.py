@@ -10,6 +10,8 @@ from vllm_ascend_ext.eplb.balance import (
     HotExpert,
     contiguous_placement,
     expert_imbalance,
+    layer_groups,
+    placed_imbalance,
     rank_imbalance,
     rank_load,
     top_experts,
@@ -97,3 +99,36 @@ def test_bad_load(load):
 def test_bad_placement(placement):
     with pytest.raises(ValueError, match="expert_to_rank"):
         rank_load(torch.tensor([[1, 2]]), 2, placement)
+
+
+def test_copies_share_their_load_evenly():
+    load = torch.tensor([[8, 2, 2, 0]])
+    placement = torch.tensor([[0, 1, 0, 0, 2, 3]])  # expert 0 has three copies, two of them on rank 1
+    imbalance = placed_imbalance(load, placement, 2)
+    share = 8 / 3
+    ranks = [share + 2 + share, share + 2 + 0]
+    assert imbalance.max_over_mean[0] == pytest.approx(max(ranks) / 6)
+    assert imbalance.total == (12,)
+
+
+def test_placement_without_copies_is_that_of_rank_imbalance():
+    load = torch.randint(0, 50, (3, 10))
+    placement = torch.arange(10).expand(3, -1)
+    for num_ranks in (1, 2, 3, 4):
+        assert placed_imbalance(load, placement, num_ranks).max_over_mean == pytest.approx(
+            rank_imbalance(load, num_ranks).max_over_mean
+        )
+
+
+@pytest.mark.parametrize("placement", [torch.zeros(2, 4).long(), torch.tensor([[0, 4]]), torch.tensor([[-1]])])
+def test_placement_that_does_not_fit(placement):
+    with pytest.raises(ValueError, match="placement"):
+        placed_imbalance(torch.ones(1, 4).long(), placement, 1)
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "expected"),
+    [(1, [(0, 1)]), (2, [(0, 1), (1, 2)]), (7, [(0, 3), (3, 5), (5, 7)]), (9, [(0, 3), (3, 6), (6, 9)])],
+)
+def test_layer_groups_cover_all_layers(num_layers, expected):
+    assert layer_groups(num_layers, 3) == expected

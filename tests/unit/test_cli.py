@@ -209,7 +209,12 @@ def test_heatmap(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     report, picture = tmp_path / "report.json", tmp_path / "new" / "picture.png"
     report.write_text(json.dumps(DOCUMENT))
-    assert run(capsys, "heatmap", report, picture) == (0, f"{picture}\n", "")
+    assert run(capsys, "heatmap", report, picture) == (
+        0,
+        f"{picture}\n{picture.with_suffix('.html')}\n",
+        "",
+    )
+    assert picture.with_suffix(".html").read_text().startswith("<!doctype html>")
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 

@@ -37,10 +37,20 @@ def test_frozen_and_hashable():
         ),
         (
             {"eplb_load": {"enable": True}},
-            "ascend_ext.eplb_load.enable: unknown key; did you mean 'enabled'? Valid keys: enabled",
+            "ascend_ext.eplb_load.enable: unknown key; did you mean 'enabled'? Valid keys: enabled, "
+            "interval, phase, aggregation, slots, deadline_s, rebalance, rebalance_lead",
         ),
         ({"eplb_load": {"enabled": "yes"}}, "ascend_ext.eplb_load.enabled: expected bool, got 'yes' (str)"),
         ({"eplb_load": {"enabled": 1}}, "ascend_ext.eplb_load.enabled: expected bool, got 1 (int)"),
+        ({"eplb_load": {"interval": 0}}, "ascend_ext.eplb_load.interval: expected int at least 1, got 0 (int)"),
+        (
+            {"eplb_load": {"slots": 17}},
+            "ascend_ext.eplb_load.slots: expected int at least 1 and at most 16, got 17 (int)",
+        ),
+        (
+            {"eplb_load": {"phase": "both"}},
+            "ascend_ext.eplb_load.phase: expected one of 'all', 'prefill', 'decode', got 'both' (str)",
+        ),
         ({"eplb_load": True}, "ascend_ext.eplb_load: expected a mapping, got True (bool)"),
         ({"eplb_load": None}, "ascend_ext.eplb_load: expected a mapping, got None (NoneType)"),
         ({7: {}}, "ascend_ext.7: unknown key; did you mean 'eplb_load'? Valid keys: eplb_load"),

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+import re
 import sys
+from html.parser import HTMLParser
 
 import pytest
 import torch
 
+from vllm_ascend_ext.eplb.balance import expert_imbalance
 from vllm_ascend_ext.eplb.heatmap import heatmap_figure, relative_load, write_heatmap_png
+from vllm_ascend_ext.eplb.heatmap_page import write_heatmap_page
 
 
 def test_rows_are_relative_to_their_mean_and_idle_rows_are_blank():
@@ -68,3 +73,66 @@ def test_missing_matplotlib_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         write_heatmap_png(torch.ones(1, 1), tmp_path / "load.png")
+
+
+class _Page(HTMLParser):
+    """The table's cells, and every address that the page would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.addresses, self.script, self._in_script = [], [], "", False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        self._in_script = tag == "script"
+        if tag == "tr":
+            self.rows.append([])
+        elif tag == "td":
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self._in_script = False
+
+    def handle_data(self, data):
+        if self._in_script:
+            self.script += data
+        elif self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data.strip()
+
+
+def test_page_is_self_contained_and_has_every_number(tmp_path):
+    load = torch.randint(0, 1000, (58, 256))
+    load[3] = 0
+    names = [f"layer {i}" for i in range(57)] + ["</script><b>layer 57 & more"]
+    path = tmp_path / "load.html"
+    write_heatmap_page(load, path, names, "a <title>")
+    text = path.read_text()
+    page = _Page(text)
+    assert page.addresses == [] and "http" not in text and text.count("<script") == 1
+    assert "<title>a &lt;title&gt;</title>" in text
+    rows = [row for row in page.rows if row]
+    imbalance = expert_imbalance(load)
+    assert [row[0] for row in rows] == names
+    assert [row[1] for row in rows] == [f"{total:,}" for total in imbalance.total]
+    assert [row[2] for row in rows] == [f"{ratio:.2f}" for ratio in imbalance.max_over_mean]
+    assert [row[3] for row in rows] == [f"{variation:.2f}" for variation in imbalance.variation]
+    busiest = int(load[0].argmax())
+    assert rows[0][4].startswith(f"{busiest} (") and rows[3][4] == ""
+    embedded = re.search(r"load = (\[\[.*?\]\])", page.script)
+    assert json.loads(embedded[1]) == load.tolist()
+
+
+@pytest.mark.parametrize(
+    ("load", "names"),
+    [
+        (torch.zeros(3), None),
+        (torch.ones(2, 2), None),
+        (-torch.ones(1, 1).long(), None),
+        (torch.ones(2, 2).long(), ["a"]),
+    ],
+)
+def test_page_refuses_bad_arguments(load, names, tmp_path):
+    with pytest.raises(ValueError):
+        write_heatmap_page(load, tmp_path / "load.html", names)
+    assert not list(tmp_path.iterdir())

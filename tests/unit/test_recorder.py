@@ -82,7 +82,7 @@ def test_step_that_could_overflow_is_refused_before_it_counts():
     recorder.begin_step(2**28)
     recorder.record(0, torch.zeros(1, 4, dtype=torch.int64))
     recorder.begin_step(2**28 - 1)  # (2**29 - 1) * 4 still fits
-    with pytest.raises(LoadOverflowError, match=r"536870912 tokens with top-4 .* read\(\) and reset\(\)"):
+    with pytest.raises(LoadOverflowError, match=r"536870912 tokens with top-4 .* take_into\(\)"):
         recorder.begin_step(1)
     load = recorder.read()
     assert (load.num_tokens, load.num_steps) == (2**29 - 1, 2)

@@ -8,10 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_ascend_ext.config import ExtConfig
-from vllm_ascend_ext.runner import features as features_module
-from vllm_ascend_ext.runner.features import LoadOfModel, RoutedModel, StepFeatures
+from vllm_ascend_ext.config import EplbLoadConfig, ExtConfig
+from vllm_ascend_ext.device import create_device
+from vllm_ascend_ext.eplb.host_sum import HostAggregator
+from vllm_ascend_ext.runner.features import RoutedModel, StepFeatures
 from vllm_ascend_ext.runner.step import RankLayout, StepFacts
+
+CPU = torch.device("cpu")
 
 
 @given(
@@ -45,24 +48,78 @@ def test_rank_outside_its_group_is_refused() -> None:
         RankLayout(2, 2)
 
 
+@pytest.mark.parametrize(("rows", "phase"), [(8, "decode"), (9, "prefill")])
+def test_all_ranks_take_the_phase_of_the_largest_replica(rows: int, phase: str) -> None:
+    assert StepFacts(1, 2, 3, max_num_rows=rows).phase(decode_rows=8) == phase
+    assert StepFacts(1, rows, rows).phase(decode_rows=8) == phase
+
+
+def _features(load: EplbLoadConfig) -> StepFeatures:
+    features = StepFeatures(ExtConfig(eplb_load=load), RankLayout(0, 1), CPU)
+    features.decode_rows = 4
+    target, draft = RoutedModel(("a", "b"), 4, 2, False), RoutedModel(("mtp",), 4, 2, False)
+    features.record_load_of(target, draft, lambda recorders: HostAggregator(recorders, create_device("cpu"), None))
+    return features
+
+
 def test_everything_off_records_nothing() -> None:
-    features = StepFeatures(ExtConfig(), RankLayout(0, 1), torch.device("cpu"))
-    features.record_load_of(RoutedModel(("layer",), 4, 2, False), None)
+    features = StepFeatures(ExtConfig(), RankLayout(0, 1), CPU)
+    features.record_load_of(RoutedModel(("layer",), 4, 2, False), None, lambda recorders: pytest.fail("made"))
     features.begin_forward(StepFacts(1, 3, 3))
+    features.end_step()
     assert features.read_load() == []
 
 
-def test_counters_drain_before_they_could_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long run drains the device's counters into the host's and loses nothing."""
-    monkeypatch.setattr(features_module, "_DRAIN_SLOTS", 20)
-    load = LoadOfModel(RoutedModel(("a", "b"), 4, 2, False), torch.device("cpu"))
-    for step in range(10):
-        load.begin(StepFacts(step, 3, 3), RankLayout(0, 1))
+@pytest.mark.parametrize(("phase", "expected"), [("all", [9, 18]), ("prefill", [6, 12]), ("decode", [3, 6])])
+def test_only_the_steps_of_the_phase_count(phase: str, expected: list[int]) -> None:
+    features = _features(EplbLoadConfig(enabled=True, interval=2, phase=phase))
+    for rows in (3, 6):  # a decode step, then a prefill step
+        features.begin_forward(StepFacts(1, rows, rows))
+        features.begin_draft(StepFacts(1, rows, rows))
+        features.begin_draft(StepFacts(1, rows, rows))
+        for load in features.loads:
+            load.recorder.record(0, torch.zeros(rows, 2, dtype=torch.int64))
+        features.end_step()
+    assert [named.load.num_tokens for named in features.read_load()] == expected
+    features.close()
+
+
+def test_load_is_handed_over_and_read_whole_between_snapshots() -> None:
+    features = _features(EplbLoadConfig(enabled=True, interval=3))
+    for step in range(1, 11):
+        features.begin_forward(StepFacts(step, 2, 4))
         for layer in range(2):
-            load.recorder.record(layer, torch.tensor([[0, 1], [2, 3], [0, step % 4]]))
-        assert int(load.recorder.read().load_LE.sum(1).max()) <= 20
-    named = load.read()
-    assert named.load.num_tokens == 30
-    assert named.load.load_LE.sum(1).tolist() == [60, 60]
-    load.reset()
-    assert load.read().load.load_LE.sum() == 0
+            features.loads[0].recorder.record(layer, torch.full((4, 2), step % 4))
+        features.end_step()
+    collected = features.collected
+    assert collected is not None
+    target, draft = features.read_load()
+    assert target.load.load_LE.tolist() == [[8, 12, 12, 8]] * 2 and target.load.num_tokens == 20
+    assert draft.load.load_LE.sum() == 0
+    assert collected.num_tokens == [18, 0]  # steps 1 to 9; the tenth is pending
+    features.reset_load()
+    assert features.read_load()[0].load.load_LE.sum() == 0
+    features.close()
+
+
+@pytest.mark.parametrize("interval", [1, 4, 100])
+def test_windows_are_exact_whatever_the_interval(interval: int) -> None:
+    features = _features(EplbLoadConfig(enabled=True, interval=interval))
+    collected = features.collected
+    assert collected is not None
+    windows = []
+    for step in range(1, 41):
+        features.begin_forward(StepFacts(step, 1, 1))
+        features.loads[0].recorder.record(0, torch.full((1, 2), step % 4))
+        if step % 10 in (2, 8):
+            assert collected.mark() == step
+        features.end_step()
+        if step % 10 == 0:
+            windows.append(collected.window(step - 8, step - 2)[0][0].tolist())
+    expected = [
+        [2 * sum(step % 4 == expert for step in range(end - 5, end + 1)) for expert in range(4)]
+        for end in (8, 18, 28, 38)
+    ]
+    assert windows == expected
+    assert collected.window_stats.num_windows == 4
+    features.close()

@@ -112,7 +112,12 @@ class Device(ABC):
 
     Args:
         device: the torch device, with its index.
+
+    Attributes:
+        collective_backend: torch's name of the library for collectives on this device's memory.
     """
+
+    collective_backend = "gloo"
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -153,6 +158,18 @@ class Device(ABC):
     @abstractmethod
     def current_stream(self) -> Stream:
         """The stream that the calling thread submits work to."""
+
+    @abstractmethod
+    def bind_thread(self) -> None:
+        """Makes this device the calling thread's, for a thread that queries events of it."""
+
+    @abstractmethod
+    def keep_for(self, tensor: torch.Tensor, stream: Stream) -> None:
+        """Lets the allocator reuse the memory of `tensor`, once freed, only after `stream` has passed the free.
+
+        For memory of the device that a side stream reads or writes: its allocator knows only of the stream that
+        the tensor was made on.
+        """
 
     @abstractmethod
     def _new_stream(self, name: str) -> Stream: ...

@@ -68,6 +68,12 @@ class CpuDevice(Device):
             description=f"CPU, {torch.get_num_threads()} threads",
         )
 
+    def bind_thread(self) -> None:
+        """Nothing to do: there is one device."""
+
+    def keep_for(self, tensor: torch.Tensor, stream: Stream) -> None:
+        """Nothing to do: a stream has finished when the call returns."""
+
     def event(self) -> Event:
         """See `Device.event`."""
         return CpuEvent()

@@ -19,6 +19,8 @@ class CudaDevice(Device):
         RuntimeError: this process sees no such GPU.
     """
 
+    collective_backend = "nccl"
+
     def __init__(self, index: int = 0) -> None:
         num_devices = torch.cuda.device_count()
         if not 0 <= index < num_devices:
@@ -36,6 +38,14 @@ class CudaDevice(Device):
             device_collectives=torch.distributed.is_backend_available("nccl"),
             description=f"{torch.cuda.get_device_name(self.device)}, compute capability {major}.{minor}",
         )
+
+    def bind_thread(self) -> None:
+        """See `Device.bind_thread`."""
+        torch.cuda.set_device(self.device)
+
+    def keep_for(self, tensor: torch.Tensor, stream: Stream) -> None:
+        """See `Device.keep_for`."""
+        tensor.record_stream(cast(torch.Stream, stream))
 
     def event(self) -> Event:
         """See `Device.event`."""

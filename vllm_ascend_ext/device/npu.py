@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -54,6 +54,8 @@ class NpuDevice(Device):
         RuntimeError: this process sees no such NPU.
     """
 
+    collective_backend = "hccl"
+
     def __init__(self, index: int = 0) -> None:
         self._npu = _torch_npu()
         num_devices = self._npu.device_count()
@@ -71,6 +73,14 @@ class NpuDevice(Device):
             device_collectives=torch.distributed.is_backend_available("hccl"),
             description=str(self._npu.get_device_name(self.device)),
         )
+
+    def bind_thread(self) -> None:
+        """See `Device.bind_thread`."""
+        self._npu.set_device(self.device)
+
+    def keep_for(self, tensor: torch.Tensor, stream: Stream) -> None:
+        """See `Device.keep_for`."""
+        tensor.record_stream(cast(Any, stream))
 
     def event(self) -> Event:
         """See `Device.event`."""

@@ -94,6 +94,42 @@ def rank_load(
     return load_LE.new_zeros(num_layers, num_ranks).scatter_add_(1, rank_LE, load_LE)
 
 
+def placed_imbalance(load_LE: torch.Tensor, physical_to_logical_LP: torch.Tensor, num_ranks: int) -> Imbalance:
+    """Imbalance over the ranks where experts may have several copies, which share their load evenly.
+
+    Args:
+        load_LE: as in `expert_imbalance`.
+        physical_to_logical_LP: ``[L, P]`` integers in ``[0, E)``; rank r holds the r-th of R equal parts of a row,
+            or as `contiguous_placement` says when P is not a multiple of R.
+        num_ranks: R, at least 1.
+
+    Returns:
+        As `rank_imbalance`; `total` is the load of all experts that have a copy.
+
+    Raises:
+        ValueError: as in `expert_imbalance`, or a placement of other layers or experts.
+    """
+    load_LE = _checked(load_LE)
+    placed_LP = physical_to_logical_LP.cpu().long()
+    num_layers, num_experts = load_LE.shape
+    if placed_LP.dim() != 2 or placed_LP.shape[0] != num_layers or num_ranks < 1:
+        raise ValueError(f"placement {list(placed_LP.shape)} does not fit load {list(load_LE.shape)}")
+    if placed_LP.numel() and not 0 <= int(placed_LP.min()) <= int(placed_LP.max()) < num_experts:
+        raise ValueError(f"the placement names experts outside [0, {num_experts})")
+    copies_LE = torch.zeros_like(load_LE).scatter_add_(1, placed_LP, torch.ones_like(placed_LP))
+    share_LP = (load_LE.double() / copies_LE.clamp_min(1)).gather(1, placed_LP)
+    rank_P = contiguous_placement(placed_LP.shape[1], num_ranks)
+    load_LR = torch.zeros(num_layers, num_ranks, dtype=torch.float64)
+    return _imbalance(load_LR.index_add_(1, rank_P, share_LP))
+
+
+def layer_groups(num_layers: int, max_groups: int) -> list[tuple[int, int]]:
+    """At most `max_groups` runs ``[begin, end)`` of consecutive layers, as even as possible, longer ones first."""
+    sizes = contiguous_placement(num_layers, min(num_layers, max_groups)).bincount().tolist()
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
 def contiguous_placement(num_experts: int, num_ranks: int) -> torch.Tensor:
     """``[E]`` int64: consecutive experts on each rank, the first ``E mod R`` ranks holding one more.
 
@@ -141,4 +177,5 @@ def _imbalance(load_LX: torch.Tensor) -> Imbalance:
     divisor_L = torch.where(idle_L, 1.0, mean_L)
     max_over_mean_L = torch.where(idle_L, 1.0, load_LX.amax(dim=1) / divisor_L)
     variation_L = load_LX.double().std(dim=1, correction=0) / divisor_L
-    return Imbalance(tuple(max_over_mean_L.tolist()), tuple(variation_L.tolist()), tuple(total_L.tolist()))
+    totals = tuple(round(total) for total in total_L.tolist())
+    return Imbalance(tuple(max_over_mean_L.tolist()), tuple(variation_L.tolist()), totals)

@@ -12,7 +12,7 @@ import torch
 
 from vllm_ascend_ext.ops import expert_load_add_
 
-_INT32_MAX = 2**31 - 1
+INT32_MAX = 2**31 - 1
 
 
 class LoadOverflowError(OverflowError):
@@ -20,8 +20,8 @@ class LoadOverflowError(OverflowError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ExpertLoad:
-    """What was counted since the last reset.
+class LocalLoad:
+    """What this rank has counted since the counters were last emptied.
 
     Attributes:
         load_LE: ``[L, E]`` int64 on the host, routed tokens.
@@ -45,15 +45,22 @@ class ExpertLoadRecorder:
         num_layers: L, at least 1.
         num_experts: E, at least 1.
         device: where routing happens.
+        max_slots: routed slots (tokens times top-k) that a counter may hold; less than all of int32 when counters
+            of several ranks are added up in int32.
 
     Attributes:
         load_LE: ``[L, E]`` int32 on `device`; the same storage for life.
         num_tokens: 0-d int32 on `device`, the tokens of the present step; the same storage for life.
     """
 
-    def __init__(self, num_layers: int, num_experts: int, device: torch.device) -> None:
+    def __init__(
+        self, num_layers: int, num_experts: int, device: torch.device, max_slots: int = INT32_MAX
+    ) -> None:
         if num_layers < 1 or num_experts < 1:
             raise ValueError(f"num_layers and num_experts are at least 1, not {num_layers} and {num_experts}")
+        if not 1 <= max_slots <= INT32_MAX:
+            raise ValueError(f"max_slots={max_slots} is not in [1, {INT32_MAX}]")
+        self.max_slots = max_slots
         self.load_LE = torch.zeros(num_layers, num_experts, dtype=torch.int32, device=device)
         self.num_tokens = torch.zeros((), dtype=torch.int32, device=device)
         self._total_tokens = 0
@@ -98,9 +105,28 @@ class ExpertLoadRecorder:
             self.load_LE[layer], topk_ids_TK, self.num_tokens if num_tokens is None else num_tokens
         )
 
-    def read(self) -> ExpertLoad:
+    @property
+    def num_slots_counted(self) -> int:
+        """Routed slots since the counters were last emptied: no counter holds more."""
+        return self._total_tokens * self._largest_top_k
+
+    def take_into(self, load_LE: torch.Tensor) -> int:
+        """Moves the counts into `load_LE` and starts from zero, on the current stream, without waiting for it.
+
+        Args:
+            load_LE: ``[L, E]`` int32 on the device, overwritten.
+
+        Returns:
+            Tokens of the steps that were moved. The present step's `num_tokens` stays as it is.
+        """
+        load_LE.copy_(self.load_LE)
+        self.load_LE.zero_()
+        num_tokens, self._total_tokens, self._num_steps = self._total_tokens, 0, 0
+        return num_tokens
+
+    def read(self) -> LocalLoad:
         """Copies the counts to the host, waiting for the device."""
-        return ExpertLoad(self.load_LE.cpu().long(), self._total_tokens, self._num_steps)
+        return LocalLoad(self.load_LE.cpu().long(), self._total_tokens, self._num_steps)
 
     def reset(self) -> None:
         """Zeroes all counts and the present step's number of tokens. Call it between steps."""
@@ -111,8 +137,8 @@ class ExpertLoadRecorder:
 
     def _check_overflow(self, total_tokens: int, top_k: int) -> None:
         """A counter is at most the number of routed slots, all of which may name one expert."""
-        if total_tokens * top_k > _INT32_MAX:
+        if total_tokens * top_k > self.max_slots:
             raise LoadOverflowError(
                 f"{total_tokens} tokens with top-{top_k} routing could overflow an int32 counter "
-                f"(at most {_INT32_MAX}): call read() and reset() before"
+                f"(at most {self.max_slots}): call take_into(), or read() and reset(), before"
             )

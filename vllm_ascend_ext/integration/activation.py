@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_ascend_ext.config import ConfigError, ExtConfig
+from vllm_ascend_ext.config import ConfigError, EplbLoadConfig, ExtConfig
 from vllm_ascend_ext.integration import compat, faults
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError, print_plain_errors
 
@@ -23,12 +23,14 @@ class DeviceIntegration:
     default_worker: what the platform puts into `worker_cls` for "auto"; anything else is the user's own.
     falls_back_to_first_runner: the device's worker builds the V1 model runner whatever vLLM chose.
     routing_is_visible: layers route through vLLM's router objects, where expert load can be counted.
+    device_collectives: NCCL or HCCL sums on the device.
     """
 
     worker: str
     default_worker: str
     falls_back_to_first_runner: bool = False
     routing_is_visible: bool = True
+    device_collectives: bool = True
 
 
 DEVICES = {
@@ -44,6 +46,7 @@ DEVICES = {
     "cpu": DeviceIntegration(
         "vllm_ascend_ext.integration.workers.cpu.ExtCPUWorker",
         "vllm_ascend_ext.integration.cpu_platform.worker.TorchCPUWorker",
+        device_collectives=False,
     ),
 }
 
@@ -121,14 +124,23 @@ def configure(vllm_config: Any, device_type: str) -> None:
             "VLLM_USE_V2_MODEL_RUNNER=0"
         )
     if config.eplb_load.enabled:
-        check_expert_load(vllm_config, device)
+        check_expert_load(vllm_config, device, config.eplb_load)
     compat.apply_patches(faults.patches())
     parallel_config.worker_cls = device.worker
     logger.info("ascend_ext: worker %s, features on: %s", device.worker, ", ".join(config.features()) or "none")
 
 
-def check_expert_load(vllm_config: Any, device: DeviceIntegration) -> None:
+def check_expert_load(vllm_config: Any, device: DeviceIntegration, config: EplbLoadConfig) -> None:
     """Refuse what expert-load collection cannot be combined with; raises UnsupportedCombinationError."""
+    if vllm_config.parallel_config.enable_elastic_ep:
+        raise UnsupportedCombinationError(
+            "ascend_ext.eplb_load sums over a fixed set of ranks; turn enable_elastic_ep off"
+        )
+    if config.aggregation == "device" and not device.device_collectives:
+        raise UnsupportedCombinationError(
+            "ascend_ext.eplb_load.aggregation='device' needs collectives on the device, which the CPU has not; "
+            "set it to 'host'"
+        )
     model_config, speculative_config = vllm_config.model_config, vllm_config.speculative_config
     if not device.routing_is_visible:
         raise UnsupportedCombinationError(
@@ -154,6 +166,10 @@ def check_expert_load(vllm_config: Any, device: DeviceIntegration) -> None:
             f"ascend_ext.eplb_load counts routed experts, but {model_config.model} has none; use a "
             "mixture-of-experts model or set eplb_load.enabled to false"
         )
+    if config.rebalance:
+        from vllm_ascend_ext.integration import rebalance
+
+        rebalance.check(vllm_config, config.rebalance_lead)
     if model_config.enable_return_routed_experts:
         raise UnsupportedCombinationError(
             "ascend_ext.eplb_load and enable_return_routed_experts both need vLLM's one routing hook; turn one off"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from vllm_ascend_ext.eplb.recorder import ExpertLoadRecorder
+from vllm_ascend_ext.integration import load_aggregation
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.runner.features import RoutedModel
 
@@ -38,11 +40,32 @@ def bind(runner: Any) -> None:
         )
         draft = {}
     features = runner.step_features
-    features.record_load_of(_routed_model(target), _routed_model(draft))
+    config = features.config.eplb_load
+    routed = _routed_model(target), _routed_model(draft)
+    load_aggregation.check_interval(runner, config, [model for model in routed if model is not None])
+    features.decode_rows = load_aggregation.decode_rows(runner)
+    if config.phase != "all":
+        features.largest_replica = load_aggregation.largest_replica
+    features.record_load_of(
+        *routed,
+        functools.partial(load_aggregation.make_aggregator, runner, config),
+        max_slots=load_aggregation.slot_limit(config),
+        is_first=load_aggregation.is_first_rank(),
+    )
     if features.target_load is not None:
         _hook(target, features.target_load.recorder)
     if features.draft_load is not None:
         _hook(draft, features.draft_load.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
+    if config.rebalance:
+        _feed(runner)
+
+
+def _feed(runner: Any) -> None:
+    """Let vLLM's EPLB decide by what is collected."""
+    features = runner.step_features
+    models = [runner.get_model()] if features.target_load is not None else []
+    models += [runner.drafter.model] if features.draft_load is not None else []
+    runner.eplb_state.feed(features.collected, features.config.eplb_load.rebalance_lead, models)
 
 
 def _draft_modules(runner: Any) -> set[torch.nn.Module]:

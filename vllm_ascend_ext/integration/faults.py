@@ -73,7 +73,7 @@ def patches() -> list[Patch]:
             target=f"{_API_SERVER}:serve_http",
             replacement=serve_http,
             reason="`vllm serve` has exit status 0 after its engine died: no supervisor restarts it; told to "
-            "stop, it hangs while requests are open",
+            "stop, it hangs while requests are open; and /metrics has no way to a worker's values",
             upstream="https://github.com/vllm-project/vllm/issues/48966",
             remove_when="the exit status tells of a dead engine, and open requests are answered at the end",
             parameters=("app", "sock"),
@@ -90,6 +90,9 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
     """
     from vllm.entrypoints import launcher
 
+    from vllm_ascend_ext.integration import load_metrics
+
+    load_metrics.serve(app)
     client = getattr(app.state, "engine_client", None)
     if client is None:  # a server without an engine
         return await launcher.serve_http(app, *args, **kwargs)

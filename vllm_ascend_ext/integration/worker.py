@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import Any, ClassVar
 
-from vllm_ascend_ext.integration import activation, compat, expert_load, traffic
+from vllm_ascend_ext.integration import activation, compat, expert_load, load_metrics, traffic
 from vllm_ascend_ext.ops import require_kernels
 from vllm_ascend_ext.runner.features import StepFeatures
 from vllm_ascend_ext.runner.step import RankLayout
@@ -32,10 +33,27 @@ class ExtWorker:
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load, then bind the features to the layers of the target and the draft model."""
-        super().load_model(*args, **kwargs)  # type: ignore[misc]
         runner = self.model_runner
-        if runner.step_features is not None:
+        with self._eplb_state_class():
+            super().load_model(*args, **kwargs)  # type: ignore[misc]
+        if runner.step_features is not None and runner.step_features.config.eplb_load.enabled:
             expert_load.bind(runner)
+
+    def shutdown(self) -> None:
+        """End what the features started, then the device's worker."""
+        runner = getattr(self, "model_runner", None)
+        if runner is not None and runner.step_features is not None:
+            runner.step_features.close()
+        super().shutdown()  # type: ignore[misc]
+
+    def _eplb_state_class(self) -> AbstractContextManager[None]:
+        """While models load, vLLM's EPLB is built with the class that can be fed by our counts."""
+        config = activation.read_config(self.vllm_config)
+        if config is None or not (config.eplb_load.enabled and config.eplb_load.rebalance):
+            return nullcontext()
+        from vllm_ascend_ext.integration import rebalance
+
+        return compat.rebind(rebalance.EPLB_STATE, rebalance.FedEplbState)
 
     def ascend_ext_report(self, reset: bool = False) -> dict[str, Any]:
         """RPC: what this rank counted and sent since the last reset, as plain JSON-serialisable values."""
@@ -52,8 +70,9 @@ class ExtWorker:
                 }
                 for named in loads
             ],
+            "collection": self._collection(),
             "traffic": traffic.report(),
-            "physical_to_logical": self._placements(),
+            "physical_to_logical": self.placements(),
         }
         if reset:
             traffic.reset()
@@ -61,7 +80,23 @@ class ExtWorker:
                 features.reset_load()
         return report
 
-    def _placements(self) -> dict[str, list[list[int]]]:
+    def _collection(self) -> dict[str, Any] | None:
+        """How the collection went on this rank; None without one."""
+        features = self.model_runner.step_features
+        if features is None or features.collected is None:
+            return None
+        collected = features.collected
+        return {
+            "step": collected.step,
+            **asdict(collected.aggregator.stats),
+            **asdict(collected.window_stats),
+        }
+
+    def ascend_ext_metrics(self) -> dict[str, Any] | None:
+        """RPC: what `load_metrics` shows on /metrics; None on all ranks but the first. Does not wait."""
+        return load_metrics.of_worker(self)
+
+    def placements(self) -> dict[str, list[list[int]]]:
         """EPLB's present placement of the target and the draft model, [layers][physical experts] → logical."""
         state = getattr(self.model_runner, "eplb_state", None)
         models = [] if state is None else state.model_states.values()

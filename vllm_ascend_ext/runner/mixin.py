@@ -10,15 +10,17 @@ from vllm_ascend_ext.runner.step import StepFacts
 
 
 class ExtModelRunner:
-    """Mixin in front of a device's model runner. Order of a step: read step facts → forward → sample.
+    """Mixin in front of a device's model runner. Order of a step: read step facts → forward → sample →
+    snapshot → poll.
 
-    It overrides three methods of vLLM's V1 runner, each by calling on to the device's own. With no feature
+    It overrides four methods of vLLM's V1 runner, each by calling on to the device's own. With no feature
     attached every override is one attribute test.
     """
 
     step_features: StepFeatures | None = None
     _step = 0
     _num_scheduled_tokens = 0
+    _in_step = False
 
     def attach_features(self, features: StepFeatures | None) -> None:
         """Attach the features of this runner (None: all off); the worker calls it before the model loads."""
@@ -27,32 +29,55 @@ class ExtModelRunner:
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         """Remember how many tokens are real; vLLM passes only the padded batch on to the forward."""
         self._num_scheduled_tokens = scheduler_output.total_num_scheduled_tokens
-        return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+        self._in_step = False
+        output = super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+        if output is not None:  # this rank does not sample: the step ends here
+            self._end_step()
+        return output
+
+    def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        """The end of a step, drafts included."""
+        output = super().sample_tokens(*args, **kwargs)  # type: ignore[misc]
+        self._end_step()
+        return output
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.step_features is not None:
-            self._step += 1
             num_tokens = self._num_scheduled_tokens
-            self.step_features.begin_forward(
-                StepFacts(self._step, num_tokens, max(num_tokens, _num_rows(args, kwargs)))
-            )
+            self._begin_step(num_tokens, max(num_tokens, _num_rows(args, kwargs)))
         return super()._model_forward(*args, **kwargs)  # type: ignore[misc]
 
     def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
         """Warm-up, graph capture and the steps of an idle rank: no row is real.
 
-        vLLM's GPU runner then calls the model directly, vllm-ascend's goes through `_model_forward`.
+        vLLM's GPU runner then calls the model directly, vllm-ascend's goes through `_model_forward`. Only an idle
+        rank's is a step: vLLM steps its EPLB there too, so that all ranks do alike.
         """
         if self.step_features is not None:
-            self._step += 1
             self._num_scheduled_tokens = 0
-            self.step_features.begin_forward(StepFacts(self._step, 0, num_tokens))
-        return super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
+            self._begin_step(0, num_tokens)
+        output = super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
+        if not (kwargs.get("skip_eplb") or kwargs.get("is_profile")):
+            self._end_step()
+        return output
 
     def begin_draft_pass(self, num_tokens: int, num_tokens_padded: int) -> None:
         """Called before each pass of the draft model with its real and its padded rows."""
         if self.step_features is not None:
             self.step_features.begin_draft(StepFacts(self._step, num_tokens, num_tokens_padded))
+
+    def _begin_step(self, num_tokens: int, num_tokens_padded: int) -> None:
+        features = self.step_features
+        assert features is not None
+        self._step += 1
+        self._in_step = True
+        max_num_rows = features.largest_replica(num_tokens_padded) if num_tokens else num_tokens_padded
+        features.begin_forward(StepFacts(self._step, num_tokens, num_tokens_padded, max_num_rows))
+
+    def _end_step(self) -> None:
+        if self.step_features is not None and self._in_step:
+            self._in_step = False
+            self.step_features.end_step()
 
 
 def _num_rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +25,27 @@ class StepFacts:
 
     num_tokens: rows that belong to requests; 0 in a dummy run (warm-up, capture, an idle rank keeping step).
     num_tokens_padded: rows the model is called with, padding included.
+    max_num_rows: rows of the replica that has most, the same on all ranks; by default this one's.
     """
 
     step: int
     num_tokens: int
     num_tokens_padded: int
+    max_num_rows: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.num_tokens <= self.num_tokens_padded:
             raise ValueError(
                 f"step {self.step}: {self.num_tokens} tokens do not fit into {self.num_tokens_padded} padded rows"
             )
+
+    def phase(self, decode_rows: int) -> Literal["prefill", "decode"]:
+        """The phase of the step, on which all ranks agree.
+
+        decode_rows: the most rows that a step can have in which every request of a replica only decodes.
+        """
+        rows = self.num_tokens_padded if self.max_num_rows is None else self.max_num_rows
+        return "decode" if rows <= decode_rows else "prefill"
 
     def num_routed_tokens(self, layout: RankLayout, *, sequence_parallel: bool) -> int:
         """Rows this rank has to count, so that the sum over the TP ranks is `num_tokens` exactly.

@@ -30,10 +30,12 @@ class TorchCPUModelRunner(CPUModelRunner):
             self._create_eplb_state()
 
     def _create_eplb_state(self) -> None:
-        from vllm.distributed.eplb.eplb_state import EplbState
         from vllm.model_executor.models.interfaces import is_mixture_of_experts
+        from vllm.v1.worker import gpu_model_runner
 
-        self.eplb_state = EplbState(self.parallel_config, self.device)
+        self.eplb_state = gpu_model_runner.EplbState(  # the name that the GPU runner looks up, too
+            self.parallel_config, self.device
+        )
         draft = getattr(getattr(self, "drafter", None), "model", None)
         if draft is not None and is_mixture_of_experts(draft):
             self.eplb_state.add_model(draft, self.speculative_config.draft_model_config)

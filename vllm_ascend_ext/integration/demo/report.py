@@ -18,7 +18,7 @@ The document, all keys always present; new keys may be added while `schema` stay
 * `comparison`: null with --no-compare, else `same_tokens`, `num_same`, `num_prompts`, `first_difference` (null or
   `prompt` (its index), `position`, `token`, `reference_token`: ids, null beyond the end of a completion; the same
   as `token_text`, `reference_token_text`).
-* `heatmap`: the picture's path.
+* `heatmap`: the picture's path; the page beside it has the same name, ending in .html.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ import torch
 import vllm_ascend_ext
 from vllm_ascend_ext.eplb.balance import expert_imbalance, rank_imbalance, top_experts
 from vllm_ascend_ext.eplb.heatmap import write_heatmap_png
+from vllm_ascend_ext.eplb.heatmap_page import write_heatmap_page
 from vllm_ascend_ext.integration.demo.input import DemoOptions, InputError
 from vllm_ascend_ext.integration.engine import EngineResult
 
@@ -121,21 +122,21 @@ def _comparison(options: DemoOptions, result: EngineResult, reference: EngineRes
     return comparison
 
 
-def write_heatmap(document: dict[str, Any], path: Path) -> None:
-    """Draw the load of a document into a PNG file.
+def write_heatmap(document: dict[str, Any], path: Path) -> Path:
+    """Draw the load of a document into a PNG file, and beside it into an HTML page, whose path is returned.
 
-    Raises ImportError without matplotlib, OSError when the file cannot be written.
+    Raises ImportError without matplotlib, OSError when a file cannot be written.
     """
     layout = document["layout"]
     parts = [Path(document["model"]).name, f"TP {layout['tp']}, DP {layout['dp']}"]
     parts += ["expert parallel"] if layout["expert_parallel"] else []
     parts += [f"MTP k={layout['num_speculative_tokens']}"] if layout["num_speculative_tokens"] else []
-    write_heatmap_png(
-        torch.tensor([layer["load"] for layer in document["layers"]], dtype=torch.int64),
-        path,
-        [short_name(layer) for layer in document["layers"]],
-        "Expert load: " + ", ".join(parts),
-    )
+    load_LE = torch.tensor([layer["load"] for layer in document["layers"]], dtype=torch.int64)
+    names, title = [short_name(layer) for layer in document["layers"]], "Expert load: " + ", ".join(parts)
+    write_heatmap_png(load_LE, path, names, title)
+    page = path.with_suffix(".html")
+    write_heatmap_page(load_LE, page, names, title)
+    return page
 
 
 def read_document(path: Path) -> dict[str, Any]:
