@@ -35,7 +35,7 @@ class EplbLoadConfig(_Section):
             `device`, by the device's collectives on the side stream.
         slots: snapshots on their way at once; when all are, counts stay and join the next snapshot.
         deadline_s: of every wait, in seconds.
-        rebalance: vLLM's EPLB decides by these counts instead of its own.
+        rebalance: vLLM's EPLB, or vllm-ascend's, decides by these counts instead of its own.
         rebalance_lead: steps between the end of the counts that a rebalancing uses and the rebalancing.
     """
 

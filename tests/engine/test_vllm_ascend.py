@@ -15,7 +15,7 @@ from emulator.findings import Findings
 from tests.engine.reference import make_prompts, transformers_tokens, write_model
 from tests.engine.test_tokens import assert_drafts_were_verified
 from vllm_ascend_ext.integration.engine import EngineCase, run_engine
-from vllm_ascend_ext.integration.ranks import Layout, RankError
+from vllm_ascend_ext.integration.ranks import Layout
 
 pytestmark = [
     pytest.mark.emulator,
@@ -123,9 +123,3 @@ def test_bfloat16_runs_to_the_end(models: dict[str, str], prompts: list[list[int
     result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=DEADLINE_S)
     assert [len(tokens) for tokens in result.token_ids] == [NUM_TOKENS] * len(prompts)
     assert len(set(result.token_ids)) > 4
-
-
-def test_expert_load_is_refused(models: dict[str, str]) -> None:
-    case = EngineCase(models["Qwen3-MoE"], ascend_ext={"eplb_load": {"enabled": True}}, engine_args=ENGINE)
-    with pytest.raises(RankError, match="eplb_load does not work on this device yet"):
-        run_engine(case, [[1, 2, 3]], max_tokens=1, deadline_s=DEADLINE_S)

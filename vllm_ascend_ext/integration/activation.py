@@ -22,14 +22,14 @@ class DeviceIntegration:
     worker: our worker (two lines over the device's own, see workers/).
     default_worker: what the platform puts into `worker_cls` for "auto"; anything else is the user's own.
     falls_back_to_first_runner: the device's worker builds the V1 model runner whatever vLLM chose.
-    routing_is_visible: layers route through vLLM's router objects, where expert load can be counted.
+    routes_itself: layers route without vLLM's router objects (see `ascend_routing`).
     device_collectives: NCCL or HCCL sums on the device.
     """
 
     worker: str
     default_worker: str
     falls_back_to_first_runner: bool = False
-    routing_is_visible: bool = True
+    routes_itself: bool = False
     device_collectives: bool = True
 
 
@@ -38,7 +38,7 @@ DEVICES = {
         "vllm_ascend_ext.integration.workers.npu.ExtNPUWorker",
         "vllm_ascend.worker.worker.NPUWorker",
         falls_back_to_first_runner=True,
-        routing_is_visible=False,
+        routes_itself=True,
     ),
     "cuda": DeviceIntegration(
         "vllm_ascend_ext.integration.workers.cuda.ExtCUDAWorker", "vllm.v1.worker.gpu_worker.Worker"
@@ -142,11 +142,10 @@ def check_expert_load(vllm_config: Any, device: DeviceIntegration, config: EplbL
             "set it to 'host'"
         )
     model_config, speculative_config = vllm_config.model_config, vllm_config.speculative_config
-    if not device.routing_is_visible:
-        raise UnsupportedCombinationError(
-            "ascend_ext.eplb_load does not work on this device yet: vllm-ascend routes without vLLM's router "
-            "objects; use vllm-ascend's own eplb_config and set eplb_load.enabled to false"
-        )
+    if device.routes_itself:
+        from vllm_ascend_ext.integration import ascend_routing
+
+        ascend_routing.check(vllm_config)
     if vllm_config.parallel_config.use_ubatching:
         raise UnsupportedCombinationError(
             "ascend_ext.eplb_load cannot tell micro-batches apart; turn enable_dbo off and leave ubatch_size at 0"
@@ -166,7 +165,11 @@ def check_expert_load(vllm_config: Any, device: DeviceIntegration, config: EplbL
             f"ascend_ext.eplb_load counts routed experts, but {model_config.model} has none; use a "
             "mixture-of-experts model or set eplb_load.enabled to false"
         )
-    if config.rebalance:
+    if config.rebalance and device.routes_itself:
+        from vllm_ascend_ext.integration import ascend_rebalance
+
+        ascend_rebalance.check(config.rebalance_lead)
+    elif config.rebalance:
         from vllm_ascend_ext.integration import rebalance
 
         rebalance.check(vllm_config, config.rebalance_lead)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connects the expert-load recorders to vLLM's routers, and the draft passes to the draft recorder."""
+"""Connects the expert-load recorders to the routers, and the draft passes to the draft recorder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import functools
 import logging
 import weakref
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from vllm_ascend_ext.eplb.recorder import ExpertLoadRecorder
-from vllm_ascend_ext.integration import load_aggregation
+from vllm_ascend_ext.integration import activation, ascend_routing, load_aggregation, vllm_routing
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.runner.features import RoutedModel
 
@@ -24,6 +25,7 @@ def bind(runner: Any) -> None:
 
     Raises UnsupportedCombinationError when there is nothing to count or a layer's routing cannot be seen.
     """
+    routing = _routing(runner)
     draft_modules = _draft_modules(runner)
     layers = moe_layers(runner)
     target = {name: layer for name, layer in layers.items() if layer not in draft_modules}
@@ -53,19 +55,32 @@ def bind(runner: Any) -> None:
         is_first=load_aggregation.is_first_rank(),
     )
     if features.target_load is not None:
-        _hook(target, features.target_load.recorder)
+        _hook(routing, target, features.target_load.recorder)
     if features.draft_load is not None:
-        _hook(draft, features.draft_load.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
+        _hook(routing, draft, features.draft_load.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
     if config.rebalance:
         _feed(runner)
 
 
+def _routing(runner: Any) -> ModuleType:
+    """The module that knows where the layers of this runner's device route."""
+    if not activation.DEVICES[runner.device.type].routes_itself:
+        return vllm_routing
+    ascend_routing.check_runner(runner)
+    return ascend_routing
+
+
 def _feed(runner: Any) -> None:
-    """Let vLLM's EPLB decide by what is collected."""
+    """Let the device's EPLB decide by what is collected."""
     features = runner.step_features
+    config = features.config.eplb_load
+    if activation.DEVICES[runner.device.type].routes_itself:
+        names = [load.model.layer_names for load in features.loads]
+        runner.eplb_updator.feed(features.collected, config, names)
+        return
     models = [runner.get_model()] if features.target_load is not None else []
     models += [runner.drafter.model] if features.draft_load is not None else []
-    runner.eplb_state.feed(features.collected, features.config.eplb_load.rebalance_lead, models)
+    runner.eplb_state.feed(features.collected, config.rebalance_lead, models)
 
 
 def _draft_modules(runner: Any) -> set[torch.nn.Module]:
@@ -107,65 +122,46 @@ def _routed_model(layers: dict[str, Any]) -> RoutedModel | None:
 
 
 def _hook(
-    layers: dict[str, Any], recorder: ExpertLoadRecorder, before_pass: _DraftPasses | None = None
+    routing: ModuleType,
+    layers: dict[str, Any],
+    recorder: ExpertLoadRecorder,
+    before_pass: _DraftPasses | None = None,
 ) -> None:
-    """Count a layer's logical expert ids at vLLM's capture hook, which sees them before EPLB's mapping."""
-    from vllm.model_executor.layers.fused_moe.layer import FusedMoE
-
+    """Count what the layers route, by the module that knows where that is."""
     for index, (name, layer) in enumerate(layers.items()):
-        if type(layer).forward is not FusedMoE.forward:
-            raise UnsupportedCombinationError(
-                f"ascend_ext.eplb_load cannot count {name}: {type(layer).__name__} routes without vLLM's router "
-                "objects; set eplb_load.enabled to false"
-            )
-        if layer.quant_method.is_monolithic:
-            raise UnsupportedCombinationError(
-                f"ascend_ext.eplb_load cannot count {name}: {type(layer.quant_method).__name__} routes inside its "
-                "kernel; choose another moe_backend or set eplb_load.enabled to false"
-            )
-        layer.router.set_capture_fn(_capture(index, layer, recorder, before_pass))
+        rows = functools.partial(routing.own_rows, layer)
+        routing.capture(name, layer, _count(index, rows, recorder, before_pass))
 
 
-def _capture(
-    index: int, layer: Any, recorder: ExpertLoadRecorder, before_pass: _DraftPasses | None
+def _count(
+    index: int, own_rows: Callable[[], slice], recorder: ExpertLoadRecorder, before_pass: _DraftPasses | None
 ) -> Callable[[torch.Tensor], None]:
-    def capture(topk_ids_TK: torch.Tensor) -> None:
+    def count(topk_ids_TK: torch.Tensor) -> None:
         if before_pass is not None:
             before_pass(topk_ids_TK.shape[0])
-        recorder.record(index, topk_ids_TK[_own_rows(layer)])
+        recorder.record(index, topk_ids_TK[own_rows()])
 
-    return capture
+    return count
 
 
 class _DraftPasses:
-    """Tells the runner of each pass of the draft model, which it does not see one by one: a pass has its own
-    forward context, and whichever layer comes first in it tells."""
+    """Tells the runner of each pass of the draft model, which it does not see one by one: whichever layer comes
+    first in it tells. A pass has a forward context of its own, or, on vllm-ascend, attention metadata of its own
+    in a context of all passes, which keeps them all alive."""
 
     def __init__(self, begin: Callable[[int, int], None]) -> None:
         self._begin = begin
         self._context: weakref.ref[Any] | None = None
+        self._metadata = 0
 
     def __call__(self, num_routed_rows: int) -> None:
         from vllm.forward_context import get_forward_context
 
         context = get_forward_context()
-        if self._context is None or self._context() is not context:
-            self._context = weakref.ref(context)
+        metadata = id(context.attn_metadata)
+        if self._context is None or self._context() is not context or self._metadata != metadata:
+            self._context, self._metadata = weakref.ref(context), metadata
             self._begin(*_rows_of_pass(context, num_routed_rows))
-
-
-def _own_rows(layer: Any) -> slice:
-    """The rows of this rank among the routed ones: vLLM's naive dispatch gathers every rank's rows first."""
-    from vllm.distributed import get_dp_group, get_ep_group
-    from vllm.forward_context import get_forward_context
-
-    if not layer.runner.do_naive_dispatch_combine:
-        return slice(None)
-    dp_metadata = get_forward_context().dp_metadata
-    sizes = dp_metadata.get_chunk_sizes_across_dp_rank()
-    group = get_ep_group() if layer.moe_config.is_sequence_parallel else get_dp_group()
-    begin = sum(sizes[: group.rank_in_group])
-    return slice(begin, begin + sizes[group.rank_in_group])
 
 
 def _rows_of_pass(context: Any, num_routed_rows: int) -> tuple[int, int]:

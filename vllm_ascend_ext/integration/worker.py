@@ -27,14 +27,15 @@ class ExtWorker:
     def init_device(self) -> None:
         """Let the device's worker build our runner class instead of its own."""
         symbol = self.model_runner_symbol
-        with compat.rebind(symbol, self.model_runner_class) if symbol else nullcontext():
+        runner_class = compat.rebind(symbol, self.model_runner_class) if symbol else nullcontext()
+        with runner_class, self._eplb_class():
             super().init_device()  # type: ignore[misc]
         self.model_runner.attach_features(self._create_features())
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load, then bind the features to the layers of the target and the draft model."""
         runner = self.model_runner
-        with self._eplb_state_class():
+        with self._eplb_class():
             super().load_model(*args, **kwargs)  # type: ignore[misc]
         if runner.step_features is not None and runner.step_features.config.eplb_load.enabled:
             expert_load.bind(runner)
@@ -46,11 +47,15 @@ class ExtWorker:
             runner.step_features.close()
         super().shutdown()  # type: ignore[misc]
 
-    def _eplb_state_class(self) -> AbstractContextManager[None]:
-        """While models load, vLLM's EPLB is built with the class that can be fed by our counts."""
+    def _eplb_class(self) -> AbstractContextManager[None]:
+        """While the runner is built and loads, the device's EPLB gets the class that our counts can feed."""
         config = activation.read_config(self.vllm_config)
         if config is None or not (config.eplb_load.enabled and config.eplb_load.rebalance):
             return nullcontext()
+        if activation.DEVICES[self.vllm_config.device_config.device_type].routes_itself:
+            from vllm_ascend_ext.integration import ascend_rebalance
+
+            return compat.rebind(ascend_rebalance.SYMBOL, ascend_rebalance.FedEplbUpdator)
         from vllm_ascend_ext.integration import rebalance
 
         return compat.rebind(rebalance.EPLB_STATE, rebalance.FedEplbState)

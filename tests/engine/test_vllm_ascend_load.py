@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Expert load of engines on vllm-ascend, on the emulator with its race checker: exact, and no token changes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.reference import make_prompts, transformers_load, transformers_tokens, write_model
+from tests.engine.test_expert_load import assert_equals_transformers, summed_load
+from vllm_ascend_ext.integration.engine import EngineCase, EngineResult, run_engine
+from vllm_ascend_ext.integration.ranks import Layout, RankError
+
+pytestmark = [
+    pytest.mark.emulator,
+    pytest.mark.engine,
+    pytest.mark.usefixtures("vllm_preloaded"),
+]
+
+NUM_TOKENS = 12
+# small steps, so that prompts are prefilled in chunks, requests join and leave the batch and most of what is
+# compared goes through snapshots and the sum over the ranks
+ENGINE = {"max_num_batched_tokens": 48, "max_num_seqs": 4, "enable_prefix_caching": False}
+DEADLINE_S = 240
+
+
+# of a cycle: 6 steps of counting, 3 for the policy, 2 layers moved
+DYNAMIC_EPLB = {"dynamic_eplb": True, "expert_heat_collection_interval": 6, "algorithm_execution_interval": 3}
+CYCLE, LEAD = 11, 2
+WINDOW = 6 - LEAD
+
+
+def load(**settings: Any) -> dict[str, Any]:
+    return {"eplb_load": {"enabled": True, "interval": 3} | settings}
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_model: str) -> list[list[int]]:
+    return make_prompts(tiny_model)[:7]
+
+
+@pytest.fixture(scope="module")
+def qwen3_moe(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preloaded: None) -> str:
+    settings = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
+    return write_model(tmp_path_factory.mktemp("model"), tiny_model, "Qwen3MoeConfig", **settings)
+
+
+@pytest.mark.parametrize(
+    ("expert_parallel", "aggregation"), [(False, "host"), (True, "device")], ids=["TP2", "TP2+EP by HCCL"]
+)
+def test_load_equals_transformers_routing(
+    qwen3_moe: str, prompts: list[list[int]], expert_parallel: bool, aggregation: str
+) -> None:
+    """Both TP ranks route the same rows, and warm-up counts nothing."""
+    case = EngineCase(
+        qwen3_moe,
+        Layout(tp=2),
+        expert_parallel=expert_parallel,
+        ascend_ext=load(aggregation=aggregation),
+        engine_args=ENGINE,
+    )
+    result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=DEADLINE_S)
+    assert result.token_ids == transformers_tokens(qwen3_moe, prompts, NUM_TOKENS)
+    assert_equals_transformers(qwen3_moe, prompts, result)
+
+
+def test_mtp_counts_every_scheduled_row(tiny_model: str, prompts: list[list[int]]) -> None:
+    """With MTP the target routes the prompts and every verified row; vLLM's own metrics say how many those are.
+
+    The draft routes the target's rows once more, then one row a request in its second pass. The rows of tokens
+    that stayed are transformers', what is counted beyond them are the rejected drafts.
+    """
+    case = EngineCase(
+        tiny_model,
+        Layout(tp=2),
+        expert_parallel=True,
+        num_speculative_tokens=2,
+        ascend_ext=load(),
+        engine_args={"enable_prefix_caching": False, "async_scheduling": False},
+    )
+    result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=DEADLINE_S)
+    assert result.token_ids == transformers_tokens(tiny_model, prompts, NUM_TOKENS)
+    (target_LE, num_target), (draft_LE, num_draft) = summed_load(result, 0), summed_load(result, 1)
+    metrics = result.ranks[0].metrics
+    num_drafts = metrics["vllm:spec_decode_num_drafts"]
+    assert num_target == sum(map(len, prompts)) + num_drafts + metrics["vllm:spec_decode_num_draft_tokens"]
+    assert num_draft == num_target + len(prompts) + num_drafts
+    assert [sum(row) for row in target_LE] == [4 * num_target] * 2
+    assert [sum(row) for row in draft_LE] == [4 * num_draft]
+    kept_LE = transformers_load(tiny_model, sequences(prompts, result, NUM_TOKENS - 1))
+    assert [min(map(int.__sub__, ours, theirs)) >= 0 for ours, theirs in zip(target_LE, kept_LE, strict=True)] == [
+        True
+    ] * 2
+
+
+def sequences(prompts: list[list[int]], result: EngineResult, num_tokens: int) -> list[list[int]]:
+    """Each prompt with the first tokens of its completion."""
+    return [[*p, *tokens[:num_tokens]] for p, tokens in zip(prompts, result.token_ids, strict=True)]
+
+
+def dynamic_eplb(model: str, monkeypatch: pytest.MonkeyPatch) -> EngineCase:
+    """All prompts are prefilled in the first step; each later one decodes one token of each."""
+    monkeypatch.setenv("DYNAMIC_EPLB", "true")
+    extension = load(rebalance=True, rebalance_lead=LEAD, deadline_s=20.0)
+    return EngineCase(
+        model,
+        Layout(tp=2),
+        expert_parallel=True,
+        ascend_ext=extension,
+        engine_args={
+            "enable_prefix_caching": False,
+            "additional_config": {"ascend_ext": extension, "eplb_config": DYNAMIC_EPLB},
+        },
+    )
+
+
+def test_policy_process_gets_exact_counts(
+    qwen3_moe: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two cycles: what the policy process of each rank reads are the window's rows by transformers' routers, and
+    no token changes while experts move."""
+    from vllm_ascend.eplb.core.eplb_worker import EplbWorker
+
+    do_update = EplbWorker.do_update
+
+    def record(self: Any) -> Any:
+        maps, moe_load = self.shared_dict["expert_maps"], self.shared_dict["moe_load"]
+        answer = do_update(self)
+        seen = [maps.tolist(), moe_load.tolist(), self.shared_dict["expert_maps"].tolist()]
+        with (tmp_path / str(self.rank_id)).open("a") as file:
+            file.write(json.dumps(seen) + "\n")
+        return answer
+
+    monkeypatch.setattr(EplbWorker, "do_update", record)  # ranks and policy processes are forks of this one
+    num_tokens = 2 * CYCLE + 1
+    case = dynamic_eplb(qwen3_moe, monkeypatch)
+    result = run_engine(case, prompts, max_tokens=num_tokens, deadline_s=DEADLINE_S)
+    assert result.token_ids == transformers_tokens(qwen3_moe, prompts, num_tokens)
+    counted = [
+        transformers_load(qwen3_moe, sequences(prompts, result, steps - 1))
+        for steps in (WINDOW, CYCLE, CYCLE + WINDOW)
+    ]
+    second = [
+        [after - before for after, before in zip(*rows, strict=True)]
+        for rows in zip(counted[2], counted[1], strict=True)
+    ]
+    for rank in result.ranks:
+        lines = (tmp_path / str(rank.report["rank"])).read_text().splitlines()  # type: ignore[index]
+        updates = [json.loads(line) for line in lines]
+        assert [of_experts(maps, moe_load) for maps, moe_load, _ in updates] == [counted[0], second]
+        assert updates[0][2] != updates[0][0]  # experts moved
+        assert rank.report is not None and rank.report["collection"]["num_windows"] == 2
+    assert summed_load(result, 0)[0] == transformers_load(qwen3_moe, sequences(prompts, result, num_tokens - 1))
+
+
+def of_experts(maps: list[list[list[int]]], moe_load: list[list[list[int]]]) -> list[list[int]]:
+    """Load [L][E] of experts, from that of places [L][rank][place] and the experts' places [L][rank][E]."""
+    return [
+        [
+            sum(load_R[rank][places[expert]] for rank, places in enumerate(maps_R) if places[expert] >= 0)
+            for expert in range(len(maps_R[0]))
+        ]
+        for maps_R, load_R in zip(maps, moe_load, strict=True)
+    ]
+
+
+def test_dead_policy_process_is_named(
+    qwen3_moe: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vllm-ascend itself waits for it for ever."""
+    from vllm_ascend.eplb.core.eplb_worker import EplbWorker
+
+    monkeypatch.setattr(EplbWorker, "do_update", lambda self: os._exit(9))
+    with pytest.raises(RankError, match=r"policy process \d+ has ended with exit code 9"):
+        run_engine(dynamic_eplb(qwen3_moe, monkeypatch), prompts, max_tokens=CYCLE + 1, deadline_s=DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    ("engine_args", "message"),
+    [
+        ({"enforce_eager": False}, "eplb_load is not verified in vllm-ascend's graph mode; set enforce_eager"),
+        ({"additional_config": {"ascend_ext": load(rebalance=True)}}, "rebalance needs eplb_config.dynamic_eplb"),
+    ],
+)
+def test_what_is_not_verified_is_refused(qwen3_moe: str, engine_args: dict[str, Any], message: str) -> None:
+    case = EngineCase(qwen3_moe, ascend_ext=load(), engine_args=ENGINE | engine_args)
+    with pytest.raises(RankError, match=message):
+        run_engine(case, [[1, 2, 3]], max_tokens=1, deadline_s=DEADLINE_S)
