@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from tests.engine.reference import make_prompts, transformers_load, transformers_tokens, write_model
 from tests.engine.test_expert_load import assert_equals_transformers, summed_load
+from vllm_ascend_ext.eplb.host_sum import HostAggregator
 from vllm_ascend_ext.integration.engine import EngineCase, EngineResult, run_engine
 from vllm_ascend_ext.integration.ranks import Layout, RankError
 
@@ -122,9 +125,17 @@ def test_policy_process_gets_exact_counts(
     qwen3_moe: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Two cycles: what the policy process of each rank reads are the window's rows by transformers' routers, and
-    no token changes while experts move."""
+    no token changes while experts move. The second window's sum is late."""
     from vllm_ascend.eplb.core.eplb_worker import EplbWorker
 
+    round_ = HostAggregator._round
+
+    def slow_round(self: HostAggregator, offer: int) -> None:
+        if offer > CYCLE:
+            time.sleep(1)
+        round_(self, offer)
+
+    monkeypatch.setattr(HostAggregator, "_round", slow_round)
     do_update = EplbWorker.do_update
 
     def record(self: Any) -> Any:
@@ -154,6 +165,7 @@ def test_policy_process_gets_exact_counts(
         assert [of_experts(maps, moe_load) for maps, moe_load, _ in updates] == [counted[0], second]
         assert updates[0][2] != updates[0][0]  # experts moved
         assert rank.report is not None and rank.report["collection"]["num_windows"] == 2
+        assert rank.report["collection"]["num_late"] >= 1
     assert summed_load(result, 0)[0] == transformers_load(qwen3_moe, sequences(prompts, result, num_tokens - 1))
 
 
@@ -177,6 +189,24 @@ def test_dead_policy_process_is_named(
     monkeypatch.setattr(EplbWorker, "do_update", lambda self: os._exit(9))
     with pytest.raises(RankError, match=r"policy process \d+ has ended with exit code 9"):
         run_engine(dynamic_eplb(qwen3_moe, monkeypatch), prompts, max_tokens=CYCLE + 1, deadline_s=DEADLINE_S)
+
+
+def test_silent_policy_process_is_named() -> None:
+    """It lives, but does not answer."""
+    from vllm_ascend_ext.integration.ascend_rebalance import PolicyAnswers, PolicyProcessError
+
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=time.sleep, args=(60,), daemon=True)
+    process.start()
+    try:
+        answers = context.Queue()
+        answers.put("placement")
+        assert PolicyAnswers(answers, process, 10).get() == "placement"
+        with pytest.raises(PolicyProcessError, match=rf"{process.pid} has not answered for 0.2 s"):
+            PolicyAnswers(answers, process, 0.2).get()
+    finally:
+        process.kill()
+        process.join()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tests.simulated_device import QueuedCollectives, SimulatedDevice, Simulated
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.eplb.aggregator import SIDE_STREAM, AggregationError
 from vllm_ascend_ext.eplb.device_sum import DeviceAggregator, max_slots
+from vllm_ascend_ext.eplb.handover import HandOver
 from vllm_ascend_ext.eplb.host_sum import HostAggregator
 from vllm_ascend_ext.eplb.recorder import ExpertLoadRecorder
 
@@ -192,3 +193,16 @@ def test_steps_go_forward() -> None:
     with pytest.raises(ValueError, match="step 4 after step 4"):
         run.aggregator.snapshot(4)
     run.aggregator.close()
+
+
+def test_hand_over_in_and_out_of_inference_mode() -> None:
+    """A step runs in torch's inference mode, a report of the same engine does not."""
+    handover = HandOver([torch.Size((1, 2))], 0)
+    with torch.inference_mode():
+        assert handover.add(1, torch.tensor([3, 4, 7, 0]))
+        assert not handover.add(2, torch.tensor([1, 0, 1, 1]))
+    assert handover.add(3, torch.tensor([1, 1, 2, 0]))
+    assert [[(load.step_end, load.load_LE.tolist()) for load in loads] for loads in handover.take_ready()] == [
+        [(1, [[3, 4]])],
+        [(3, [[2, 1]])],
+    ]

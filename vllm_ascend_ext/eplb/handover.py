@@ -66,7 +66,8 @@ class HandOver:
         Returns:
             Whether everything until `step` can be polled now.
         """
-        self.held_N += sum_M[: self.num_counters]
+        # not in place: steps run in torch's inference mode, reports do not
+        self.held_N = self.held_N + sum_M[: self.num_counters]
         tokens = sum_M[self.num_counters : -1].tolist()
         self.held_tokens = [a + b for a, b in zip(self.held_tokens, tokens, strict=True)]
         if int(sum_M[-1]):
