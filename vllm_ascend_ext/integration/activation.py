@@ -168,7 +168,7 @@ def check_expert_load(vllm_config: Any, device: DeviceIntegration, config: EplbL
     if config.rebalance and device.routes_itself:
         from vllm_ascend_ext.integration import ascend_rebalance
 
-        ascend_rebalance.check(config.rebalance_lead)
+        ascend_rebalance.check(config)
     elif config.rebalance:
         from vllm_ascend_ext.integration import rebalance
 

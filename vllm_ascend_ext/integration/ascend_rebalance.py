@@ -28,12 +28,12 @@ class PolicyProcessError(RuntimeError):
     """The process that computes placements has ended or does not answer."""
 
 
-def check(lead: int) -> None:
+def check(config: EplbLoadConfig) -> None:
     """Refuse a configuration of dynamic EPLB that cannot be fed; raises UnsupportedCombinationError."""
     from vllm_ascend.ascend_config import get_ascend_config
 
     eplb_config = get_ascend_config().eplb_config
-    interval = eplb_config.expert_heat_collection_interval
+    lead, interval = config.rebalance_lead, eplb_config.expert_heat_collection_interval
     refused = (
         (not eplb_config.dynamic_eplb, "needs eplb_config.dynamic_eplb; set it (and DYNAMIC_EPLB=true)"),
         (
@@ -43,9 +43,9 @@ def check(lead: int) -> None:
         (eplb_config.expert_map_record_path is not None, "does not record maps; leave expert_map_record_path out"),
         (eplb_config.eplb_policy_type == 3, "has no counts of single steps, as policy 3 wants; choose 0, 1 or 2"),
         (
-            eplb_config.eplb_heat_collection_stage != "all",
-            "chooses steps by ascend_ext.eplb_load.phase, on which ranks agree; leave eplb_heat_collection_stage "
-            "at 'all'",
+            eplb_config.eplb_heat_collection_stage != "all" or config.phase != "all",
+            "wants all steps, for a window without a step of the phase would leave the policy nothing to go by; "
+            "leave ascend_ext.eplb_load.phase and eplb_config.eplb_heat_collection_stage at 'all'",
         ),
         (
             lead >= interval or eplb_config.algorithm_execution_interval < 1,
