@@ -41,16 +41,22 @@ class AddRmsNorm {
         if (next_row < end_row_) CopyIn(next_row, last_part ? 0 : part + 1);
         AddPart(row, part);
       }
-      ReciprocalNorms();
+      RootsOfMeans(row);
       for (uint32_t part = 0; part < num_parts_; ++part) ScalePart(row, part);
-      const int read = pipe_->FetchEventID(AscendC::HardEvent::S_V);  // the norms, before the next block zeroes them
-      AscendC::SetFlag<AscendC::HardEvent::S_V>(read);
-      AscendC::WaitFlag<AscendC::HardEvent::S_V>(read);
+      Order<AscendC::HardEvent::S_V>();  // the roots are read before the next block zeroes them
     }
   }
 
  private:
   static constexpr bool kIsFloat = sizeof(T) == sizeof(float);
+  static constexpr uint32_t kRepeatFloats = 64;  // what one vector instruction does at a time
+
+  template <AscendC::HardEvent event>
+  __aicore__ inline void Order() {
+    const int id = pipe_->FetchEventID(event);
+    AscendC::SetFlag<event>(id);
+    AscendC::WaitFlag<event>(id);
+  }
 
   __aicore__ inline uint32_t NumSlots() const { return tiling_.rows_per_tile * num_parts_; }
   __aicore__ inline uint32_t Rows(uint32_t row) const {
@@ -84,7 +90,7 @@ class AddRmsNorm {
     pipe_->InitBuffer(sum_buffer_, tiling_.rows_per_tile * tiling_.stride * sizeof(float));
     pipe_->InitBuffer(weight_buffer_, tiling_.stride * sizeof(float));
     pipe_->InitBuffer(slot_buffer_, NumSlots() * kSlotFloats * sizeof(float));
-    pipe_->InitBuffer(partial_buffer_, (tiling_.columns_per_tile + 63) / 64 * sizeof(float));
+    pipe_->InitBuffer(partial_buffer_, kSlotFloats * sizeof(float));
     work_ = work_buffer_.template Get<float>();
     sum_ = sum_buffer_.template Get<float>();
     weights_ = weight_buffer_.template Get<float>();
@@ -156,39 +162,60 @@ class AddRmsNorm {
     out_queue_.EnQue(out);
     CopyOut(residual_out_, row, part);
     AscendC::Mul(work_, sum, sum, n);
+    AddSquares(row, part);
+  }
+
+  // Halves the rows until one repeat is left of each: a tree, so the rounding error grows with log H alone.
+  __aicore__ inline void AddSquares(uint32_t row, uint32_t part) {
+    uint32_t left = Columns(part);
+    while (left > kRepeatFloats) {
+      const uint32_t kept = ((left + 1) / 2 + kSlotFloats - 1) / kSlotFloats * kSlotFloats;
+      AscendC::PipeBarrier<PIPE_V>();
+      for (uint32_t r = 0; r < Rows(row); ++r) {
+        const AscendC::LocalTensor<float> squares = work_[r * tiling_.stride];
+        AscendC::Add(squares, squares, squares[kept], static_cast<int32_t>(left - kept));
+      }
+      left = kept;
+    }
     const AscendC::LocalTensor<float> partial = partial_buffer_.template Get<float>();
     for (uint32_t r = 0; r < Rows(row); ++r) {
       AscendC::PipeBarrier<PIPE_V>();
       AscendC::ReduceSum(slots_[(r * num_parts_ + part) * kSlotFloats], work_[r * tiling_.stride], partial,
-                         static_cast<int32_t>(Columns(part)));
+                         static_cast<int32_t>(left));
     }
     AscendC::PipeBarrier<PIPE_V>();
   }
 
   // slot r, lane 0: sqrt(mean of squares + epsilon) of row r
-  __aicore__ inline void ReciprocalNorms() {
-    for (uint32_t part = 1; part < num_parts_; ++part) {  // one row then
-      AscendC::Add(slots_, slots_, slots_[part * kSlotFloats], kSlotFloats);
-      AscendC::PipeBarrier<PIPE_V>();
+  __aicore__ inline void RootsOfMeans(uint32_t row) {
+    Order<AscendC::HardEvent::V_S>();
+    for (uint32_t r = 0; r < Rows(row); ++r) {
+      float sum = 0.0f;
+      for (uint32_t part = 0; part < num_parts_; ++part) sum += slots_.GetValue((r * num_parts_ + part) * kSlotFloats);
+      slots_.SetValue(r * kSlotFloats, sum / static_cast<float>(tiling_.width) + tiling_.epsilon);
     }
-    const int32_t n = static_cast<int32_t>(tiling_.rows_per_tile * kSlotFloats);
-    AscendC::Muls(slots_, slots_, tiling_.inverse_width, n);
-    AscendC::PipeBarrier<PIPE_V>();
-    AscendC::Adds(slots_, slots_, tiling_.epsilon, n);
-    AscendC::PipeBarrier<PIPE_V>();
-    AscendC::Sqrt(slots_, slots_, n);
-    const int ready = pipe_->FetchEventID(AscendC::HardEvent::V_S);
-    AscendC::SetFlag<AscendC::HardEvent::V_S>(ready);
-    AscendC::WaitFlag<AscendC::HardEvent::V_S>(ready);
+    Order<AscendC::HardEvent::S_V>();
+    AscendC::Sqrt(slots_, slots_, static_cast<int32_t>(tiling_.rows_per_tile * kSlotFloats));
+    Order<AscendC::HardEvent::V_S>();
+  }
+
+  // work = sum / root of row r. A float result shows each rounding, so it gets a true division.
+  __aicore__ inline void Divide(uint32_t r, uint32_t first, int32_t columns) {
+    const AscendC::LocalTensor<float> quotient = work_[r * tiling_.stride], sum = sum_[r * tiling_.stride + first];
+    const float root = slots_.GetValue(r * kSlotFloats);
+    if constexpr (kIsFloat) {
+      AscendC::Duplicate(quotient, root, columns);
+      AscendC::PipeBarrier<PIPE_V>();
+      AscendC::Div(quotient, sum, quotient, columns);
+    } else {
+      AscendC::Muls(quotient, sum, 1.0f / root, columns);
+    }
   }
 
   __aicore__ inline void ScalePart(uint32_t row, uint32_t part) {
     const int32_t columns = static_cast<int32_t>(Columns(part));
     const uint32_t first = part * tiling_.columns_per_tile;
-    for (uint32_t r = 0; r < Rows(row); ++r) {
-      const float scale = 1.0f / slots_.GetValue(r * kSlotFloats);
-      AscendC::Muls(work_[r * tiling_.stride], sum_[r * tiling_.stride + first], scale, columns);
-    }
+    for (uint32_t r = 0; r < Rows(row); ++r) Divide(r, first, columns);
     AscendC::PipeBarrier<PIPE_V>();
     for (uint32_t r = 0; r < Rows(row); ++r) {
       const AscendC::LocalTensor<float> product = work_[r * tiling_.stride];

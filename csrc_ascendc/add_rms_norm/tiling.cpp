@@ -16,7 +16,7 @@ int64_t BufferBytes(int64_t stride, int64_t rows, int64_t columns, int64_t eleme
          + RoundUp(rows * stride * kFloat, kBlockBytes)                     // x + residual
          + RoundUp(stride * kFloat, kBlockBytes)                            // weight
          + slots * kSlotFloats * kFloat                                     // sums of squares
-         + RoundUp(CeilDiv(columns, 64) * kFloat, kBlockBytes);             // ReduceSum's partial sums
+         + kBlockBytes;                                                      // ReduceSum's partial sums
 }
 
 }  // namespace
@@ -57,7 +57,6 @@ TilingError TileAddRmsNorm(int64_t num_rows, int64_t width, int64_t element_byte
   tiling->rows_per_tile = static_cast<uint32_t>(rows);
   tiling->columns_per_tile = static_cast<uint32_t>(columns);
   tiling->epsilon = epsilon;
-  tiling->inverse_width = 1.0f / static_cast<float>(width);
   return TilingError::kNone;
 }
 

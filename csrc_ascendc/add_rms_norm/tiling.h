@@ -18,7 +18,6 @@ struct AddRmsNormTiling {
   uint32_t rows_per_tile;     // more than 1 only where whole rows fit
   uint32_t columns_per_tile;  // `stride`, or less where a whole row does not fit
   float epsilon;
-  float inverse_width;  // 1 / H
 };
 
 // num_rows (T) >= 0, width (H) >= 1, element_bytes 2 or 4. kRowTooWide: the sums and weights of one row do not fit.
