@@ -17,7 +17,7 @@ uint32_t Core::Reserve(uint32_t bytes, Here here) {
   memory_.resize(offset + bytes, kPoison);
   initialised_.resize(offset + bytes, 0);
   shadow_.Grow(offset + bytes);
-  statistics.unified_buffer_bytes = reserved();
+  statistics.most_unified_buffer_bytes = reserved();
   return offset;
 }
 

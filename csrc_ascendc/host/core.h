@@ -25,7 +25,8 @@ struct Statistics {
   uint64_t copies, small_copies, unaligned_copies;  // DMA copies; below 16 KB; GM address not on 512 B
   uint64_t vector_instructions, vector_repeats;     // a repeat is 256 B of one operand
   uint64_t scalar_accesses;                         // loads and stores of single values
-  uint64_t unified_buffer_bytes;                    // the most any core has allocated
+  // of the core that has most
+  uint64_t most_unified_buffer_bytes, most_vector_repeats, most_scalar_accesses, most_copies;
 };
 
 // When an instruction runs: at once, or as late as the flags allow. What no flag holds back then runs in the order of

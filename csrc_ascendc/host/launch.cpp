@@ -46,7 +46,10 @@ Statistics Sum(const std::vector<std::unique_ptr<Core>>& cores) {
     sum.vector_instructions += s.vector_instructions;
     sum.vector_repeats += s.vector_repeats;
     sum.scalar_accesses += s.scalar_accesses;
-    sum.unified_buffer_bytes = std::max(sum.unified_buffer_bytes, s.unified_buffer_bytes);
+    sum.most_unified_buffer_bytes = std::max(sum.most_unified_buffer_bytes, s.most_unified_buffer_bytes);
+    sum.most_vector_repeats = std::max(sum.most_vector_repeats, s.vector_repeats);
+    sum.most_scalar_accesses = std::max(sum.most_scalar_accesses, s.scalar_accesses);
+    sum.most_copies = std::max(sum.most_copies, s.copies);
   }
   return sum;
 }

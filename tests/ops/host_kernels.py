@@ -44,7 +44,10 @@ class Statistics(ctypes.Structure):
             "vector_instructions",
             "vector_repeats",
             "scalar_accesses",
-            "unified_buffer_bytes",
+            "most_unified_buffer_bytes",
+            "most_vector_repeats",
+            "most_scalar_accesses",
+            "most_copies",
         )
     ]
 

@@ -2,13 +2,12 @@
 """Each operator's implementations against the reference, and the reference against slow loops and float64.
 
 The tables are long: by default every value of every dimension occurs, each shape with one dtype in turn;
-VLLM_ASCEND_EXT_ALL_SHAPES=1 runs the whole product.
+VLLM_ASCEND_EXT_LONG_TESTS=1 runs the whole product.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +18,8 @@ from hypothesis import strategies as st
 from tests.ops.cases import (
     FLOATS,
     INTEGERS,
+    LONG,
+    LONG_TESTS,
     ROW_TYPES,
     check_norm,
     counts_case,
@@ -28,9 +29,9 @@ from tests.ops.cases import (
     rows_case,
 )
 from tests.ops.host_kernels import SCHEDULES, HostKernels
+from tests.ops.traffic import least_bytes
 from vllm_ascend_ext import ops
 
-ALL = os.environ.get("VLLM_ASCEND_EXT_ALL_SHAPES") == "1"
 NUM_ROWS = (0, 1, 2, 7, 31, 32, 33, 1023, 1024, 4097)
 TOP_K = (1, 2, 6, 8)
 NUM_EXPERTS = (1, 8, 160, 256, 257, 512)
@@ -41,7 +42,7 @@ SLOW_ELEMENTS = 4_000_000  # of a tensor; larger ones only in the whole product
 
 def table(*dimensions: tuple[object, ...]) -> list[tuple[object, ...]]:
     """The product, or a diagonal through it in which every value of every dimension occurs."""
-    if ALL:
+    if LONG:
         return list(itertools.product(*dimensions))
     longest = max(map(len, dimensions))
     return [
@@ -80,9 +81,9 @@ def test_expert_load_add_counts(kernels: HostKernels, experts: int, is_cumsum: b
 
 @pytest.mark.parametrize(("rows", "width"), table(NUM_ROWS, WIDTHS))
 def test_dp_pad_and_unpad(kernels: HostKernels, rows: int, width: int) -> None:
-    if rows * width > SLOW_ELEMENTS and not ALL:
-        pytest.skip("VLLM_ASCEND_EXT_ALL_SHAPES=1")
-    for dtype in ROW_TYPES if ALL else ROW_TYPES[rows % 2 :: 2]:
+    if rows * width > SLOW_ELEMENTS and not LONG:
+        pytest.skip(LONG_TESTS + "=1")
+    for dtype in ROW_TYPES if LONG else ROW_TYPES[rows % 2 :: 2]:
         local, real, offset, total = rows_case(rows, width, dtype, seed=rows)
         padded = kernels.dp_pad(local, real, offset, total)
         assert same_bytes(padded, ops.dp_pad(local, real, offset, total))
@@ -91,8 +92,8 @@ def test_dp_pad_and_unpad(kernels: HostKernels, rows: int, width: int) -> None:
 
 @pytest.mark.parametrize(("rows", "width"), table(NUM_ROWS, (*WIDTHS, 9000)))
 def test_add_rms_norm(kernels: HostKernels, rows: int, width: int) -> None:
-    if rows * width > SLOW_ELEMENTS // 4 and not ALL:
-        pytest.skip("VLLM_ASCEND_EXT_ALL_SHAPES=1")
+    if rows * width > SLOW_ELEMENTS // 4 and not LONG:
+        pytest.skip(LONG_TESTS + "=1")
     for dtype in FLOATS:
         case = norm_case(rows, width, dtype, seed=rows)
         check_norm(kernels.add_rms_norm(*case), case)
@@ -134,7 +135,7 @@ def test_kernels_are_clean_in_every_schedule(host_kernels: HostKernels, cores: i
 
 
 KERNEL_SETTINGS = settings(
-    max_examples=400 if ALL else 40,
+    max_examples=400 if LONG else 40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -181,6 +182,25 @@ def test_any_records(host_kernels: HostKernels, cores, schedule, batch, slots, t
     with host_kernels.setting(cores, schedule):
         packed = host_kernels.mtp_pack_output(*tensors)
     assert torch.equal(packed, ops.mtp_pack_output(*tensors))
+
+
+@pytest.mark.parametrize("cores", CORES)
+def test_kernels_move_little_more_than_they_must(host_kernels: HostKernels, cores: int) -> None:
+    """At most 5 % more, where there is enough work; each core adds its own E counters in expert_load_add_."""
+    load, ids, _ = load_case(65536, 8, 256, torch.int32, seed=1)
+    shapes = {
+        "expert_load_add_": (load, ids, torch.tensor([65536], dtype=torch.int32)),
+        "expert_load_add_counts_": (*counts_case(512, True, torch.int64, 1), True),
+        "dp_pad": (torch.ones(70, 2112), 64, 7, 100),
+        "dp_unpad": (torch.ones(70, 2112), 64, 3),
+        "add_rms_norm": norm_case(8 * cores, 2112, torch.bfloat16, 1),
+        "mtp_pack_output": tuple(pack_case(64, 4, 20, 1)),
+    }
+    with host_kernels.setting(cores):
+        for name, arguments in shapes.items():
+            getattr(host_kernels, name)(*arguments)
+            moved = host_kernels.statistics.gm_bytes_read + host_kernels.statistics.gm_bytes_written
+            assert 1 <= moved / least_bytes(name, arguments) <= 1.05, name
 
 
 def test_shapes_that_do_not_fit_are_refused(host_kernels: HostKernels) -> None:
