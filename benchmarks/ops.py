@@ -117,7 +117,7 @@ def print_kernels() -> None:
         f"\nAscendC kernels on {CORES} emulated cores. Copies of 16 KB or more, and on 512 B; vector instructions."
     )
     print(
-        f"Predicted us on 910B1: GM traffic, the slowest core's vector and scalar work; total: largest + {LAUNCH_S}"
+        f"Predicted us on 910B1: GM traffic, the slowest core's vector and scalar work; total: most + {LAUNCH_S}"
     )
     columns = "".join(f"{name:>8}" for name in ("GM", "vector", "scalar", "total"))
     print(f"{'operator':25}{'shape':36}{'GM/least':>9}{'>=16K':>7}{'512 B':>7}{'vector':>9}{columns}")
