@@ -34,7 +34,6 @@ class AddRmsNorm {
     CopyIn(first_row_, 0);
     for (uint32_t row = first_row_; row < end_row_; row += tiling_.rows_per_tile) {
       AscendC::Duplicate(slots_, 0.0f, static_cast<int32_t>(NumSlots() * kSlotFloats));
-      AscendC::PipeBarrier<PIPE_V>();
       for (uint32_t part = 0; part < num_parts_; ++part) {
         const bool last_part = part + 1 == num_parts_;
         const uint32_t next_row = last_part ? row + tiling_.rows_per_tile : row;
@@ -124,7 +123,6 @@ class AddRmsNorm {
       ToFloat(weights_[part * tiling_.columns_per_tile], tile, static_cast<int32_t>(Columns(part)));
       x_queue_.FreeTensor(tile);
     }
-    AscendC::PipeBarrier<PIPE_V>();
   }
 
   __aicore__ inline void CopyIn(uint32_t row, uint32_t part) {

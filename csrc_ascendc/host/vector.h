@@ -166,7 +166,8 @@ void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Local
   vector::CheckOverlap(out, {src, count, here}, here);
   vector::Instruct(partial, {{src, count, here}}, here, [](Core&) {});
   PipeBarrier<PIPE_V>();  // ReduceSum orders its own steps
-  vector::Instruct(out, {partial}, here, [=](Core& core) {
+  // how long the source is read is not documented: until the end
+  vector::Instruct(out, {partial, {src, count, here}}, here, [=](Core& core) {
     float sum = 0.0f;
     for (int32_t begin = 0; begin < count; begin += kLanes) {
       float lanes[kLanes] = {};
