@@ -40,8 +40,10 @@ def check_unpad(global_NH: torch.Tensor, rows: int, offset: int) -> None:
 
 def _pad_reference(local_TH: torch.Tensor, rows: int, offset: int, total: int) -> torch.Tensor:
     check_pad(local_TH, rows, offset, total)
-    out_NH = local_TH.new_zeros(total, local_TH.shape[1])
+    out_NH = local_TH.new_empty(total, local_TH.shape[1])
+    out_NH.narrow(0, 0, offset).zero_()
     out_NH.narrow(0, offset, rows).copy_(local_TH.narrow(0, 0, rows))
+    out_NH.narrow(0, offset + rows, total - offset - rows).zero_()
     return out_NH
 
 
