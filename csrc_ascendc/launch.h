@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How launch.cpp starts a kernel: on a stream of the NPU, or on the CPU through the emulation in host/.
-//
-// Each operator's launch.cpp exports `int32_t ascend_ext_launch_<op>(num_vector_cores, stream, ...)` without torch:
-// 0, a TilingError, or -1 for a broken rule of AscendC on the host. Arguments are addresses of contiguous tensors;
-// inputs never alias outputs.
+// What each launch.cpp exports is in launches.h.
 #pragma once
 
 #include "tiling.h"

@@ -96,7 +96,8 @@ class AddRmsNorm {
     slots_ = slot_buffer_.template Get<float>();
   }
 
-  __aicore__ inline void ToFloat(const AscendC::LocalTensor<float>& to, const AscendC::LocalTensor<T>& from, int32_t n) {
+  __aicore__ inline void ToFloat(const AscendC::LocalTensor<float>& to, const AscendC::LocalTensor<T>& from,
+                                 int32_t n) {
     if constexpr (kIsFloat) {
       AscendC::Muls(to, from, 1.0f, n);
     } else {
@@ -104,7 +105,8 @@ class AddRmsNorm {
     }
   }
 
-  __aicore__ inline void FromFloat(const AscendC::LocalTensor<T>& to, const AscendC::LocalTensor<float>& from, int32_t n) {
+  __aicore__ inline void FromFloat(const AscendC::LocalTensor<T>& to, const AscendC::LocalTensor<float>& from,
+                                   int32_t n) {
     if constexpr (kIsFloat) {
       AscendC::Muls(to, from, 1.0f, n);
     } else {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../launch.h"
+#include "../launches.h"
 
 #include "kernel.h"
 
-// type: 0 half, 1 bfloat16, 2 float. y, residual_out, x, residual: [num_rows, width]; weight: [width].
 extern "C" int32_t ascend_ext_launch_add_rms_norm(uint32_t num_vector_cores, void* stream, void* y,
                                                   void* residual_out, const void* x, const void* residual,
                                                   const void* weight, int64_t num_rows, int64_t width, int32_t type,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../launch.h"
+#include "../launches.h"
 
 #include "kernel.h"
 
@@ -20,14 +21,12 @@ int32_t LaunchDpRows(uint32_t num_vector_cores, void* stream, void* out, const v
 }  // namespace
 }  // namespace ascend_ext
 
-// out: [total, H], in: [>= rows, H], rows of row_bytes; in's first `rows` become out's rows from `offset` on.
 extern "C" int32_t ascend_ext_launch_dp_pad(uint32_t num_vector_cores, void* stream, void* out, const void* in,
                                             int64_t rows, int64_t offset, int64_t total, int64_t row_bytes) {
   return ascend_ext::LaunchDpRows(num_vector_cores, stream, out, in, rows * row_bytes, total * row_bytes,
                                   offset * row_bytes, (offset + rows) * row_bytes, 0);
 }
 
-// out: [rows, H], in: [>= offset + rows, H].
 extern "C" int32_t ascend_ext_launch_dp_unpad(uint32_t num_vector_cores, void* stream, void* out, const void* in,
                                               int64_t rows, int64_t offset, int64_t row_bytes) {
   return ascend_ext::LaunchDpRows(num_vector_cores, stream, out, in, (offset + rows) * row_bytes, rows * row_bytes, 0,

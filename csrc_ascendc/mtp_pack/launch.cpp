@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../launch.h"
+#include "../launches.h"
 
 #include "kernel.h"
 
-// Shapes as in kernel.h. out: [num_requests, record_words]; top_k 0: the last three inputs are null.
 extern "C" int32_t ascend_ext_launch_mtp_pack_output(uint32_t num_vector_cores, void* stream, void* out,
                                                      const void* token_ids, const void* num_accepted,
                                                      const void* status, const void* top_k_ids,
