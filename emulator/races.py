@@ -73,9 +73,9 @@ def statistics() -> Statistics:
 def enable_block_history() -> None:
     """Tell the checker of every block that torch's caching allocator hands out and takes back, with the lines.
 
-    torch_npu's own sanitizer hook does it: its trace calls Python for each block, unless an exception is on its way.
-    Not with torch_npu's task queue: that thread records events under the allocator's lock, and the hook would wait
-    there for Python's.
+    torch_npu's own sanitizer hook does it: its trace calls Python for each block, unless an exception is on its
+    way. Not with torch_npu's task queue: that thread records events under the allocator's lock, and the hook would
+    wait there for Python's.
     """
     if not control.library().EmulatorChecking() or os.environ.get("TASK_QUEUE_ENABLE") != "0":
         return
