@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metadata is in pyproject.toml. This adds the native build: VLLM_ASCEND_EXT_BUILD=host pip install . runs CMake
-and puts the host library into the package; the default is a pure-Python install, which says so."""
+"""Metadata is in pyproject.toml. This adds the native build, chosen by VLLM_ASCEND_EXT_BUILD:
 
+auto   npu where ASCEND_HOME_PATH is set, else none (the default)
+none   pure Python, which says so
+host   CMake builds the AscendC kernels for the CPU, for tests; needs a C++ compiler only
+npu    CMake builds them for the NPU; needs CANN
+"""
+
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,27 +19,40 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 from vllm_ascend_ext import envs  # noqa: E402 - standard library only
 
+CANN = "ASCEND_HOME_PATH"
+
+
+def choice():
+    """none, host or npu."""
+    asked = envs.VLLM_ASCEND_EXT_BUILD
+    if asked == "npu" and CANN not in os.environ:
+        raise SystemExit(f"vllm-ascend-ext: VLLM_ASCEND_EXT_BUILD=npu needs {CANN}: source CANN's set_env.sh")
+    return asked if asked != "auto" else ("npu" if CANN in os.environ else "none")
+
+
+def cmake(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != CANN or choice() == "npu"}
+    if subprocess.run(["cmake", *arguments], env=environment).returncode:
+        raise SystemExit(f"vllm-ascend-ext: cmake {arguments[0]} failed, its message is above")
+
 
 class BuildPy(build_py):
     def run(self):
         super().run()
-        choice = envs.VLLM_ASCEND_EXT_BUILD
-        if choice == "npu":
-            raise SystemExit("vllm-ascend-ext: no NPU kernels in this release; use VLLM_ASCEND_EXT_BUILD=host")
-        if choice == "none":
-            print("vllm-ascend-ext: pure-Python install (VLLM_ASCEND_EXT_BUILD=host adds the native host library)")
+        if choice() == "none":
+            print("vllm-ascend-ext: pure-Python install, no native kernels (VLLM_ASCEND_EXT_BUILD=npu adds them)")
             return
         target = ROOT if self.editable_mode else Path(self.build_lib).resolve()
-        build = ROOT / "build" / "host"
-        subprocess.run(["cmake", "-S", ROOT, "-B", build], check=True)
-        subprocess.run(["cmake", "--build", build], check=True)
-        subprocess.run(["cmake", "--install", build, "--prefix", target / "vllm_ascend_ext" / "lib"], check=True)
+        build = ROOT / "build" / choice()
+        cmake("-S", ROOT, "-B", build)
+        cmake("--build", build, "--parallel", "2")
+        cmake("--install", build, "--prefix", target / "vllm_ascend_ext" / "lib")
 
 
 class NativeDistribution(Distribution):
     def has_ext_modules(self):
         """A wheel with a library in it is for one platform."""
-        return envs.VLLM_ASCEND_EXT_BUILD != "none"
+        return choice() != "none"
 
 
 setup(cmdclass={"build_py": BuildPy}, distclass=NativeDistribution)

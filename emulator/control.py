@@ -19,6 +19,7 @@ _ARGUMENTS = {
     "EmulatorSetChecking": [ctypes.c_int],
     "EmulatorChecking": [],
     "EmulatorSetSchedule": [_U64, ctypes.c_uint32],
+    "EmulatorGateTrace": [],
     "EmulatorBlockAllocated": [_U64],
     "EmulatorBlockFreed": [_U64],
     "EmulatorStatistics": [ctypes.POINTER(_U64)],

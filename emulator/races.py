@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,9 +73,11 @@ def statistics() -> Statistics:
 def enable_block_history() -> None:
     """Tell the checker of every block that torch's caching allocator hands out and takes back, with the lines.
 
-    torch_npu's own sanitizer hook does it: its trace calls Python for each block.
+    torch_npu's own sanitizer hook does it: its trace calls Python for each block, unless an exception is on its
+    way. Not with torch_npu's task queue: that thread records events under the allocator's lock, and the hook would
+    wait there for Python's.
     """
-    if not control.library().EmulatorChecking():
+    if not control.library().EmulatorChecking() or os.environ.get("TASK_QUEUE_ENABLE") != "0":
         return
     import torch_npu
     from torch_npu.utils import _npu_trace
@@ -86,5 +89,7 @@ def enable_block_history() -> None:
     library = control.short_calls()
     _npu_trace.register_callback_for_npu_memory_allocation(library.EmulatorBlockAllocated, "emulator")
     _npu_trace.register_callback_for_npu_memory_deallocation(library.EmulatorBlockFreed, "emulator")
+    if not library.EmulatorGateTrace():
+        raise RuntimeError("libtorch_npu.so does not import Py_IsInitialized: another torch_npu?")
     stream_mode = 0  # SanitizerMode.STREAM of torch_npu.npu._sanitizer
     torch_npu._C._activate_npu_trace(stream_mode)

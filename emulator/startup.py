@@ -77,9 +77,6 @@ def prepare() -> None:
 
         standins.install()
         sys.meta_path.insert(0, _TorchNpuFinder(emulated=True))
-        from emulator.vllm_ascend import standins
-
-        standins.install()
     elif not os.environ.get("ASCEND_HOME_PATH"):
         os.environ.setdefault(AUTOLOAD, AUTOLOAD_OFF)
         sys.meta_path.insert(0, _TorchNpuFinder(emulated=False))

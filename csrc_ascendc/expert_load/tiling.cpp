@@ -3,15 +3,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 namespace ascend_ext {
-namespace {
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-int64_t RoundUpToBlock(int64_t bytes) { return CeilDiv(bytes, kBlockBytes) * kBlockBytes; }
-
-}  // namespace
 
 TilingError TileExpertLoad(int64_t num_rows, int64_t top_k, int64_t num_experts, int64_t id_bytes,
                            int64_t num_vector_cores, ExpertLoadTiling* tiling) {
@@ -23,22 +17,28 @@ TilingError TileExpertLoad(int64_t num_rows, int64_t top_k, int64_t num_experts,
   }
   const int64_t max_counters = kUnifiedBufferBytes / static_cast<int64_t>(sizeof(int32_t));
   if (num_experts > max_counters) return TilingError::kTooManyExperts;
-  const int64_t histogram_bytes = RoundUpToBlock(num_experts * static_cast<int64_t>(sizeof(int32_t)));
+  const int64_t histogram_bytes = RoundUp(num_experts * static_cast<int64_t>(sizeof(int32_t)), kBlockBytes);
   const int64_t bytes_per_buffer =
       (kUnifiedBufferBytes - histogram_bytes) / kNumIdBuffers / kBlockBytes * kBlockBytes;
   if (bytes_per_buffer <= 0) return TilingError::kTooManyExperts;
   if (top_k > bytes_per_buffer / id_bytes) return TilingError::kRowTooWide;
   const int64_t row_bytes = top_k * id_bytes;
 
-  const int64_t rows_per_core = num_rows == 0 ? 0 : CeilDiv(num_rows, std::min(num_rows, num_vector_cores));
-  const int64_t num_cores = rows_per_core == 0 ? 0 : CeilDiv(num_rows, rows_per_core);
-  const int64_t rows_per_tile = std::max<int64_t>(1, std::min(rows_per_core, bytes_per_buffer / row_bytes));
+  // a core's rows and tiles start on 512 B where that many rows are at hand
+  const int64_t rows_per_line = kLineBytes / std::gcd<int64_t>(kLineBytes, row_bytes);
+  int64_t rows_per_core = std::max(CeilDiv(num_rows, num_vector_cores), CeilDiv(kMinIdsPerCore, top_k));
+  rows_per_core = std::min(RoundUp(rows_per_core, rows_per_line), num_rows);
+  const int64_t num_cores = num_rows == 0 ? 0 : CeilDiv(num_rows, rows_per_core);
+  int64_t rows_per_tile = std::max<int64_t>(1, std::min(rows_per_core, bytes_per_buffer / row_bytes));
+  if (rows_per_tile > rows_per_line) rows_per_tile -= rows_per_tile % rows_per_line;
   tiling->num_cores = static_cast<uint32_t>(num_cores);
   tiling->rows_per_core = static_cast<uint32_t>(rows_per_core);
   tiling->rows_last_core = static_cast<uint32_t>(num_rows - rows_per_core * std::max<int64_t>(num_cores - 1, 0));
   tiling->rows_per_tile = static_cast<uint32_t>(rows_per_tile);
   tiling->histogram_bytes = static_cast<uint32_t>(histogram_bytes);
-  tiling->tile_bytes = static_cast<uint32_t>(RoundUpToBlock(rows_per_tile * row_bytes));
+  tiling->tile_bytes = static_cast<uint32_t>(RoundUp(rows_per_tile * row_bytes, kBlockBytes));
+  tiling->top_k = static_cast<uint32_t>(top_k);
+  tiling->num_experts = static_cast<uint32_t>(num_experts);
   return TilingError::kNone;
 }
 

@@ -15,6 +15,7 @@
 #include "races/blocks.h"
 #include "races/checker.h"
 #include "races/report.h"
+#include "races/trace_gate.h"
 
 namespace {
 
@@ -52,6 +53,8 @@ void EmulatorSetChecking(int on) { emu::races::SetChecking(on != 0); }
 int EmulatorChecking() { return emu::races::Checking() ? 1 : 0; }
 
 void EmulatorSetSchedule(uint64_t seed, uint32_t longest_delay_us) { emu::SetSchedule(seed, longest_delay_us); }
+
+int EmulatorGateTrace() { return emu::races::GateTrace() ? 1 : 0; }
 
 void EmulatorBlockAllocated(uint64_t begin) { emu::races::BlockAllocated(begin, emu::CurrentSite()); }
 

@@ -77,3 +77,43 @@ def test_a_setting_that_does_not_parse_is_fatal() -> None:
     finished = run_program("torch.npu.device_count()", EMULATOR_DEVICES="many")
     assert finished.returncode != 0
     assert "EMULATOR_DEVICES=many: expected an integer" in finished.stderr
+
+
+def test_an_exception_outlives_the_blocks_that_it_frees() -> None:
+    program = """
+import torch_npu
+
+for call in (
+    lambda: torch.add(torch.ones(3, device="npu"), torch.ones(4, device="npu")),
+    lambda: torch.ones(4, device="npu").view(torch.ones(3, device="npu").numel()),
+):
+    try:
+        call()
+    except RuntimeError as error:
+        assert "exception set" not in str(error), error
+    else:
+        raise AssertionError("no error")
+print("reached the end")
+"""
+    finished = run_program(program)
+    assert "reached the end" in finished.stdout, finished.stderr
+    assert "hook execution failed" not in finished.stderr
+
+
+def test_a_child_forked_from_a_user_of_devices_is_refused() -> None:
+    program = """
+import os, sys
+x = torch.ones(4).npu() + 1
+torch.npu.synchronize()
+if child := os.fork():
+    print("status", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    try:
+        x + 1
+    except RuntimeError as error:
+        print("refused:", error, flush=True)
+    sys.exit(3)
+"""
+    finished = run_program(program)
+    assert "forked from one that uses NPUs" in finished.stdout, finished.stderr
+    assert "status 3" in finished.stdout, finished.stderr

@@ -200,3 +200,22 @@ def test_a_wrong_number_of_updated_tasks_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="the group has 1 tasks, the update 0"):
         torch.npu.graph_task_update_end(stream)
     del graph
+
+
+def test_a_host_function_reads_what_its_graph_has_copied() -> None:
+    import torch
+    import torch_npu
+
+    source = torch.full((1024,), 2.0, device="npu")
+    pinned = torch.empty(1024, pin_memory=True)
+    sums: list[float] = []
+    graph, stream = torch.npu.NPUGraph(), torch.npu.Stream()
+    torch.npu.synchronize()
+    with torch.npu.graph(graph, stream=stream):
+        pinned.copy_(source, non_blocking=True)
+        torch_npu.npu._subscribe_report(stream)
+        torch_npu.npu._launch_host_func(stream, lambda _: sums.append(pinned.sum().item()), None)
+    graph.replay()
+    torch.npu.synchronize()
+    torch_npu.npu._unsubscribe_report(stream)
+    assert sums == [2048.0]  # and no race is reported

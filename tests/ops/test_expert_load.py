@@ -24,9 +24,7 @@ def _scalar(num_tokens):
 @st.composite
 def _cases(draw):
     num_experts, num_rows, top_k = draw(st.integers(1, 9)), draw(st.integers(0, 12)), draw(st.integers(1, 4))
-    ids = draw(
-        st.lists(st.integers(-2, num_experts + 1), min_size=num_rows * top_k, max_size=num_rows * top_k)
-    )
+    ids = draw(st.lists(st.integers(-2, num_experts + 1), min_size=num_rows * top_k, max_size=num_rows * top_k))
     return (
         torch.tensor(
             draw(st.lists(st.integers(0, 99), min_size=num_experts, max_size=num_experts)),
@@ -132,5 +130,15 @@ def test_strict_mode_refuses_a_reference(monkeypatch):
     monkeypatch.delenv("VLLM_ASCEND_EXT_STRICT_OPS", raising=False)
     require_kernels("npu")
     monkeypatch.setenv("VLLM_ASCEND_EXT_STRICT_OPS", "1")
-    with pytest.raises(MissingKernelError, match="on npu .*expert_load_add_"):
+    with pytest.raises(MissingKernelError, match="on npu .*expert_load_add_.*not built: install with"):
         require_kernels("npu")
+
+
+def test_strict_mode_misses_no_kernel_on_the_cpu(monkeypatch):
+    monkeypatch.setenv("VLLM_ASCEND_EXT_STRICT_OPS", "1")
+    require_kernels("cpu")
+
+
+def test_coverage_gives_a_reason_for_every_reference():
+    for row in coverage(["cpu", "cuda", "npu"]):
+        assert (row.reason is None) == (row.kind != "reference")

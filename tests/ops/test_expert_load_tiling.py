@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.ops.host_kernels import build
+
 UNIFIED_BUFFER_BYTES = 188_160
 BAD_ARGUMENT, TOO_MANY_EXPERTS, ROW_TOO_WIDE = 1, 2, 3
 
@@ -26,17 +25,15 @@ class Tiling(ctypes.Structure):
             "rows_per_tile",
             "histogram_bytes",
             "tile_bytes",
+            "top_k",
+            "num_experts",
         )
     ]
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    build = tmp_path_factory.mktemp("build")
-    for command in (["cmake", "-S", ROOT, "-B", build], ["cmake", "--build", build]):
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return ctypes.CDLL(str(build / "libascend_ext_host.so"))
+def library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(build()))
 
 
 def tile(

@@ -90,6 +90,7 @@ def test_without_vllm(without_vllm):
     assert set(devices) == {"cpu", "cuda", "npu"} and devices["cpu"]["found"]
     assert devices["cpu"]["capabilities"]["side_streams"] is False
     assert {row["device"] for row in document["operators"]} == set(devices)
+    assert all((row["kind"] == "reference") == (row["reason"] is not None) for row in document["operators"])
     for row in document["untested"]:
         assert not devices[row["device"]]["found"]
         assert f"vllm_ascend_ext/device/{row['device']}.py" in row["parts"]
@@ -154,4 +155,5 @@ def test_summary_shows_every_section(without_vllm, capsys):
         "Untested on this machine",
     ):
         assert heading in text
+    assert "reference on cpu: the reference is what runs on the CPU" in text
     assert "✗  vLLM is not installed" in text and "fix: CPU: run scripts/setup.sh" in text

@@ -17,7 +17,7 @@ def clean_environment(monkeypatch):
 def test_defaults():
     assert envs.VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM is False
     assert envs.VLLM_ASCEND_EXT_STRICT_OPS is False
-    assert envs.VLLM_ASCEND_EXT_BUILD == "none"
+    assert envs.VLLM_ASCEND_EXT_BUILD == "auto"
 
 
 @pytest.mark.parametrize(("spelling", "value"), [("1", True), ("True", True), ("0", False), ("false", False)])

@@ -23,17 +23,18 @@ Kind = Literal["reference", "triton", "ascendc"]
 
 class _Backend(NamedTuple):
     dispatch_key: str
-    kind: Kind  # what a kernel under this key is written in
+    kind: Kind  # what its implementations are meant to be written in
 
 
 _BACKENDS: Mapping[str, _Backend] = MappingProxyType(
     {
-        "cpu": _Backend("CPU", "ascendc"),  # the AscendC kernels compiled for the host
+        "cpu": _Backend("CPU", "reference"),  # the host build of the AscendC kernels is for tests
         "cuda": _Backend("CUDA", "triton"),
         "npu": _Backend("PrivateUse1", "ascendc"),
     }
 )
 _op_names: list[str] = []
+_why_missing: dict[str, str] = {"cpu": "the reference is what runs on the CPU"}
 
 
 class MissingKernelError(RuntimeError):
@@ -46,6 +47,7 @@ class OpCoverage(NamedTuple):
     op: str
     device_type: str
     kind: Kind
+    reason: str | None  # why it is the reference, None when there is a kernel
 
 
 def define_op(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
@@ -68,6 +70,21 @@ def define_op(schema: str, reference: Callable[..., Any], fake: Callable[..., An
     return overload
 
 
+def register_kernels(device_type: str, kernels: Mapping[str, Callable[..., Any]]) -> None:
+    """Makes `kernels` (operator name → implementation) serve tensors of `device_type`.
+
+    Raises:
+        RuntimeError: an operator has a kernel there already, or does not exist.
+    """
+    for name, kernel in kernels.items():
+        LIBRARY.impl(name, kernel, _BACKENDS[device_type].dispatch_key)  # type: ignore[no-untyped-call]
+
+
+def explain_missing(device_type: str, reason: str) -> None:
+    """Says why `device_type` has only references, for `coverage` and for strict mode."""
+    _why_missing[device_type] = reason
+
+
 def coverage(device_types: Iterable[str]) -> list[OpCoverage]:
     """Which implementation serves each operator on each of `device_types` ("cpu", "cuda", "npu").
 
@@ -80,23 +97,27 @@ def coverage(device_types: Iterable[str]) -> list[OpCoverage]:
             raise ValueError(f"unknown device type {device_type!r}; known: {', '.join(_BACKENDS)}")
         backend = _BACKENDS[device_type]
         for name in _op_names:
-            kind: Kind = backend.kind if _has_kernel(name, backend.dispatch_key) else "reference"
-            rows.append(OpCoverage(name, device_type, kind))
+            if _has_kernel(name, backend.dispatch_key):
+                rows.append(OpCoverage(name, device_type, backend.kind, None))
+            else:
+                reason = _why_missing.get(device_type, f"no {backend.kind} kernel was registered")
+                rows.append(OpCoverage(name, device_type, "reference", reason))
     return rows
 
 
 def require_kernels(device_type: str) -> None:
-    """Does nothing unless ``VLLM_ASCEND_EXT_STRICT_OPS`` is set.
+    """Does nothing unless ``VLLM_ASCEND_EXT_STRICT_OPS`` is set. On the CPU no kernel is missing.
 
     Raises:
         MissingKernelError: strict mode, and some operator has only its reference on `device_type`.
         ValueError: an unknown device type.
     """
-    missing = [row.op for row in coverage([device_type]) if row.kind == "reference"]
+    rows = coverage([device_type])
+    missing = [row for row in rows if row.kind != _BACKENDS[device_type].kind]
     if missing and envs.VLLM_ASCEND_EXT_STRICT_OPS:
         raise MissingKernelError(
             f"VLLM_ASCEND_EXT_STRICT_OPS is set, and on {device_type} these operators have only their "
-            f"reference: {', '.join(missing)}"
+            f"reference: {', '.join(row.op for row in missing)} ({missing[0].reason})"
         )
 
 

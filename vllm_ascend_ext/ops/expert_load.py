@@ -13,7 +13,8 @@ from vllm_ascend_ext.ops._library import define_op
 _INTEGERS = (torch.int32, torch.int64)
 
 
-def _check(load_E: torch.Tensor, topk_ids_TK: torch.Tensor, num_tokens: torch.Tensor) -> None:
+def check(load_E: torch.Tensor, topk_ids_TK: torch.Tensor, num_tokens: torch.Tensor) -> None:
+    """Raises what the public function says it raises."""
     if load_E.dim() != 1 or topk_ids_TK.dim() != 2 or num_tokens.numel() != 1:
         raise ValueError(
             "expert_load_add_ takes load [E], topk_ids [T, K] and one num_tokens, not shapes "
@@ -32,7 +33,7 @@ def _check(load_E: torch.Tensor, topk_ids_TK: torch.Tensor, num_tokens: torch.Te
 
 
 def _reference(load_E: torch.Tensor, topk_ids_TK: torch.Tensor, num_tokens: torch.Tensor) -> None:
-    _check(load_E, topk_ids_TK, num_tokens)
+    check(load_E, topk_ids_TK, num_tokens)
     num_experts = load_E.shape[0]
     if num_experts == 0:
         return
@@ -45,7 +46,7 @@ def _reference(load_E: torch.Tensor, topk_ids_TK: torch.Tensor, num_tokens: torc
 _OP = define_op(
     "expert_load_add_(Tensor(a!) load_E, Tensor topk_ids_TK, Tensor num_tokens) -> ()",
     reference=_reference,
-    fake=_check,
+    fake=check,
 )
 
 

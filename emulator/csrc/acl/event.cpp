@@ -7,6 +7,7 @@
 
 #include "acl/types.h"
 #include "core/failure.h"
+#include "races/trace_gate.h"
 
 namespace {
 
@@ -27,6 +28,7 @@ void* Create() {
   void* handle = event.get();
   const std::lock_guard<std::mutex> lock(All().mutex);
   All().live[handle] = std::move(event);
+  emu::races::SkipNextHook();
   return handle;
 }
 
@@ -60,13 +62,18 @@ EMU_API int aclrtDestroyEvent(void* event) {
 }
 
 EMU_API int aclrtRecordEvent(void* event, void* stream) {
-  return emu::Guarded("aclrtRecordEvent", [&] { emu::RecordEvent(*EventOf(event), emu::StreamOf(stream)); });
+  return emu::Guarded("aclrtRecordEvent", [&] {
+    emu::RecordEvent(*EventOf(event), emu::StreamOf(stream));
+    emu::races::SkipNextHook();
+  });
 }
 
 EMU_API int aclrtResetEvent(void* event, void* stream) {
   return emu::Guarded("aclrtResetEvent", [&] {
     emu::StreamOf(stream);
-    EventOf(event)->last = nullptr;
+    const auto reset = EventOf(event);
+    const std::lock_guard<std::mutex> lock(emu::IssueLock());
+    reset->last = nullptr;
   });
 }
 
@@ -100,7 +107,12 @@ EMU_API int aclrtEventElapsedTime(float* milliseconds, void* begin, void* end) {
 // Microseconds of the device's clock.
 EMU_API int aclrtEventGetTimestamp(void* event, uint64_t* timestamp) {
   return emu::Guarded("aclrtEventGetTimestamp", [&] {
-    const auto recording = EventOf(event)->last;
+    const auto of = EventOf(event);
+    std::shared_ptr<emu::Recording> recording;
+    {
+      const std::lock_guard<std::mutex> lock(emu::IssueLock());
+      recording = of->last;
+    }
     if (!recording || !recording->done) throw emu::Error(emu::kInvalidEvent, "the event is not complete");
     const auto since = recording->when.time_since_epoch();
     *timestamp = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(since).count());

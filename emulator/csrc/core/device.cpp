@@ -67,6 +67,7 @@ bool HasCurrentDevice() { return thread_device >= 0 || default_device >= 0; }
 
 void SetCurrentDevice(int device) {
   CheckDevice(device);
+  NoteDeviceUse();
   thread_device = device;
   Streams& all = All();
   const std::lock_guard<std::mutex> lock(all.mutex);
@@ -114,7 +115,7 @@ void DestroyStream(void* handle) {
   }
 }
 
-Stream& CopyStream(int device) { return OfDevice(&Streams::copies, device, "synchronous copies"); }
+Stream& CopyStream(int device) { return OfDevice(&Streams::copies, device, "the stream for synchronous copies"); }
 
 Stream& StreamOf(void* handle) {
   if (handle == nullptr) return OfDevice(&Streams::defaults, CurrentDevice(), "");

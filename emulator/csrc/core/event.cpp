@@ -49,12 +49,15 @@ void WaitInCapture(Stream& stream, const Recording& recording) {
   stream.capture->Wait(stream, recording.node, recording.clock);
 }
 
-void RefuseCaptured(const Event& event, const char* what) {
-  if (!event.last || !event.last->capture) return;
+// The event's last recording, which another thread (torch_npu's task queue) may be exchanging. Throws Error when
+// it belongs to a capture.
+std::shared_ptr<Recording> LastOf(const Event& event, const char* what) {
   const std::lock_guard<std::mutex> lock(IssueLock());
-  if (!event.last->capture->ended()) event.last->capture->Invalidate(what);
+  const std::shared_ptr<Recording> last = event.last;
+  if (!last || !last->capture) return last;
+  if (!last->capture->ended()) last->capture->Invalidate(what);
   throw Error(kCaptureForbidden, std::string(what) + " an event that was recorded in the capture of graph " +
-                                     std::to_string(event.last->capture->id()));
+                                     std::to_string(last->capture->id()));
 }
 
 }  // namespace
@@ -100,8 +103,7 @@ void WaitEvent(Stream& stream, Event& event) {
 
 bool QueryEvent(Event& event) {
   ThrowIfFailed();
-  RefuseCaptured(event, "querying");
-  const std::shared_ptr<Recording> recording = event.last;
+  const std::shared_ptr<Recording> recording = LastOf(event, "querying");
   if (!recording) return true;
   if (!recording->done) return false;
   TellHostSaw(recording->clock);
@@ -110,8 +112,7 @@ bool QueryEvent(Event& event) {
 
 void SynchronizeEvent(Event& event) {
   ThrowIfFailed();
-  RefuseCaptured(event, "synchronising");
-  if (const std::shared_ptr<Recording> recording = event.last) {
+  if (const std::shared_ptr<Recording> recording = LastOf(event, "synchronising")) {
     recording->Wait(-1);
     TellHostSaw(recording->clock);
   }
@@ -119,12 +120,12 @@ void SynchronizeEvent(Event& event) {
 }
 
 float ElapsedMilliseconds(const Event& begin, const Event& end) {
-  RefuseCaptured(begin, "timing");
-  RefuseCaptured(end, "timing");
-  if (!begin.last || !end.last || !begin.last->done || !end.last->done) {
+  const auto first = LastOf(begin, "timing");
+  const auto last = LastOf(end, "timing");
+  if (!first || !last || !first->done || !last->done) {
     throw Error(kInvalidEvent, "both events must have been recorded and be complete");
   }
-  return std::chrono::duration<float, std::milli>(end.last->when - begin.last->when).count();
+  return std::chrono::duration<float, std::milli>(last->when - first->when).count();
 }
 
 }  // namespace emu

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/failure.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -27,6 +28,11 @@ FailureState& State() {
 }
 
 thread_local std::string recent_message;
+
+std::atomic<bool> device_used{false};
+std::atomic<bool> forked_after_use{false};
+
+void NoteFork() { forked_after_use = device_used.load(); }
 
 void Print(const std::string& text) {
   const std::string line = "[emulator] " + text + "\n";
@@ -94,6 +100,18 @@ void Fatal(const std::string& message) {
 }
 
 void NotEmulated(const char* name) { Fatal(std::string("not emulated: ") + name); }
+
+void NoteDeviceUse() {
+  if (device_used.exchange(true)) return;
+  pthread_atfork(nullptr, nullptr, NoteFork);
+}
+
+void internal::CheckNotForked() {
+  if (!forked_after_use) return;
+  throw Error(kNoContext,
+              "this process was forked from one that uses NPUs, and cannot use them: start it with the "
+              "\"spawn\" method of multiprocessing, or fork before the first use of an NPU");
+}
 
 int internal::HandleException(const char* function) {
   try {

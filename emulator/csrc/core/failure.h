@@ -47,6 +47,10 @@ bool Failed();
 std::string TakeRecentMessage();
 void SetRecentMessage(const std::string& message);
 
+// The process uses a device from now on. A child that it forks then has none of its threads: Guarded refuses
+// there.
+void NoteDeviceUse();
+
 // Body of every entry point: an Error becomes its code, anything else kDeviceError, both with a message.
 template <typename Body>
 int Guarded(const char* function, Body&& body);
@@ -56,12 +60,14 @@ int Guarded(const char* function, Body&& body);
 [[noreturn]] void NotEmulated(const char* name);
 
 namespace internal {
+void CheckNotForked();                          // throws Error in a child forked after NoteDeviceUse
 int HandleException(const char* function);  // inside a catch block
 }
 
 template <typename Body>
 int Guarded(const char* function, Body&& body) {
   try {
+    internal::CheckNotForked();
     body();
     return kSuccess;
   } catch (...) {

@@ -34,6 +34,8 @@ struct Python {
   void* (*Item)(void*, const char*) = nullptr;
   const char* (*Text)(void*) = nullptr;
   void (*ClearError)() = nullptr;
+  void (*TakeError)(void**, void**, void**) = nullptr;
+  void (*RestoreError)(void*, void*, void*) = nullptr;
   void (*Drop)(void*) = nullptr;
   bool usable = false;
 };
@@ -58,7 +60,8 @@ Python FindPython() {
                   Find(python.Code, "PyFrame_GetCode") && Find(python.Line, "PyFrame_GetLineNumber") &&
                   Find(python.Attribute, "PyObject_GetAttrString") &&
                   Find(python.Item, "PyDict_GetItemString") && Find(python.Text, "PyUnicode_AsUTF8") &&
-                  Find(python.ClearError, "PyErr_Clear") && Find(python.Drop, "Py_DecRef");
+                  Find(python.ClearError, "PyErr_Clear") && Find(python.TakeError, "PyErr_Fetch") &&
+                  Find(python.RestoreError, "PyErr_Restore") && Find(python.Drop, "Py_DecRef");
   return python;
 }
 
@@ -200,9 +203,7 @@ Stack Collect(const Python& python, void* frame) {
   return program.frames.empty() ? library : program;
 }
 
-SiteId SiteOfThread(const Python& python, void* thread) {
-  void* frame = python.Frame(thread);
-  if (frame == nullptr) return 0;
+SiteId SiteOfFrame(const Python& python, void* frame) {
   const Stack stack = Collect(python, frame);
   auto known = KnownStacks().find(stack.key);
   if (known == KnownStacks().end()) {
@@ -214,6 +215,17 @@ SiteId SiteOfThread(const Python& python, void* thread) {
   }
   const SiteId site = known->second;
   for (void* held : stack.frames) python.Drop(held);
+  return site;
+}
+
+// An exception that is on its way stays: memory is freed while it passes.
+SiteId SiteOfThread(const Python& python, void* thread) {
+  void* frame = python.Frame(thread);
+  if (frame == nullptr) return 0;
+  void* error[3] = {};
+  python.TakeError(&error[0], &error[1], &error[2]);
+  const SiteId site = SiteOfFrame(python, frame);
+  python.RestoreError(error[0], error[1], error[2]);
   return site;
 }
 

@@ -51,9 +51,11 @@ void Trace(const std::string& stream, const std::string& task) {
   if (GetSettings().trace) std::fprintf(stderr, "[emulator] %s: %s\n", stream.c_str(), task.c_str());
 }
 
-// Under the issue lock: the task's closure with the clock of what is ordered before it.
+// Under the issue lock: the task's closure with the clock of what is ordered before it. The task itself counts as
+// well: a replay's host functions may touch what earlier nodes of the graph have copied.
 std::function<void()> WithClock(Stream& stream, std::function<void()> run) {
   auto clock = std::make_shared<races::Clock>(races::ProcessChecker().ClockOf(stream.id()));
+  clock->Set(stream.id(), stream.pushed() + 1);
   return [clock, run = std::move(run)] {
     const RunningClockScope scope(clock.get());
     run();

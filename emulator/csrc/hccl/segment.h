@@ -73,7 +73,6 @@ struct RankBlock {
 struct Channel {
   std::atomic<uint64_t> sent;      // packets, by the sender
   std::atomic<uint64_t> received;  // packets, by the receiver
-  uint64_t bytes;                  // of the message that `sent` is in
   uint64_t count;
   int32_t type;
   char note[kNoteBytes];

@@ -72,6 +72,7 @@ void Communicator::Wait(const std::function<RankSet()>& missing) {
       return;
     }
     ThrowIfFailed();
+    emu::ThrowIfFailed();  // another stream of this process: no use in waiting on
     segment_.Sleep(heard, kCheckMs);
     if (SteadyClock::now() - checked >= std::chrono::milliseconds(kCheckMs)) {
       if (!CheckPeers(missing, watch)) {

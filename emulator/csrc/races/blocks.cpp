@@ -50,6 +50,7 @@ void BlockAllocated(uintptr_t begin, SiteId site) {
   std::lock_guard<std::mutex> lock(all.mutex);
   Record& record = all.records[begin];
   record.before = record.now;
+  if (Live(record.before)) record.before.freed = CurrentOrder();  // its end was not told (races/trace_gate.h)
   record.now = {begin, CurrentOrder(), 0, site, 0};
   if (all.records.size() > all.prune_at) Prune(all);
 }

@@ -39,8 +39,9 @@ Guards* guards = new Guards;  // never destroyed: threads may outlive static obj
 // A forked child shares the memory but not the work: nothing is pending there.
 [[maybe_unused]] const bool registered = [] {
   OnForkedChild([] {
-    for (const Guard& guard : guards->active) {
-      const Range pages = guard.pages;
+    const bool whole = guards->mutex.try_lock();  // else a thread was changing the list: a touch opens its page
+    for (size_t i = 0; whole && i < guards->active.size(); ++i) {
+      const Range pages = guards->active[i].pages;
       mprotect(reinterpret_cast<void*>(pages.begin), pages.end - pages.begin, PROT_READ | PROT_WRITE);
     }
     guards = new Guards;

@@ -144,8 +144,9 @@ std::string Headline(Kind kind, const Operation& first, bool first_writes, const
          "  recorded after the first call), or let the program synchronise the first stream in between.";
 }
 
-void LeaveWithFindings() {
-  if (NumReports() == 0) return;
+// A process that fails by itself keeps its own status.
+void LeaveWithFindings(int status, void*) {
+  if (status != 0 || NumReports() == 0) return;
   std::fflush(nullptr);
   WriteAll(STDERR_FILENO, "[emulator] races were found (" + std::to_string(NumReports()) +
                               "): the process ends with status " + std::to_string(kExitStatus) + "\n");
@@ -153,7 +154,7 @@ void LeaveWithFindings() {
 }
 
 // Registered when the library is loaded, so that it runs after what the program registers.
-[[maybe_unused]] const int registered = std::atexit(LeaveWithFindings);
+[[maybe_unused]] const int registered = on_exit(LeaveWithFindings, nullptr);
 
 }  // namespace
 

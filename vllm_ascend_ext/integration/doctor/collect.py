@@ -7,7 +7,8 @@
 * `platform`: `platform_class`, `device_type`, `worker_class`, `runner_class` (null when vLLM cannot tell).
 * `entry_points`: list of `group`, `name`, `value`. `parts`: list of `part`, `active`, `why`.
 * `devices`: list of `device`, `found`, `description` (or why not), `capabilities` (null unless found).
-* `operators`: list of `op`, `device`, `kind`. `environment`: list of `name`, `value`, `default`, `meaning`.
+* `operators`: list of `op`, `device`, `kind`, `reason` (why there is no kernel, else null).
+* `environment`: list of `name`, `value`, `default`, `meaning`.
 * `untested`: list of `device`, `parts` (files and kernels): what cannot have run on this machine.
 * `patches`: list of `target`, `reason`, `upstream`, `remove_when`, `state` ("resolves" or what is wrong).
 * `problems`: list of `problem`, `fix`.
@@ -179,13 +180,13 @@ def _devices() -> list[dict[str, Any]]:
     return rows
 
 
-def _operators() -> list[dict[str, str]]:
+def _operators() -> list[dict[str, str | None]]:
     try:
         from vllm_ascend_ext import ops
     except (ImportError, OSError):  # no torch, or one whose libraries are missing
         return []
     return [
-        {"op": row.op, "device": row.device_type, "kind": row.kind}
+        {"op": row.op, "device": row.device_type, "kind": row.kind, "reason": row.reason}
         for row in ops.coverage(sorted(activation.DEVICES))
     ]
 
@@ -202,7 +203,7 @@ def _environment(problems: list[Problem]) -> list[dict[str, Any]]:
     return rows
 
 
-def _parts_of(device_type: str, operators: list[dict[str, str]]) -> list[str]:
+def _parts_of(device_type: str, operators: list[dict[str, str | None]]) -> list[str]:
     """The device's own files, and the operators' kernels for it."""
     package = Path(vllm_ascend_ext.__file__).parent
     files = [str(path.relative_to(package.parent)) for path in sorted(package.rglob(f"{device_type}.py"))]

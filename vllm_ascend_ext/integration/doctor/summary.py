@@ -16,11 +16,7 @@ def print_summary(document: dict[str, Any], console: Console) -> None:
     _platform(document, console)
     _rows(console, "Parts", [(row["part"], _state(row["active"]), row["why"]) for row in document["parts"]])
     _rows(console, "Devices", [_device(row) for row in document["devices"]])
-    _rows(
-        console,
-        "Operators",
-        [(row["op"], Text(row["device"]), row["kind"]) for row in document["operators"]],
-    )
+    _operators(document, console)
     _rows(
         console,
         "Environment variables",
@@ -55,6 +51,24 @@ def _rows(console: Console, heading: str, rows: list[tuple[str, Text, str]]) -> 
     for name, state, text in rows:
         table.add_row(Text(name), state, Text(text))
     console.print(table)
+
+
+def _operators(document: dict[str, Any], console: Console) -> None:
+    """A table operator × device, and below it, once a device, why it has no kernels."""
+    rows = document["operators"]
+    if not rows:
+        return
+    _heading(console, "Operators")
+    devices = list(dict.fromkeys(row["device"] for row in rows))
+    kinds = {(row["op"], row["device"]): row["kind"] for row in rows}
+    table = _grid(*[{"no_wrap": True}] * (len(devices) + 1))
+    table.add_row(Text(""), *(Text(device, style="bold") for device in devices))
+    for op in dict.fromkeys(row["op"] for row in rows):
+        table.add_row(Text(op), *(Text(kinds[op, device]) for device in devices))
+    console.print(table)
+    for device in devices:
+        for reason in dict.fromkeys(row["reason"] for row in rows if row["device"] == device and row["reason"]):
+            console.print(Text(f" reference on {device}: {reason}", style="dim"))
 
 
 def _versions(document: dict[str, Any], console: Console) -> None:

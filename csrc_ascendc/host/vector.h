@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// AscendC's vector instructions on `count` elements (level 2), as far as our kernels use them.
+#pragma once
+
+#include <algorithm>
+
+#include "copy.h"
+
+namespace AscendC {
+
+enum class RoundMode : uint8_t {
+  CAST_NONE, CAST_RINT, CAST_FLOOR, CAST_CEIL, CAST_ROUND, CAST_TRUNC, CAST_ODD
+};
+
+namespace vector {
+
+template <typename T, typename... Known>
+constexpr bool kOneOf = (std::is_same_v<T, Known> || ...);
+template <typename T>
+constexpr bool kArithmetic = kOneOf<T, int16_t, half, int32_t, float>;
+template <typename T>
+constexpr bool kReal = kOneOf<T, half, float>;
+template <typename T>
+constexpr bool kCopied = kOneOf<T, int16_t, uint16_t, half, bfloat16_t, int32_t, uint32_t, float>;
+
+// One operand: its extent, checked for alignment and bounds.
+struct Operand {
+  uint32_t offset, bytes;
+  template <typename T>
+  Operand(const LocalTensor<T>& tensor, int64_t count, Here here) : offset(tensor.offset()) {
+    if (count <= 0 || count > INT32_MAX / 8) {
+      ascendc_host::Fail("vector-count", here, Text("a vector instruction on %lld elements",
+                                                    static_cast<long long>(count)));
+    }
+    bytes = static_cast<uint32_t>(count * sizeof(T));
+    tensor.RequireAligned(here);
+    tensor.Require(bytes, here);
+  }
+};
+
+inline void CheckOverlap(const Operand& dst, const Operand& src, Here here) {
+  const bool apart = dst.offset + dst.bytes <= src.offset || src.offset + src.bytes <= dst.offset;
+  if (!apart && dst.offset != src.offset) {
+    ascendc_host::Fail("vector-overlap", here, "destination and source overlap in part");
+  }
+}
+
+// Orders, counts and issues one instruction: reads `sources`, writes `dst`, does `work`.
+template <typename Work>
+void Instruct(const Operand& dst, std::initializer_list<Operand> sources, Here here, Work work) {
+  Core& core = Core::Current();
+  const auto now = core.Begin(ascendc_host::kVector, here);
+  uint32_t widest = dst.bytes;
+  for (const Operand& source : sources) {
+    CheckOverlap(dst, source, here);
+    core.TouchUb(now, source.offset, source.bytes, false);
+    widest = std::max(widest, source.bytes);
+  }
+  core.TouchUb(now, dst.offset, dst.bytes, true);
+  ++core.statistics.vector_instructions;
+  core.statistics.vector_repeats += (widest + 255) / 256;
+  core.Issue(ascendc_host::kVector, [&core, dst, inputs = std::vector<Operand>(sources), here, work] {
+    for (const Operand& source : inputs) core.RequireInitialised(source.offset, source.bytes, here);
+    work(core);
+    core.MarkInitialised(dst.offset, dst.bytes);
+  });
+}
+
+template <typename T>
+T* At(Core& core, const LocalTensor<T>& tensor) { return reinterpret_cast<T*>(core.Bytes(tensor.offset())); }
+
+// a (op) b in T: integers wrap, half is computed in float and rounded once.
+template <typename T, typename Fn>
+T Compute(T a, T b, Fn fn) {
+  if constexpr (std::is_integral_v<T>) {
+    return static_cast<T>(fn(static_cast<int64_t>(a), static_cast<int64_t>(b)));
+  } else {
+    return static_cast<T>(fn(static_cast<float>(a), static_cast<float>(b)));
+  }
+}
+
+template <typename T, typename Fn>
+void Binary(const LocalTensor<T>& dst, const LocalTensor<T>& a, const LocalTensor<T>& b, int32_t count, Here here,
+            Fn fn) {
+  Instruct({dst, count, here}, {{a, count, here}, {b, count, here}}, here, [=](Core& core) {
+    T *out = At(core, dst), *x = At(core, a), *y = At(core, b);
+    for (int32_t i = 0; i < count; ++i) out[i] = Compute(x[i], y[i], fn);
+  });
+}
+
+template <typename T, typename Fn>
+void WithScalar(const LocalTensor<T>& dst, const LocalTensor<T>& a, T scalar, int32_t count, Here here, Fn fn) {
+  Instruct({dst, count, here}, {{a, count, here}}, here, [=](Core& core) {
+    T *out = At(core, dst), *x = At(core, a);
+    for (int32_t i = 0; i < count; ++i) out[i] = Compute(x[i], scalar, fn);
+  });
+}
+
+}  // namespace vector
+
+#define ASCENDC_BINARY(NAME, TYPES, EXPRESSION)                                                            \
+  template <typename T>                                                                                    \
+  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, int32_t count, \
+            ASCENDC_HERE) {                                                                                \
+    static_assert(vector::TYPES<T>, #NAME ": unsupported data type");                                      \
+    vector::Binary(dst, src0, src1, count, here, [](auto a, auto b) { return EXPRESSION; });               \
+  }
+#define ASCENDC_SCALAR(NAME, EXPRESSION)                                                                      \
+  template <typename T>                                                                                       \
+  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, T scalar, int32_t count, ASCENDC_HERE) {    \
+    static_assert(vector::kArithmetic<T>, #NAME ": unsupported data type");                                   \
+    vector::WithScalar(dst, src, scalar, count, here, [](auto a, auto b) { return EXPRESSION; });             \
+  }
+
+ASCENDC_BINARY(Add, kArithmetic, a + b)
+ASCENDC_BINARY(Sub, kArithmetic, a - b)
+ASCENDC_BINARY(Mul, kArithmetic, a* b)
+ASCENDC_BINARY(Max, kArithmetic, a > b ? a : b)
+ASCENDC_BINARY(Min, kArithmetic, a < b ? a : b)
+ASCENDC_BINARY(Div, kReal, a / b)
+ASCENDC_SCALAR(Adds, a + b)
+ASCENDC_SCALAR(Muls, a* b)
+#undef ASCENDC_BINARY
+#undef ASCENDC_SCALAR
+
+template <typename T>
+void Sqrt(const LocalTensor<T>& dst, const LocalTensor<T>& src, int32_t count, ASCENDC_HERE) {
+  static_assert(vector::kReal<T>, "Sqrt: unsupported data type");
+  vector::WithScalar(dst, src, T(0.0f), count, here, [](auto a, auto) { return std::sqrt(a); });
+}
+
+template <typename T>
+void Duplicate(const LocalTensor<T>& dst, T value, int32_t count, ASCENDC_HERE) {
+  static_assert(vector::kCopied<T>, "Duplicate: unsupported data type");
+  vector::Instruct({dst, count, here}, {}, here, [=](Core& core) {
+    std::fill_n(vector::At(core, dst), count, value);
+  });
+}
+
+// The pairs our kernels use, each with the modes the documentation gives it.
+template <typename To, typename From>
+void Cast(const LocalTensor<To>& dst, const LocalTensor<From>& src, const RoundMode& mode, uint32_t count,
+          ASCENDC_HERE) {
+  constexpr bool widens = std::is_same_v<To, float> && vector::kOneOf<From, half, bfloat16_t>;
+  constexpr bool narrows = std::is_same_v<From, float> && vector::kOneOf<To, half, bfloat16_t>;
+  constexpr bool integers = (std::is_same_v<To, int32_t> && std::is_same_v<From, int64_t>) ||
+                            (std::is_same_v<To, int64_t> && std::is_same_v<From, int32_t>);
+  static_assert(widens || narrows || integers, "Cast: unsupported pair of data types");
+  const bool known = narrows ? mode == RoundMode::CAST_RINT : mode == RoundMode::CAST_NONE;
+  if (!known) ascendc_host::Fail("cast-mode", here, "a rounding mode that this pair of types does not have here");
+  vector::Instruct({dst, count, here}, {{src, count, here}}, here, [=](Core& core) {
+    To* out = vector::At(core, dst);
+    const From* in = vector::At(core, src);
+    for (uint32_t i = 0; i < count; ++i) out[i] = static_cast<To>(in[i]);
+  });
+}
+
+// Sum of `count` elements into dst[0]: a binary tree in each repeat of 256 bytes, the repeats in order. `tmp` holds
+// one partial sum a repeat.
+template <typename T>
+void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& tmp, int32_t count,
+               ASCENDC_HERE) {
+  static_assert(vector::kReal<T>, "ReduceSum: unsupported data type");
+  constexpr int32_t kLanes = 256 / sizeof(T);
+  const vector::Operand partial(tmp, (count + kLanes - 1) / kLanes, here), out(dst, 1, here);
+  vector::CheckOverlap(out, {src, count, here}, here);
+  vector::Instruct(partial, {{src, count, here}}, here, [](Core&) {});
+  PipeBarrier<PIPE_V>();  // ReduceSum orders its own steps
+  // how long the source is read is not documented: until the end
+  vector::Instruct(out, {partial, {src, count, here}}, here, [=](Core& core) {
+    float sum = 0.0f;
+    for (int32_t begin = 0; begin < count; begin += kLanes) {
+      float lanes[kLanes] = {};
+      for (int32_t i = 0; i < std::min(kLanes, count - begin); ++i) {
+        lanes[i] = static_cast<float>(vector::At(core, src)[begin + i]);
+      }
+      for (int32_t width = kLanes / 2; width > 0; width /= 2) {
+        for (int32_t i = 0; i < width; ++i) lanes[i] = lanes[2 * i] + lanes[2 * i + 1];
+      }
+      sum += lanes[0];
+    }
+    vector::At(core, dst)[0] = static_cast<T>(sum);
+  });
+}
+
+}  // namespace AscendC

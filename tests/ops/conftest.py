@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from tests.ops.host_kernels import HostKernels, build
+
+
+@pytest.fixture(scope="session")
+def host_kernels() -> HostKernels:
+    """The AscendC kernels on the CPU, 48 cores, eager schedule."""
+    return HostKernels(build())

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wheels: pure Python without CANN, and a clear stop where ASCEND_HOME_PATH points to nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.ops.host_kernels import ROOT
+
+PARTS = ("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc_ascendc", "pyproject.toml", "setup.py")
+PARTS += ("vllm_ascend_ext",)
+
+
+def wheel(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``pip wheel`` of a copy of the sources in `folder`; the wheel lies in it."""
+    source = folder / "source"
+    source.mkdir()
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "lib")
+            shutil.copytree(ROOT / part, source / part, ignore=ignored)
+        else:
+            shutil.copy(ROOT / part, source / part)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-build-isolation",
+        "--no-deps",
+        "-v",
+        "-w",
+        folder,
+        source,
+    ]
+    inherited = {k: v for k, v in os.environ.items() if k not in ("ASCEND_HOME_PATH", "VLLM_ASCEND_EXT_BUILD")}
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=inherited | environment)
+
+
+def test_wheel_without_cann_is_pure_python_and_works(tmp_path: Path) -> None:
+    done = wheel(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pure-Python install" in done.stdout + done.stderr
+    (path,) = tmp_path.glob("*.whl")
+    assert path.name.endswith("-py3-none-any.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(path) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+        archive.extractall(site)
+    program = (
+        "import torch, vllm_ascend_ext; from vllm_ascend_ext import ops; "
+        "print(vllm_ascend_ext.__file__, ops.dp_pad(torch.ones(1, 2), 1, 1, 2).tolist())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=site,
+        env=os.environ | {"PYTHONPATH": str(site)},
+    )
+    assert ran.stdout.strip() == f"{site}/vllm_ascend_ext/__init__.py [[0.0, 0.0], [1.0, 1.0]]", ran.stderr
+
+
+@pytest.mark.parametrize("choice", ["auto", "npu"])
+def test_broken_cann_stops_the_build_and_names_the_files(tmp_path: Path, choice: str) -> None:
+    broken = tmp_path / "no-cann"
+    done = wheel(tmp_path, ASCEND_HOME_PATH=str(broken), VLLM_ASCEND_EXT_BUILD=choice)
+    assert done.returncode != 0 and not list(tmp_path.glob("*.whl"))
+    output = done.stdout + done.stderr
+    for file in ("tools/tikcpp", "compiler/tikcpp"):
+        assert f"{broken}/{file}/ascendc_kernel_cmake/ascendc.cmake" in output
+    assert "ASCConfig.cmake" in output and "set_env.sh" in output
+
+
+def test_npu_build_without_cann_says_what_is_missing(tmp_path: Path) -> None:
+    done = wheel(tmp_path, VLLM_ASCEND_EXT_BUILD="npu")
+    assert done.returncode != 0
+    assert "VLLM_ASCEND_EXT_BUILD=npu needs ASCEND_HOME_PATH" in done.stdout + done.stderr

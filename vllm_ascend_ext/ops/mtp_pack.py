@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mtp_pack_output` and its inverse on the host: all a step has accepted in one buffer, so in one copy.
+
+Shapes: B = requests, S = token slots a request (1 + speculative tokens), K = top-k, W = words of a record.
+
+A record, in int32 words; each section is a multiple of 8 words (32 bytes), and what carries nothing is -1 (as a
+log-probability: NaN):
+
+    0    number of accepted tokens, 0 to S
+    1    status
+    8    S token ids, accepted ones first
+    ..   only with top-k: S x K ids, S x K log-probabilities (the bits of float32), S ranks of the token itself
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from vllm_ascend_ext.ops._library import define_op
+
+HEADER_WORDS = 8
+_UNIT = 8  # words: 32 bytes, the block of an AscendC copy; csrc_ascendc/mtp_pack/tiling.h has the same layout
+
+
+class MtpRecord(NamedTuple):
+    """Where the sections of a record of `num_slots` (S) slots and `top_k` (K, 0 without) begin, in words."""
+
+    num_slots: int
+    top_k: int
+
+    @property
+    def sections(self) -> list[int]:
+        """Words of each section after the header: tokens; with top-k also ids, log-probabilities, ranks."""
+        slots, top = _round_up(self.num_slots), _round_up(self.num_slots * self.top_k)
+        return [slots, top, top, slots] if self.top_k else [slots]
+
+    @property
+    def words(self) -> int:
+        """W."""
+        return HEADER_WORDS + sum(self.sections)
+
+
+class MtpOutput(NamedTuple):
+    """What was packed, as views of the host copy. Past ``num_accepted_B[b]`` slots hold -1 (NaN)."""
+
+    num_accepted_B: torch.Tensor
+    status_B: torch.Tensor
+    token_ids_BS: torch.Tensor
+    topk_ids_BSK: torch.Tensor | None
+    topk_logprobs_BSK: torch.Tensor | None
+    token_ranks_BS: torch.Tensor | None
+
+
+def _round_up(words: int) -> int:
+    return (words + _UNIT - 1) // _UNIT * _UNIT
+
+
+def check(
+    token_ids_BS: torch.Tensor,
+    num_accepted_B: torch.Tensor,
+    status_B: torch.Tensor,
+    topk_ids_BSK: torch.Tensor | None,
+    topk_logprobs_BSK: torch.Tensor | None,
+    token_ranks_BS: torch.Tensor | None,
+) -> MtpRecord:
+    """The record these make. Raises what `mtp_pack_output` says it raises."""
+    topk = (topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
+    given = [tensor for tensor in topk if tensor is not None]
+    if len(given) not in (0, 3):
+        raise ValueError("mtp_pack_output takes top-k ids, log-probabilities and ranks together or none of them")
+    if token_ids_BS.dim() != 2 or token_ids_BS.shape[1] == 0:
+        raise ValueError(f"mtp_pack_output takes token_ids [B, S] with S >= 1, not {list(token_ids_BS.shape)}")
+    batch, slots = token_ids_BS.shape
+    top_k = topk_ids_BSK.shape[-1] if topk_ids_BSK is not None else 0
+    expected = [(batch,), (batch,), (batch, slots, top_k), (batch, slots, top_k), (batch, slots)]
+    tensors = [num_accepted_B, status_B, *given]
+    if any(tuple(t.shape) != shape for t, shape in zip(tensors, expected, strict=False)) or (given and not top_k):
+        raise ValueError(
+            "mtp_pack_output takes num_accepted [B], status [B], top-k ids and log-probabilities [B, S, K] with "
+            f"K >= 1, ranks [B, S] beside token_ids {list(token_ids_BS.shape)}, not shapes "
+            f"{[list(tensor.shape) for tensor in tensors]}"
+        )
+    dtypes = [torch.int32] * 4 + [torch.float32, torch.int32]
+    if any(t.dtype != dtype for t, dtype in zip([token_ids_BS, *tensors], dtypes, strict=False)):
+        raise TypeError("mtp_pack_output takes int32 tensors, and float32 for the log-probabilities")
+    if any(tensor.device != token_ids_BS.device for tensor in tensors):
+        raise ValueError("mtp_pack_output takes tensors of one device")
+    return MtpRecord(slots, top_k)
+
+
+def _reference(
+    token_ids_BS: torch.Tensor,
+    num_accepted_B: torch.Tensor,
+    status_B: torch.Tensor,
+    topk_ids_BSK: torch.Tensor | None = None,
+    topk_logprobs_BSK: torch.Tensor | None = None,
+    token_ranks_BS: torch.Tensor | None = None,
+) -> torch.Tensor:
+    record = check(token_ids_BS, num_accepted_B, status_B, topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
+    accepted_B = num_accepted_B.clamp(0, record.num_slots)
+    slots_S = torch.arange(record.num_slots, device=token_ids_BS.device)
+    is_accepted_BS = slots_S < accepted_B.unsqueeze(1)
+    sections = [torch.stack([accepted_B, status_B], dim=1)]
+    values = [token_ids_BS]
+    if topk_ids_BSK is not None and topk_logprobs_BSK is not None and token_ranks_BS is not None:
+        values += [topk_ids_BSK, topk_logprobs_BSK.view(torch.int32), token_ranks_BS]
+    for value in values:
+        keep = is_accepted_BS if value.dim() == 2 else is_accepted_BS.unsqueeze(2)
+        sections.append(torch.where(keep, value, -1).flatten(1))
+    padded = [F.pad(section, (0, -section.shape[1] % _UNIT), value=-1) for section in sections]
+    return torch.cat(padded, dim=1)
+
+
+def _fake(
+    token_ids_BS: torch.Tensor,
+    num_accepted_B: torch.Tensor,
+    status_B: torch.Tensor,
+    topk_ids_BSK: torch.Tensor | None = None,
+    topk_logprobs_BSK: torch.Tensor | None = None,
+    token_ranks_BS: torch.Tensor | None = None,
+) -> torch.Tensor:
+    record = check(token_ids_BS, num_accepted_B, status_B, topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
+    return token_ids_BS.new_empty(token_ids_BS.shape[0], record.words)
+
+
+_OP = define_op(
+    "mtp_pack_output(Tensor token_ids_BS, Tensor num_accepted_B, Tensor status_B, Tensor? topk_ids_BSK=None, "
+    "Tensor? topk_logprobs_BSK=None, Tensor? token_ranks_BS=None) -> Tensor",
+    reference=_reference,
+    fake=_fake,
+)
+
+
+def mtp_pack_output(
+    token_ids_BS: torch.Tensor,
+    num_accepted_B: torch.Tensor,
+    status_B: torch.Tensor,
+    topk_ids_BSK: torch.Tensor | None = None,
+    topk_logprobs_BSK: torch.Tensor | None = None,
+    token_ranks_BS: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """One record a request, in one contiguous buffer; slots that were not accepted are blanked.
+
+    Never waits for the device, and its size depends on shapes alone, so it can be captured in a graph.
+
+    Args:
+        token_ids_BS: ``[B, S]`` int32; B may be 0.
+        num_accepted_B: ``[B]`` int32; outside 0 to S it is taken as the nearer of the two.
+        status_B: ``[B]`` int32, passed through.
+        topk_ids_BSK, topk_logprobs_BSK: ``[B, S, K]`` int32 and float32, K >= 1.
+        token_ranks_BS: ``[B, S]`` int32. Given with the two before or not at all.
+
+    Returns:
+        ``[B, W]`` int32 on the same device, W = ``MtpRecord(S, K).words``; see the module for a record's layout.
+
+    Raises:
+        ValueError: other shapes, only some of the top-k tensors, or tensors of different devices.
+        TypeError: other dtypes.
+    """
+    arguments = (token_ids_BS, num_accepted_B, status_B, topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
+    buffer_BW: torch.Tensor = _OP(*arguments)
+    return buffer_BW
+
+
+def mtp_unpack_output(buffer_BW_cpu: torch.Tensor, num_slots: int, top_k: int) -> MtpOutput:
+    """Reads a host copy of what `mtp_pack_output` made, without copying it.
+
+    Args:
+        buffer_BW_cpu: ``[B, W]`` int32.
+        num_slots, top_k: S and K of the packed tensors; K = 0 without top-k.
+
+    Raises:
+        ValueError: the buffer has another shape or dtype than these make, or an impossible count of tokens.
+    """
+    record = MtpRecord(num_slots, top_k)
+    if buffer_BW_cpu.dim() != 2 or buffer_BW_cpu.shape[1] != record.words or buffer_BW_cpu.dtype != torch.int32:
+        raise ValueError(
+            f"records of {num_slots} slots and top-k {top_k} make an int32 buffer [B, {record.words}], not "
+            f"{buffer_BW_cpu.dtype} {list(buffer_BW_cpu.shape)}"
+        )
+    num_accepted_B = buffer_BW_cpu[:, 0]
+    if bool(((num_accepted_B < 0) | (num_accepted_B > num_slots)).any()):
+        raise ValueError(f"a record says that it holds none of 0 to {num_slots} tokens: {num_accepted_B.tolist()}")
+    starts = accumulate(record.sections, initial=HEADER_WORDS)
+    parts = [buffer_BW_cpu.narrow(1, start, words) for start, words in zip(starts, record.sections, strict=False)]
+    token_ids_BS = parts[0][:, :num_slots]
+    if not top_k:
+        return MtpOutput(num_accepted_B, buffer_BW_cpu[:, 1], token_ids_BS, None, None, None)
+    top = [part[:, : num_slots * top_k].view(-1, num_slots, top_k) for part in parts[1:3]]
+    return MtpOutput(
+        num_accepted_B,
+        buffer_BW_cpu[:, 1],
+        token_ids_BS,
+        top[0],
+        top[1].view(torch.float32),
+        parts[3][:, :num_slots],
+    )
