@@ -104,7 +104,6 @@ CASES = {
         {"enable_dbo": True, "all2all_backend": "deepep_low_latency"}, ("micro-batches", "enable_dbo")
     ),
     "micro-batches": Case({"ubatch_size": 2, "data_parallel_size": 2}, ("micro-batches", "ubatch_size")),
-    "NPU": Case({"worker_cls": "vllm_ascend.worker.worker.NPUWorker"}, ("vllm-ascend routes",), device="npu"),
     "other device": Case({}, ("cpu, cuda, npu", "'xpu'"), device="xpu"),
     "other all-to-all": Case({"all2all_backend": "deepep_low_latency"}, ("'allgather_reducescatter'",)),
     "KV transfer": Case(
