@@ -160,7 +160,6 @@ def test_eplb_rearranges_experts_without_changing_tokens(
         assert rank.report["physical_to_logical"] == result.ranks[0].report["physical_to_logical"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("k", [0, 2])
 def test_bfloat16(tiny_model: str, prompts: list[list[int]], expected: list[tuple[int, ...]], k: int) -> None:
     """In bfloat16 the ranks agree with each other, a run repeats itself, and tokens stay close to float32.
