@@ -186,17 +186,27 @@ def build_stable(objects: Path, torch: Path, cxx: str, versions: list[str]) -> s
     return key
 
 
+def toolchain() -> tuple[Path, str, list[str]]:
+    """The torch folder, the compiler and the versions of both that a build's key covers."""
+    torch, cxx = torch_folder(), compiler()
+    return torch, cxx, [torch_version(torch), compiler_version(cxx)]
+
+
+def library_folder(versions: list[str]) -> Path:
+    """Where the libraries of the present sources are, or will be."""
+    return CACHE / digest(SOURCES, source_files(), versions) / "lib"
+
+
 def ensure_built() -> Path:
     """The folder with the libraries for the present sources, built when there is none."""
-    torch, cxx = torch_folder(), compiler()
-    versions = [torch_version(torch), compiler_version(cxx)]
-    key = digest(SOURCES, source_files(), versions)
-    if (CACHE / key / "lib").is_dir():
-        os.utime(CACHE / key)
-        return CACHE / key / "lib"
+    torch, cxx, versions = toolchain()
+    libraries = library_folder(versions)
+    if libraries.is_dir():
+        os.utime(libraries.parent)
+        return libraries
     with lock(CACHE):
-        if (CACHE / key / "lib").is_dir():  # while waiting
-            return CACHE / key / "lib"
+        if libraries.is_dir():  # while waiting
+            return libraries
         print("emulator: building its libraries (some minutes the first time)", file=sys.stderr, flush=True)
         begin = time.monotonic()
         objects = CACHE / f"objects-{digest(SOURCES, [], [*versions, str(SOURCES), str(torch)])}"

@@ -50,9 +50,9 @@ def emulator_variables(environ: Mapping[str, str], libraries: Path) -> dict[str,
     for name, folder in (("PATH", NPU_ENVIRONMENT / "bin"), ("LD_LIBRARY_PATH", libraries)):
         others = [path for path in variables.get(name, "").split(os.pathsep) if path and Path(path) != old]
         variables[name] = os.pathsep.join([str(folder), *(path for path in others if Path(path) != folder)])
+    home = cann_home(libraries)
     variables |= {LIBRARIES: str(libraries), "VIRTUAL_ENV": str(NPU_ENVIRONMENT)}
-    variables |= {"ASCEND_HOME_PATH": str(cann_home(libraries))}
-    variables |= {"ASCEND_OPP_PATH": str(cann_home(libraries) / "opp")}
+    variables |= {"ASCEND_HOME_PATH": str(home), "ASCEND_OPP_PATH": str(home / "opp")}
     # on the calling thread: exact lines in reports, a deterministic order of launches
     variables.setdefault(TASK_QUEUE, "0")
     for name in ("ASCEND_CUSTOM_OPP_PATH", "PYTHONHOME"):

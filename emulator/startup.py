@@ -15,28 +15,18 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from emulator import after_import
+
 LIBRARIES = "EMULATOR_LIB"  # set by the launcher: the folder of the libraries
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"  # torch loads torch_npu by itself if this is "1" or unset
 AUTOLOAD_OFF = "no emulator"  # our own value, so that the launcher can take it back
 MODULE = "torch_npu"
 
 
-class _AfterImport(importlib.abc.Loader):
-    """torch_npu's own loader, then the checker."""
+def _enable_block_history(_: ModuleType) -> None:
+    from emulator import races
 
-    def __init__(self, loader: importlib.abc.Loader) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        assert module.__spec__ is not None
-        module.__loader__ = module.__spec__.loader = self._loader
-        self._loader.exec_module(module)
-        from emulator import races
-
-        races.enable_block_history()
+    races.enable_block_history()
 
 
 class _Refusal(importlib.abc.Loader):
@@ -63,10 +53,9 @@ class _TorchNpuFinder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != MODULE:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return None
-        spec.loader = _AfterImport(spec.loader) if self._emulated else _Refusal()
+        spec = after_import.find_spec(fullname, path, target, _enable_block_history)
+        if spec is not None and spec.loader is not None and not self._emulated:
+            spec.loader = _Refusal()
         return spec
 
 

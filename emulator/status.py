@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from emulator import build, environment
-from emulator.checkout import CACHE, SOURCES, EmulatorError, check_environments, torch_folder
+from emulator.checkout import EmulatorError, check_environments, torch_folder
 
 
 def _environments() -> str:
@@ -15,14 +15,9 @@ def _environments() -> str:
     return "complete"
 
 
-def _key() -> str:
-    versions = [build.torch_version(torch_folder()), build.compiler_version(build.compiler())]
-    return build.digest(SOURCES, build.source_files(), versions)
-
-
 def _libraries() -> str:
-    key = _key()
-    return f"{CACHE / key / 'lib'}" if (CACHE / key / "lib").is_dir() else "to be built at the first run"
+    folder = build.library_folder(build.toolchain()[2])
+    return str(folder) if folder.is_dir() else "to be built at the first run"
 
 
 def _cann() -> str:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from emulator import after_import
+
 _HERE = Path(__file__).resolve().parent
 
 
@@ -131,28 +133,12 @@ class _Finder(importlib.abc.MetaPathFinder):
             return importlib.util.spec_from_file_location(fullname, _HERE / stand_in.source)
         if not (stand_ins := self._contents.get(fullname)):
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, stand_ins)
-        return spec
 
+        def put_all(module: ModuleType) -> None:
+            for stand_in in stand_ins:
+                _put(module, stand_in)
 
-class _Loader(importlib.abc.Loader):
-    """Runs a module with its own loader, then puts the stand-ins into it."""
-
-    def __init__(self, original: importlib.abc.Loader, stand_ins: Sequence[StandIn]) -> None:
-        self._original = original
-        self._stand_ins = stand_ins
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._original.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        assert module.__spec__ is not None
-        module.__loader__ = module.__spec__.loader = self._original
-        self._original.exec_module(module)
-        for stand_in in self._stand_ins:
-            _put(module, stand_in)
+        return after_import.find_spec(fullname, path, target, put_all)
 
 
 def _put(module: ModuleType, stand_in: StandIn) -> None:
