@@ -11,17 +11,14 @@ import math
 import pytest
 import torch
 
+from tests.emulator.comparison import assert_close
+
 pytestmark = pytest.mark.emulator
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    tolerance = 1e-5 if actual.dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(actual.cpu(), expected.to(actual.dtype), rtol=tolerance, atol=tolerance)
 
 
 def random_experts(tokens: int, experts: int, k: int) -> torch.Tensor:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.emulator.comparison import assert_close
+
 pytestmark = pytest.mark.emulator
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -21,11 +23,6 @@ BLOCK_SIZE = 4
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    tolerance = 1e-5 if actual.dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(actual.cpu(), expected.to(actual.dtype), rtol=tolerance, atol=tolerance)
 
 
 def rms_norm(x: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
