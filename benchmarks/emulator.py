@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from report import print_machine, spread
 
 WITH, WITHOUT = "1", "0"  # values of EMULATOR_RACES
 NUM_RANKS = 2
@@ -134,26 +134,6 @@ class Pair:
             raise RuntimeError("a rank did not end with status 0")
 
 
-def spread(values: list[float], form: str) -> str:
-    """Median and the middle half of the values."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def print_machine() -> None:
-    import torch
-    import torch_npu
-
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in cpuinfo if "model name" in line), "?")
-    print(f"machine: {cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}")
-    versions = f"torch {torch.__version__}, torch_npu {torch_npu.__version__}"
-    queue = os.environ.get("TASK_QUEUE_ENABLE", "unset")
-    print(f"versions: python {platform.python_version()}, {versions}; TASK_QUEUE_ENABLE {queue}")
-    print(f"commit: {commit or 'unknown'}; command: {' '.join(sys.argv)}")
-
-
 def measure(num_turns: int) -> dict[str, dict[str, list[float]]]:
     """Seconds an operation of each counted turn, by job and by EMULATOR_RACES."""
     seconds: dict[str, dict[str, list[float]]] = {job: {WITH: [], WITHOUT: []} for job in JOBS}
@@ -181,7 +161,10 @@ def main() -> None:
     if arguments.rank is not None:
         work(arguments.rank, arguments.store)
         return
-    print_machine()
+    import torch
+    import torch_npu
+
+    print_machine(torch, torch_npu, setting=f"TASK_QUEUE_ENABLE {os.environ.get('TASK_QUEUE_ENABLE', 'unset')}")
     seconds = measure(arguments.turns)
     print(f"{arguments.turns} turns; median [middle half]; cost: time with the checker / time without it")
     for job, taken in seconds.items():

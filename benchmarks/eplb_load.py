@@ -24,16 +24,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are forked
@@ -41,6 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are forked
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 import torch.multiprocessing as mp  # noqa: E402
+from report import print_machine, spread  # noqa: E402
 
 from vllm_ascend_ext.collectives import Collectives  # noqa: E402
 from vllm_ascend_ext.device import create_device  # noqa: E402
@@ -198,8 +195,7 @@ def microseconds(values: list[float]) -> str:
     """Median and the middle half."""
     if len(values) < 3:
         return f"{statistics.median(values) * 1e6:9.0f}" if values else f"{'-':>9}"
-    low, middle, high = (value * 1e6 for value in statistics.quantiles(values, n=4))
-    return f"{middle:9.1f} [{low:.1f}, {high:.1f}]"
+    return spread([value * 1e6 for value in values], ".1f", width="9")
 
 
 def show(setting: Setting, measured: dict[str, Measured]) -> None:
@@ -241,15 +237,6 @@ def growth(step_ms: float) -> None:
         print(f"  {num_ranks:4} ranks: blocking {gather:.0f}, main-stream {reduce:.0f}, host {ours:.0f} (local)")
 
 
-def print_machine() -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in cpuinfo if "model name" in line), "?")
-    print(f"machine: {cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}")
-    print(f"versions: python {platform.python_version()}, torch {torch.__version__}")
-    print(f"commit: {commit or 'unknown'}; command: {' '.join(sys.argv)}")
-
-
 def numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
@@ -263,7 +250,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="at least twice the interval are run")
     parser.add_argument("--growth", action="store_true", help="2 to 16 ranks instead")
     arguments = parser.parse_args()
-    print_machine()
+    print_machine(torch)
     if arguments.growth:
         growth(arguments.step_ms)
         return

@@ -13,14 +13,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from benchmarks.report import print_machine, spread  # noqa: E402
 from tests.ops.cases import counts_case, load_case, norm_case, pack_case  # noqa: E402
 from tests.ops.host_kernels import HostKernels, Statistics, build  # noqa: E402
 from tests.ops.traffic import least_bytes  # noqa: E402
@@ -141,9 +138,8 @@ def times(function: Callable[[], Any], device: str, repeats: int) -> list[float]
     return found
 
 
-def spread(values: list[float]) -> str:
-    low, middle, high = statistics.quantiles([value * 1e6 for value in values], n=4)
-    return f"{middle:9.1f} [{low:.1f}, {high:.1f}]"
+def microseconds(values: list[float]) -> str:
+    return spread([value * 1e6 for value in values], ".1f")
 
 
 def print_operators(device: str, repeats: int) -> None:
@@ -159,19 +155,9 @@ def print_operators(device: str, repeats: int) -> None:
         median = statistics.median(ours)
         share = least_bytes(case.op, case.arguments) / median / bandwidth
         print(
-            f"{case.op:25}{case.shape:36}{spread(ours):>28}{spread(theirs):>28}"
+            f"{case.op:25}{case.shape:36}{microseconds(ours):>28}{microseconds(theirs):>28}"
             f"{statistics.median(theirs) / median:8.2f}{share:9.0%}"
         )
-
-
-def print_machine() -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in cpuinfo if "model name" in line), "?")
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    print(f"machine: {cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}{gpu}")
-    print(f"versions: python {platform.python_version()}, torch {torch.__version__}")
-    print(f"commit: {commit or 'unknown'}; command: {' '.join(sys.argv)}")
 
 
 def main() -> None:
@@ -181,7 +167,7 @@ def main() -> None:
     parser.add_argument("--devices", nargs="*", default=here)
     parser.add_argument("--repeats", type=int, default=30)
     arguments = parser.parse_args()
-    print_machine()
+    print_machine(torch, accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else "")
     print_kernels()
     for device in [] if arguments.kernels else arguments.devices:
         print_operators(device, arguments.repeats)

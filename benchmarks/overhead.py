@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are forked
+
+from report import print_machine, spread  # noqa: E402
 
 from vllm_ascend_ext.integration.engine import EngineCase  # noqa: E402
 from vllm_ascend_ext.integration.ranks import Rank, preload, run_ranks  # noqa: E402
@@ -84,24 +82,6 @@ def run_engine(case: EngineCase, num_prompts: int, max_tokens: int, num_turns: i
     return run_ranks(job, case.layout, deadline_s=900)[0]
 
 
-def spread(values: list[float]) -> str:
-    """Median and the middle half of the values."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.4f} [{low:.4f}, {high:.4f}]"
-
-
-def print_machine() -> None:
-    import torch
-    import vllm
-
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in cpuinfo if "model name" in line), "?")
-    print(f"machine: {cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}")
-    print(f"versions: python {platform.python_version()}, torch {torch.__version__}, vllm {vllm.__version__}")
-    print(f"commit: {commit or 'unknown'}; command: {' '.join(sys.argv)}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tests/assets/tiny-deepseek")
@@ -112,7 +92,10 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=0, help="draft tokens a step")
     arguments = parser.parse_args()
     preload()
-    print_machine()
+    import torch
+    import vllm
+
+    print_machine(torch, vllm)
     case = EngineCase(
         arguments.model, num_speculative_tokens=arguments.k, ascend_ext={"eplb_load": {"enabled": True}}
     )
@@ -125,8 +108,8 @@ def main() -> None:
     print(f"{len(turns)} turns; median [middle half]; throughput ratios, above 1 is faster than the baseline")
     for variant in VARIANTS:
         speed = num_tokens / statistics.median(turn.wall[variant] for turn in turns)
-        wall = spread([turn.wall[BASELINE] / turn.wall[variant] for turn in turns])
-        cpu = spread([turn.cpu[BASELINE] / turn.cpu[variant] for turn in turns])
+        wall = spread([turn.wall[BASELINE] / turn.wall[variant] for turn in turns], ".4f")
+        cpu = spread([turn.cpu[BASELINE] / turn.cpu[variant] for turn in turns], ".4f")
         print(f"  {variant:24} {speed:7.1f} tokens/s   ratio by wall time {wall}   by CPU time {cpu}")
 
 

@@ -5,6 +5,7 @@
 // as float until the row's norm is known; the inputs of the next part arrive meanwhile.
 #pragma once
 
+#include "../order.h"
 #include "kernel_operator.h"
 #include "tiling.h"
 
@@ -42,20 +43,13 @@ class AddRmsNorm {
       }
       RootsOfMeans(row);
       for (uint32_t part = 0; part < num_parts_; ++part) ScalePart(row, part);
-      Order<AscendC::HardEvent::S_V>();  // the roots are read before the next block zeroes them
+      Order<AscendC::HardEvent::S_V>(pipe_);  // the roots are read before the next block zeroes them
     }
   }
 
  private:
   static constexpr bool kIsFloat = sizeof(T) == sizeof(float);
   static constexpr uint32_t kRepeatFloats = 64;  // what one vector instruction does at a time
-
-  template <AscendC::HardEvent event>
-  __aicore__ inline void Order() {
-    const int id = pipe_->FetchEventID(event);
-    AscendC::SetFlag<event>(id);
-    AscendC::WaitFlag<event>(id);
-  }
 
   __aicore__ inline uint32_t NumSlots() const { return tiling_.rows_per_tile * num_parts_; }
   __aicore__ inline uint32_t Rows(uint32_t row) const {
@@ -188,15 +182,15 @@ class AddRmsNorm {
 
   // slot r, lane 0: sqrt(mean of squares + epsilon) of row r
   __aicore__ inline void RootsOfMeans(uint32_t row) {
-    Order<AscendC::HardEvent::V_S>();
+    Order<AscendC::HardEvent::V_S>(pipe_);
     for (uint32_t r = 0; r < Rows(row); ++r) {
       float sum = 0.0f;
       for (uint32_t part = 0; part < num_parts_; ++part) sum += slots_.GetValue((r * num_parts_ + part) * kSlotFloats);
       slots_.SetValue(r * kSlotFloats, sum / static_cast<float>(tiling_.width) + tiling_.epsilon);
     }
-    Order<AscendC::HardEvent::S_V>();
+    Order<AscendC::HardEvent::S_V>(pipe_);
     AscendC::Sqrt(slots_, slots_, static_cast<int32_t>(tiling_.rows_per_tile * kSlotFloats));
-    Order<AscendC::HardEvent::V_S>();
+    Order<AscendC::HardEvent::V_S>(pipe_);
   }
 
   // work = sum / root of row r. A float result shows each rounding, so it gets a true division.

@@ -2,6 +2,7 @@
 // dp_pad and dp_unpad: each core writes its own bytes of the output once, copied rows and zeros alike.
 #pragma once
 
+#include "../order.h"
 #include "kernel_operator.h"
 #include "tiling.h"
 
@@ -40,9 +41,7 @@ class DpRows {
   __aicore__ inline void PrepareZeros() {
     pipe_->InitBuffer(zero_buffer_, kZeroTileBytes);
     AscendC::Duplicate(zero_buffer_.Get<int32_t>(), 0, static_cast<int32_t>(kZeroTileBytes / sizeof(int32_t)));
-    const int zeroed = pipe_->FetchEventID(AscendC::HardEvent::V_MTE3);
-    AscendC::SetFlag<AscendC::HardEvent::V_MTE3>(zeroed);
-    AscendC::WaitFlag<AscendC::HardEvent::V_MTE3>(zeroed);
+    Order<AscendC::HardEvent::V_MTE3>(pipe_);
   }
 
   __aicore__ inline void WriteZeros(uint64_t begin, uint64_t end) {

@@ -2,6 +2,7 @@
 // expert_load_add_: each core counts its rows in the unified buffer and adds its counters to global memory.
 #pragma once
 
+#include "../order.h"
 #include "kernel_operator.h"
 #include "tiling.h"
 
@@ -29,9 +30,7 @@ class ExpertLoadAdd {
     pipe_->InitBuffer(id_buffer_, kNumIdBuffers * tiling_.tile_bytes);
     histogram_ = histogram_buffer_.template Get<int32_t>();
     AscendC::Duplicate(histogram_, 0, static_cast<int32_t>(tiling_.histogram_bytes / sizeof(int32_t)));
-    const int zeroed = pipe_->FetchEventID(AscendC::HardEvent::V_S);
-    AscendC::SetFlag<AscendC::HardEvent::V_S>(zeroed);
-    AscendC::WaitFlag<AscendC::HardEvent::V_S>(zeroed);
+    Order<AscendC::HardEvent::V_S>(pipe_);
     CountRows(begin, end);
     AddToLoad();
   }
@@ -88,9 +87,7 @@ class ExpertLoadAdd {
   }
 
   __aicore__ inline void AddToLoad() {
-    const int complete = pipe_->FetchEventID(AscendC::HardEvent::S_MTE3);
-    AscendC::SetFlag<AscendC::HardEvent::S_MTE3>(complete);
-    AscendC::WaitFlag<AscendC::HardEvent::S_MTE3>(complete);
+    Order<AscendC::HardEvent::S_MTE3>(pipe_);
     AscendC::SetAtomicAdd<int32_t>();
     const AscendC::DataCopyExtParams params{1, static_cast<uint32_t>(tiling_.num_experts * sizeof(int32_t)), 0, 0, 0};
     AscendC::DataCopyPad(load_, histogram_, params);

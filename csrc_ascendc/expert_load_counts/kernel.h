@@ -2,6 +2,7 @@
 // expert_load_add_counts_: adds grouped counts, or the differences of their running sum, to the load.
 #pragma once
 
+#include "../order.h"
 #include "kernel_operator.h"
 #include "tiling.h"
 
@@ -42,17 +43,13 @@ class ExpertLoadAddCounts {
     const AscendC::LocalTensor<Count> in = in_buffer_.template Get<Count>();
     const AscendC::LocalTensor<int32_t> out = out_buffer_.template Get<int32_t>();
     CopyIn(in, expert, num_experts, 0);
-    const int arrived = pipe_->FetchEventID(AscendC::HardEvent::MTE2_V);
-    AscendC::SetFlag<AscendC::HardEvent::MTE2_V>(arrived);
-    AscendC::WaitFlag<AscendC::HardEvent::MTE2_V>(arrived);
+    Order<AscendC::HardEvent::MTE2_V>(pipe_);
     if constexpr (sizeof(Count) == sizeof(int32_t)) {
       AscendC::Adds(out, in, 0, static_cast<int32_t>(num_experts));
     } else {
       AscendC::Cast(out, in, AscendC::RoundMode::CAST_NONE, num_experts);
     }
-    const int complete = pipe_->FetchEventID(AscendC::HardEvent::V_MTE3);
-    AscendC::SetFlag<AscendC::HardEvent::V_MTE3>(complete);
-    AscendC::WaitFlag<AscendC::HardEvent::V_MTE3>(complete);
+    Order<AscendC::HardEvent::V_MTE3>(pipe_);
   }
 
   // in[i] is the running sum before expert + i: one element more, and a zero before the first expert
@@ -64,18 +61,14 @@ class ExpertLoadAddCounts {
     } else {
       CopyIn(in, expert - 1, num_experts + 1, 0);
     }
-    const int arrived = pipe_->FetchEventID(AscendC::HardEvent::MTE2_S);
-    AscendC::SetFlag<AscendC::HardEvent::MTE2_S>(arrived);
-    AscendC::WaitFlag<AscendC::HardEvent::MTE2_S>(arrived);
+    Order<AscendC::HardEvent::MTE2_S>(pipe_);
     Count before = in.GetValue(0);
     for (uint32_t i = 0; i < num_experts; ++i) {
       const Count sum = in.GetValue(i + 1);
       out.SetValue(i, static_cast<int32_t>(sum - before));
       before = sum;
     }
-    const int complete = pipe_->FetchEventID(AscendC::HardEvent::S_MTE3);
-    AscendC::SetFlag<AscendC::HardEvent::S_MTE3>(complete);
-    AscendC::WaitFlag<AscendC::HardEvent::S_MTE3>(complete);
+    Order<AscendC::HardEvent::S_MTE3>(pipe_);
   }
 
   __aicore__ inline void CopyIn(const AscendC::LocalTensor<Count>& in, uint32_t first, uint32_t num_counts,

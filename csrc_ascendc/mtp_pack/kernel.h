@@ -3,6 +3,7 @@
 // accepted data is read from global memory.
 #pragma once
 
+#include "../order.h"
 #include "kernel_operator.h"
 #include "tiling.h"
 
@@ -37,22 +38,15 @@ class MtpPack {
  private:
   static __aicore__ inline __gm__ int32_t* Words(GM_ADDR address) { return reinterpret_cast<__gm__ int32_t*>(address); }
 
-  template <AscendC::HardEvent event>
-  __aicore__ inline void Order() {
-    const int id = pipe_->FetchEventID(event);
-    AscendC::SetFlag<event>(id);
-    AscendC::WaitFlag<event>(id);
-  }
-
   __aicore__ inline void PackTile(uint32_t first, uint32_t num_records) {
     const uint32_t num_words = num_records * tiling_.record_words;
     AscendC::LocalTensor<int32_t> tile = records_.AllocTensor<int32_t>();
     AscendC::Duplicate(tile, -1, static_cast<int32_t>(num_words));
-    Order<AscendC::HardEvent::V_MTE2>();
-    Order<AscendC::HardEvent::V_S>();
+    Order<AscendC::HardEvent::V_MTE2>(pipe_);
+    Order<AscendC::HardEvent::V_S>(pipe_);
     for (uint32_t i = 0; i < num_records; ++i) PackRecord(tile[i * tiling_.record_words], first + i);
-    Order<AscendC::HardEvent::MTE2_MTE3>();
-    Order<AscendC::HardEvent::S_MTE3>();
+    Order<AscendC::HardEvent::MTE2_MTE3>(pipe_);
+    Order<AscendC::HardEvent::S_MTE3>(pipe_);
     records_.EnQue(tile);
     tile = records_.DeQue<int32_t>();
     const AscendC::DataCopyExtParams params{1, static_cast<uint32_t>(num_words * sizeof(int32_t)), 0, 0, 0};

@@ -26,15 +26,10 @@ struct Operand {
   Where where = Where::kPageable;
 };
 
-emu::Range RangeOf(const void* pointer, size_t bytes) {
-  const auto begin = reinterpret_cast<uintptr_t>(pointer);
-  return {begin, begin + bytes};
-}
-
 Operand Classify(const void* pointer, size_t bytes, bool device, const char* what) {
   Operand operand{static_cast<char*>(const_cast<void*>(pointer)), Where::kPageable};
   if (device) {
-    emu::CheckDeviceRange(RangeOf(pointer, bytes), what);
+    emu::CheckDeviceRange(emu::RangeOf(pointer, bytes), what);
     operand.where = Where::kDevice;
   } else if (emu::IsDevicePointer(pointer)) {
     throw emu::Error(emu::kInvalidParam, std::string(what) + " is device memory, but the copy's kind says host");
@@ -72,8 +67,8 @@ Copy Check(void* target, size_t target_bytes, const void* source, size_t bytes, 
 emu::Task TaskOf(const Copy& copy) {
   emu::Task task;
   task.name = kNames[copy.kind];
-  const emu::Range source = RangeOf(copy.source.pointer, copy.bytes);
-  const emu::Range target = RangeOf(copy.target.pointer, copy.bytes);
+  const emu::Range source = emu::RangeOf(copy.source.pointer, copy.bytes);
+  const emu::Range target = emu::RangeOf(copy.target.pointer, copy.bytes);
   if (copy.source.where != Where::kPageable) task.accesses.push_back({source, false});
   if (copy.target.where != Where::kPageable) task.accesses.push_back({target, true});
   void* to = emu::EmulatorView(copy.target.pointer);
@@ -106,7 +101,7 @@ void RunSynchronously(emu::Task task) {
 
 emu::Task MemsetTask(void* pointer, size_t limit, int32_t value, size_t bytes) {
   if (bytes > limit) throw emu::Error(emu::kInvalidParam, "the memset is larger than its target");
-  const emu::Range range = RangeOf(pointer, bytes);
+  const emu::Range range = emu::RangeOf(pointer, bytes);
   emu::Task task;
   task.name = "memset";
   if (emu::IsDevicePointer(pointer)) {

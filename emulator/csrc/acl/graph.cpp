@@ -3,7 +3,6 @@
 // (BSD-3). Conditional nodes (aclmdlRICond*, aclmdlRICaptureToModelRIBegin) are left out.
 #include "core/graph.h"
 
-#include <atomic>
 #include <cstdio>
 #include <fstream>
 #include <unordered_map>

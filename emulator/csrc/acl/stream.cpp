@@ -65,8 +65,7 @@ EMU_API int aclrtStreamGetId(void* stream, int32_t* id) {
 // A hint to load memory into the cache: nothing to do but to check it.
 EMU_API int aclrtCmoAsync(void* source, size_t bytes, int, void* stream) {
   return emu::Guarded("aclrtCmoAsync", [&] {
-    const auto begin = reinterpret_cast<uintptr_t>(source);
-    emu::CheckDeviceRange({begin, begin + bytes}, "prefetched memory");
+    emu::CheckDeviceRange(emu::RangeOf(source, bytes), "prefetched memory");
     emu::StreamOf(stream);
   });
 }

@@ -2,6 +2,7 @@
 // What an operation touches: ranges of device or pinned host memory.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -13,6 +14,20 @@ struct Range {
   uintptr_t end = 0;
   bool Empty() const { return begin >= end; }
 };
+
+inline Range RangeOf(const void* pointer, size_t bytes) {
+  const auto begin = reinterpret_cast<uintptr_t>(pointer);
+  return {begin, begin + bytes};
+}
+
+// The piece that holds `address`, or end(): `pieces` by first byte, each with its `end`.
+template <typename Pieces>
+auto PieceAt(Pieces& pieces, uintptr_t address) {
+  auto after = pieces.upper_bound(address);
+  if (after == pieces.begin()) return pieces.end();
+  --after;
+  return address < after->second.end ? after : pieces.end();
+}
 
 struct Access {
   Range range;

@@ -8,8 +8,6 @@
 namespace emu {
 namespace {
 
-races::Clock ClockOf(Stream& stream) { return races::ProcessChecker().ClockOf(stream.id()); }
-
 // Event tasks run even when the device has failed, because others wait for them.
 Task EventTask(const char* name, std::function<void()> run) {
   Task task;
@@ -86,7 +84,7 @@ void RecordEvent(Event& event, Stream& stream) {
   if (stream.capture) return RecordInCapture(event, stream);
   auto recording = std::make_shared<Recording>();
   recording->stream = stream.Describe();
-  recording->clock = ClockOf(stream);
+  recording->clock = races::ProcessChecker().ClockOf(stream.id());
   event.last = recording;
   stream.Push(EventTask("record event", [recording] { recording->Complete(); }));
 }

@@ -42,8 +42,8 @@ void Capture::Add(Stream& stream, Task task) {
   tail.own.push_back(node);
   if (tail.group) tail.group->nodes.push_back(node);
   checker_.Issue(stream.id(), tail.own.size(), stream.Describe(), task);
-  const Accesses accesses = task.accesses;
-  graph_->nodes.push_back({std::make_shared<const Task>(std::move(task)), tail.last, accesses});
+  Accesses accesses = task.accesses;
+  graph_->nodes.push_back({std::make_shared<const Task>(std::move(task)), std::move(tail.last), std::move(accesses)});
   tail.last = {node};
 }
 
@@ -69,7 +69,6 @@ void Capture::BeginGroup(Stream& stream) {
   Tail& tail = TailOf(stream);
   if (tail.group) throw Error(kInvalidParam, "a task group is already open on " + stream.Describe());
   tail.group = std::make_unique<TaskGroup>();
-  tail.group->graph = graph_.get();
 }
 
 TaskGroup* Capture::EndGroup(Stream& stream) {

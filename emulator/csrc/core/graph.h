@@ -21,11 +21,8 @@ struct Node {
   Accesses accesses;                 // of the task last issued for it, which an update has yet to put in place
 };
 
-struct Graph;
-
 // Tasks of a graph that may be exchanged after the capture.
 struct TaskGroup {
-  Graph* graph = nullptr;
   std::vector<uint32_t> nodes;
 };
 

@@ -50,12 +50,6 @@ DeviceMemory& Memory() {
 
 size_t Total() { return static_cast<size_t>(GetSettings().memory_mib) << 20; }
 
-std::string Hex(uintptr_t address) {
-  char text[32];
-  std::snprintf(text, sizeof text, "0x%zx", static_cast<size_t>(address));
-  return text;
-}
-
 // Under the lock.
 void Take(DeviceMemory& memory, int device, size_t bytes) {
   size_t& used = memory.used[device];
@@ -67,29 +61,41 @@ void Take(DeviceMemory& memory, int device, size_t bytes) {
   used += bytes;
 }
 
-// Under the lock: the live piece that holds `address`, or end().
-std::map<uintptr_t, Live>::const_iterator Find(const DeviceMemory& memory, uintptr_t address) {
-  auto after = memory.live.upper_bound(address);
-  if (after == memory.live.begin()) return memory.live.end();
-  --after;
-  return address < after->second.end ? after : memory.live.end();
-}
-
-// What the range's memory was used for is over.
-void Forget(Range range) {
+// The live piece that begins at `begin`, once what it was used for is over: everything issued on its device has run,
+// and its bytes are forgotten. Throws Error with `problem` when there is none of this kind.
+Live Retire(uintptr_t begin, bool of_segment, const std::string& problem) {
+  DeviceMemory& memory = Memory();
+  Live piece;
+  {
+    const std::shared_lock<std::shared_mutex> lock(memory.mutex);
+    const auto found = memory.live.find(begin);
+    if (found == memory.live.end() || (found->second.physical != nullptr) != of_segment) {
+      throw Error(kInvalidParam, problem);
+    }
+    piece = found->second;
+  }
+  DrainDevice(piece.device);
+  const Range range{begin, piece.end};
   ForgetWords(range);
   const std::lock_guard<std::mutex> lock(IssueLock());
   races::ProcessChecker().Forget(range);
+  return piece;
 }
 
 }  // namespace
+
+std::string Hex(uintptr_t address) {
+  char text[32];
+  std::snprintf(text, sizeof text, "0x%zx", static_cast<size_t>(address));
+  return text;
+}
 
 void* AllocateDevice(int device, size_t bytes) {
   const size_t whole = WholePages(std::max<size_t>(bytes, 1));
   DeviceMemory& memory = Memory();
   const std::unique_lock<std::shared_mutex> lock(memory.mutex);
   Take(memory, device, bytes);
-  const size_t guarded = whole + WholePages(1);  // one closed page behind catches what runs over
+  const size_t guarded = whole + PageSize();  // one closed page behind catches what runs over
   auto* begin = static_cast<char*>(MapNothing(nullptr, guarded));
   MapFresh(begin, whole);
   const auto address = reinterpret_cast<uintptr_t>(begin);
@@ -100,17 +106,7 @@ void* AllocateDevice(int device, size_t bytes) {
 void FreeDevice(void* pointer) {
   DeviceMemory& memory = Memory();
   const auto begin = reinterpret_cast<uintptr_t>(pointer);
-  Live freed;
-  {
-    const std::unique_lock<std::shared_mutex> lock(memory.mutex);
-    const auto found = memory.live.find(begin);
-    if (found == memory.live.end() || found->second.physical != nullptr) {
-      throw Error(kInvalidParam, Hex(begin) + " is not the beginning of a device allocation");
-    }
-    freed = found->second;
-  }
-  DrainDevice(freed.device);
-  Forget({begin, freed.end});
+  const Live freed = Retire(begin, false, Hex(begin) + " is not the beginning of a device allocation");
   const std::unique_lock<std::shared_mutex> lock(memory.mutex);
   memory.live.erase(begin);
   memory.used[freed.device] -= freed.end - begin;
@@ -130,7 +126,7 @@ void CheckDeviceRange(Range range, const std::string& what) {
   DeviceMemory& memory = Memory();
   const std::shared_lock<std::shared_mutex> lock(memory.mutex);
   for (uintptr_t at = range.begin; at < range.end;) {
-    const auto piece = Find(memory, at);
+    const auto piece = PieceAt(memory.live, at);
     if (piece == memory.live.end()) {
       throw Error(kInvalidParam, what + " [" + Hex(range.begin) + ", " + Hex(range.end) +
                                      ") is not in live device memory: nothing is allocated at " + Hex(at));
@@ -144,7 +140,7 @@ bool IsDevicePointer(const void* pointer) { return DeviceOfPointer(pointer) >= 0
 int DeviceOfPointer(const void* pointer) {
   DeviceMemory& memory = Memory();
   const std::shared_lock<std::shared_mutex> lock(memory.mutex);
-  const auto piece = Find(memory, reinterpret_cast<uintptr_t>(pointer));
+  const auto piece = PieceAt(memory.live, reinterpret_cast<uintptr_t>(pointer));
   return piece == memory.live.end() ? -1 : piece->second.device;
 }
 
@@ -201,7 +197,7 @@ void MapPhysical(void* address, size_t bytes, void* handle) {
   const auto begin = reinterpret_cast<uintptr_t>(address);
   const auto after = memory.live.upper_bound(begin);
   const bool taken =
-      Find(memory, begin) != memory.live.end() || (after != memory.live.end() && after->first < begin + bytes);
+      PieceAt(memory.live, begin) != memory.live.end() || (after != memory.live.end() && after->first < begin + bytes);
   if (taken) throw Error(kInvalidParam, "memory is already mapped at " + Hex(begin));
   MapFresh(address, WholePages(bytes));
   found->second->mapped = begin;
@@ -211,17 +207,7 @@ void MapPhysical(void* address, size_t bytes, void* handle) {
 void UnmapPhysical(void* address) {
   DeviceMemory& memory = Memory();
   const auto begin = reinterpret_cast<uintptr_t>(address);
-  Live piece;
-  {
-    const std::shared_lock<std::shared_mutex> lock(memory.mutex);
-    const auto found = memory.live.find(begin);
-    if (found == memory.live.end() || found->second.physical == nullptr) {
-      throw Error(kInvalidParam, "nothing is mapped at " + Hex(begin));
-    }
-    piece = found->second;
-  }
-  DrainDevice(piece.device);
-  Forget({begin, piece.end});
+  const Live piece = Retire(begin, true, "nothing is mapped at " + Hex(begin));
   const std::unique_lock<std::shared_mutex> lock(memory.mutex);
   memory.live.erase(begin);
   piece.physical->mapped = 0;

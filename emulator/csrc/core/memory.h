@@ -11,6 +11,8 @@
 
 namespace emu {
 
+std::string Hex(uintptr_t address);  // as messages show it
+
 void* AllocateDevice(int device, size_t bytes);  // throws Error(kMemoryAllocation) beyond the device's memory
 void FreeDevice(void* pointer);                  // drains the device's streams first
 void MemoryInfo(int device, size_t* free_bytes, size_t* total_bytes);

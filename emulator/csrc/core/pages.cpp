@@ -44,10 +44,12 @@ void* Map(void* address, size_t bytes, int protection, int flags, int file) {
 
 }  // namespace
 
-size_t WholePages(size_t bytes) {
-  static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  return (bytes + page - 1) / page * page;
+size_t PageSize() {
+  static const auto size = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return size;
 }
+
+size_t WholePages(size_t bytes) { return (bytes + PageSize() - 1) & ~(PageSize() - 1); }
 
 void* MapFresh(void* address, size_t bytes) {
   if (!GetSettings().poison) return Map(address, bytes, PROT_READ | PROT_WRITE, MAP_ANONYMOUS, -1);

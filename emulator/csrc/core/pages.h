@@ -6,6 +6,7 @@
 
 namespace emu {
 
+size_t PageSize();
 size_t WholePages(size_t bytes);
 
 // Maps fresh pages; at `address` when that is not null, which replaces what is there.

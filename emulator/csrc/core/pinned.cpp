@@ -18,7 +18,6 @@ namespace {
 struct Pinned {
   uintptr_t end = 0;         // of the program's view
   char* emulator = nullptr;  // our view; null for memory that the program registered
-  size_t bytes = 0;          // whole pages
 };
 
 struct PinnedMemory {
@@ -32,12 +31,8 @@ PinnedMemory& Memory() {
 }
 
 // Under the lock: the allocation that holds `pointer`, or end().
-std::map<uintptr_t, Pinned>::iterator Find(PinnedMemory& memory, const void* pointer) {
-  const auto address = reinterpret_cast<uintptr_t>(pointer);
-  auto after = memory.allocations.upper_bound(address);
-  if (after == memory.allocations.begin()) return memory.allocations.end();
-  --after;
-  return address < after->second.end ? after : memory.allocations.end();
+auto Find(const PinnedMemory& memory, const void* pointer) {
+  return PieceAt(memory.allocations, reinterpret_cast<uintptr_t>(pointer));
 }
 
 char* MapShared(int file, size_t bytes) {
@@ -61,24 +56,25 @@ void* AllocatePinned(size_t bytes) {
   PinnedMemory& memory = Memory();
   const std::unique_lock<std::shared_mutex> lock(memory.mutex);
   const auto begin = reinterpret_cast<uintptr_t>(program);
-  memory.allocations[begin] = {begin + whole, emulator, whole};
+  memory.allocations[begin] = {begin + whole, emulator};
   return program;
 }
 
 void FreePinned(void* pointer) {
   PinnedMemory& memory = Memory();
+  const auto begin = reinterpret_cast<uintptr_t>(pointer);
   Pinned freed;
   {
     const std::unique_lock<std::shared_mutex> lock(memory.mutex);
-    const auto found = memory.allocations.find(reinterpret_cast<uintptr_t>(pointer));
+    const auto found = memory.allocations.find(begin);
     if (found == memory.allocations.end() || found->second.emulator == nullptr) {
       throw Error(kInvalidParam, "not the beginning of pinned memory");
     }
     freed = found->second;
     memory.allocations.erase(found);
   }
-  munmap(pointer, freed.bytes);
-  munmap(freed.emulator, freed.bytes);
+  munmap(pointer, freed.end - begin);
+  munmap(freed.emulator, freed.end - begin);
 }
 
 bool IsPinned(const void* pointer) {
@@ -115,7 +111,7 @@ void RegisterHost(void* pointer, size_t bytes) {
   const std::unique_lock<std::shared_mutex> lock(memory.mutex);
   if (Find(memory, pointer) != memory.allocations.end()) return;  // pinned memory may be registered, too
   const auto begin = reinterpret_cast<uintptr_t>(pointer);
-  memory.allocations[begin] = {begin + bytes, nullptr, bytes};
+  memory.allocations[begin] = {begin + bytes, nullptr};
 }
 
 void UnregisterHost(void* pointer) {

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace emu {
@@ -200,7 +201,7 @@ Stack Collect(const Python& python, void* frame) {
   if (frame != nullptr) python.Drop(frame);
   Stack& unused = program.frames.empty() ? program : library;
   for (void* held : unused.frames) python.Drop(held);
-  return program.frames.empty() ? library : program;
+  return std::move(program.frames.empty() ? library : program);
 }
 
 SiteId SiteOfFrame(const Python& python, void* frame) {

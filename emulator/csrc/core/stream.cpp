@@ -10,7 +10,6 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "core/device.h"
 #include "core/failure.h"
 #include "core/graph.h"
 #include "core/memory.h"
@@ -77,8 +76,10 @@ void Issue(Stream& stream, Task task) {
 
 }  // namespace
 
-Stream::Stream(int device, uint32_t id, std::string purpose)
-    : device_(device), id_(id), purpose_(std::move(purpose)) {}
+Stream::Stream(int device, uint32_t id, const std::string& purpose)
+    : device_(device),
+      id_(id),
+      name_((purpose.empty() ? "stream " + std::to_string(id) : purpose) + " of npu:" + std::to_string(device)) {}
 
 Stream::~Stream() {
   {
@@ -87,11 +88,6 @@ Stream::~Stream() {
   }
   pushed_more_.notify_all();
   if (thread_.joinable()) thread_.join();
-}
-
-std::string Stream::Describe() const {
-  const std::string name = purpose_.empty() ? "stream " + std::to_string(id_) : purpose_;
-  return name + " of npu:" + std::to_string(device_);
 }
 
 void Stream::Push(Task task) {

@@ -21,14 +21,14 @@ struct TaskUpdate;  // core/replay.cpp
 
 class Stream {
  public:
-  Stream(int device, uint32_t id, std::string purpose = "");
+  Stream(int device, uint32_t id, const std::string& purpose);
   ~Stream();  // drains
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
   int device() const { return device_; }
   uint32_t id() const { return id_; }  // unique in the process, never reused: the stream's place in vector clocks
-  std::string Describe() const;        // "stream 3 of npu:0", or its purpose
+  const std::string& Describe() const { return name_; }  // "stream 3 of npu:0", or its purpose
 
   // Under the issue lock. The task runs after everything pushed before it.
   void Push(Task task);
@@ -49,7 +49,7 @@ class Stream {
 
   const int device_;
   const uint32_t id_;
-  const std::string purpose_;
+  const std::string name_;
   std::atomic<uint64_t> pushed_{0};
   std::atomic<uint64_t> finished_{0};
   std::mutex mutex_;

@@ -26,11 +26,10 @@ Words& Known() {
 }
 
 std::shared_ptr<Word> WordAt(uint64_t* address) {
-  const auto begin = reinterpret_cast<uintptr_t>(address);
-  CheckDeviceRange({begin, begin + sizeof *address}, "the word to wait for");
+  CheckDeviceRange(RangeOf(address, sizeof *address), "the word to wait for");
   Words& words = Known();
   const std::lock_guard<std::mutex> lock(words.mutex);
-  std::shared_ptr<Word>& word = words.all[begin];
+  std::shared_ptr<Word>& word = words.all[reinterpret_cast<uintptr_t>(address)];
   if (!word) word = std::make_shared<Word>();
   return word;
 }

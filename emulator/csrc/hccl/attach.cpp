@@ -2,7 +2,6 @@
 // How the ranks of a communicator come together.
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -103,15 +102,7 @@ void Communicator::Attach() {
   block.presence.store(Presence::kAttached);
   segment_.Ring();
   Note("joining the communicator");
-  Wait([this] {
-    RankSet missing = 0;
-    for (int rank = 0; rank < num_ranks_; ++rank) {
-      if (segment_.rank(rank).presence.load() < Presence::kAttached) {
-        missing |= Bit(rank);
-      }
-    }
-    return missing;
-  });
+  WaitForAll(&RankBlock::presence, Presence::kAttached);
   ThrowIfFailed();  // this was the late rank
   mine().in_call.store(0);
 }

@@ -50,11 +50,11 @@ struct Call {
 // Puts the call on the stream. Throws Error for operands that are not live device memory and the like.
 void Issue(const std::shared_ptr<Communicator>& communicator, Call call, Stream& stream);
 
-// Publishes the call's post and waits for all ranks' posts; fails the communicator when they disagree. The posts
+// Publishes this rank's post and waits for all ranks' posts; fails the communicator when they disagree. The posts
 // stay valid until the call's end. On the stream's thread.
 class Posts {
  public:
-  Posts(Communicator& communicator, const Call& call, SiteId site);
+  Posts(Communicator& communicator, const Post& mine);
   const Post& operator[](int rank) const;
 
  private:

@@ -93,11 +93,11 @@ void Issue(const std::shared_ptr<Communicator>& communicator, Call call, Stream&
   task.name = NameOf(call.operation);
   task.accesses = AccessesOf(call, communicator->rank() == call.root);
   task.site = CurrentSite();
-  const SiteId site = task.site;
-  std::string note = Describe(PostOf(call, site), communicator->num_ranks()) + " at " + DescribeSite(site);
+  const Post post = PostOf(call, task.site);
+  std::string note = Describe(post, communicator->num_ranks()) + " at " + DescribeSite(task.site);
   Communicator* running = communicator.get();  // the task keeps it
-  communicator->Issue(stream, std::move(task), std::move(note), [running, call = std::move(call), site] {
-    const Posts posts(*running, call, site);
+  communicator->Issue(stream, std::move(task), std::move(note), [running, call = std::move(call), post] {
+    const Posts posts(*running, post);
     Transfer(*running, call, posts);
   });
 }

@@ -3,7 +3,6 @@
 
 #include <chrono>
 #include <cstring>
-#include <thread>
 #include <utility>
 
 #include "core/failure.h"
@@ -109,28 +108,28 @@ void Communicator::ReportOnce(races::Kind kind, const std::string& text) {
   }
 }
 
-std::string Communicator::Failure() const {
-  if (segment_.header().num_failed.load() == 0) {
-    return "";
-  }
-  for (int rank = 0; rank < num_ranks_; ++rank) {
+int Communicator::FailedRank() const {
+  const bool any = segment_.header().num_failed.load() != 0;  // counted after `failed` is set
+  for (int rank = 0; any && rank < num_ranks_; ++rank) {
     if (segment_.rank(rank).failed.load() != 0) {
-      return std::string(segment_.rank(rank).failure) + "\n  found by " + DescribeRank(rank);
+      return rank;
     }
   }
-  return "HCCL communicator " + name_ + " has failed";  // not reached: num_failed is counted after `failed` is set
+  return -1;
+}
+
+std::string Communicator::Failure() const {
+  const int rank = FailedRank();
+  return rank < 0 ? "" : std::string(segment_.rank(rank).failure) + "\n  found by " + DescribeRank(rank);
 }
 
 void Communicator::ThrowIfFailed() {
-  const std::string failure = Failure();
-  if (failure.empty()) {
+  const int rank = FailedRank();
+  if (rank < 0) {
     return;
   }
-  uint32_t kind = 0;
-  for (int rank = 0; rank < num_ranks_ && kind == 0; ++rank) {
-    kind = segment_.rank(rank).failed.load();
-  }
-  ReportOnce(static_cast<races::Kind>(kind - 1), failure);
+  const std::string failure = Failure();
+  ReportOnce(static_cast<races::Kind>(segment_.rank(rank).failed.load() - 1), failure);
   throw Error(kDeviceError, failure);
 }
 

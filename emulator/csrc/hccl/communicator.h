@@ -46,6 +46,19 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   // it names: one that is gone, that left, that waits for this rank in turn, or that does not come before the
   // deadline fails the communicator.
   void Wait(const std::function<RankSet()>& missing);
+  // The same until `state` of every rank has come to `value`.
+  template <typename Value>
+  void WaitForAll(std::atomic<Value> RankBlock::*state, Value value) {
+    Wait([&] {
+      RankSet missing = 0;
+      for (int rank = 0; rank < num_ranks_; ++rank) {
+        if ((segment_.rank(rank).*state).load() < value) {
+          missing |= Bit(rank);
+        }
+      }
+      return missing;
+    });
+  }
 
   // Marks the communicator as failed for all ranks, reports the finding and throws Error. `text` says what
   // happened.
@@ -74,6 +87,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   Communicator(Segment segment, std::string segment_name, int num_ranks, int rank, std::string name);
   void Attach();
   void Note(const std::string& text);
+  int FailedRank() const;  // the first that failed the communicator; -1 while it works
   Finding Inspect(int rank, const Watch& watch) const;
   bool CheckPeers(const std::function<RankSet()>& missing, const Watch& watch);  // false: nothing is missing now
   std::string DescribeActivity(int rank) const;

@@ -153,8 +153,7 @@ void IssueMessages(const std::shared_ptr<Communicator>& communicator, const std:
     if (message.peer < 0 || message.peer >= communicator->num_ranks()) {
       throw Error(kInvalidParam, name + ": the communicator has no rank " + std::to_string(message.peer));
     }
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(message.buffer);
-    const Range range{begin, begin + message.count * SizeOf(message.type)};
+    const Range range = RangeOf(message.buffer, message.count * SizeOf(message.type));
     if (!range.Empty()) {
       CheckDeviceRange(range, name + (message.send ? "'s send buffer" : "'s receive buffer"));
       task.accesses.push_back({range, !message.send});

@@ -104,22 +104,14 @@ std::string Describe(const Post& post, int num_ranks) {
   return text + ")";
 }
 
-Posts::Posts(Communicator& communicator, const Call& call, SiteId site)
+Posts::Posts(Communicator& communicator, const Post& mine)
     : communicator_(communicator), number_(++communicator.num_posts) {
   const int num_ranks = communicator.num_ranks();
   // Nobody still reads the post before last: this rank finished the call after it, so all ranks had come to that.
-  communicator.mine().posts[number_ % 2] = PostOf(call, site);
+  communicator.mine().posts[number_ % 2] = mine;
   communicator.mine().posted.store(number_);
   communicator.segment().Ring();
-  communicator.Wait([&] {
-    RankSet missing = 0;
-    for (int rank = 0; rank < num_ranks; ++rank) {
-      if (communicator.segment().rank(rank).posted.load() < number_) {
-        missing |= Bit(rank);
-      }
-    }
-    return missing;
-  });
+  communicator.WaitForAll(&RankBlock::posted, number_);
   if (AllAgree(*this, num_ranks)) {
     return;
   }

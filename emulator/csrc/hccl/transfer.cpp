@@ -26,22 +26,13 @@ void RunRounds(Communicator& communicator, uint64_t num_rounds,
                const std::function<void(uint64_t round, const char* const* slots)>& unpack) {
   const Segment& segment = communicator.segment();
   const int num_ranks = communicator.num_ranks();
-  const auto wait_until = [&](std::atomic<uint64_t> RankBlock::*counter, uint64_t value) {
-    communicator.Wait([&] {
-      RankSet missing = 0;
-      for (int rank = 0; rank < num_ranks; ++rank) {
-        missing |= (segment.rank(rank).*counter).load() < value ? Bit(rank) : 0;
-      }
-      return missing;
-    });
-  };
   for (uint64_t round = 0; round < num_rounds; ++round) {
     const uint64_t number = ++communicator.num_rounds;
-    wait_until(&RankBlock::consumed, number - std::min<uint64_t>(number, 2));
+    communicator.WaitForAll(&RankBlock::consumed, number - std::min<uint64_t>(number, 2));
     pack(round, communicator.mine().slots[number % 2]);
     communicator.mine().written.store(number);
     segment.Ring();
-    wait_until(&RankBlock::written, number);
+    communicator.WaitForAll(&RankBlock::written, number);
     const char* slots[kMaxRanks];
     for (int rank = 0; rank < num_ranks; ++rank) {
       slots[rank] = segment.rank(rank).slots[number % 2];
@@ -49,6 +40,18 @@ void RunRounds(Communicator& communicator, uint64_t num_rounds,
     unpack(round, slots);
     communicator.mine().consumed.store(number);
     segment.Ring();
+  }
+}
+
+// From each rank's slot the piece of what it sends, to where that begins in the receive buffer.
+void UnpackFromAll(const Call& call, uint64_t round, uint64_t size, const char* const* slots) {
+  const uint64_t bytes = SizeOf(call.type);
+  for (size_t rank = 0; rank < call.recvs.counts.size(); ++rank) {
+    const Piece piece(round, size, call.recvs.counts[rank]);
+    if (piece.size() != 0) {
+      char* to = call.recv + (call.recvs.begins[rank] + piece.begin) * bytes;
+      std::memcpy(to, slots[rank], piece.size() * bytes);
+    }
   }
 }
 
@@ -73,14 +76,7 @@ void TransferWhole(Communicator& communicator, const Call& call, const Posts& po
   };
   const auto unpack = [&](uint64_t round, const char* const* slots) {
     if (gathers) {
-      for (int rank = 0; rank < num_ranks; ++rank) {
-        const Piece piece(round, size, call.recvs.counts[rank]);
-        if (piece.size() != 0) {
-          char* to = call.recv + (call.recvs.begins[rank] + piece.begin) * bytes;
-          std::memcpy(to, slots[rank], piece.size() * bytes);
-        }
-      }
-      return;
+      return UnpackFromAll(call, round, size, slots);
     }
     const Piece piece(round, size, call.count);
     char* to = call.recv + piece.begin * bytes;
@@ -122,14 +118,7 @@ void TransferParts(Communicator& communicator, const Call& call, const Posts& po
       own[rank] = slots[rank] + communicator.rank() * stride;
     }
     if (all_to_all) {
-      for (int rank = 0; rank < num_ranks; ++rank) {
-        const Piece piece(round, size, call.recvs.counts[rank]);
-        if (piece.size() != 0) {
-          char* to = call.recv + (call.recvs.begins[rank] + piece.begin) * bytes;
-          std::memcpy(to, own[rank], piece.size() * bytes);
-        }
-      }
-      return;
+      return UnpackFromAll(call, round, size, own);
     }
     const Piece piece(round, size, call.count);
     char* to = call.recv + piece.begin * bytes;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "races/blocks.h"
 
+#include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <map>
 #include <mutex>
 

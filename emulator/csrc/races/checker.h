@@ -28,6 +28,11 @@ struct Operation {
 };
 using OperationPtr = std::shared_ptr<const Operation>;
 
+// Whether the operation is ordered before what `clock` belongs to.
+inline bool Covers(const Clock& clock, const Operation& operation) {
+  return clock.Of(operation.stream_id) >= operation.index;
+}
+
 class Shadow;  // races/shadow.h: who last wrote and read each byte
 
 // Every call is under the issue lock. The process has one checker; each capture has one more of its own, in which

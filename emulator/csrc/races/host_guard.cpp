@@ -5,16 +5,17 @@
 #include "races/host_guard.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <mutex>
 #include <vector>
 
 #include "core/failure.h"
 #include "core/memory.h"
+#include "core/pages.h"
 #include "core/site.h"
 #include "races/fault.h"
 #include "races/fork.h"
@@ -55,15 +56,7 @@ std::atomic<uintptr_t> highest{0};
 
 thread_local const Clock* acting_clock = nullptr;
 
-uintptr_t PageSize() {
-  static const auto size = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  return size;
-}
-
-Range PagesOf(Range range) {
-  const uintptr_t mask = ~(PageSize() - 1);
-  return {range.begin & mask, (range.end + PageSize() - 1) & mask};
-}
+Range PagesOf(Range range) { return {range.begin & ~(PageSize() - 1), WholePages(range.end)}; }
 
 bool Overlap(Range a, Range b) { return a.begin < b.end && b.begin < a.end; }
 
@@ -106,10 +99,6 @@ void RemoveIf(Guards& all, Predicate predicate) {
   for (const Range pages : opened) Reprotect(all.active, pages);
 }
 
-bool Covers(const Clock& clock, const Operation& operation) {
-  return clock.Of(operation.stream_id) >= operation.index;
-}
-
 }  // namespace
 
 void GuardPinned(Range range, bool task_writes, OperationPtr operation) {
@@ -144,7 +133,7 @@ void DropGuards(Range range) {
 }
 
 FaultOutcome ResolveFault(uintptr_t address, bool is_write) {
-  if (address < (lowest.load() & ~(PageSize() - 1)) || address >= PagesOf({0, highest.load()}).end) {
+  if (address < PagesOf({lowest.load(), 0}).begin || address >= PagesOf({0, highest.load()}).end) {
     return FaultOutcome::kNotOurs;
   }
   Guards& all = *guards;

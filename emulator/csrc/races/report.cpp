@@ -11,6 +11,7 @@
 #include <set>
 #include <vector>
 
+#include "core/memory.h"
 #include "core/settings.h"
 #include "races/blocks.h"
 #include "races/fork.h"
@@ -88,12 +89,6 @@ std::string Line(SiteId site) {
 std::string Party(const char* which, const Operation& operation, const char* does) {
   return std::string("\n  ") + which + operation.name + " on " + operation.stream + " " + does +
          Lines(operation.site);
-}
-
-std::string Hex(uintptr_t address) {
-  char text[24];
-  std::snprintf(text, sizeof(text), "0x%llx", static_cast<unsigned long long>(address));
-  return text;
 }
 
 std::string Bytes(Range range, uintptr_t base) {

@@ -7,10 +7,6 @@
 namespace emu::races {
 namespace {
 
-bool Covers(const Clock& clock, const OperationPtr& operation) {
-  return clock.Of(operation->stream_id) >= operation->index;
-}
-
 void Add(std::vector<Conflict>* conflicts, const OperationPtr& first, bool first_writes, bool second_writes,
          Range range) {
   // neighbours of one pair are shown as one range
@@ -38,12 +34,12 @@ void Shadow::Touch(const Access& access, const OperationPtr& operation, const Cl
   for (; last != intervals_.end() && last->first < range.end; ++last) {
     const Interval& interval = last->second;
     const Range bytes{last->first, interval.end};
-    if (interval.write && !Covers(clock, interval.write)) {
+    if (interval.write && !Covers(clock, *interval.write)) {
       Add(conflicts, interval.write, true, access.write, bytes);
     }
     if (!access.write) continue;
     for (const OperationPtr& read : interval.reads) {
-      if (!Covers(clock, read)) Add(conflicts, read, false, true, bytes);
+      if (!Covers(clock, *read)) Add(conflicts, read, false, true, bytes);
     }
   }
   if (!access.write) {
@@ -68,11 +64,11 @@ void Shadow::AddRead(Range range, const OperationPtr& operation, const Clock& ho
       next = intervals_.emplace_hint(next, at, Interval{end, nullptr, {}});
     }
     Interval& interval = next->second;
-    if (interval.write && Covers(host, interval.write)) interval.write = nullptr;
+    if (interval.write && Covers(host, *interval.write)) interval.write = nullptr;
     auto& reads = interval.reads;
     reads.erase(std::remove_if(reads.begin(), reads.end(),
                                [&](const OperationPtr& read) {
-                                 return read->stream_id == operation->stream_id || Covers(host, read);
+                                 return read->stream_id == operation->stream_id || Covers(host, *read);
                                }),
                 reads.end());
     reads.push_back(operation);
@@ -118,10 +114,10 @@ void Shadow::Forget(Range range) {
 void Shadow::Sweep(const Clock& host) {
   for (auto at = intervals_.begin(); at != intervals_.end();) {
     Interval& interval = at->second;
-    if (interval.write && Covers(host, interval.write)) interval.write = nullptr;
+    if (interval.write && Covers(host, *interval.write)) interval.write = nullptr;
     auto& reads = interval.reads;
     reads.erase(std::remove_if(reads.begin(), reads.end(),
-                               [&](const OperationPtr& read) { return Covers(host, read); }),
+                               [&](const OperationPtr& read) { return Covers(host, *read); }),
                 reads.end());
     at = interval.write || !reads.empty() ? std::next(at) : intervals_.erase(at);
   }

@@ -5,11 +5,12 @@
 #include <elf.h>
 #include <link.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <cstdint>
 #include <cstring>
 #include <utility>
+
+#include "core/pages.h"
 
 namespace emu::races {
 namespace {
@@ -74,9 +75,8 @@ bool GateTrace() {
                      Find(take_lock, "PyGILState_Ensure") && Find(release_lock, "PyGILState_Release") &&
                      Find(pending_error, "PyErr_Occurred");
   if (!found) return false;
-  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  void* begin = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(import) & ~(page - 1));
-  if (mprotect(begin, page, PROT_READ | PROT_WRITE) != 0) return false;
+  void* begin = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(import) & ~(PageSize() - 1));
+  if (mprotect(begin, PageSize(), PROT_READ | PROT_WRITE) != 0) return false;
   *import = reinterpret_cast<void*>(MayCallPython);
   return true;  // the page stays writable: what else lies on it may be written, too
 }
