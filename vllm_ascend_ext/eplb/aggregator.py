@@ -246,9 +246,11 @@ class ExpertLoadAggregator(ABC):
 
     def overdue(self) -> str | None:
         """What has not arrived within the deadline, in words."""
+        if not self.in_flight:
+            return None
         try:
             slot = self.in_flight[0]
-        except IndexError:  # another thread may have taken it up
+        except IndexError:  # another thread has just taken it up
             return None
         if time.monotonic() - slot.started_s < self.deadline_s or slot.arrived.query():
             return None
@@ -284,8 +286,7 @@ class ExpertLoadAggregator(ABC):
         if wait and not self._free:
             self.stats.num_waits += 1
             self._wait(lambda: bool(self._free), "a free slot for expert load")
-        with self.changed:
-            return self._free.popleft() if self._free else None
+        return self._free.popleft() if self._free else None  # only this thread takes from it
 
     def _wait(self, reached: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + self.deadline_s

@@ -58,8 +58,10 @@ class HostAggregator(ExpertLoadAggregator):
     ) -> None:
         super().__init__(recorders, device, step=step, num_slots=num_slots, deadline_s=deadline_s)
         self._collectives = collectives
-        self._pinned = {
-            id(slot): device.pinned_empty([self.handover.num_counters], torch.int32) for slot in self.slots
+        num_counters = self.handover.num_counters
+        self._ways = {  # slot → what is copied, and the pinned memory it is copied to
+            id(slot): (slot.load_M[:num_counters], device.pinned_empty([num_counters], torch.int32))
+            for slot in self.slots
         }
         self._entries: list[_Entry] = []
         self._closing = False
@@ -68,7 +70,8 @@ class HostAggregator(ExpertLoadAggregator):
 
     def ship(self, slot: Slot) -> None:
         """See `ExpertLoadAggregator.ship`: the copy to the host."""
-        self._pinned[id(slot)].copy_(slot.load_M[: self.handover.num_counters], non_blocking=True)
+        load_N, pinned_N = self._ways[id(slot)]
+        pinned_N.copy_(load_N, non_blocking=True)
 
     def take_up(self) -> None:
         """See `ExpertLoadAggregator.take_up`: only what the thread, busy in a collective, leaves to be done."""
@@ -84,7 +87,7 @@ class HostAggregator(ExpertLoadAggregator):
 
     def arrive(self, slot: Slot) -> None:
         """See `ExpertLoadAggregator.arrive`."""
-        load_N = self._pinned[id(slot)].long()
+        load_N = self._ways[id(slot)][1].long()
         last = self._entries[-1] if self._entries else None
         if last is not None and len(self._entries) >= _MAX_ENTRIES and not last.required:
             last.load_N += load_N
