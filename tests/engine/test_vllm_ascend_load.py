@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.engine.reference import make_prompts, transformers_load, transformers_tokens, write_model
 from tests.engine.test_expert_load import assert_equals_transformers, summed_load
@@ -32,9 +33,16 @@ DEADLINE_S = 240
 
 
 # of a cycle: 6 steps of counting, 3 for the policy, 2 layers moved
-DYNAMIC_EPLB = {"dynamic_eplb": True, "expert_heat_collection_interval": 6, "algorithm_execution_interval": 3}
+POLICY = 1
+DYNAMIC_EPLB = {
+    "dynamic_eplb": True,
+    "expert_heat_collection_interval": 6,
+    "algorithm_execution_interval": 3,
+    "eplb_policy_type": POLICY,
+}
 CYCLE, LEAD = 11, 2
 WINDOW = 6 - LEAD
+NUM_REBALANCES = 10
 
 
 def load(**settings: Any) -> dict[str, Any]:
@@ -121,17 +129,17 @@ def dynamic_eplb(model: str, monkeypatch: pytest.MonkeyPatch) -> EngineCase:
     )
 
 
-def test_policy_process_gets_exact_counts(
+def test_every_rebalancing_is_that_of_exact_counts(
     qwen3_moe: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Two cycles: what the policy process of each rank reads are the window's rows by transformers' routers, and
-    no token changes while experts move. The second window's sum is late."""
+    """What the policy process of each rank reads are the window's rows by transformers' routers, it decides what the
+    policy makes of those, and no token changes while experts move. The second window's sum is late."""
     from vllm_ascend.eplb.core.eplb_worker import EplbWorker
 
     round_ = HostAggregator._round
 
     def slow_round(self: HostAggregator, offer: int) -> None:
-        if offer > CYCLE:
+        if CYCLE < offer <= 2 * CYCLE:
             time.sleep(1)
         round_(self, offer)
 
@@ -147,26 +155,47 @@ def test_policy_process_gets_exact_counts(
         return answer
 
     monkeypatch.setattr(EplbWorker, "do_update", record)  # ranks and policy processes are forks of this one
-    num_tokens = 2 * CYCLE + 1
+    num_tokens = NUM_REBALANCES * CYCLE + 1
     case = dynamic_eplb(qwen3_moe, monkeypatch)
     result = run_engine(case, prompts, max_tokens=num_tokens, deadline_s=DEADLINE_S)
     assert result.token_ids == transformers_tokens(qwen3_moe, prompts, num_tokens)
-    counted = [
-        transformers_load(qwen3_moe, sequences(prompts, result, steps - 1))
-        for steps in (WINDOW, CYCLE, CYCLE + WINDOW)
-    ]
-    second = [
-        [after - before for after, before in zip(*rows, strict=True)]
-        for rows in zip(counted[2], counted[1], strict=True)
-    ]
+    windows = [window_load(qwen3_moe, prompts, result, cycle * CYCLE) for cycle in range(NUM_REBALANCES)]
     for rank in result.ranks:
         lines = (tmp_path / str(rank.report["rank"])).read_text().splitlines()  # type: ignore[index]
         updates = [json.loads(line) for line in lines]
-        assert [of_experts(maps, moe_load) for maps, moe_load, _ in updates] == [counted[0], second]
-        assert updates[0][2] != updates[0][0]  # experts moved
-        assert rank.report is not None and rank.report["collection"]["num_windows"] == 2
+        assert [of_experts(maps, moe_load) for maps, moe_load, _ in updates] == windows
+        decided = [placement(maps).tolist() for _, _, maps in updates]
+        assert decided == [policy(maps, load_LE) for (maps, _, _), load_LE in zip(updates, windows, strict=True)]
+        assert sum(after != before for before, _, after in updates) >= NUM_REBALANCES // 2  # experts moved
+        assert rank.report is not None and rank.report["collection"]["num_windows"] == NUM_REBALANCES
         assert rank.report["collection"]["num_late"] >= 1
     assert summed_load(result, 0)[0] == transformers_load(qwen3_moe, sequences(prompts, result, num_tokens - 1))
+
+
+def window_load(model: str, prompts: list[list[int]], result: EngineResult, begin: int) -> list[list[int]]:
+    """Rows [L][E] that transformers routes in the window of the cycle that begins after `begin` steps."""
+    end_LE = transformers_load(model, sequences(prompts, result, begin + WINDOW - 1))
+    if begin == 0:
+        return end_LE
+    begin_LE = transformers_load(model, sequences(prompts, result, begin - 1))
+    return [[end - begin for end, begin in zip(*rows, strict=True)] for rows in zip(end_LE, begin_LE, strict=True)]
+
+
+def placement(maps: list[list[list[int]]]) -> torch.Tensor:
+    """Experts [L, rank, place] of the experts' places [L][rank][E], -1 for an expert of another rank."""
+    maps_LRE = torch.tensor(maps)
+    num_places = int(maps_LRE.max()) + 1
+    return maps_LRE.where(maps_LRE >= 0, maps_LRE.shape[-1]).argsort(dim=-1)[..., :num_places]
+
+
+def policy(maps: list[list[list[int]]], load_LE: list[list[int]]) -> list[list[list[int]]]:
+    """The placement that vllm-ascend's policy makes of the present one and the load of experts."""
+    from vllm_ascend.eplb.core.policy.policy_factory import PolicyFactory
+
+    before = placement(maps)
+    loads = torch.tensor(load_LE)[:, None].expand(-1, before.shape[1], -1).gather(2, before)
+    _, _, after = PolicyFactory.generate_policy(POLICY).rebalance_experts(before, loads)
+    return torch.as_tensor(after).tolist()
 
 
 def of_experts(maps: list[list[list[int]]], moe_load: list[list[list[int]]]) -> list[list[int]]:
