@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable
 
 import torch
 
-from vllm_ascend_ext.device import Device
+from vllm_ascend_ext.device import Device, create_device
 from vllm_ascend_ext.eplb.aggregator import ExpertLoadAggregator
+from vllm_ascend_ext.eplb.device_sum import DeviceAggregator
 from vllm_ascend_ext.eplb.handover import ExpertLoad
+from vllm_ascend_ext.eplb.host_sum import HostAggregator
 from vllm_ascend_ext.eplb.recorder import ExpertLoadRecorder
 
 SHAPES = ((3, 5), (1, 4))  # two models: layers, experts
@@ -19,6 +22,24 @@ TOP_K = 2
 NUM_ROWS = 5  # of a step, padding included
 
 Make = Callable[..., ExpertLoadAggregator]
+Capture = Callable[[Callable[[], None]], Callable[[], None]]
+
+NUM_SCHEDULES = int(os.environ.get("SCHEDULES", "3"))
+
+
+class _OneRank:
+    num_ranks = 1
+
+    def all_reduce_(self, x: torch.Tensor) -> None:
+        x.add_(0)  # one more task in the order of the stream
+
+
+def host_way(device: Device, recorders: list[ExpertLoadRecorder], **options: object) -> ExpertLoadAggregator:
+    return HostAggregator(recorders, device, None, **options)
+
+
+def device_way(device: Device, recorders: list[ExpertLoadRecorder], **options: object) -> ExpertLoadAggregator:
+    return DeviceAggregator(recorders, device, _OneRank(), **options)
 
 
 class Run:
@@ -33,7 +54,7 @@ class Run:
         device: Device,
         make: Make,
         seed: int,
-        capture: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
+        capture: Capture | None = None,
         **options: object,
     ) -> None:
         self.device, self.random = device, random.Random(seed)
@@ -100,3 +121,11 @@ class Run:
             if not torch.equal(total, self.routed[index]) or tokens != self.num_tokens[index]:
                 wrong.append(f"total of model {index}")
         return wrong
+
+
+def assert_hand_overs_exact(device_type: str, make: Make, capture: Capture | None, seed: int) -> None:
+    """On an accelerator: 60 steps of one seed, with 1 to 3 slots, hurried or with pauses."""
+    run = Run(create_device(device_type), make, seed, capture, num_slots=1 + seed % 3)
+    run.go(60, interval=1 + seed % 2, pause_s=0.001 * (seed % 2))
+    assert run.errors() == []
+    run.aggregator.close()

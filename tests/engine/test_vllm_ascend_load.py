@@ -132,8 +132,8 @@ def dynamic_eplb(model: str, monkeypatch: pytest.MonkeyPatch) -> EngineCase:
 def test_every_rebalancing_is_that_of_exact_counts(
     qwen3_moe: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What the policy process of each rank reads are the window's rows by transformers' routers, it decides what the
-    policy makes of those, and no token changes while experts move. The second window's sum is late."""
+    """What the policy process of each rank reads are the window's rows by transformers' routers, it decides what
+    the policy makes of those, and no token changes while experts move. The second window's sum is late."""
     from vllm_ascend.eplb.core.eplb_worker import EplbWorker
 
     round_ = HostAggregator._round

@@ -6,8 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.load_run import Run
-from tests.npu.test_aggregator_npu import device_way, host_way
+from tests.load_run import Run, device_way, host_way
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.device.base import Event, NativeEvent
 from vllm_ascend_ext.device.npu import NpuDevice, npu_stream_switch

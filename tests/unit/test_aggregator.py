@@ -8,18 +8,13 @@ import time
 import pytest
 import torch
 
-from tests.load_run import Make, Run
+from tests.load_run import Make, Run, host_way
 from tests.simulated_device import QueuedCollectives, SimulatedDevice, SimulatedEvent
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.eplb.aggregator import SIDE_STREAM, AggregationError
 from vllm_ascend_ext.eplb.device_sum import DeviceAggregator, max_slots
 from vllm_ascend_ext.eplb.handover import HandOver
-from vllm_ascend_ext.eplb.host_sum import HostAggregator
 from vllm_ascend_ext.eplb.recorder import ExpertLoadRecorder
-
-
-def host_way(device: SimulatedDevice, recorders: list[ExpertLoadRecorder], **options: object) -> HostAggregator:
-    return HostAggregator(recorders, device, None, **options)
 
 
 def device_way(

@@ -43,7 +43,8 @@ void Capture::Add(Stream& stream, Task task) {
   if (tail.group) tail.group->nodes.push_back(node);
   checker_.Issue(stream.id(), tail.own.size(), stream.Describe(), task);
   Accesses accesses = task.accesses;
-  graph_->nodes.push_back({std::make_shared<const Task>(std::move(task)), std::move(tail.last), std::move(accesses)});
+  auto shared = std::make_shared<const Task>(std::move(task));
+  graph_->nodes.push_back({std::move(shared), std::move(tail.last), std::move(accesses)});
   tail.last = {node};
 }
 

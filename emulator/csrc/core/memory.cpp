@@ -61,8 +61,8 @@ void Take(DeviceMemory& memory, int device, size_t bytes) {
   used += bytes;
 }
 
-// The live piece that begins at `begin`, once what it was used for is over: everything issued on its device has run,
-// and its bytes are forgotten. Throws Error with `problem` when there is none of this kind.
+// The live piece that begins at `begin`, once what it was used for is over: everything issued on its device has
+// run, and its bytes are forgotten. Throws Error with `problem` when there is none of this kind.
 Live Retire(uintptr_t begin, bool of_segment, const std::string& problem) {
   DeviceMemory& memory = Memory();
   Live piece;
@@ -196,8 +196,8 @@ void MapPhysical(void* address, size_t bytes, void* handle) {
   if (found->second->mapped != 0) throw Error(kFeatureNotSupported, "not emulated: physical memory mapped twice");
   const auto begin = reinterpret_cast<uintptr_t>(address);
   const auto after = memory.live.upper_bound(begin);
-  const bool taken =
-      PieceAt(memory.live, begin) != memory.live.end() || (after != memory.live.end() && after->first < begin + bytes);
+  const auto& live = memory.live;
+  const bool taken = PieceAt(live, begin) != live.end() || (after != live.end() && after->first < begin + bytes);
   if (taken) throw Error(kInvalidParam, "memory is already mapped at " + Hex(begin));
   MapFresh(address, WholePages(bytes));
   found->second->mapped = begin;
