@@ -27,6 +27,7 @@ from tests.ops.cases import (
     norm_case,
     pack_case,
     rows_case,
+    same_bytes,
 )
 from tests.ops.host_kernels import SCHEDULES, HostKernels
 from tests.ops.traffic import least_bytes
@@ -209,7 +210,3 @@ def test_shapes_that_do_not_fit_are_refused(host_kernels: HostKernels) -> None:
         host_kernels.add_rms_norm(wide, wide, wide[0], 1e-6)
     with pytest.raises(ValueError, match="tiling error 3"):
         host_kernels.mtp_pack_output(*pack_case(1, 400, 40, 0))
-
-
-def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(torch.int8), b.view(torch.int8))

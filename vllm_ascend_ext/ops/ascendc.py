@@ -26,7 +26,8 @@ def register() -> None:
     try:
         import torch_npu  # noqa: F401 - the library needs its symbols
 
-        torch.ops.load_library(path)
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
     except Exception as error:  # a driver or library that is missing fails in ways of its own
-        reason = (str(error) or repr(error)).partition("\n")[0]
+        cause = error.__cause__ or error  # torch keeps the loader's own words there
+        reason = (str(cause) or repr(cause)).partition("\n")[0]
         explain_missing("npu", f"{BINDING} is built, but does not load: {reason}")
