@@ -74,6 +74,25 @@ def test_every_row_has_one_core_and_fits(
 
 
 @pytest.mark.parametrize(
+    ("rows", "experts", "num_cores"),
+    [
+        (16, 256, 1),
+        (256, 256, 3),
+        (4096, 256, 16),
+        (16384, 256, 26),
+        (65536, 256, 48),
+        (4096, 512, 32),
+        (4096, 1024, 43),
+    ],
+)
+def test_cores_are_given_up_where_their_counters_weigh(
+    library: ctypes.CDLL, rows: int, experts: int, num_cores: int
+) -> None:
+    """Of 48, for int32 ids of K 8: few of them, unless the counters are 5 % of the ids or counting would be slower."""
+    assert tile(library, rows, 8, experts, 4, 48)[1].num_cores == num_cores
+
+
+@pytest.mark.parametrize(
     ("arguments", "error"),
     [
         ((-1, 8, 256, 4, 40), BAD_ARGUMENT),

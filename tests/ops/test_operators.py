@@ -188,9 +188,9 @@ def test_any_records(host_kernels: HostKernels, cores, schedule, batch, slots, t
 @pytest.mark.parametrize("cores", CORES)
 def test_kernels_move_little_more_than_they_must(host_kernels: HostKernels, cores: int) -> None:
     """At most 5 % more, where there is enough work; each core adds its own E counters in expert_load_add_."""
-    load, ids, _ = load_case(65536, 8, 256, torch.int32, seed=1)
+    load, ids, _ = load_case(16384, 8, 256, torch.int32, seed=1)
     shapes = {
-        "expert_load_add_": (load, ids, torch.tensor([65536], dtype=torch.int32)),
+        "expert_load_add_": (load, ids, torch.tensor([16384], dtype=torch.int32)),
         "expert_load_add_counts_": (*counts_case(512, True, torch.int64, 1), True),
         "dp_pad": (torch.ones(70, 2112), 64, 7, 100),
         "dp_unpad": (torch.ones(70, 2112), 64, 3),
