@@ -57,9 +57,7 @@ class Variable:
         if self.values is None:
             return spelling
         if spelling.lower() not in self.values:
-            raise EnvironmentVariableError(
-                f"{self.name}={spelling!r}: expected one of {', '.join(self.values)}"
-            )
+            raise EnvironmentVariableError(f"{self.name}={spelling!r}: expected one of {', '.join(self.values)}")
         return self.values[spelling.lower()]
 
 

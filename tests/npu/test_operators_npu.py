@@ -169,8 +169,10 @@ def _refusals() -> Iterator[tuple[type[Exception], str, Callable[[], object]]]:
     yield ValueError, "must not be negative", lambda: ops.dp_unpad(npu(floats), 1, -1)
     yield ValueError, "no 2 rows at 1", lambda: ops.dp_unpad(npu(floats), 2, 1)
     yield ValueError, "residual .T, H.", lambda: norm(npu(floats), npu(floats[:1]), npu(floats[0]), 1e-6)
-    yield TypeError, "all float16, bfloat16 or float32", lambda: norm(
-        npu(floats), npu(floats.half()), npu(floats[0]), 1e-6
+    yield (
+        TypeError,
+        "all float16, bfloat16 or float32",
+        lambda: norm(npu(floats), npu(floats.half()), npu(floats[0]), 1e-6),
     )
     yield ValueError, "a row of 30000 elements.* not fit", lambda: norm(npu(wide), npu(wide), npu(wide[0]), 1e-6)
     yield ValueError, "together or none", lambda: pack(npu(tokens), npu(accepted), npu(accepted), npu(top_k))

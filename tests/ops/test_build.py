@@ -91,8 +91,12 @@ def test_npu_build_without_torch_npu_says_what_is_missing(tmp_path: Path) -> Non
     script = tmp_path / "cann" / "tools" / "tikcpp" / "ascendc_kernel_cmake" / "ascendc.cmake"
     script.parent.mkdir(parents=True)
     script.write_text(
-        "function(ascendc_library name)\n  add_library(${name} ${ARGN})\nendfunction()\n"
-        "function(ascendc_include_directories name)\n  target_include_directories(${name} ${ARGN})\nendfunction()\n"
+        "function(ascendc_library name)\n"
+        "  add_library(${name} ${ARGN})\n"
+        "endfunction()\n"
+        "function(ascendc_include_directories name)\n"
+        "  target_include_directories(${name} ${ARGN})\n"
+        "endfunction()\n"
     )
     done = wheel(tmp_path, ASCEND_HOME_PATH=str(tmp_path / "cann"))
     output = done.stdout + done.stderr

@@ -88,7 +88,7 @@ def test_every_row_has_one_core_and_fits(
 def test_cores_are_given_up_where_their_counters_weigh(
     library: ctypes.CDLL, rows: int, experts: int, num_cores: int
 ) -> None:
-    """Of 48, for int32 ids of K 8: few of them, unless the counters are 5 % of the ids or counting would be slower."""
+    """Of 48, for int32 ids of K 8; more where the counters are 5 % of the ids, or counting would be slower."""
     assert tile(library, rows, 8, experts, 4, 48)[1].num_cores == num_cores
 
 
