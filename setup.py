@@ -4,9 +4,10 @@
 auto   npu where ASCEND_HOME_PATH is set, else none (the default)
 none   pure Python, which says so
 host   CMake builds the AscendC kernels for the CPU, for tests; needs a C++ compiler only
-npu    CMake builds them for the NPU; needs CANN
+npu    CMake builds them for the NPU and binds them to torch; needs CANN, torch and torch_npu
 """
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -36,6 +37,14 @@ def cmake(*arguments):
         raise SystemExit(f"vllm-ascend-ext: cmake {arguments[0]} failed, its message is above")
 
 
+def package_folders():
+    """Where torch and torch_npu are, for CMake, which says what is missing. Neither is imported."""
+    for package in ("torch", "torch_npu"):
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            yield f"-D{package.upper()}_DIR={Path(spec.origin).parent}"
+
+
 class BuildPy(build_py):
     def run(self):
         super().run()
@@ -44,7 +53,7 @@ class BuildPy(build_py):
             return
         target = ROOT if self.editable_mode else Path(self.build_lib).resolve()
         build = ROOT / "build" / choice()
-        cmake("-S", ROOT, "-B", build)
+        cmake("-S", ROOT, "-B", build, *package_folders())
         cmake("--build", build, "--parallel", "2")
         cmake("--install", build, "--prefix", target / "vllm_ascend_ext" / "lib")
 

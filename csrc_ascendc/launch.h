@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How launch.cpp starts a kernel: on a stream of the NPU, or on the CPU through the emulation in host/.
+// How launch.cpp starts a kernel: on a stream of the NPU, or on the CPU through the emulation in host/, at once or on
+// a stream of the emulated NPU.
 // What each launch.cpp exports is in launches.h.
 #pragma once
 
@@ -8,7 +9,7 @@
 #ifdef ASCEND_EXT_HOST
 #include "host/launch.h"
 #define ASCEND_EXT_LAUNCH(kernel, num_cores, stream, extents, ...) \
-  ((void)(stream), ::ascendc_host::Launch(#kernel, num_cores, extents, [=] { kernel(__VA_ARGS__); }))
+  ::ascendc_host::LaunchOn(stream, #kernel, num_cores, extents, [=] { kernel(__VA_ARGS__); })
 namespace ascend_ext {
 using Extents = std::vector<ascendc_host::GmExtent>;
 }

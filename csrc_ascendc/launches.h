@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The launches of ascend_ext_kernels (NPU) and ascend_ext_host (CPU): plain C, no torch, for binding.cpp and ctypes.
+// The launches of ascend_ext_kernels (NPU, emulated NPU) and ascend_ext_host (CPU): plain C, no torch, for binding.cpp
+// and ctypes.
 //
-// Each returns 0, a TilingError (tiling.h), or -1 for a broken rule of AscendC on the host. `num_vector_cores` is the
-// device's; a launch uses as many as pay. Addresses are of contiguous tensors on the device of `stream` (on the host
-// there is none); inputs do not alias outputs. Shapes are those of vllm_ascend_ext/ops.
+// Each returns 0, a TilingError (tiling.h), -1 for a broken rule of AscendC on the host, or the emulated runtime's
+// code. `num_vector_cores` is the device's; a launch uses as many as pay. Addresses are of contiguous tensors on the
+// device of `stream` (ascend_ext_host has no streams and runs at once); inputs do not alias outputs. Shapes are those
+// of vllm_ascend_ext/ops.
 #pragma once
 
 #include <cstdint>

@@ -19,37 +19,48 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from emulator.checkout import BASE_ENVIRONMENT, CACHE, SETUP, SOURCES, EmulatorError, torch_folder
+from emulator.checkout import (
+    BASE_ENVIRONMENT,
+    CACHE,
+    NPU_ENVIRONMENT,
+    ROOT,
+    SETUP,
+    SOURCES,
+    EmulatorError,
+    package_folder,
+)
 
 BUILDS_KEPT = 2
 GIB_PER_JOB = 2  # a file that includes torch's headers
 KEY = re.compile(r"[0-9a-f]{16}")
 
 
-def source_files(sources: Path = SOURCES) -> list[Path]:
-    """Everything that the libraries are made from."""
-    files = (path for path in (sources / "csrc").rglob("*") if path.is_file())
-    return sorted([sources / "CMakeLists.txt", *(f for f in files if "__pycache__" not in f.parts)])
+def source_files(root: Path = ROOT) -> list[Path]:
+    """Everything that the libraries are made from: the emulator, and the plug-in's kernels with their binding."""
+    folders = (root / "emulator" / "csrc", root / "csrc_ascendc", root / "cmake")
+    files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return sorted([root / "emulator" / "CMakeLists.txt", *(f for f in files if "__pycache__" not in f.parts)])
 
 
-def digest(sources: Path, files: Iterable[Path], versions: Iterable[str]) -> str:
+def digest(files: Iterable[Path], versions: Iterable[str], root: Path = ROOT) -> str:
     """Sixteen hexadecimal digits that change with any file's name or content and with any version."""
     sha = hashlib.sha256()
     for file in files:
         content = file.read_bytes()
-        sha.update(f"{file.relative_to(sources).as_posix()}\0{len(content)}\0".encode())
+        sha.update(f"{file.relative_to(root).as_posix()}\0{len(content)}\0".encode())
         sha.update(content)
     for version in versions:
         sha.update(f"\0{version}".encode())
     return sha.hexdigest()[:16]
 
 
-def torch_version(torch: Path) -> str:
-    """The installed torch's version, without importing it."""
-    found = re.search(r"__version__ = '([^']+)'", (torch / "version.py").read_text(encoding="utf-8"))
+def package_version(package: Path) -> str:
+    """The version of an installed torch or torch_npu, without importing it."""
+    found = re.search(r"__version__ = '([^']+)'", (package / "version.py").read_text(encoding="utf-8"))
     if not found:
-        raise EmulatorError(f"{torch / 'version.py'} names no version: run {SETUP}")
+        raise EmulatorError(f"{package / 'version.py'} names no version: run {SETUP}")
     return found.group(1)
 
 
@@ -150,7 +161,29 @@ def run_logged(command: list[str], log: Path) -> None:
         raise EmulatorError(f"{Path(command[0]).name} failed (status {process.returncode}); see {log}")
 
 
-def compile_libraries(objects: Path, torch: Path, cxx: str) -> Path:
+class Toolchain(NamedTuple):
+    """What the sources are built with."""
+
+    torch: Path
+    torch_npu: Path
+    cxx: str
+
+    @property
+    def versions(self) -> list[str]:
+        """What a build's key covers beside the sources."""
+        return [package_version(self.torch), package_version(self.torch_npu), compiler_version(self.cxx)]
+
+
+def toolchain() -> Toolchain:
+    """.venv's torch, .venv-npu's torch_npu and the C++ compiler."""
+    torch, torch_npu = (
+        package_folder(BASE_ENVIRONMENT, "torch"),
+        package_folder(NPU_ENVIRONMENT, "torch_npu"),
+    )
+    return Toolchain(torch, torch_npu, compiler())
+
+
+def compile_libraries(objects: Path, tools: Toolchain) -> Path:
     """Configure and build in ``objects``; returns the folder of the libraries."""
     cmake = tool("cmake", "is built with CMake")
     ninja = tool("ninja", "is built with Ninja")
@@ -159,8 +192,9 @@ def compile_libraries(objects: Path, torch: Path, cxx: str) -> Path:
     log.unlink(missing_ok=True)
     variables = {
         "CMAKE_MAKE_PROGRAM": ninja,
-        "CMAKE_CXX_COMPILER": cxx,
-        "TORCH_DIR": torch,
+        "CMAKE_CXX_COMPILER": tools.cxx,
+        "TORCH_DIR": tools.torch,
+        "TORCH_NPU_DIR": tools.torch_npu,
         "Python3_EXECUTABLE": BASE_ENVIRONMENT / "bin" / "python",
     }
     definitions = [f"-D{name}={value}" for name, value in variables.items()]
@@ -169,15 +203,15 @@ def compile_libraries(objects: Path, torch: Path, cxx: str) -> Path:
     return objects / "lib"
 
 
-def build_stable(objects: Path, torch: Path, cxx: str, versions: list[str]) -> str:
+def build_stable(objects: Path, tools: Toolchain) -> str:
     """Build until the sources are the same before and after; returns their key."""
     for _ in range(5):
-        key = digest(SOURCES, source_files(), versions)
-        libraries = compile_libraries(objects, torch, cxx)
-        if digest(SOURCES, source_files(), versions) == key:
+        key = digest(source_files(), tools.versions)
+        libraries = compile_libraries(objects, tools)
+        if digest(source_files(), tools.versions) == key:
             break
     else:
-        raise EmulatorError(f"the files in {SOURCES} keep changing while they are built: try again")
+        raise EmulatorError(f"the sources in {ROOT} keep changing while they are built: try again")
     if not (CACHE / key).exists():
         staging = CACHE / f"{key}.new"
         shutil.rmtree(staging, ignore_errors=True)
@@ -186,21 +220,15 @@ def build_stable(objects: Path, torch: Path, cxx: str, versions: list[str]) -> s
     return key
 
 
-def toolchain() -> tuple[Path, str, list[str]]:
-    """The torch folder, the compiler and the versions of both that a build's key covers."""
-    torch, cxx = torch_folder(), compiler()
-    return torch, cxx, [torch_version(torch), compiler_version(cxx)]
-
-
 def library_folder(versions: list[str]) -> Path:
     """Where the libraries of the present sources are, or will be."""
-    return CACHE / digest(SOURCES, source_files(), versions) / "lib"
+    return CACHE / digest(source_files(), versions) / "lib"
 
 
 def ensure_built() -> Path:
     """The folder with the libraries for the present sources, built when there is none."""
-    torch, cxx, versions = toolchain()
-    libraries = library_folder(versions)
+    tools = toolchain()
+    libraries = library_folder(tools.versions)
     if libraries.is_dir():
         os.utime(libraries.parent)
         return libraries
@@ -209,8 +237,8 @@ def ensure_built() -> Path:
             return libraries
         print("emulator: building its libraries (some minutes the first time)", file=sys.stderr, flush=True)
         begin = time.monotonic()
-        objects = CACHE / f"objects-{digest(SOURCES, [], [*versions, str(SOURCES), str(torch)])}"
-        key = build_stable(objects, torch, cxx, versions)
+        objects = CACHE / f"objects-{digest([], [*tools.versions, str(SOURCES), str(tools.torch)])}"
+        key = build_stable(objects, tools)
         remove_old(CACHE, keep=key, objects=objects.name)
         print(f"emulator: built in {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
     return CACHE / key / "lib"

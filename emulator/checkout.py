@@ -17,11 +17,11 @@ class EmulatorError(RuntimeError):
     """The emulator cannot be built or started; the message says what, why and what to do."""
 
 
-def torch_folder() -> Path:
-    """The torch package that libopapi is built against: .venv's."""
-    found = sorted(BASE_ENVIRONMENT.glob("lib/python3*/site-packages/torch"))
+def package_folder(environment: Path, name: str) -> Path:
+    """The installed package that libraries are built against: .venv's torch, .venv-npu's torch_npu."""
+    found = sorted(environment.glob(f"lib/python3*/site-packages/{name}"))
     if not found:
-        raise EmulatorError(f"no torch in {BASE_ENVIRONMENT}: run {SETUP} in {ROOT}")
+        raise EmulatorError(f"no {name} in {environment}: run {SETUP} in {ROOT}")
     return found[-1]
 
 

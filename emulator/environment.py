@@ -12,6 +12,7 @@ from emulator.checkout import NPU_ENVIRONMENT, ROOT
 from emulator.startup import AUTOLOAD, AUTOLOAD_OFF, LIBRARIES
 
 TASK_QUEUE = "TASK_QUEUE_ENABLE"
+KERNELS = "VLLM_ASCEND_EXT_LIB"  # the plug-in's: where its kernels are, instead of in the package
 
 
 def real_cann(environ: Mapping[str, str]) -> str | None:
@@ -51,7 +52,7 @@ def emulator_variables(environ: Mapping[str, str], libraries: Path) -> dict[str,
         others = [path for path in variables.get(name, "").split(os.pathsep) if path and Path(path) != old]
         variables[name] = os.pathsep.join([str(folder), *(path for path in others if Path(path) != folder)])
     home = cann_home(libraries)
-    variables |= {LIBRARIES: str(libraries), "VIRTUAL_ENV": str(NPU_ENVIRONMENT)}
+    variables |= {LIBRARIES: str(libraries), KERNELS: str(libraries), "VIRTUAL_ENV": str(NPU_ENVIRONMENT)}
     variables |= {"ASCEND_HOME_PATH": str(home), "ASCEND_OPP_PATH": str(home / "opp")}
     # on the calling thread: exact lines in reports, a deterministic order of launches
     variables.setdefault(TASK_QUEUE, "0")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from emulator import build, environment
-from emulator.checkout import EmulatorError, check_environments, torch_folder
+from emulator.checkout import BASE_ENVIRONMENT, NPU_ENVIRONMENT, EmulatorError, check_environments, package_folder
 
 
 def _environments() -> str:
@@ -16,7 +16,7 @@ def _environments() -> str:
 
 
 def _libraries() -> str:
-    folder = build.library_folder(build.toolchain()[2])
+    folder = build.library_folder(build.toolchain().versions)
     return str(folder) if folder.is_dir() else "to be built at the first run"
 
 
@@ -28,7 +28,8 @@ def _cann() -> str:
 
 CHECKS: dict[str, Callable[[], str]] = {
     "environments": _environments,
-    "torch": lambda: build.torch_version(torch_folder()),
+    "torch": lambda: build.package_version(package_folder(BASE_ENVIRONMENT, "torch")),
+    "torch_npu": lambda: build.package_version(package_folder(NPU_ENVIRONMENT, "torch_npu")),
     "compiler": lambda: build.compiler_version(build.compiler()),
     "cmake": lambda: build.tool("cmake", "is built with CMake"),
     "ninja": lambda: build.tool("ninja", "is built with Ninja"),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the attributes of this module, read from the environment by
     VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM: bool
     VLLM_ASCEND_EXT_STRICT_OPS: bool
     VLLM_ASCEND_EXT_BUILD: Literal["auto", "none", "host", "npu"]
+    VLLM_ASCEND_EXT_LIB: str
 
 _SWITCH = {"0": False, "false": False, "1": True, "true": True}
 
@@ -30,12 +31,12 @@ class Variable:
     """One environment variable, as the documentation and `doctor` show it.
 
     Attributes:
-        values: what each accepted spelling, in lower case, means.
+        values: what each accepted spelling, in lower case, means; None: any text, taken as it is.
         default: the spelling that counts when the variable is not set.
     """
 
     name: str
-    values: Mapping[str, bool | str]
+    values: Mapping[str, bool | str] | None
     default: str
     meaning: str
 
@@ -45,11 +46,18 @@ class Variable:
         Raises:
             EnvironmentVariableError: the variable is set to none of the accepted spellings.
         """
-        spelling = os.environ.get(self.name, self.default)
+        return self.meaning_of(os.environ.get(self.name, self.default))
+
+    def meaning_of(self, spelling: str) -> bool | str:
+        """What the variable set to `spelling` means.
+
+        Raises:
+            EnvironmentVariableError: it is none of the accepted ones.
+        """
+        if self.values is None:
+            return spelling
         if spelling.lower() not in self.values:
-            raise EnvironmentVariableError(
-                f"{self.name}={spelling!r}: expected one of {', '.join(self.values)}"
-            )
+            raise EnvironmentVariableError(f"{self.name}={spelling!r}: expected one of {', '.join(self.values)}")
         return self.values[spelling.lower()]
 
 
@@ -75,6 +83,12 @@ ENVIRONMENT: Mapping[str, Variable] = MappingProxyType(
                 default="auto",
                 meaning="What setup.py compiles: nothing, or the AscendC kernels for the host or the NPU; "
                 "auto means the NPU where ASCEND_HOME_PATH is set, else nothing.",
+            ),
+            Variable(
+                "VLLM_ASCEND_EXT_LIB",
+                values=None,
+                default="",
+                meaning="Folder of libascend_ext_npu.so and libascend_ext_kernels.so; empty: lib/ in the package.",
             ),
         )
     }

@@ -14,7 +14,7 @@ class DpRows {
 
   __aicore__ inline void Process(GM_ADDR out, GM_ADDR in) {
     out_.SetGlobalBuffer(out, tiling_.out_bytes);
-    in_.SetGlobalBuffer(in, tiling_.source_begin + tiling_.copy_end - tiling_.copy_begin);
+    in_.SetGlobalBuffer(in, tiling_.copy_end - tiling_.copy_begin);
     const uint64_t begin = AscendC::GetBlockIdx() * tiling_.bytes_per_core;
     const uint64_t end = Min(begin + tiling_.bytes_per_core, tiling_.out_bytes);
     const uint64_t copy_begin = Min(Max(begin, tiling_.copy_begin), end);
@@ -59,7 +59,7 @@ class DpRows {
     for (uint64_t at = begin; at < end;) {
       const uint64_t next = TileEnd(at, kRowTileBytes, end);
       AscendC::LocalTensor<uint8_t> tile = rows_.AllocTensor<uint8_t>();
-      AscendC::DataCopyPad(tile, in_[at - tiling_.copy_begin + tiling_.source_begin], OneBlock(next - at), no_padding);
+      AscendC::DataCopyPad(tile, in_[at - tiling_.copy_begin], OneBlock(next - at), no_padding);
       rows_.EnQue(tile);
       tile = rows_.DeQue<uint8_t>();
       AscendC::DataCopyPad(out_[at], tile, OneBlock(next - at));

@@ -13,14 +13,13 @@ struct DpRowsTiling {
   uint32_t num_cores;
   uint64_t bytes_per_core;          // a multiple of 512
   uint64_t out_bytes;               // all of the output
-  uint64_t copy_begin, copy_end;    // the bytes of the output that come from the input; the others are zero
-  uint64_t source_begin;            // where in the input the byte at copy_begin comes from
+  uint64_t copy_begin, copy_end;    // the bytes of the output that are the input's; the others are zero
 };
 
 // Bytes of the output [0, out_bytes); 0 <= copy_begin <= copy_end <= out_bytes.
-inline TilingError TileDpRows(int64_t out_bytes, int64_t copy_begin, int64_t copy_end, int64_t source_begin,
-                              int64_t num_vector_cores, DpRowsTiling* tiling) {
-  if (copy_begin < 0 || copy_end < copy_begin || out_bytes < copy_end || source_begin < 0 || num_vector_cores < 1) {
+inline TilingError TileDpRows(int64_t out_bytes, int64_t copy_begin, int64_t copy_end, int64_t num_vector_cores,
+                              DpRowsTiling* tiling) {
+  if (copy_begin < 0 || copy_end < copy_begin || out_bytes < copy_end || num_vector_cores < 1) {
     return TilingError::kBadArgument;
   }
   int64_t bytes_per_core = RoundUp(CeilDiv(out_bytes, num_vector_cores), kLineBytes);
@@ -30,7 +29,6 @@ inline TilingError TileDpRows(int64_t out_bytes, int64_t copy_begin, int64_t cop
   tiling->out_bytes = static_cast<uint64_t>(out_bytes);
   tiling->copy_begin = static_cast<uint64_t>(copy_begin);
   tiling->copy_end = static_cast<uint64_t>(copy_end);
-  tiling->source_begin = static_cast<uint64_t>(source_begin);
   return TilingError::kNone;
 }
 

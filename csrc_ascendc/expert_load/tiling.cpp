@@ -6,6 +6,24 @@
 #include <numeric>
 
 namespace ascend_ext {
+namespace {
+
+// Cycles of a core for one id, assumed: a scalar access takes 8, a repeat of 256 bytes 1.
+constexpr int64_t kScalarCycles = 24;  // three accesses: the id, its counter twice
+int64_t CountingCycles(int64_t lanes) {
+  return lanes == 0 ? kScalarCycles : std::max<int64_t>(8, 4 * CeilDiv(lanes, 128));
+}
+
+// Each core adds all counters, so fewer cores move fewer bytes: as few as count no slower than the scalar unit of all
+// of them, unless more keep the counters within 5 % of the ids' bytes.
+int64_t IdsPerCore(int64_t num_ids, int64_t num_experts, int64_t id_bytes, int64_t lanes, int64_t num_vector_cores) {
+  const int64_t by_scalar = std::max<int64_t>(CeilDiv(num_ids, num_vector_cores), kMinIdsPerCore);
+  const int64_t as_fast = by_scalar * kScalarCycles / CountingCycles(lanes);
+  const int64_t few_bytes = 20 * num_experts * static_cast<int64_t>(sizeof(int32_t)) / id_bytes;
+  return std::max(by_scalar, std::min(as_fast, few_bytes));
+}
+
+}  // namespace
 
 TilingError TileExpertLoad(int64_t num_rows, int64_t top_k, int64_t num_experts, int64_t id_bytes,
                            int64_t num_vector_cores, ExpertLoadTiling* tiling) {
@@ -17,16 +35,19 @@ TilingError TileExpertLoad(int64_t num_rows, int64_t top_k, int64_t num_experts,
   }
   const int64_t max_counters = kUnifiedBufferBytes / static_cast<int64_t>(sizeof(int32_t));
   if (num_experts > max_counters) return TilingError::kTooManyExperts;
-  const int64_t histogram_bytes = RoundUp(num_experts * static_cast<int64_t>(sizeof(int32_t)), kBlockBytes);
+  const int64_t lanes = num_experts > kMaxVectorExperts ? 0 : RoundUp(num_experts, kBlockBytes / 2);
+  const int64_t counters = lanes == 0 ? num_experts : lanes;
+  const int64_t histogram_bytes = RoundUp(counters * static_cast<int64_t>(sizeof(int32_t)), kBlockBytes);
   const int64_t bytes_per_buffer =
-      (kUnifiedBufferBytes - histogram_bytes) / kNumIdBuffers / kBlockBytes * kBlockBytes;
+      (kUnifiedBufferBytes - histogram_bytes - lanes * kVectorLaneBytes) / kNumIdBuffers / kBlockBytes * kBlockBytes;
   if (bytes_per_buffer <= 0) return TilingError::kTooManyExperts;
   if (top_k > bytes_per_buffer / id_bytes) return TilingError::kRowTooWide;
   const int64_t row_bytes = top_k * id_bytes;
 
   // a core's rows and tiles start on 512 B where that many rows are at hand
   const int64_t rows_per_line = kLineBytes / std::gcd<int64_t>(kLineBytes, row_bytes);
-  int64_t rows_per_core = std::max(CeilDiv(num_rows, num_vector_cores), CeilDiv(kMinIdsPerCore, top_k));
+  const int64_t ids_per_core = IdsPerCore(num_rows * top_k, num_experts, id_bytes, lanes, num_vector_cores);
+  int64_t rows_per_core = CeilDiv(ids_per_core, top_k);
   rows_per_core = std::min(RoundUp(rows_per_core, rows_per_line), num_rows);
   const int64_t num_cores = num_rows == 0 ? 0 : CeilDiv(num_rows, rows_per_core);
   int64_t rows_per_tile = std::max<int64_t>(1, std::min(rows_per_core, bytes_per_buffer / row_bytes));
@@ -36,6 +57,7 @@ TilingError TileExpertLoad(int64_t num_rows, int64_t top_k, int64_t num_experts,
   tiling->rows_last_core = static_cast<uint32_t>(num_rows - rows_per_core * std::max<int64_t>(num_cores - 1, 0));
   tiling->rows_per_tile = static_cast<uint32_t>(rows_per_tile);
   tiling->histogram_bytes = static_cast<uint32_t>(histogram_bytes);
+  tiling->lanes = static_cast<uint32_t>(lanes);
   tiling->tile_bytes = static_cast<uint32_t>(RoundUp(rows_per_tile * row_bytes, kBlockBytes));
   tiling->top_k = static_cast<uint32_t>(top_k);
   tiling->num_experts = static_cast<uint32_t>(num_experts);

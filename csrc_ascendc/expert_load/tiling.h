@@ -8,13 +8,19 @@ namespace ascend_ext {
 
 constexpr uint32_t kNumIdBuffers = 2;     // the next tile arrives while this one is counted
 constexpr uint32_t kMinIdsPerCore = 256;  // a core adds all E counters: fewer ids do not pay for another core
+// Up to this many experts the vector unit compares a batch of ids with all of them, which costs a core 4 cycles an id
+// and 128 experts; beyond, and slower, the scalar unit counts one id after the other (kernel.h).
+constexpr uint32_t kMaxVectorExperts = 512;
+constexpr uint32_t kBatchIds = 32;
+constexpr uint32_t kVectorLaneBytes = 2 * (kBatchIds + 2) + 4;  // a batch, two rows of half, one of int32
 
 struct ExpertLoadTiling {
   uint32_t num_cores;        // cores that get rows; 0 when there are none
   uint32_t rows_per_core;    // rows of every core but the last
   uint32_t rows_last_core;   // rows of the last core, 1 .. rows_per_core
   uint32_t rows_per_tile;    // rows counted from one buffer
-  uint32_t histogram_bytes;  // counters of E experts, rounded up to 32 B
+  uint32_t histogram_bytes;  // counters of E experts, or of `lanes`, rounded up to 32 B
+  uint32_t lanes;            // E rounded up to 32 B of half, 0 where the scalar unit counts
   uint32_t tile_bytes;       // one buffer of ids, rounded up to 32 B
   uint32_t top_k;
   uint32_t num_experts;

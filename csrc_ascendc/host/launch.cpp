@@ -15,6 +15,7 @@ struct {
   bool check_order = true, abort_on_violation = true;
   std::string violation;
   Statistics statistics{};
+  std::map<std::string, uint64_t> num_launches;
 } g_host;
 
 struct Failure {
@@ -23,7 +24,7 @@ struct Failure {
   bool found = false;
 };
 
-void Run(Core* core, const std::function<void()>& body, Failure* failure) {
+void RunCore(Core* core, const std::function<void()>& body, Failure* failure) {
   Core::SetCurrent(core);
   try {
     body();
@@ -77,44 +78,60 @@ Failure BetweenCores(const std::vector<std::unique_ptr<Core>>& cores) {
   return {};
 }
 
+// The first broken rule of any core, else one between cores.
+Failure FirstFailure(const char* kernel, const std::vector<Failure>& of_cores,
+                     const std::vector<std::unique_ptr<Core>>& cores) {
+  if (cores.empty()) return {{"launch", "a launch on no core", {kernel, 0}}, -1, true};
+  for (const Failure& failure : of_cores) {
+    if (failure.found) return failure;
+  }
+  return BetweenCores(cores);
+}
+
 }  // namespace
 
-int32_t Launch(const char* kernel, uint32_t num_cores, const std::vector<GmExtent>& extents,
-               const std::function<void()>& body) {
+std::string BrokenRule::Sentence() const {
+  return "kernel " + kernel + ", core " + core + ", " + line + ": [" + rule + "] " + what;
+}
+
+std::optional<BrokenRule> Run(const char* kernel, uint32_t num_cores, const std::vector<GmExtent>& extents,
+                              const std::function<void()>& body) {
   LaunchState state;
   state.kernel = kernel;
   state.num_cores = num_cores;
   state.extents = extents;
-  bool abort_on_violation = true;
   {
     std::lock_guard<std::mutex> lock(g_host.mutex);
     state.schedule = g_host.schedule;
     state.check_order = g_host.check_order;
-    abort_on_violation = g_host.abort_on_violation;
   }
   std::vector<std::unique_ptr<Core>> cores;
   std::vector<Failure> failures(num_cores);
   std::vector<std::thread> threads;
   for (uint32_t i = 0; i < num_cores; ++i) cores.push_back(std::make_unique<Core>(&state, i));
-  for (uint32_t i = 0; i < num_cores; ++i) threads.emplace_back(Run, cores[i].get(), body, &failures[i]);
+  for (uint32_t i = 0; i < num_cores; ++i) threads.emplace_back(RunCore, cores[i].get(), body, &failures[i]);
   for (auto& thread : threads) thread.join();
 
-  Failure failure;
-  if (num_cores == 0) failure = {{"launch", "a launch on no core", {kernel, 0}}, -1, true};
-  for (const Failure& candidate : failures) {
-    if (candidate.found && !failure.found) failure = candidate;
-  }
-  if (!failure.found) failure = BetweenCores(cores);
-  const Violation& broken = failure.violation;
-  const std::string where = failure.core < 0 ? "all" : std::to_string(failure.core);
+  const Failure failure = FirstFailure(kernel, failures, cores);
   std::lock_guard<std::mutex> lock(g_host.mutex);
   g_host.statistics = Sum(cores);
   g_host.violation.clear();
-  if (!failure.found) return 0;
-  g_host.violation = state.kernel + "\t" + where + "\t" + Name(broken.here) + "\t" + broken.rule + "\t" + broken.what;
-  if (!abort_on_violation) return -1;
-  std::fprintf(stderr, "AscendC on the host: kernel %s, core %s, %s: [%s] %s\n", kernel, where.c_str(),
-               Name(broken.here).c_str(), broken.rule.c_str(), broken.what.c_str());
+  ++g_host.num_launches[kernel];
+  if (!failure.found) return std::nullopt;
+  const Violation& broken = failure.violation;
+  const std::string core = failure.core < 0 ? "all" : std::to_string(failure.core);
+  const BrokenRule rule{kernel, core, Name(broken.here), broken.rule, broken.what};
+  g_host.violation = rule.kernel + "\t" + rule.core + "\t" + rule.line + "\t" + rule.rule + "\t" + rule.what;
+  return rule;
+}
+
+int32_t Launch(const char* kernel, uint32_t num_cores, const std::vector<GmExtent>& extents,
+               const std::function<void()>& body) {
+  const auto broken = Run(kernel, num_cores, extents, body);
+  if (!broken) return 0;
+  std::lock_guard<std::mutex> lock(g_host.mutex);
+  if (!g_host.abort_on_violation) return -1;
+  std::fprintf(stderr, "AscendC on the host: %s\n", broken->Sentence().c_str());
   std::abort();
 }
 
@@ -133,4 +150,10 @@ const char* ascend_ext_host_violation() { return ascendc_host::g_host.violation.
 void ascend_ext_host_statistics(ascendc_host::Statistics* statistics) {
   std::lock_guard<std::mutex> lock(ascendc_host::g_host.mutex);
   *statistics = ascendc_host::g_host.statistics;
+}
+
+uint64_t ascend_ext_host_num_launches(const char* kernel) {
+  std::lock_guard<std::mutex> lock(ascendc_host::g_host.mutex);
+  const auto found = ascendc_host::g_host.num_launches.find(kernel);
+  return found == ascendc_host::g_host.num_launches.end() ? 0 : found->second;
 }

@@ -120,6 +120,7 @@ ASCENDC_BINARY(Min, kArithmetic, a < b ? a : b)
 ASCENDC_BINARY(Div, kReal, a / b)
 ASCENDC_SCALAR(Adds, a + b)
 ASCENDC_SCALAR(Muls, a* b)
+ASCENDC_SCALAR(Mins, a < b ? a : b)
 #undef ASCENDC_BINARY
 #undef ASCENDC_SCALAR
 
@@ -145,13 +146,20 @@ void Cast(const LocalTensor<To>& dst, const LocalTensor<From>& src, const RoundM
   constexpr bool narrows = std::is_same_v<From, float> && vector::kOneOf<To, half, bfloat16_t>;
   constexpr bool integers = (std::is_same_v<To, int32_t> && std::is_same_v<From, int64_t>) ||
                             (std::is_same_v<To, int64_t> && std::is_same_v<From, int32_t>);
-  static_assert(widens || narrows || integers, "Cast: unsupported pair of data types");
-  const bool known = narrows ? mode == RoundMode::CAST_RINT : mode == RoundMode::CAST_NONE;
+  constexpr bool rounds = std::is_same_v<From, half> && std::is_same_v<To, int32_t>;
+  static_assert(widens || narrows || integers || rounds, "Cast: unsupported pair of data types");
+  const bool known = narrows || rounds ? mode == RoundMode::CAST_RINT : mode == RoundMode::CAST_NONE;
   if (!known) ascendc_host::Fail("cast-mode", here, "a rounding mode that this pair of types does not have here");
   vector::Instruct({dst, count, here}, {{src, count, here}}, here, [=](Core& core) {
     To* out = vector::At(core, dst);
     const From* in = vector::At(core, src);
-    for (uint32_t i = 0; i < count; ++i) out[i] = static_cast<To>(in[i]);
+    for (uint32_t i = 0; i < count; ++i) {
+      if constexpr (rounds) {
+        out[i] = static_cast<To>(std::nearbyint(static_cast<float>(in[i])));
+      } else {
+        out[i] = static_cast<To>(in[i]);
+      }
+    }
   });
 }
 

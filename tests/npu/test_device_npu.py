@@ -8,7 +8,6 @@ import torch
 
 from vllm_ascend_ext.device import DeadlineError, create_device
 from vllm_ascend_ext.device.npu import npu_stream_switch
-from vllm_ascend_ext.ops import expert_load_add_
 
 pytestmark = pytest.mark.npu
 
@@ -125,30 +124,3 @@ def test_capture_with_a_joined_side_stream(device):
         graph.replay()
     torch.npu.synchronize()
     assert values.unique().tolist() == [6] and doubled.unique().tolist() == [10]
-
-
-def test_expert_load_equals_the_cpu(device):
-    generator = torch.Generator().manual_seed(0)
-    topk_ids = torch.randint(-1, 17, (33, 6), generator=generator, dtype=torch.int32)
-    num_tokens = torch.tensor(29, dtype=torch.int32)
-    expected = torch.zeros(16, dtype=torch.int32)
-    expert_load_add_(expected, topk_ids, num_tokens)
-    load = torch.zeros(16, dtype=torch.int32, device=device.device)
-    expert_load_add_(load, topk_ids.to(device.device), num_tokens.to(device.device))
-    assert torch.equal(load.cpu(), expected)
-
-
-def test_expert_load_in_a_graph_follows_the_scalar(device):
-    load = torch.zeros(4, dtype=torch.int32, device=device.device)
-    topk_ids = torch.tensor([[0, 1], [2, -1], [3, 3]], device=device.device)
-    num_tokens = torch.zeros((), dtype=torch.int32, device=device.device)
-    expert_load_add_(load, topk_ids, num_tokens)  # warm-up
-    torch.npu.synchronize()
-    graph = torch.npu.NPUGraph()
-    with torch.npu.graph(graph):
-        expert_load_add_(load, topk_ids, num_tokens)
-    for count in (1, 2):
-        num_tokens.fill_(count)
-        graph.replay()
-    torch.npu.synchronize()
-    assert load.tolist() == [2, 2, 1, 0]

@@ -101,6 +101,10 @@ def unit_in_the_last_place(exact: torch.Tensor, dtype: torch.dtype) -> torch.Ten
     return torch.exp2(exponent) * info.eps
 
 
+def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(torch.int8), b.view(torch.int8))
+
+
 def check_norm(results: tuple[torch.Tensor, torch.Tensor], case: tuple[torch.Tensor, ...]) -> None:
     """Error against float64 at most the reference's own plus one unit in the last place.
 

@@ -84,3 +84,21 @@ def test_npu_build_without_cann_says_what_is_missing(tmp_path: Path) -> None:
     done = wheel(tmp_path, VLLM_ASCEND_EXT_BUILD="npu")
     assert done.returncode != 0
     assert "VLLM_ASCEND_EXT_BUILD=npu needs ASCEND_HOME_PATH" in done.stdout + done.stderr
+
+
+def test_npu_build_without_torch_npu_says_what_is_missing(tmp_path: Path) -> None:
+    """The script of a CANN is found, and what it defines is called; the binding then lacks torch_npu."""
+    script = tmp_path / "cann" / "tools" / "tikcpp" / "ascendc_kernel_cmake" / "ascendc.cmake"
+    script.parent.mkdir(parents=True)
+    script.write_text(
+        "function(ascendc_library name)\n"
+        "  add_library(${name} ${ARGN})\n"
+        "endfunction()\n"
+        "function(ascendc_include_directories name)\n"
+        "  target_include_directories(${name} ${ARGN})\n"
+        "endfunction()\n"
+    )
+    done = wheel(tmp_path, ASCEND_HOME_PATH=str(tmp_path / "cann"))
+    output = done.stdout + done.stderr
+    assert done.returncode != 0 and not list(tmp_path.glob("*.whl"))
+    assert "TORCH_NPU_DIR is ''" in output and "pip install --no-build-isolation" in " ".join(output.split())

@@ -24,6 +24,7 @@ class Tiling(ctypes.Structure):
             "rows_last_core",
             "rows_per_tile",
             "histogram_bytes",
+            "lanes",
             "tile_bytes",
             "top_k",
             "num_experts",
@@ -66,7 +67,29 @@ def test_every_row_has_one_core_and_fits(
     assert tiling.histogram_bytes % 32 == tiling.tile_bytes % 32 == 0
     assert tiling.tile_bytes >= tiling.rows_per_tile * top_k * id_bytes
     assert tiling.histogram_bytes >= 4 * experts
-    assert tiling.histogram_bytes + 2 * tiling.tile_bytes <= UNIFIED_BUFFER_BYTES
+    assert tiling.lanes == (-(-experts // 16) * 16 if experts <= 512 else 0)
+    assert tiling.histogram_bytes >= 4 * tiling.lanes
+    vector_bytes = 72 * tiling.lanes  # 32 ids compared with every lane in half, two rows of half, one of int32
+    assert tiling.histogram_bytes + vector_bytes + 2 * tiling.tile_bytes <= UNIFIED_BUFFER_BYTES
+
+
+@pytest.mark.parametrize(
+    ("rows", "experts", "num_cores"),
+    [
+        (16, 256, 1),
+        (256, 256, 3),
+        (4096, 256, 16),
+        (16384, 256, 26),
+        (65536, 256, 48),
+        (4096, 512, 32),
+        (4096, 1024, 43),
+    ],
+)
+def test_cores_are_given_up_where_their_counters_weigh(
+    library: ctypes.CDLL, rows: int, experts: int, num_cores: int
+) -> None:
+    """Of 48, for int32 ids of K 8; more where the counters are 5 % of the ids, or counting would be slower."""
+    assert tile(library, rows, 8, experts, 4, 48)[1].num_cores == num_cores
 
 
 @pytest.mark.parametrize(

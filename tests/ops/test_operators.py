@@ -27,6 +27,7 @@ from tests.ops.cases import (
     norm_case,
     pack_case,
     rows_case,
+    same_bytes,
 )
 from tests.ops.host_kernels import SCHEDULES, HostKernels
 from tests.ops.traffic import least_bytes
@@ -111,11 +112,12 @@ def test_kernels_are_clean_in_every_schedule(host_kernels: HostKernels, cores: i
     """Several tiles and parts a core, so that every buffer is reused; results as in the eager schedule."""
     rows = 600 * min(cores, 2)
     with host_kernels.setting(cores, schedule):
-        load, ids, num_tokens = load_case(9000 * min(cores, 2), 8, 257, torch.int64, seed=1)
-        expected = load.clone()
-        ops.expert_load_add_(expected, ids, num_tokens)
-        host_kernels.expert_load_add_(load, ids, num_tokens)
-        assert torch.equal(load, expected)
+        for experts in (257, 600):  # by the vector unit, by the scalar unit
+            load, ids, num_tokens = load_case(9000 * min(cores, 2), 8, experts, torch.int64, seed=1)
+            expected = load.clone()
+            ops.expert_load_add_(expected, ids, num_tokens)
+            host_kernels.expert_load_add_(load, ids, num_tokens)
+            assert torch.equal(load, expected)
         local, real, offset, total = rows_case(rows, 500, torch.float32, seed=1)
         padded = host_kernels.dp_pad(local, real, offset, total)
         assert same_bytes(padded, ops.dp_pad(local, real, offset, total))
@@ -187,9 +189,9 @@ def test_any_records(host_kernels: HostKernels, cores, schedule, batch, slots, t
 @pytest.mark.parametrize("cores", CORES)
 def test_kernels_move_little_more_than_they_must(host_kernels: HostKernels, cores: int) -> None:
     """At most 5 % more, where there is enough work; each core adds its own E counters in expert_load_add_."""
-    load, ids, _ = load_case(65536, 8, 256, torch.int32, seed=1)
+    load, ids, _ = load_case(16384, 8, 256, torch.int32, seed=1)
     shapes = {
-        "expert_load_add_": (load, ids, torch.tensor([65536], dtype=torch.int32)),
+        "expert_load_add_": (load, ids, torch.tensor([16384], dtype=torch.int32)),
         "expert_load_add_counts_": (*counts_case(512, True, torch.int64, 1), True),
         "dp_pad": (torch.ones(70, 2112), 64, 7, 100),
         "dp_unpad": (torch.ones(70, 2112), 64, 3),
@@ -209,7 +211,3 @@ def test_shapes_that_do_not_fit_are_refused(host_kernels: HostKernels) -> None:
         host_kernels.add_rms_norm(wide, wide, wide[0], 1e-6)
     with pytest.raises(ValueError, match="tiling error 3"):
         host_kernels.mtp_pack_output(*pack_case(1, 400, 40, 0))
-
-
-def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(torch.int8), b.view(torch.int8))

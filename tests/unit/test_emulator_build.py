@@ -18,15 +18,17 @@ MARKERS = ("npu", "emulator")
 
 
 def _sources(folder):
-    (folder / "csrc" / "core").mkdir(parents=True)
-    (folder / "CMakeLists.txt").write_text("project(x)")
-    (folder / "csrc" / "core" / "a.cpp").write_text("int a;")
-    (folder / "csrc" / "core" / "b.cpp").write_text("int b;")
-    return folder
+    """The emulator's folder in a checkout that is `folder`."""
+    emulator = folder / "emulator"
+    (emulator / "csrc" / "core").mkdir(parents=True)
+    (emulator / "CMakeLists.txt").write_text("project(x)")
+    (emulator / "csrc" / "core" / "a.cpp").write_text("int a;")
+    (emulator / "csrc" / "core" / "b.cpp").write_text("int b;")
+    return emulator
 
 
-def _key(folder, versions=("2.13.0", "g++ 12")):
-    return build.digest(folder, build.source_files(folder), versions)
+def _key(emulator, versions=("2.13.0", "g++ 12")):
+    return build.digest(build.source_files(emulator.parent), versions, emulator.parent)
 
 
 def test_the_key_changes_with_sources_and_versions(tmp_path):
@@ -43,7 +45,11 @@ def test_the_key_changes_with_sources_and_versions(tmp_path):
     keys.add(_key(sources))
     (sources / "CMakeLists.txt").write_text("project(y)")
     keys.add(_key(sources))
-    assert len(keys) == 7
+    for other in ("csrc_ascendc/expert_load/kernel.h", "cmake/binding.cmake"):
+        (tmp_path / other).parent.mkdir(parents=True)
+        (tmp_path / other).write_text("")
+        keys.add(_key(sources))
+    assert len(keys) == 9
 
 
 def test_the_key_does_not_change_with_caches_and_times(tmp_path):
@@ -151,6 +157,7 @@ def test_the_environment_of_a_process_on_the_emulator(tmp_path):
     variables = environment.emulator_variables(before, libraries)
     assert variables["PATH"] == f"{checkout.NPU_ENVIRONMENT / 'bin'}:/usr/bin"
     assert variables["LD_LIBRARY_PATH"] == f"{libraries}:/opt/lib"
+    assert variables["VLLM_ASCEND_EXT_LIB"] == str(libraries)
     assert variables["TASK_QUEUE_ENABLE"] == "0" and variables["EMULATOR_SEED"] == "3"
     assert "ASCEND_CUSTOM_OPP_PATH" not in variables and "TORCH_DEVICE_BACKEND_AUTOLOAD" not in variables
     assert Path(variables["ASCEND_HOME_PATH"]).is_dir() and Path(variables["ASCEND_OPP_PATH"]).is_dir()

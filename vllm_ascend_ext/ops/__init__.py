@@ -10,7 +10,7 @@ from vllm_ascend_ext.ops.expert_load_counts import expert_load_add_counts_
 from vllm_ascend_ext.ops.mtp_pack import MtpOutput, MtpRecord, mtp_pack_output, mtp_unpack_output
 
 triton.register()
-ascendc.explain()
+ascendc.register()
 
 __all__ = [
     "MissingKernelError",

@@ -1,19 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the AscendC kernels for the NPU are, and why they are not there."""
+"""The AscendC kernels for NPU tensors: a library that registers them, or why they are not there."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
+from vllm_ascend_ext import envs
 from vllm_ascend_ext.ops._library import explain_missing
 
-KERNELS = Path(__file__).resolve().parent.parent / "lib" / "libascend_ext_kernels.so"
-"""The launches that ``VLLM_ASCEND_EXT_BUILD=npu`` builds; they know nothing of torch."""
+BINDING = "libascend_ext_npu.so"
+"""What ``VLLM_ASCEND_EXT_BUILD=npu`` builds beside ``libascend_ext_kernels.so``, and the emulator for itself."""
 
 
-def explain() -> None:
-    """Says for `coverage` what keeps the NPU on the references."""
-    if KERNELS.is_file():
-        explain_missing("npu", f"{KERNELS.name} is built, but this release has no torch_npu binding for it")
-    else:
-        explain_missing("npu", "not built: install with VLLM_ASCEND_EXT_BUILD=npu where ASCEND_HOME_PATH is set")
+def register() -> None:
+    """Loads the library where it is; its kernels then serve NPU tensors. Else `coverage` tells the reason."""
+    path = Path(envs.VLLM_ASCEND_EXT_LIB or Path(__file__).parent.parent / "lib").resolve() / BINDING
+    if not path.is_file():
+        where = f" ({path} is not there)" if envs.VLLM_ASCEND_EXT_LIB else ""
+        explain_missing(
+            "npu", f"not built{where}: install with VLLM_ASCEND_EXT_BUILD=npu where ASCEND_HOME_PATH is set"
+        )
+        return
+    try:
+        import torch_npu  # noqa: F401 - the library needs its symbols
+
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+    except Exception as error:  # a driver or library that is missing fails in ways of its own
+        cause = error.__cause__ or error  # torch keeps the loader's own words there
+        reason = (str(cause) or repr(cause)).partition("\n")[0]
+        explain_missing("npu", f"{BINDING} is built, but does not load: {reason}")

@@ -194,7 +194,7 @@ def _operators() -> list[dict[str, str | None]]:
 def _environment(problems: list[Problem]) -> list[dict[str, Any]]:
     rows = []
     for variable in envs.ENVIRONMENT.values():
-        row = {"name": variable.name, "value": None, "default": variable.values[variable.default]}
+        row = {"name": variable.name, "value": None, "default": variable.meaning_of(variable.default)}
         try:
             row["value"] = variable.read()
         except envs.EnvironmentVariableError as error:
