@@ -37,6 +37,11 @@ class DpGather:
         self._plan: GatherPlan | None = None
 
     @property
+    def rank(self) -> int:
+        """Of this process among the ranks of the gather."""
+        return self._ranks.rank
+
+    @property
     def plan(self) -> GatherPlan:
         """The plan in force.
 
