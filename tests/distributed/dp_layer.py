@@ -53,7 +53,9 @@ def expert_weights() -> torch.Tensor:
     return torch.randn(EXPERTS, HIDDEN, HIDDEN, generator=torch.Generator().manual_seed(0))
 
 
-def experts(hidden_NH: torch.Tensor, ids_NK: torch.Tensor, weights_EHH: torch.Tensor, own: set[int]) -> torch.Tensor:
+def experts(
+    hidden_NH: torch.Tensor, ids_NK: torch.Tensor, weights_EHH: torch.Tensor, own: set[int]
+) -> torch.Tensor:
     """What the experts in `own` add to each row; an id that is in none adds nothing."""
     out_NH = torch.zeros_like(hidden_NH)
     for expert in sorted(own):
@@ -108,7 +110,7 @@ def run_layer(
 
 
 def check_gathered(plan: GatherPlan, hidden_NH: torch.Tensor, ids_NK: torch.Tensor, scale: int) -> None:
-    """Every real row once and in its place, bit by bit where it was not summed; padding zero and nowhere routed."""
+    """Every real row once and in its place, bit by bit unless it was summed; padding zero and nowhere routed."""
     inputs = [replica_input(replica, count) for replica, count in enumerate(plan.counts)]
     real = torch.ones(plan.rows.num_rows, dtype=torch.bool)
     for begin, end in plan.rows.pad_spans():

@@ -108,7 +108,8 @@ def _misuse(rank: int) -> None:
         with pytest.raises(PlanError, match="in force already"), gather.under(plan):
             pass
         assert gather.plan is plan
-        for call, rows in ((gather.gather, 4), (gather.combine, 5), (gather.join, 1), (gather.slice_replicated, 4)):
+        calls = gather.gather, gather.combine, gather.join, gather.slice_replicated
+        for call, rows in zip(calls, (4, 5, 1, 4), strict=True):
             with pytest.raises(PlanError, match=r"the plan for \[2, 3\] rows by max_len needs \["):
                 call(torch.zeros(rows, 4))
         gather.gather(torch.zeros(2 + rank, 4))  # and the group still works

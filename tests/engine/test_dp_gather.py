@@ -62,7 +62,9 @@ def run_modes(
     return run_ranks(job, case.layout, deadline_s=400)
 
 
-def check_modes(model: str, prompts: list[list[int]], case: EngineCase, counts: list[int], rule_uses: set[str]) -> None:
+def check_modes(
+    model: str, prompts: list[list[int]], case: EngineCase, counts: list[int], rule_uses: set[str]
+) -> None:
     """Tokens, bytes, and that every mode did what its name says."""
     plain = run_engine(EngineCase(model), prompts, max_tokens=NUM_TOKENS, deadline_s=200).token_ids
     outcomes = run_modes(case, prompts, counts)

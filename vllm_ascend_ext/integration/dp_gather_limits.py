@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from vllm_ascend_ext.config import DpGatherConfig
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.parallel.machine import NAMED, MachineError, read
 
 
 def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool) -> None:
@@ -19,13 +21,13 @@ def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool) -> N
         )
     if parallel.data_parallel_size == 1:
         raise UnsupportedCombinationError(
-            "ascend_ext.dp_gather plans how data-parallel replicas exchange rows, and data_parallel_size is 1; raise "
-            "it or set dp_gather.enabled to false"
+            "ascend_ext.dp_gather plans how data-parallel replicas exchange rows, and data_parallel_size is 1; "
+            "raise it or set dp_gather.enabled to false"
         )
     if parallel.all2all_backend not in ("naive", "allgather_reducescatter"):
         raise UnsupportedCombinationError(
-            f"ascend_ext.dp_gather gathers all rows, and all2all_backend={parallel.all2all_backend!r} sends them one "
-            "by one; use 'allgather_reducescatter'"
+            f"ascend_ext.dp_gather gathers all rows, and all2all_backend={parallel.all2all_backend!r} sends them "
+            "one by one; use 'allgather_reducescatter'"
         )
     if parallel.enable_elastic_ep or parallel.use_ubatching or parallel.prefill_context_parallel_size > 1:
         raise UnsupportedCombinationError(
@@ -37,6 +39,8 @@ def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool) -> N
             "ascend_ext.dp_gather.rule='cost' needs dp_gather.machine: a known name or a description that "
             "`benchmarks/dp_gather.py --write-machine FILE` measured"
         )
+    if config.machine:
+        _check_machine(config.machine)
     if model_config is None or model_config is getattr(vllm_config.speculative_config, "draft_model_config", None):
         return
     if not model_config.is_moe:
@@ -48,6 +52,14 @@ def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool) -> N
         raise UnsupportedCombinationError(
             "ascend_ext.dp_gather moves rows to where enable_return_routed_experts does not look; turn one off"
         )
+
+
+def _check_machine(name_or_file: str) -> None:
+    try:
+        if name_or_file not in NAMED:
+            read(Path(name_or_file))
+    except MachineError as error:
+        raise UnsupportedCombinationError(f"ascend_ext.dp_gather.machine: {error}") from None
 
 
 def check_layers(layers: dict[str, Any]) -> None:
@@ -73,6 +85,6 @@ def check_graphs(runner: Any, config: DpGatherConfig) -> None:
     graphs = runner.compilation_config.cudagraph_mode not in (None, CUDAGraphMode.NONE)
     if graphs and config.mode not in ("planned", "max_len"):
         raise UnsupportedCombinationError(
-            f"ascend_ext.dp_gather.mode={config.mode!r} cannot be captured into graphs; leave it at 'planned' or set "
-            "enforce_eager"
+            f"ascend_ext.dp_gather.mode={config.mode!r} cannot be captured into graphs; leave it at 'planned' or "
+            "set enforce_eager"
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllm_ascend_ext import sent_bytes
-from vllm_ascend_ext.parallel.gather_rows import GatherMode, GatherRows
+from vllm_ascend_ext.parallel.gather_rows import GatherMode, GatherRows, PlanInputError
 from vllm_ascend_ext.parallel.machine import Curve, Machine
 
 
@@ -23,7 +23,7 @@ class RowWidths:
 
     def __post_init__(self) -> None:
         if not self.dispatch or min(self.dispatch) < 1 or self.combine < 0:
-            raise ValueError(f"widths must be positive: {self.dispatch} to the experts, {self.combine} back")
+            raise PlanInputError(f"widths must be positive: {self.dispatch} to the experts, {self.combine} back")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vllm_ascend_ext.parallel.cost import Cost, RowWidths, price
-from vllm_ascend_ext.parallel.gather_rows import GatherMode, GatherRows, Topology, lay_out
+from vllm_ascend_ext.parallel.gather_rows import GatherMode, GatherRows, PlanInputError, Topology, lay_out
 from vllm_ascend_ext.parallel.machine import Machine, MachineError
 
 Rule = Literal["auto", "cost"]
@@ -80,7 +80,7 @@ def make_plan(
         mode: overrides the rule.
 
     Raises:
-        ValueError: not one count a replica, or a mode that a graph does not allow.
+        PlanInputError: not one count a replica, or a mode that a graph does not allow.
         MachineError: `cost` without a machine, or a machine of another number of ranks.
     """
     if machine is not None and machine.num_ranks != topology.num_ranks:
@@ -88,7 +88,7 @@ def make_plan(
     candidates = tuple(_candidate(candidate, counts, topology, widths, machine) for candidate in GatherMode)
     by_mode = {candidate.mode: candidate for candidate in candidates}
     if in_graph and mode not in (None, GatherMode.MAX_LEN):
-        raise ValueError(f"mode {mode.value!r} needs the counts of each pass, and a graph has fixed ones")
+        raise PlanInputError(f"mode {mode.value!r} needs the counts of each pass, and a graph has fixed ones")
     if mode is not None:
         chosen, reason = by_mode[mode], f"{mode.value} was asked for"
     elif in_graph:

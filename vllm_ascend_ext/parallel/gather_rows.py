@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which rows each rank puts where in the buffer that the experts read: integers only.
 
-dp = replicas, tp = attention-TP ranks of a replica, n = dp * tp ranks of the gather, rank = replica * tp + tp_rank.
+dp = replicas, tp = attention-TP ranks of a replica; the gather has dp * tp ranks, rank = replica * tp + tp_rank.
 A replica's rows, rounded up to a multiple of tp, are split evenly among its tp ranks.
 """
 
@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
+
+
+class PlanInputError(ValueError):
+    """Numbers that no plan can be made for."""
 
 
 class GatherMode(str, Enum):
@@ -39,7 +43,7 @@ class Topology:
 
     def __post_init__(self) -> None:
         if self.dp_size < 1 or self.attn_tp_size < 1:
-            raise ValueError(f"sizes must be positive: dp {self.dp_size}, attention TP {self.attn_tp_size}")
+            raise PlanInputError(f"sizes must be positive: dp {self.dp_size}, attention TP {self.attn_tp_size}")
 
     @property
     def num_ranks(self) -> int:
@@ -85,10 +89,10 @@ def lay_out(counts: Sequence[int], topology: Topology, mode: GatherMode) -> Gath
     """The rows of `mode` when the replicas have `counts` rows.
 
     Raises:
-        ValueError: not one count a replica, or a negative one.
+        PlanInputError: not one count a replica, or a negative one.
     """
     if len(counts) != topology.dp_size or min(counts) < 0:
-        raise ValueError(f"{list(counts)} are not the rows of {topology.dp_size} replicas")
+        raise PlanInputError(f"{list(counts)} are not the rows of {topology.dp_size} replicas")
     tp_size = topology.attn_tp_size
     rounded = [topology.rounded(count) for count in counts]
     held = [count // tp_size for count in rounded for _ in range(tp_size)]
@@ -100,6 +104,4 @@ def lay_out(counts: Sequence[int], topology: Topology, mode: GatherMode) -> Gath
     padded = [max(rounded)] * topology.dp_size if mode is GatherMode.MAX_LEN else rounded
     placed = [count // tp_size for count in padded for _ in range(tp_size)]
     offsets = [0, *accumulate(placed)]
-    return GatherRows(
-        tuple(padded), tuple(real), tuple(held), tuple(placed), tuple(offsets[:-1]), offsets[-1]
-    )
+    return GatherRows(tuple(padded), tuple(real), tuple(held), tuple(placed), tuple(offsets[:-1]), offsets[-1])

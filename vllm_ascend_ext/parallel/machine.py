@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ascend_ext import sent_bytes
+from vllm_ascend_ext.parallel.gather_rows import PlanInputError
 
 SCHEMA = 1
 
 
-class MachineError(ValueError):
+class MachineError(PlanInputError):
     """A machine description that does not exist, cannot be read, or is for another number of ranks."""
 
 
@@ -149,8 +150,7 @@ def linked(
 
 def _h20(num_ranks: int) -> Machine:
     gather = {
-        op: 277e9
-        for op in ("all_gather", "reduce_scatter", "all_gather_variable", "reduce_scatter_variable")
+        op: 277e9 for op in ("all_gather", "reduce_scatter", "all_gather_variable", "reduce_scatter_variable")
     }
     return linked(
         "h20",
@@ -167,8 +167,9 @@ def _mi355x(num_ranks: int) -> Machine:
     rates = {"all_gather": 364e9, "all_reduce": 373e9, "all_gather_variable": 313e9}
     return linked(
         "mi355x",
-        "measured times in SGLang #28216's discussion (8 ranks, 8 x 16384 rows of 7168 bfloat16); the scattering "
-        "operations are taken as fast as the gathering ones; latency 30 us a call and pad rows at 5 TB/s are assumed",
+        "measured times in SGLang #28216's discussion (8 ranks, 8 x 16384 rows of 7168 bfloat16); the "
+        "scattering operations are taken as fast as the gathering ones; latency 30 us a call and pad rows "
+        "at 5 TB/s are assumed",
         num_ranks,
         {**rates, "reduce_scatter": 364e9, "reduce_scatter_variable": 313e9},
         latency_s=30e-6,

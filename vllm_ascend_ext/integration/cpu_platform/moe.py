@@ -47,7 +47,7 @@ class TorchFusedMoEMethod(UnquantizedFusedMoEMethod):
         shared_experts: Any = None,
         shared_experts_input: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Weighted sum of the local experts' outputs for [T, H] tokens; ids of other ranks, and -1, add nothing."""
+        """Weighted sum of the local experts' outputs for [T, H] tokens; ids of other ranks and -1 add nothing."""
         local_TK = topk_ids.long()
         if layer.expert_map is not None:
             mapped_TK = layer.expert_map[local_TK.clamp_min(0)].long()
