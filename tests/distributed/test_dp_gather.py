@@ -43,7 +43,7 @@ def _every_mode(rank: int, num_ranks: int) -> int:
     return num_layers
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3, 4, 8])
+@pytest.mark.parametrize("num_ranks", [2, 3, 4, pytest.param(8, marks=pytest.mark.slow)])
 def test_every_mode_equals_one_process(num_ranks: int) -> None:
     splits = topologies(num_ranks)
     expected = sum(10 * len(GatherMode) * (1 if topology.attn_tp_size == 1 else 2) for topology in splits)
@@ -55,7 +55,7 @@ def _any_counts(rank: int, topology: Topology) -> int:
     num_examples = 0
 
     # derandomised, so that all ranks draw the same; no shrinking, which they could not do together
-    @settings(max_examples=60, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
+    @settings(max_examples=40, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(
         st.lists(st.integers(0, 70), min_size=topology.dp_size, max_size=topology.dp_size),
@@ -73,7 +73,7 @@ def _any_counts(rank: int, topology: Topology) -> int:
 @pytest.mark.parametrize("topology", [Topology(3), Topology(2, 2)], ids=["DP3", "DP2xTP2"])
 def test_any_counts(topology: Topology) -> None:
     examples = run_ranks(_any_counts, topology.num_ranks, topology)
-    assert len(set(examples)) == 1 and examples[0] >= 50
+    assert len(set(examples)) == 1 and examples[0] >= 30
 
 
 def _any_bits(rank: int) -> None:
