@@ -25,6 +25,9 @@ MODES = (None, "max_len", "sum_len", "variable")
 ENGINE = {"enable_prefix_caching": False, "max_num_batched_tokens": 192, "max_num_seqs": 16}
 
 
+Outcome = tuple[int, dict[int, tuple[int, ...]], dict[str, Any]]  # TP rank, tokens by prompt, report
+
+
 def make_prompts(model: str, lengths: list[int]) -> list[list[int]]:
     """Prompts of these lengths, cut from the standard library's source."""
     from transformers import AutoTokenizer
@@ -35,10 +38,8 @@ def make_prompts(model: str, lengths: list[int]) -> list[list[int]]:
     return [token_ids[(start := chance.randint(0, len(token_ids) - 301)) : start + n] for n in lengths]
 
 
-def run_modes(
-    case: EngineCase, prompts: list[list[int]], counts: list[int]
-) -> list[list[tuple[int, dict[int, tuple[int, ...]], dict[str, Any]]]]:
-    """For each rank and mode (TP rank, tokens by prompt, report); replica r gets counts[r] of the prompts."""
+def run_modes(case: EngineCase, prompts: list[list[int]], counts: list[int]) -> list[list[Outcome]]:
+    """For each rank and mode; replica r gets counts[r] of the prompts."""
 
     def job(rank: Rank) -> list[Any]:
         from vllm import LLM, SamplingParams
@@ -46,13 +47,13 @@ def run_modes(
         from vllm_ascend_ext.parallel.gather_rows import GatherMode
 
         llm = LLM(**case.llm_arguments())
-        manager = llm.llm_engine.model_executor.driver_worker.worker.gather_manager
+        planner = llm.llm_engine.model_executor.driver_worker.worker.gather_planner
         begin = sum(counts[: rank.dp_rank])
         own = range(begin, begin + counts[rank.dp_rank])
         params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
         outcomes = []
         for mode in MODES:
-            manager.mode = None if mode is None else GatherMode(mode)
+            planner.mode = None if mode is None else GatherMode(mode)
             llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
             outputs = llm.generate([{"prompt_token_ids": prompts[i]} for i in own], params, use_tqdm=False)
             tokens = {i: tuple(output.outputs[0].token_ids) for i, output in zip(own, outputs, strict=True)}
@@ -67,11 +68,15 @@ def check_modes(
 ) -> None:
     """Tokens, bytes, and that every mode did what its name says."""
     plain = run_engine(EngineCase(model), prompts, max_tokens=NUM_TOKENS, deadline_s=200).token_ids
-    outcomes = run_modes(case, prompts, counts)
+    check_bytes(run_modes(case, prompts, counts), plain, rule_uses)
+
+
+def check_bytes(outcomes: list[list[Outcome]], expected: list[tuple[int, ...]], rule_uses: set[str]) -> None:
+    """What `run_modes` returned: these tokens, the bytes foretold, the mode asked for, the same plans on all."""
     for index, mode in enumerate(MODES):
         ranks = [rank[index] for rank in outcomes]
         tokens = {i: ids for tp_rank, by_prompt, _ in ranks if tp_rank == 0 for i, ids in by_prompt.items()}
-        assert [tokens[i] for i in range(len(prompts))] == plain, mode
+        assert [tokens[i] for i in range(len(expected))] == expected, mode
         for _, _, report in ranks:
             used = report["dp_gather"]
             sent = sum(
