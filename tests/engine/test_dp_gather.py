@@ -47,7 +47,8 @@ def run_modes(case: EngineCase, prompts: list[list[int]], counts: list[int]) -> 
         from vllm_ascend_ext.parallel.gather_rows import GatherMode
 
         llm = LLM(**case.llm_arguments())
-        planner = llm.llm_engine.model_executor.driver_worker.worker.gather_planner
+        worker = llm.llm_engine.model_executor.driver_worker.worker
+        planner, expert_rows = worker.gather_planner, _ExpertRows(worker.model_runner)
         begin = sum(counts[: rank.dp_rank])
         own = range(begin, begin + counts[rank.dp_rank])
         params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
@@ -55,12 +56,33 @@ def run_modes(case: EngineCase, prompts: list[list[int]], counts: list[int]) -> 
         for mode in MODES:
             planner.mode = None if mode is None else GatherMode(mode)
             llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
+            expert_rows.num_routed = 0
             outputs = llm.generate([{"prompt_token_ids": prompts[i]} for i in own], params, use_tqdm=False)
             tokens = {i: tuple(output.outputs[0].token_ids) for i, output in zip(own, outputs, strict=True)}
-            outcomes.append((rank.tp_rank, tokens, llm.collective_rpc("ascend_ext_report")[0]))
+            report = llm.collective_rpc("ascend_ext_report")[0] | {"num_routed": expert_rows.num_routed}
+            outcomes.append((rank.tp_rank, tokens, report))
         return outcomes
 
     return run_ranks(job, case.layout, deadline_s=400)
+
+
+class _ExpertRows:
+    """Counts the rows that reach the experts of a runner: those with experts, where ids are given."""
+
+    def __init__(self, runner: Any) -> None:
+        from vllm_ascend_ext.integration.expert_load import moe_layers
+
+        self.num_routed = 0
+        for layer in moe_layers(runner).values():
+            layer.quant_method.apply = self._counted(layer.quant_method.apply)
+
+    def _counted(self, apply: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            ids = kwargs.get("topk_ids")
+            self.num_routed += len(kwargs["x"]) if ids is None else int((ids >= 0).all(dim=1).sum())
+            return apply(*args, **kwargs)
+
+        return counted
 
 
 def check_modes(
@@ -72,7 +94,8 @@ def check_modes(
 
 
 def check_bytes(outcomes: list[list[Outcome]], expected: list[tuple[int, ...]], rule_uses: set[str]) -> None:
-    """What `run_modes` returned: these tokens, the bytes foretold, the mode asked for, the same plans on all."""
+    """What `run_modes` returned: these tokens, the bytes foretold, the mode asked for, the same plans on all, and
+    no padding in the experts."""
     for index, mode in enumerate(MODES):
         ranks = [rank[index] for rank in outcomes]
         tokens = {i: ids for tp_rank, by_prompt, _ in ranks if tp_rank == 0 for i, ids in by_prompt.items()}
@@ -86,6 +109,7 @@ def check_bytes(outcomes: list[list[Outcome]], expected: list[tuple[int, ...]], 
                 for op in ops.values()
             )
             assert sent == sum(stats["planned_bytes"] for stats in used.values()) > 0
+            assert report["num_routed"] == sum(s["num_rows"] - s["num_pad_rows"] for s in used.values())
             assert set(used) == (rule_uses if mode is None else {mode})
             same = {name: (stats["num_layers"], stats["num_rows"]) for name, stats in used.items()}
             assert same == {

@@ -136,7 +136,7 @@ def make_planner(runner: Any, *, split_rows: bool, config: DpGatherConfig) -> La
             machine = describe(config.machine, topology.num_ranks)
         except MachineError as error:
             raise UnsupportedCombinationError(f"ascend_ext.dp_gather.machine: {error}") from None
-    _check_agreement(ranks, config, machine, runner.device)
+    check_agreement(ranks, config, machine, runner.device)
     traffic.register(ranks.name, ranks)
     return LayerPlanner(DpGather(ranks, attn_tp), topology, config, machine)
 
@@ -152,7 +152,7 @@ def _collectives(runner: Any, group: Any, config: DpGatherConfig) -> Collectives
     )
 
 
-def _check_agreement(
+def check_agreement(
     ranks: Collectives, config: DpGatherConfig, machine: Machine | None, device: torch.device
 ) -> None:
     """Ranks that plan by different numbers would wait for each other in different collectives."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 
@@ -178,8 +179,8 @@ class DpGather:
         self._check_rows("restore_padding", x, sum(self.plan.counts))
         if not rows.num_pad_rows:
             return x
-        parts = x.split(rows.real)
-        return torch.cat([padded(part, placed) for part, placed in zip(parts, rows.placed, strict=True)])
+        parts = zip(accumulate(rows.real), rows.real, rows.placed, strict=True)
+        return torch.cat([padded(x[end - real : end], placed) for end, real, placed in parts])
 
     def fill_padding_(self, x_NH: torch.Tensor, value: int) -> None:
         """Sets the padding rows of a buffer ``[N, ...]``; expert ids of -1 are routed nowhere."""
