@@ -50,7 +50,7 @@ def _every_mode(rank: int, num_ranks: int) -> int:
     return num_layers
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3, 4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_ranks", [2, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 8))])
 def test_every_mode_equals_one_process(num_ranks: int) -> None:
     splits = topologies(num_ranks)
     expected = sum(10 * len(GatherMode) * (1 if topology.attn_tp_size == 1 else 2) for topology in splits)
