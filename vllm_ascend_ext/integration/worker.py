@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any, ClassVar
 
+from vllm_ascend_ext.config import DpGatherConfig
 from vllm_ascend_ext.integration import activation, compat, expert_load, load_metrics, traffic
 from vllm_ascend_ext.ops import require_kernels
 from vllm_ascend_ext.runner.features import StepFeatures
@@ -23,6 +24,7 @@ class ExtWorker:
 
     model_runner_class: ClassVar[type]
     model_runner_symbol: ClassVar[str | None]
+    gather_planner: Any = None  # of `dp_gather`
 
     def init_device(self) -> None:
         """Let the device's worker build our runner class instead of its own."""
@@ -37,8 +39,25 @@ class ExtWorker:
         runner = self.model_runner
         with self._eplb_class():
             super().load_model(*args, **kwargs)  # type: ignore[misc]
-        if runner.step_features is not None and runner.step_features.config.eplb_load.enabled:
+        if runner.step_features is None:
+            return
+        config = runner.step_features.config
+        if config.eplb_load.enabled:
             expert_load.bind(runner)
+        if config.dp_gather.enabled:
+            self._bind_gather(config.dp_gather)
+
+    def _bind_gather(self, config: DpGatherConfig) -> None:
+        """Where the device's mixture-of-experts layers exchange rows, they follow the planner from now on."""
+        layers = expert_load.moe_layers(self.model_runner)
+        if activation.DEVICES[self.vllm_config.device_config.device_type].routes_itself:
+            from vllm_ascend_ext.integration import ascend_gather
+
+            self.gather_planner = ascend_gather.bind(self.model_runner, layers, config)
+            return
+        from vllm_ascend_ext.integration import dp_gather
+
+        self.gather_planner = dp_gather.bind(self.model_runner, layers, config)
 
     def shutdown(self) -> None:
         """End what the features started, then the device's worker."""
@@ -77,10 +96,13 @@ class ExtWorker:
             ],
             "collection": self._collection(),
             "traffic": traffic.report(),
+            "dp_gather": {} if self.gather_planner is None else self.gather_planner.report(),
             "physical_to_logical": self.placements(),
         }
         if reset:
             traffic.reset()
+            if self.gather_planner is not None:
+                self.gather_planner.stats.clear()
             if features is not None:
                 features.reset_load()
         return report
