@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_ascend_ext.parallel.layout import (
@@ -29,6 +29,7 @@ def _of(kind: type) -> Replicated | PartialSum | RowShard:
     return kind(_rows(), "attention output")
 
 
+@settings(deadline=None)
 @given(num_rows=st.integers(0, 70), num_ranks=st.integers(1, 9))
 def test_even_split_covers_all_rows_in_order(num_rows: int, num_ranks: int) -> None:
     split = RowSplit.even(num_rows, num_ranks)
@@ -41,6 +42,7 @@ def test_even_split_covers_all_rows_in_order(num_rows: int, num_ranks: int) -> N
     assert all(not shard.tensor[shard.num_own :].any() for shard in shards)
 
 
+@settings(deadline=None)
 @given(num_rows=st.integers(0, 40), num_ranks=st.integers(1, 9))
 def test_every_row_is_added_once(num_rows: int, num_ranks: int) -> None:
     split, rows = RowSplit.even(num_rows, num_ranks), _rows(num_rows)
