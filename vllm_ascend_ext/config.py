@@ -49,10 +49,26 @@ class EplbLoadConfig(_Section):
     rebalance_lead: int = Field(default=8, ge=1)
 
 
+class AttnScatterConfig(_Section):
+    """Scattered attention input: norms and the first projection of attention on a shard of the rows.
+
+    Attributes:
+        full: reduce-scatter after attention too, so that the second norm and the router run on the shard.
+        fp8_wire: with `full`, the rows for the experts and the MLP are gathered in FP8.
+        min_tokens: rows of a step from which on it is scattered; None for the cost model's threshold.
+    """
+
+    enabled: bool = False
+    full: bool = False
+    fp8_wire: bool = False
+    min_tokens: int | None = Field(default=None, ge=1)
+
+
 class ExtConfig(_Section):
     """All sections. Equal configurations hash equally, as vLLM's own hash of its configuration needs."""
 
     eplb_load: EplbLoadConfig = EplbLoadConfig()
+    attn_scatter: AttnScatterConfig = AttnScatterConfig()
 
     @classmethod
     def from_additional_config(cls, additional_config: Mapping[str, object] | None) -> ExtConfig | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_ascend_ext.config import ConfigError, EplbLoadConfig, ExtConfig
-from vllm_ascend_ext.integration import compat, faults
+from vllm_ascend_ext.integration import compat, faults, scatter_limits
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError, print_plain_errors
 
 logger = logging.getLogger(__name__)
@@ -125,6 +125,8 @@ def configure(vllm_config: Any, device_type: str) -> None:
         )
     if config.eplb_load.enabled:
         check_expert_load(vllm_config, device, config.eplb_load)
+    if config.attn_scatter.enabled:
+        scatter_limits.check(vllm_config, config.attn_scatter, verified=not device.routes_itself)
     compat.apply_patches(faults.patches())
     parallel_config.worker_cls = device.worker
     logger.info("ascend_ext: worker %s, features on: %s", device.worker, ", ".join(config.features()) or "none")

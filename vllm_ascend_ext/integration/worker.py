@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from vllm_ascend_ext.integration import activation, compat, expert_load, load_metrics, traffic
+from vllm_ascend_ext.integration import activation, attn_scatter, compat, expert_load, load_metrics, traffic
 from vllm_ascend_ext.ops import require_kernels
 from vllm_ascend_ext.runner.features import StepFeatures
 from vllm_ascend_ext.runner.step import RankLayout
@@ -23,6 +23,7 @@ class ExtWorker:
 
     model_runner_class: ClassVar[type]
     model_runner_symbol: ClassVar[str | None]
+    scattered_model: attn_scatter.ScatteredModel | None = None
 
     def init_device(self) -> None:
         """Let the device's worker build our runner class instead of its own."""
@@ -39,6 +40,8 @@ class ExtWorker:
             super().load_model(*args, **kwargs)  # type: ignore[misc]
         if runner.step_features is not None and runner.step_features.config.eplb_load.enabled:
             expert_load.bind(runner)
+        if runner.step_features is not None and runner.step_features.config.attn_scatter.enabled:
+            self.scattered_model = attn_scatter.bind(runner, runner.step_features.config.attn_scatter)
 
     def shutdown(self) -> None:
         """End what the features started, then the device's worker."""
@@ -76,11 +79,14 @@ class ExtWorker:
                 for named in loads
             ],
             "collection": self._collection(),
+            "attn_scatter": self.scattered_model and self.scattered_model.report(),
             "traffic": traffic.report(),
             "physical_to_logical": self.placements(),
         }
         if reset:
             traffic.reset()
+            if self.scattered_model is not None:
+                self.scattered_model.reset()
             if features is not None:
                 features.reset_load()
         return report

@@ -87,6 +87,7 @@ class AttentionScatter:
         if fp8_wire and not full:
             raise ValueError("fp8_wire belongs to the gather before the experts, which only full=True has")
         self._collectives = collectives
+        self.num_ranks = collectives.num_ranks
         self.full, self.fp8_wire = full, fp8_wire
 
     def enter(self, hidden: PartialSum | Replicated) -> ScatteredStream:
