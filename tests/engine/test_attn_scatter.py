@@ -73,7 +73,10 @@ def test_tokens_and_bytes(
         LAYOUTS[layout],
         expert_parallel="EP" in layout,
         num_speculative_tokens=num_speculative_tokens,
-        ascend_ext={"attn_scatter": {"enabled": True, "full": full, "min_tokens": 1}, "eplb_load": {"enabled": True}},
+        ascend_ext={
+            "attn_scatter": {"enabled": True, "full": full, "min_tokens": 1},
+            "eplb_load": {"enabled": True},
+        },
         engine_args=ENGINE_ARGS,
     )
     for plain, always, some in _phases(case, prompts, [NEVER, 1, 40]):
