@@ -176,4 +176,4 @@ def _expected(model: type[BaseModel], location: Sequence[str]) -> str:
 def _type_in_words(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(repr(value) for value in get_args(annotation))
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("None", "null")

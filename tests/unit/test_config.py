@@ -33,7 +33,7 @@ def test_frozen_and_hashable():
     [
         (
             {"eplb_lod": {}},
-            "ascend_ext.eplb_lod: unknown key; did you mean 'eplb_load'? Valid keys: eplb_load",
+            "ascend_ext.eplb_lod: unknown key; did you mean 'eplb_load'? Valid keys: eplb_load, attn_scatter",
         ),
         (
             {"eplb_load": {"enable": True}},
@@ -48,12 +48,20 @@ def test_frozen_and_hashable():
             "ascend_ext.eplb_load.slots: expected int at least 1 and at most 16, got 17 (int)",
         ),
         (
+            {"attn_scatter": {"min_tokens": 0}},
+            "ascend_ext.attn_scatter.min_tokens: expected int | null at least 1, got 0 (int)",
+        ),
+        (
+            {"attn_scatter": {"min_tokens": "some"}},
+            "ascend_ext.attn_scatter.min_tokens: expected int | null at least 1, got 'some' (str)",
+        ),
+        (
             {"eplb_load": {"phase": "both"}},
             "ascend_ext.eplb_load.phase: expected one of 'all', 'prefill', 'decode', got 'both' (str)",
         ),
         ({"eplb_load": True}, "ascend_ext.eplb_load: expected a mapping, got True (bool)"),
         ({"eplb_load": None}, "ascend_ext.eplb_load: expected a mapping, got None (NoneType)"),
-        ({7: {}}, "ascend_ext.7: unknown key; did you mean 'eplb_load'? Valid keys: eplb_load"),
+        ({7: {}}, "ascend_ext.7: unknown key; did you mean 'eplb_load'? Valid keys: eplb_load, attn_scatter"),
         (None, "ascend_ext: expected a mapping, got None (NoneType)"),
         (["eplb_load"], "ascend_ext: expected a mapping, got ['eplb_load'] (list)"),
     ],

@@ -3,15 +3,14 @@
 
 The model's forward is replaced on the instance. A step with few rows goes on to vLLM's own; another goes through
 the model's own modules, layer by layer, with typed rows. Where those modules sum over the ranks themselves, they
-do not for the duration of such a step (`_Switches`).
+do not for the duration of such a step (`switches`).
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from vllm_ascend_ext.config import AttnScatterConfig
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.integration import traffic
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.switches import Switches
 from vllm_ascend_ext.parallel import scatter_cost
 from vllm_ascend_ext.parallel.attn_scatter import AttentionScatter, LayerParts, Norm
 from vllm_ascend_ext.parallel.layout import PartialSum, Replicated
@@ -84,7 +84,7 @@ class ScatteredModel:
         self.min_tokens = min_tokens
         self.num_scattered = self.num_plain = self.predicted_bytes = 0
         self._model, self._layers, self._sizes, self._scatter = model, layers, sizes, scatter
-        self._switches = _Switches([switch for layer in layers for switch in layer.switches])
+        self._switches = Switches([switch for layer in layers for switch in layer.switches])
         self._norm = _norm(model.norm)
         self._plain_forward = model.forward
         model.forward = self.forward
@@ -213,35 +213,6 @@ class _Layer:
             False,
             (lambda x: mlp.gate(x)[0]),
         )
-
-
-class _Switches:
-    """Attributes that have another value for the duration of a scattered step."""
-
-    def __init__(self, switches: list[tuple[Any, str, Any]]) -> None:
-        self._switches = switches
-
-    @contextmanager
-    def thrown(self) -> Iterator[None]:
-        """Set them all; on leaving, however, they are what they were."""
-        restore: list[Callable[[], None]] = []
-        try:
-            for owner, name, value in self._switches:
-                restore.append(_restoration(owner, name))
-                setattr(owner, name, value)
-            yield
-        finally:
-            for undo in reversed(restore):
-                undo()
-
-
-def _restoration(owner: Any, name: str) -> Callable[[], None]:
-    own = name in vars(owner) or name in owner._modules
-    return (
-        functools.partial(setattr, owner, name, getattr(owner, name))
-        if own
-        else functools.partial(delattr, owner, name)
-    )
 
 
 class _AlreadyProjected(nn.Module):
