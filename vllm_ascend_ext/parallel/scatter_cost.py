@@ -41,8 +41,8 @@ class Machine:
     collective_s: float
 
 
-# CUDA: fitted to the profile of SGLang #10568 on an H20. CPU: benchmarks/attn_scatter.py on two cores of a shared
-# machine. NPU: an Atlas A2 by its data sheet, not measured.
+# CUDA: fitted to the profile of SGLang #10568 on an H20. CPU: the order of magnitude of benchmarks/attn_scatter.py
+# on two cores. NPU: an Atlas A2 by its data sheet, not measured.
 MACHINES = {
     "cuda": Machine("H20", flops=1.48e14, memory=2.8e12, link=2.8e11, collective_s=3e-5),
     "cpu": Machine("CPU", flops=3e10, memory=8e9, link=1e9, collective_s=3e-4),
