@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext demo | doctor | heatmap`. An error is one line; the exit status says whose it is:
+"""`vllm-ascend-ext demo | doctor | plan | heatmap`. An error is one line; the exit status says whose it is:
 
 0 success; 1 the run failed, tokens differ or `doctor` found a problem; 2 wrong input; 130 interrupted.
 
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what is installed, active and broken, and how to fix it")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(command=_doctor)
+    _add_plan(commands)
     heatmap = commands.add_parser("heatmap", help="draw a saved `demo --json` report's expert load: PNG and HTML")
     heatmap.add_argument("report", type=Path, metavar="REPORT.json")
     heatmap.add_argument("picture", type=Path, metavar="OUT.png")
@@ -97,6 +98,48 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument("--json", action="store_true", help="print the report as JSON and nothing else")
     demo.add_argument("--no-compare", action="store_true", help="leave out the run with everything off")
     demo.set_defaults(command=_demo)
+
+
+def _add_plan(commands: Any) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="how data-parallel replicas with these rows would exchange them, and what each way costs",
+        description="Prints the DP gather's plan of one mixture-of-experts layer; the widths are DeepSeek-V3's by "
+        "default.",
+    )
+    plan.add_argument("counts", type=int, nargs="+", metavar="ROWS", help="of each replica in the step")
+    plan.add_argument("--tp", type=int, default=1, metavar="N", help="ranks that split a replica (default: 1)")
+    plan.add_argument("--rule", choices=("auto", "cost"), default="auto")
+    plan.add_argument("--mode", choices=("max_len", "sum_len", "variable"), help="override the rule")
+    plan.add_argument("--machine", default="", metavar="NAME|FILE", help="for times: h20, mi355x, or JSON")
+    plan.add_argument("--graph", action="store_true", help="the step replays a captured graph")
+    plan.add_argument("--hidden", type=int, default=7168, metavar="N", help="elements of a row (default: 7168)")
+    plan.add_argument("--element-bytes", type=int, default=2, metavar="N", help="of one of them (default: 2)")
+    plan.add_argument("--experts", type=int, default=256, metavar="N", help="router logits a row (default: 256)")
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.set_defaults(command=_plan)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from vllm_ascend_ext.parallel import plan_view
+    from vllm_ascend_ext.parallel.cost import RowWidths
+    from vllm_ascend_ext.parallel.gather_plan import make_plan
+    from vllm_ascend_ext.parallel.gather_rows import GatherMode, Topology
+    from vllm_ascend_ext.parallel.machine import describe
+
+    row = options.hidden * options.element_bytes
+    topology = Topology(len(options.counts), options.tp)
+    plan = make_plan(
+        options.counts,
+        topology,
+        RowWidths((row, options.experts * options.element_bytes), row),
+        rule=options.rule,
+        machine=describe(options.machine, topology.num_ranks) if options.machine else None,
+        in_graph=options.graph,
+        mode=GatherMode(options.mode) if options.mode else None,
+    )
+    print(json.dumps(plan_view.document(plan), indent=1) if options.json else plan_view.text(plan))
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -187,9 +230,11 @@ def _explain(error: Exception) -> tuple[int, str]:
     from vllm_ascend_ext.integration.demo.input import InputError
     from vllm_ascend_ext.integration.errors import PlainError, UnsupportedCombinationError
     from vllm_ascend_ext.integration.ranks import RankError
+    from vllm_ascend_ext.parallel.gather_rows import PlanInputError
 
     lines = str(error).splitlines() or [""]
-    if isinstance(error, (InputError, ConfigError, EnvironmentVariableError, UnsupportedCombinationError)):
+    bad_input = (InputError, ConfigError, EnvironmentVariableError, PlanInputError, UnsupportedCombinationError)
+    if isinstance(error, bad_input):
         return _BAD_INPUT, "; ".join(lines)
     if isinstance(error, PlainError):
         return _FAILED, "; ".join(lines)

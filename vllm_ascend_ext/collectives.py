@@ -7,63 +7,28 @@ same on all ranks. All ranks call the same operations in the same order with the
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from vllm_ascend_ext import sent_bytes
+from vllm_ascend_ext.group_calls import CollectiveError, GroupCalls, Traffic
 from vllm_ascend_ext.ragged_rows import packed, padded, parts, unpacked
-from vllm_ascend_ext.roll_call import RollCall, world_ranks
+
+__all__ = ["CollectiveError", "Collectives", "Traffic"]
 
 # torch 2.13 renamed both; the old names warn there
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
-_LONGEST_SLICE_S = 1.0  # of a wait, after which a rank looks whether others failed
-_ROLL_CALL_SLICES = 4
 
-
-class CollectiveError(RuntimeError):
-    """A collective failed or reached its deadline. The group cannot be used any more.
-
-    Attributes:
-        silent_ranks: world ranks that reported no failure of their own: dead, hanging, or not yet there.
-    """
-
-    def __init__(self, message: str, silent_ranks: tuple[int, ...]) -> None:
-        super().__init__(message)
-        self.silent_ranks = silent_ranks
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What this rank did with one operation.
-
-    Attributes:
-        rows: of its inputs, padding included.
-        bytes: sent by this rank, by the ring algorithm's count: an all-gather sends the input to R - 1
-            ranks, a reduce-scatter (R - 1) / R of its input, an all-reduce twice that.
-    """
-
-    calls: int = 0
-    rows: int = 0
-    bytes: int = 0
-
-
-class Collectives:
+class Collectives(GroupCalls):
     """The collectives of one process group.
 
     Args:
-        group: the group; this process is in it.
-        timeout_s: deadline of one operation. A failure is raised up to half of it, at most 4 s, later.
-        name: of the group, the same on all its ranks, for errors.
         has_reduce_scatter: the backend has a reduce-scatter; otherwise an all-reduce stands in.
-        stream_ordered: the backend (NCCL, HCCL) works in stream order. Waiting then only makes the current
-            stream wait, so that it can be captured, and the deadline is the one the group was created with.
+        group, timeout_s, name, stream_ordered: see `GroupCalls`.
     """
 
     def __init__(
@@ -75,28 +40,8 @@ class Collectives:
         has_reduce_scatter: bool = True,
         stream_ordered: bool = False,
     ) -> None:
-        if timeout_s <= 0:
-            raise ValueError(f"timeout_s={timeout_s} is not positive")
-        self.name = name
-        self.rank: int = group.rank()
-        self.num_ranks: int = group.size()
-        self.world_ranks = world_ranks(group)
-        self._group = group
-        self._timeout_s = timeout_s
+        super().__init__(group, timeout_s, name, stream_ordered=stream_ordered)
         self._has_reduce_scatter = has_reduce_scatter
-        self._stream_ordered = stream_ordered
-        self._traffic: dict[str, Traffic] = {}
-        self._failure: CollectiveError | None = None
-        self._slice_s = min(_LONGEST_SLICE_S, timeout_s / 8)
-        self._roll_call = RollCall(group, name)
-
-    def traffic(self) -> dict[str, dict[str, int]]:
-        """Operation → {"calls", "rows", "bytes"} since the last `reset_traffic`; see `Traffic`."""
-        return {op: asdict(counts) for op, counts in self._traffic.items()}
-
-    def reset_traffic(self) -> None:
-        """Forgets all counts."""
-        self._traffic.clear()
 
     def all_reduce_(self, x: torch.Tensor) -> None:
         """Replaces `x` (the same shape on all ranks) by its sum over the ranks.
@@ -104,7 +49,7 @@ class Collectives:
         Raises:
             CollectiveError: as all operations here.
         """
-        sent = 2 * (self.num_ranks - 1) * x.nbytes // self.num_ranks
+        sent = sent_bytes.all_reduce(x.nbytes, self.num_ranks)
         self._count("all_reduce_", x, sent)
         if self.num_ranks == 1:
             return
@@ -194,8 +139,57 @@ class Collectives:
         self._reduce_scatter("reduce_scatter_rows", out, unpacked(x, sizes, longest))
         return out[: sizes[self.rank]]
 
+    def all_gather_variable(self, x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """As `all_gather_rows`, but every rank sends only the rows that it has.
+
+        Returns:
+            ``[sum(sizes), ...]``.
+
+        Raises:
+            ValueError: `sizes` is not R numbers, or not those of `x`.
+        """
+        sizes = self._check_sizes(sizes, x, lambda sizes: sizes[self.rank])
+        sent = sent_bytes.all_gather_variable(x.nbytes, self.num_ranks)
+        self._count("all_gather_variable", x, sent)
+        out = x.new_empty(sum(sizes), *x.shape[1:])
+        copies = x.repeat(self.num_ranks, *[1] * (x.dim() - 1))
+        self._all_to_all("all_gather_variable", sent, out, copies, sizes, [x.shape[0]] * self.num_ranks)
+        return out
+
+    def reduce_scatter_variable(self, x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """As `reduce_scatter_rows`, but every rank receives only the rows that it keeps, from each rank, and adds
+        them up in the order of the ranks.
+
+        Returns:
+            ``[sizes[rank], ...]``.
+
+        Raises:
+            ValueError: `sizes` is not R numbers, or does not sum to the rows of `x`.
+        """
+        sizes = self._check_sizes(sizes, x, sum)
+        own = sizes[self.rank]
+        row_bytes = x.nbytes // x.shape[0] if x.shape[0] else 0
+        sent = sent_bytes.reduce_scatter_variable(x.nbytes, own * row_bytes)
+        self._count("reduce_scatter_variable", x, sent)
+        out = x.new_empty(self.num_ranks * own, *x.shape[1:])
+        self._all_to_all("reduce_scatter_variable", sent, out, x.contiguous(), [own] * self.num_ranks, sizes)
+        return out.view(self.num_ranks, own, *x.shape[1:]).sum(dim=0, dtype=x.dtype)
+
+    def _all_to_all(
+        self, op: str, sent: int, out: torch.Tensor, x: torch.Tensor, received: list[int], given: list[int]
+    ) -> None:
+        """Part r of `x` goes to rank r. All ranks call it, also one that neither gives nor receives rows."""
+        if self.num_ranks == 1:
+            out.copy_(x)
+        elif any(received) or any(given):
+            self._run(
+                op,
+                sent,
+                lambda: dist.all_to_all_single(out, x, received, given, group=self._group, async_op=True),
+            )
+
     def _all_gather(self, op: str, out: torch.Tensor, x: torch.Tensor) -> None:
-        sent = (self.num_ranks - 1) * x.nbytes
+        sent = sent_bytes.all_gather(x.nbytes, self.num_ranks)
         self._count(op, x, sent)
         if self.num_ranks == 1:
             out.copy_(x)
@@ -204,8 +198,8 @@ class Collectives:
             self._run(op, sent, lambda: _all_gather(out, dense, group=self._group, async_op=True))
 
     def _reduce_scatter(self, op: str, out: torch.Tensor, x: torch.Tensor) -> None:
-        steps = 1 if self._has_reduce_scatter else 2
-        sent = steps * (self.num_ranks - 1) * x.nbytes // self.num_ranks
+        count = sent_bytes.reduce_scatter if self._has_reduce_scatter else sent_bytes.all_reduce
+        sent = count(x.nbytes, self.num_ranks)
         self._count(op, x, sent)
         if self.num_ranks == 1:
             out.copy_(x)
@@ -216,12 +210,6 @@ class Collectives:
             total = x.clone(memory_format=torch.contiguous_format)
             self._run(op, sent, lambda: dist.all_reduce(total, group=self._group, async_op=True))
             out.copy_(total[self.rank * out.shape[0] :][: out.shape[0]])
-
-    def _count(self, op: str, x: torch.Tensor, sent: int) -> None:
-        counts = self._traffic.setdefault(op, Traffic())
-        counts.calls += 1
-        counts.rows += x.shape[0] if x.dim() else 1
-        counts.bytes += sent
 
     def _check_rows(self, label: str, whole: torch.Tensor, part: torch.Tensor, num_rows: int) -> None:
         expected = [num_rows, *part.shape[1:]]
@@ -240,48 +228,3 @@ class Collectives:
                 f"{self.name}, rank {self.rank} of {self.num_ranks}: {x.shape[0]} rows do not fit {sizes}"
             )
         return sizes
-
-    def _run(self, op: str, sent: int, start: Callable[[], Any]) -> None:
-        """Starts one collective and waits for it."""
-        if self._failure is not None:
-            raise self._failure
-        deadline = time.monotonic() + self._timeout_s
-        try:
-            work = start()
-            if self._stream_ordered:
-                work.wait()
-            else:
-                self._wait(work, deadline)
-        except RuntimeError as cause:
-            self._failure = self._failed(op, sent, cause)
-            raise self._failure from cause
-
-    def _wait(self, work: dist.Work, deadline: float) -> None:
-        """Waits in slices, because a backend tells only the neighbours of a dead rank; see `RollCall`."""
-        while True:
-            remaining_s = max(deadline - time.monotonic(), 0.001)
-            try:
-                work.wait(timedelta(seconds=min(remaining_s, self._slice_s)))
-                return
-            except RuntimeError:
-                if work.is_completed():
-                    work.wait()  # raises what it failed with, unless it finished just now
-                    return
-                if time.monotonic() >= deadline:
-                    raise RuntimeError(f"not finished within {self._timeout_s:g} s") from None
-                if reported := self._roll_call.reported():
-                    raise RuntimeError(f"it failed on world ranks {reported}") from None
-
-    def _failed(self, op: str, sent: int, cause: RuntimeError) -> CollectiveError:
-        silent = self._roll_call.report(wait_s=_ROLL_CALL_SLICES * self._slice_s)
-        if silent is None:
-            verdict = "the group's store cannot be reached to ask which ranks are alive"
-        elif silent:
-            verdict = f"world ranks {silent} are silent (dead, hanging, or not in this call)"
-        else:
-            verdict = "all ranks report a failure"
-        return CollectiveError(
-            f"{op} of group {self.name!r} failed on world rank {self.world_ranks[self.rank]} of "
-            f"{list(self.world_ranks)}, {sent} bytes to send: {cause}; {verdict}",
-            tuple(silent or ()),
-        )

@@ -49,6 +49,25 @@ class EplbLoadConfig(_Section):
     rebalance_lead: int = Field(default=8, ge=1)
 
 
+class DpGatherConfig(_Section):
+    """How the rows of data-parallel replicas reach the experts and come back.
+
+    Attributes:
+        rule: `auto`, SGLang's (by the rows that the gather sends), or `cost`, by the predicted time of gather,
+            padded expert rows and combine on `machine`.
+        mode: carry out this mode whatever the rule says; `planned` leaves it to the rule.
+        machine: a known machine's name, or a file that `benchmarks/dp_gather.py` wrote.
+        deadline_s: of every exchange, in seconds (where the device's collectives are in stream order, the group's
+            own deadline counts).
+    """
+
+    enabled: bool = False
+    rule: Literal["auto", "cost"] = "auto"
+    mode: Literal["planned", "max_len", "sum_len", "variable"] = "planned"
+    machine: str = ""
+    deadline_s: float = Field(default=60.0, gt=0, le=3600)
+
+
 class AttnScatterConfig(_Section):
     """Scattered attention input: norms and the first projection of attention on a shard of the rows.
 
@@ -68,6 +87,7 @@ class ExtConfig(_Section):
     """All sections. Equal configurations hash equally, as vLLM's own hash of its configuration needs."""
 
     eplb_load: EplbLoadConfig = EplbLoadConfig()
+    dp_gather: DpGatherConfig = DpGatherConfig()
     attn_scatter: AttnScatterConfig = AttnScatterConfig()
 
     @classmethod

@@ -79,15 +79,18 @@ def _cases() -> list[Any]:
 def test_tokens_and_bytes(
     tiny_model: str, prompts: list[list[int]], layout: str, full: bool, num_speculative_tokens: int
 ) -> None:
+    features: dict[str, Any] = {
+        "attn_scatter": {"enabled": True, "full": full, "min_tokens": 1},
+        "eplb_load": {"enabled": True},
+    }
+    if LAYOUTS[layout].dp > 1 and full and num_speculative_tokens:
+        features["dp_gather"] = {"enabled": True}  # all of them together
     case = EngineCase(
         tiny_model,
         LAYOUTS[layout],
         expert_parallel="EP" in layout,
         num_speculative_tokens=num_speculative_tokens,
-        ascend_ext={
-            "attn_scatter": {"enabled": True, "full": full, "min_tokens": 1},
-            "eplb_load": {"enabled": True},
-        },
+        ascend_ext=features,
         engine_args=ENGINE_ARGS,
     )
     ranks = _phases(case, prompts, [NEVER, 1, 40])

@@ -55,6 +55,11 @@ def _load_on(**settings: Any) -> dict[str, Any]:
     return {"ascend_ext": {"eplb_load": {"enabled": True, **settings}}}
 
 
+def _gather_on(**settings: Any) -> dict[str, Any]:
+    return {"ascend_ext": {"dp_gather": {"enabled": True, **settings}}}
+
+
+_DP = {"data_parallel_size": 2, "enable_expert_parallel": True}
 _SCATTER: dict[str, Any] = {"ascend_ext": {"attn_scatter": {"enabled": True}}}
 _EPLB = {"tensor_parallel_size": 2, "enable_expert_parallel": True, "enable_eplb": True}
 
@@ -94,6 +99,34 @@ CASES = {
     ),
     "rebalancing": Case(
         {**_EPLB, "eplb_config": {"use_async": False}}, additional_config=_load_on(rebalance=True)
+    ),
+    "planned gather": Case(_DP, additional_config=_gather_on(rule="cost", machine="h20")),
+    "gather of one replica": Case({}, ("data_parallel_size is 1",), additional_config=_gather_on()),
+    "gather without experts": Case(
+        {"data_parallel_size": 2}, ("dp_gather", "has none"), additional_config=_gather_on(), dense=True
+    ),
+    "cost without a machine": Case(
+        _DP, ("rule='cost'", "dp_gather.machine"), additional_config=_gather_on(rule="cost")
+    ),
+    "unknown machine": Case(
+        _DP, ("dp_gather.machine", "h20, mi355x"), additional_config=_gather_on(machine="cray")
+    ),
+    "gather and routed experts": Case(
+        {**_DP, "enable_return_routed_experts": True},
+        ("dp_gather", "enable_return_routed_experts"),
+        additional_config=_gather_on(),
+    ),
+    "gather with dual batches": Case(
+        {**_DP, "worker_cls": "vllm.v1.worker.gpu_worker.Worker"},
+        ("dp_gather", "enable_dbo"),
+        additional_config=_gather_on(),
+        device="cuda",
+    ),
+    "gather on the NPU": Case(
+        {**_DP, "worker_cls": "vllm_ascend.worker.worker.NPUWorker"},
+        ("dp_gather", "NPU"),
+        additional_config=_gather_on(),
+        device="npu",
     ),
     "interval of nothing": _config_case(
         {"ascend_ext": {"eplb_load": {"interval": 0}}}, "ascend_ext.eplb_load.interval", "at least 1", "0"

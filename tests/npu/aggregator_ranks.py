@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tests.npu.schedules import races, set_seed
 from vllm_ascend_ext.collectives import Collectives
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.eplb.aggregator import ExpertLoadAggregator
@@ -82,30 +83,11 @@ def main(rank: int, num_ranks: int, way: str, folder: str, num_schedules: int) -
     handed = []
     for schedule in range(num_schedules):
         if num_schedules > 1:
-            _set_seed(1 + schedule * num_ranks + rank)
+            set_seed(1 + schedule * num_ranks + rank)
         handed += serve(rank, aggregator, recorder, ids, graph.replay if schedule % 2 else record)
     aggregator.close()
-    Path(folder, f"{rank}.json").write_text(json.dumps({"handed": handed, "races": _races()}))
+    Path(folder, f"{rank}.json").write_text(json.dumps({"handed": handed, "races": races()}))
     dist.barrier()
-
-
-def _set_seed(seed: int) -> None:
-    """Delays of the emulator; on a real NPU the schedule is its own."""
-    try:
-        from emulator import schedule
-
-        schedule.set_seed(seed)
-    except (ImportError, RuntimeError):
-        pass
-
-
-def _races() -> list[str]:
-    try:
-        from emulator import races
-
-        return races.reports()
-    except (ImportError, RuntimeError):
-        return []
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from tests.distributed.scatter_layers import LayerWeights, norm_of, rms_norm
-from tests.npu.aggregator_ranks import _races, _set_seed
+from tests.npu.schedules import races, set_seed
 from vllm_ascend_ext.collectives import Collectives
 from vllm_ascend_ext.parallel.attn_scatter import AttentionScatter
 from vllm_ascend_ext.parallel.layout import PartialSum
@@ -56,9 +56,9 @@ def main(rank: int, num_ranks: int, folder: str, num_schedules: int) -> None:
     errors = []
     for schedule in range(num_schedules):
         if num_schedules > 1:
-            _set_seed(1 + schedule * num_ranks + rank)
+            set_seed(1 + schedule * num_ranks + rank)
         errors += [error(group, num_rows, full) for num_rows in (1, 2, 5, 8) for full in (False, True)]
-    Path(folder, f"{rank}.json").write_text(json.dumps({"error": max(errors), "races": _races()}))
+    Path(folder, f"{rank}.json").write_text(json.dumps({"error": max(errors), "races": races()}))
     dist.barrier()
 
 

@@ -245,3 +245,34 @@ def test_bad_reports(capsys, tmp_path, content, part):
     assert (status, out) == (2, "")
     assert_one_line(err, "report.json", part)
     assert not (tmp_path / "picture.png").exists()
+
+
+def test_plan(capsys):
+    status, out, err = run(capsys, "plan", 16384, *[32] * 7, "--rule", "cost", "--machine", "mi355x")
+    assert (status, err) == (0, "")
+    assert out.startswith("variable: variable is the fastest of max_len ")
+    assert "\n* variable    16608        0" in out
+    widths = ["--hidden", 10, "--element-bytes", 4, "--experts", 2]
+    status, out, _ = run(capsys, "plan", 3, 1, "--tp", 2, *widths, "--json")
+    document = json.loads(out)
+    assert status == 0 and document["mode"] == "max_len" and document["attn_tp_size"] == 2
+    sum_len = document["candidates"][1]
+    assert sum_len["padded"] == [4, 2] and sum_len["offsets"] == [0, 2, 4, 5] and sum_len["num_pad_rows"] == 2
+    assert sum_len["gather_bytes"] == [2 * 3 * 6 * 48 // 4] * 4 and sum_len["seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["-1", 2], "not the rows of 2 replicas"),
+        ([1, 2, "--tp", 0], "sizes must be positive"),
+        ([1, 2, "--hidden", 0], "widths must be positive"),
+        ([1, 2, "--rule", "cost"], "needs the description of a machine"),
+        ([1, 2, "--machine", "cray"], "h20, mi355x"),
+        ([1, 2, "--graph", "--mode", "sum_len"], "graph has fixed ones"),
+    ],
+)
+def test_impossible_plans(capsys, arguments, part):
+    status, out, err = run(capsys, "plan", *arguments)
+    assert (status, out) == (2, "")
+    assert_one_line(err, part)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_ascend_ext.config import ConfigError, EplbLoadConfig, ExtConfig
-from vllm_ascend_ext.integration import compat, faults, scatter_limits
+from vllm_ascend_ext.integration import compat, dp_gather_limits, faults, scatter_limits
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError, print_plain_errors
 
 logger = logging.getLogger(__name__)
@@ -128,6 +128,8 @@ def configure(vllm_config: Any, device_type: str) -> None:
         )
     if config.eplb_load.enabled:
         check_expert_load(vllm_config, device, config.eplb_load)
+    if config.dp_gather.enabled:
+        dp_gather_limits.check(vllm_config, config.dp_gather, routes_itself=device.routes_itself)
     if config.attn_scatter.enabled:
         scatter_limits.check(vllm_config, config.attn_scatter, verified=device.attn_scatter)
     compat.apply_patches(faults.patches())

@@ -25,7 +25,7 @@ from vllm_ascend_ext.integration.switches import Switches
 from vllm_ascend_ext.parallel import scatter_cost
 from vllm_ascend_ext.parallel.attn_scatter import AttentionScatter, LayerParts, Norm
 from vllm_ascend_ext.parallel.layout import PartialSum, Replicated
-from vllm_ascend_ext.parallel.scatter_cost import MACHINES, LayerSizes
+from vllm_ascend_ext.parallel.scatter_cost import RATES, LayerSizes
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +53,14 @@ def bind(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
     threshold = config.min_tokens or scatter_cost.min_tokens(
         sizes,
         collectives.num_ranks,
-        MACHINES[runner.device.type],
+        RATES[runner.device.type],
         full=config.full,
         fp8_wire=config.fp8_wire,
     )
     if threshold is None:
         raise UnsupportedCombinationError(
             f"ascend_ext.attn_scatter would slow {type(model).__name__} down at any number of rows on a "
-            f"{MACHINES[runner.device.type].name}; set attn_scatter.enabled to false, or attn_scatter.min_tokens"
+            f"{RATES[runner.device.type].name}; set attn_scatter.enabled to false, or attn_scatter.min_tokens"
         )
     logger.info("ascend_ext.attn_scatter: steps of %d rows and more (full: %s)", threshold, config.full)
     scatter = AttentionScatter(collectives, full=config.full, fp8_wire=config.fp8_wire)

@@ -36,8 +36,13 @@ def own_rows(layer: Any) -> slice:
     from vllm.distributed import get_dp_group, get_ep_group
     from vllm.forward_context import get_forward_context
 
+    from vllm_ascend_ext.integration.dp_gather import PlannedAll2AllManager
+
     if not layer.runner.do_naive_dispatch_combine:
         return slice(None)
+    manager = get_ep_group().device_communicator.all2all_manager
+    if isinstance(manager, PlannedAll2AllManager):
+        return manager.own_rows()
     dp_metadata = get_forward_context().dp_metadata
     sizes = dp_metadata.get_chunk_sizes_across_dp_rank()
     group = get_ep_group() if layer.moe_config.is_sequence_parallel else get_dp_group()

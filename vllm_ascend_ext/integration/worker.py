@@ -23,6 +23,7 @@ class ExtWorker:
 
     model_runner_class: ClassVar[type]
     model_runner_symbol: ClassVar[str | None]
+    gather_manager: Any = None  # the manager of `dp_gather`
     scattered_model: attn_scatter.ScatteredModel | None = None
 
     def init_device(self) -> None:
@@ -38,10 +39,17 @@ class ExtWorker:
         runner = self.model_runner
         with self._eplb_class():
             super().load_model(*args, **kwargs)  # type: ignore[misc]
-        if runner.step_features is not None and runner.step_features.config.eplb_load.enabled:
+        if runner.step_features is None:
+            return
+        config = runner.step_features.config
+        if config.eplb_load.enabled:
             expert_load.bind(runner)
-        if runner.step_features is not None and runner.step_features.config.attn_scatter.enabled:
-            self.scattered_model = attn_scatter.bind(runner, runner.step_features.config.attn_scatter)
+        if config.dp_gather.enabled:
+            from vllm_ascend_ext.integration import dp_gather
+
+            self.gather_manager = dp_gather.bind(runner, expert_load.moe_layers(runner), config.dp_gather)
+        if config.attn_scatter.enabled:
+            self.scattered_model = attn_scatter.bind(runner, config.attn_scatter)
 
     def shutdown(self) -> None:
         """End what the features started, then the device's worker."""
@@ -81,10 +89,13 @@ class ExtWorker:
             "collection": self._collection(),
             "attn_scatter": self.scattered_model and self.scattered_model.report(),
             "traffic": traffic.report(),
+            "dp_gather": {} if self.gather_manager is None else self.gather_manager.report(),
             "physical_to_logical": self.placements(),
         }
         if reset:
             traffic.reset()
+            if self.gather_manager is not None:
+                self.gather_manager.stats.clear()
             if self.scattered_model is not None:
                 self.scattered_model.reset()
             if features is not None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parallel features of attention: how rows lie on the ranks (`layout`), and what is built on it."""
+"""Rows of several ranks around attention and experts: who holds which, what moving them costs, and the moving."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vllm_ascend_ext import sent_bytes
 from vllm_ascend_ext.parallel.fp8_wire import wire_bytes
 
 
@@ -30,7 +31,7 @@ class LayerSizes:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Rates:
     """Rates of one rank. flops, memory and link are per second, the last two in bytes; collective_s: how long one
     more collective takes, however small."""
 
@@ -42,32 +43,27 @@ class Machine:
 
 
 # CUDA: fitted to the profile of SGLang #10568 on an H20. CPU: the order of magnitude of benchmarks/attn_scatter.py
-# on two cores. NPU: an Atlas A2 by its data sheet, not measured.
-MACHINES = {
-    "cuda": Machine("H20", flops=1.48e14, memory=2.8e12, link=2.8e11, collective_s=3e-5),
-    "cpu": Machine("CPU", flops=3e10, memory=8e9, link=1e9, collective_s=3e-4),
-    "npu": Machine("Atlas A2", flops=2.5e14, memory=1.2e12, link=1.5e11, collective_s=4e-5),
+# on two cores.
+RATES = {
+    "cuda": Rates("H20", flops=1.48e14, memory=2.8e12, link=2.8e11, collective_s=3e-5),
+    "cpu": Rates("CPU", flops=3e10, memory=8e9, link=1e9, collective_s=3e-4),
 }
 
 
-def all_reduce(num_rows: int, row_bytes: int, num_ranks: int) -> int:
-    """Bytes that a rank sends to sum `num_rows` rows on all ranks."""
-    return 2 * (num_ranks - 1) * num_rows * row_bytes // num_ranks
+def _all_reduce(num_rows: int, row_bytes: int, num_ranks: int) -> int:
+    return sent_bytes.all_reduce(num_rows * row_bytes, num_ranks)
 
 
-def all_gather(num_rows: int, row_bytes: int, num_ranks: int) -> int:
-    """Bytes that a rank sends when each gives its shard of the rows to all; a reduce-scatter sends the same."""
-    return (num_ranks - 1) * -(-num_rows // num_ranks) * row_bytes
-
-
-reduce_scatter = all_gather
+def _shards(num_rows: int, row_bytes: int, num_ranks: int) -> int:
+    """Of an all-gather of padded shards; their reduce-scatter sends the same."""
+    return sent_bytes.all_gather(-(-num_rows // num_ranks) * row_bytes, num_ranks)
 
 
 def plain_layer(layer: LayerSizes, num_rows: int, num_ranks: int) -> int:
     """Bytes of a layer as vLLM runs it: two all-reduces, or with sequence-parallel experts one and a gather."""
     row_bytes = layer.hidden * layer.element_bytes
-    second = all_gather if layer.mlp_on_shards else all_reduce
-    return all_reduce(num_rows, row_bytes, num_ranks) + second(num_rows, row_bytes, num_ranks)
+    second = _shards if layer.mlp_on_shards else _all_reduce
+    return _all_reduce(num_rows, row_bytes, num_ranks) + second(num_rows, row_bytes, num_ranks)
 
 
 def scattered_layer(
@@ -76,15 +72,15 @@ def scattered_layer(
     """Bytes of a layer with scattered attention input; the reduce-scatter of its output, where it owes a sum, is
     counted here, though the next layer does it."""
     row_bytes = layer.hidden * layer.element_bytes
-    sent = all_gather(num_rows, layer.gathered * layer.element_bytes, num_ranks)
+    sent = _shards(num_rows, layer.gathered * layer.element_bytes, num_ranks)
     if layer.mlp_on_shards:
-        return sent + reduce_scatter(num_rows, row_bytes, num_ranks)
-    sent += reduce_scatter(num_rows, row_bytes, num_ranks)
+        return sent + _shards(num_rows, row_bytes, num_ranks)
+    sent += _shards(num_rows, row_bytes, num_ranks)
     if not full:
-        return sent + all_reduce(num_rows, row_bytes, num_ranks)
-    sent += reduce_scatter(num_rows, row_bytes, num_ranks)
+        return sent + _all_reduce(num_rows, row_bytes, num_ranks)
+    sent += _shards(num_rows, row_bytes, num_ranks)
     wire = wire_bytes(layer.hidden) if fp8_wire else row_bytes
-    return sent + all_gather(num_rows, wire, num_ranks) + all_gather(num_rows, layer.logits_bytes, num_ranks)
+    return sent + _shards(num_rows, wire, num_ranks) + _shards(num_rows, layer.logits_bytes, num_ranks)
 
 
 def scattered_forward(
@@ -98,14 +94,14 @@ def scattered_forward(
 ) -> int:
     """Bytes of a forward pass: `layers`, the embedding's reduce-scatter if it owes a sum, and the last gather."""
     row_bytes = layers[-1].hidden * layers[-1].element_bytes
-    ends = all_gather(num_rows, row_bytes, num_ranks) * (1 + entry_owes_sum)
+    ends = _shards(num_rows, row_bytes, num_ranks) * (1 + entry_owes_sum)
     return ends + sum(
         scattered_layer(layer, num_rows, num_ranks, full=full, fp8_wire=fp8_wire) for layer in layers
     )
 
 
 def min_tokens(
-    layers: Sequence[LayerSizes], num_ranks: int, machine: Machine, *, full: bool = False, fp8_wire: bool = False
+    layers: Sequence[LayerSizes], num_ranks: int, rates: Rates, *, full: bool = False, fp8_wire: bool = False
 ) -> int | None:
     """From how many rows on the scattered layers take less time than the plain ones; None when they never do.
 
@@ -116,12 +112,12 @@ def min_tokens(
     row_s, paid_s = 0.0, 0.0
     for layer in layers:
         sent = scattered_layer(layer, rows, num_ranks, full=full, fp8_wire=fp8_wire)
-        row_s += (plain_layer(layer, rows, num_ranks) - sent) / rows / machine.link
+        row_s += (plain_layer(layer, rows, num_ranks) - sent) / rows / rates.link
         num_norms = 2 if full or layer.mlp_on_shards else 1
-        work_s = num_norms * 4 * layer.hidden * layer.element_bytes / machine.memory
+        work_s = num_norms * 4 * layer.hidden * layer.element_bytes / rates.memory
         if layer.gathered < layer.hidden:
-            work_s += 2 * layer.hidden * layer.gathered / machine.flops
+            work_s += 2 * layer.hidden * layer.gathered / rates.flops
         row_s += (num_ranks - 1) / num_ranks * work_s
         if not layer.mlp_on_shards:
-            paid_s += machine.collective_s * (2 + (layer.logits_bytes > 0) if full else 1)
+            paid_s += rates.collective_s * (2 + (layer.logits_bytes > 0) if full else 1)
     return max(num_ranks, math.ceil(paid_s / row_s)) if row_s > 0 else None

@@ -47,10 +47,11 @@ class TorchFusedMoEMethod(UnquantizedFusedMoEMethod):
         shared_experts: Any = None,
         shared_experts_input: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Weighted sum of the local experts' outputs for [T, H] tokens; ids of other ranks add nothing."""
+        """Weighted sum of the local experts' outputs for [T, H] tokens; ids of other ranks and -1 add nothing."""
         local_TK = topk_ids.long()
         if layer.expert_map is not None:
-            local_TK = layer.expert_map[local_TK].long()
+            mapped_TK = layer.expert_map[local_TK.clamp_min(0)].long()
+            local_TK = mapped_TK.where(local_TK >= 0, local_TK)
         out_TH = torch.zeros(x.shape, dtype=torch.float32)
         for expert in torch.unique(local_TK[local_TK >= 0]).tolist():
             token, slot = (local_TK == expert).nonzero(as_tuple=True)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DP gather in a real engine: every mode gives the plain engine's tokens and sends the bytes that it foretold.
+
+One engine runs all modes, one after the other.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import random
+import textwrap
+from typing import Any
+
+import pytest
+
+from vllm_ascend_ext.integration.engine import EngineCase, even_split, run_engine
+from vllm_ascend_ext.integration.ranks import Layout, Rank, run_ranks
+
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
+
+NUM_TOKENS = 8
+MODES = (None, "max_len", "sum_len", "variable")
+# prompts are prefilled in chunks beside others' decoding
+ENGINE = {"enable_prefix_caching": False, "max_num_batched_tokens": 192, "max_num_seqs": 16}
+
+
+def make_prompts(model: str, lengths: list[int]) -> list[list[int]]:
+    """Prompts of these lengths, cut from the standard library's source."""
+    from transformers import AutoTokenizer
+
+    text = "".join(inspect.getsource(module) for module in (textwrap, json, random))
+    token_ids = AutoTokenizer.from_pretrained(model)(text, add_special_tokens=False)["input_ids"]
+    chance = random.Random(5)
+    return [token_ids[(start := chance.randint(0, len(token_ids) - 301)) : start + n] for n in lengths]
+
+
+def run_modes(
+    case: EngineCase, prompts: list[list[int]], counts: list[int]
+) -> list[list[tuple[int, dict[int, tuple[int, ...]], dict[str, Any]]]]:
+    """For each rank and mode (TP rank, tokens by prompt, report); replica r gets counts[r] of the prompts."""
+
+    def job(rank: Rank) -> list[Any]:
+        from vllm import LLM, SamplingParams
+
+        from vllm_ascend_ext.parallel.gather_rows import GatherMode
+
+        llm = LLM(**case.llm_arguments())
+        manager = llm.llm_engine.model_executor.driver_worker.worker.gather_manager
+        begin = sum(counts[: rank.dp_rank])
+        own = range(begin, begin + counts[rank.dp_rank])
+        params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
+        outcomes = []
+        for mode in MODES:
+            manager.mode = None if mode is None else GatherMode(mode)
+            llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
+            outputs = llm.generate([{"prompt_token_ids": prompts[i]} for i in own], params, use_tqdm=False)
+            tokens = {i: tuple(output.outputs[0].token_ids) for i, output in zip(own, outputs, strict=True)}
+            outcomes.append((rank.tp_rank, tokens, llm.collective_rpc("ascend_ext_report")[0]))
+        return outcomes
+
+    return run_ranks(job, case.layout, deadline_s=400)
+
+
+def check_modes(
+    model: str, prompts: list[list[int]], case: EngineCase, counts: list[int], rule_uses: set[str]
+) -> None:
+    """Tokens, bytes, and that every mode did what its name says."""
+    plain = run_engine(EngineCase(model), prompts, max_tokens=NUM_TOKENS, deadline_s=200).token_ids
+    outcomes = run_modes(case, prompts, counts)
+    for index, mode in enumerate(MODES):
+        ranks = [rank[index] for rank in outcomes]
+        tokens = {i: ids for tp_rank, by_prompt, _ in ranks if tp_rank == 0 for i, ids in by_prompt.items()}
+        assert [tokens[i] for i in range(len(prompts))] == plain, mode
+        for _, _, report in ranks:
+            used = report["dp_gather"]
+            sent = sum(
+                op["bytes"]
+                for name, ops in report["traffic"].items()
+                if name.startswith("DP gather over")
+                for op in ops.values()
+            )
+            assert sent == sum(stats["planned_bytes"] for stats in used.values()) > 0
+            assert set(used) == (rule_uses if mode is None else {mode})
+            same = {name: (stats["num_layers"], stats["num_rows"]) for name, stats in used.items()}
+            assert same == {
+                name: (stats["num_layers"], stats["num_rows"]) for name, stats in ranks[0][2]["dp_gather"].items()
+            }
+            if mode == "max_len":
+                assert used[mode]["num_pad_rows"] > 0
+
+
+def gathering(rule: str = "auto", **section: Any) -> dict[str, Any]:
+    return {"dp_gather": {"enabled": True, "rule": rule, **section}}
+
+
+def test_modes_give_the_plain_tokens_with_mtp(tiny_model: str) -> None:
+    """DP2 and EP, one replica with most of the work; MTP verifies and drafts; the rule changes within a run."""
+    prompts = make_prompts(tiny_model, [1, 299, 17, 40, 3, 121, 2, 9])
+    case = EngineCase(
+        tiny_model,
+        Layout(dp=2),
+        expert_parallel=True,
+        num_speculative_tokens=2,
+        ascend_ext=gathering("cost", machine="h20"),
+        engine_args=ENGINE,
+    )
+    check_modes(tiny_model, prompts, case, [7, 1], {"max_len", "variable"})
+
+
+def test_modes_give_the_plain_tokens_with_split_rows(tiny_model: str) -> None:
+    """DP2 x TP2: a replica's rows are split among its TP ranks; expert load is counted as without the feature."""
+    prompts = make_prompts(tiny_model, [299, 5, 64, 1, 7])
+    case = EngineCase(
+        tiny_model,
+        Layout(tp=2, dp=2),
+        expert_parallel=True,
+        ascend_ext=gathering() | {"eplb_load": {"enabled": True, "interval": 3}},
+        engine_args=ENGINE,
+    )
+    check_modes(tiny_model, prompts, case, [4, 1], {"max_len"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_speculative_tokens", [0, 2], ids=["plain", "mtp"])
+@pytest.mark.parametrize("layout", [Layout(dp=2), Layout(tp=2, dp=2)], ids=["DP2", "DP2xTP2"])
+def test_64_prompts(tiny_model: str, layout: Layout, num_speculative_tokens: int) -> None:
+    lengths = [1, 300, *random.Random(1).choices(range(1, 301), k=62)]
+    case = EngineCase(
+        tiny_model,
+        layout,
+        expert_parallel=True,
+        num_speculative_tokens=num_speculative_tokens,
+        ascend_ext=gathering(),
+        engine_args=ENGINE,
+    )
+    counts = even_split(len(lengths), layout.dp)
+    check_modes(tiny_model, make_prompts(tiny_model, lengths), case, counts, {"max_len"})
