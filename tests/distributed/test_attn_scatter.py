@@ -112,9 +112,9 @@ def test_scattered_layers_equal_one_process(num_ranks: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_ranks", [2, 3, 4, 8])
+@pytest.mark.parametrize("num_ranks", [3, 8])
 def test_many_counts(num_ranks: int) -> None:
-    run_ranks(_layers, num_ranks, 100, deadline_s=400)
+    run_ranks(_layers, num_ranks, 40, deadline_s=400)
 
 
 def _sent(group: Collectives) -> int:

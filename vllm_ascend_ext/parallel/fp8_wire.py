@@ -23,8 +23,8 @@ def encode(x_TH: torch.Tensor) -> torch.Tensor:
     """``[T, H]`` floats → ``[T, wire_bytes(H)]`` uint8.
 
     An element x of a group whose largest magnitude is m comes back within
-    ``max(RELATIVE_ERROR * |x|, ABSOLUTE_ERROR * m)``, besides the rounding to its own dtype. Zero stays zero, a
-    group with an infinity or NaN comes back as NaN where it is not zero.
+    ``max(RELATIVE_ERROR * |x|, ABSOLUTE_ERROR * m)``, besides the rounding to its own dtype. Zero stays zero; a
+    group with an infinity or NaN comes back as NaN, one below 5e-36 as zero.
     """
     num_rows, width = x_TH.shape
     num_groups = -(-width // GROUP)
