@@ -48,6 +48,10 @@ def _ragged(rank, num_ranks, has_reduce_scatter):
         expected = torch.stack(inputs).sum(dim=0).to(dtype).split(sizes)[rank]
         assert part.dtype == dtype and torch.equal(part, expected), sizes
         assert torch.equal(inputs[rank], before)
+        assert torch.equal(group.all_gather_variable(everyone[rank], sizes), torch.cat(everyone)), sizes
+        part = group.reduce_scatter_variable(inputs[rank], sizes)
+        assert part.dtype == dtype and torch.equal(part, expected), sizes
+        assert torch.equal(inputs[rank], before)
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
@@ -93,6 +97,8 @@ def _traffic(rank):
     group.all_gather_rows(torch.ones(rank, 4), [0, 1, 2])
     group.reduce_scatter_rows(torch.ones(3, 4), [1, 1, 1])
     group.gather_rows(torch.ones(2, 4), None, dst=1)
+    group.all_gather_variable(torch.ones(rank, 4), [0, 1, 2])
+    group.reduce_scatter_variable(torch.ones(3, 4), [0, 1, 2])
     counts = group.traffic()
     group.reset_traffic()
     return counts, group.traffic()
@@ -105,6 +111,8 @@ def test_traffic_is_counted():
             "all_gather_rows": {"calls": 1, "rows": 2, "bytes": 2 * 32},
             "reduce_scatter_rows": {"calls": 1, "rows": 3, "bytes": 2 * 48 // 3},
             "gather_rows": {"calls": 1, "rows": 2, "bytes": 0 if rank == 1 else 32},
+            "all_gather_variable": {"calls": 1, "rows": rank, "bytes": 2 * 16 * rank},
+            "reduce_scatter_variable": {"calls": 1, "rows": 3, "bytes": 48 - 16 * rank},
         }
         assert after_reset == {}
 
@@ -132,14 +140,15 @@ def _alone(rank):
     part = torch.empty(3, 2)
     group.reduce_scatter_into(part, x)
     results = [x, out, part, group.all_gather_rows(x, [3]), group.gather_rows(x, [3], 0)]
-    results += [group.reduce_scatter_rows(x, [3])]
+    results += [group.reduce_scatter_rows(x, [3]), group.all_gather_variable(x, [3])]
+    results += [group.reduce_scatter_variable(x, [3])]
     assert all(torch.equal(result, expected) for result in results)
     return {op: (counts["calls"], counts["bytes"]) for op, counts in group.traffic().items()}
 
 
 def test_one_rank_sends_nothing():
     (counts,) = run_ranks(_alone, 1)
-    assert len(counts) == 6 and set(counts.values()) == {(1, 0)}
+    assert len(counts) == 8 and set(counts.values()) == {(1, 0)}
 
 
 def _bad_arguments(rank):
@@ -148,6 +157,8 @@ def _bad_arguments(rank):
     for sizes in ([2], [1, 1], [2, 2, 2], [2 + rank, -1]):
         with pytest.raises(ValueError, match="do not fit"):
             group.all_gather_rows(x, sizes)
+        with pytest.raises(ValueError, match="do not fit"):
+            group.all_gather_variable(x, sizes)
     with pytest.raises(ValueError, match="do not fit"):
         group.reduce_scatter_rows(x, [2, 2])
     with pytest.raises(ValueError, match="3 rows are not 2 equal parts"):

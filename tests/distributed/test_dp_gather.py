@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,8 +15,12 @@ from hypothesis import strategies as st
 from tests.distributed.dp_layer import forward_modes, plan_for, run_layer, topologies
 from tests.distributed.ranks import run_ranks
 from vllm_ascend_ext.collectives import Collectives
+from vllm_ascend_ext.config import DpGatherConfig
+from vllm_ascend_ext.integration.errors import StartupError
+from vllm_ascend_ext.integration.gather_planner import check_agreement
 from vllm_ascend_ext.parallel.dp_gather import DpGather, PlanError
 from vllm_ascend_ext.parallel.gather_rows import GatherMode, Topology
+from vllm_ascend_ext.parallel.machine import describe
 
 pytestmark = pytest.mark.distributed
 
@@ -121,3 +128,19 @@ def _misuse(rank: int) -> None:
 
 def test_misuse_is_named_and_leaves_nothing_behind() -> None:
     run_ranks(_misuse, 2)
+
+
+def _disagree(rank: int) -> None:
+    ranks = Collectives(dist.group.WORLD, 60.0, "gather")
+    for section, machine in (
+        ({"mode": "variable" if rank == 2 else "planned"}, describe("h20", 3)),
+        ({}, dataclasses.replace(describe("h20", 3), pad_byte_s=1e-9 if rank == 2 else 0.0)),
+    ):
+        others = [0, 1] if rank == 2 else [2]
+        with pytest.raises(StartupError, match=rf"world ranks {re.escape(str(others))} have another dp_gather"):
+            check_agreement(ranks, DpGatherConfig(**section), machine, torch.device("cpu"))
+    check_agreement(ranks, DpGatherConfig(), None, torch.device("cpu"))
+
+
+def test_ranks_that_would_plan_differently_are_named() -> None:
+    run_ranks(_disagree, 3)

@@ -25,6 +25,9 @@ MODES = (None, "max_len", "sum_len", "variable")
 ENGINE = {"enable_prefix_caching": False, "max_num_batched_tokens": 192, "max_num_seqs": 16}
 
 
+Outcome = tuple[int, dict[int, tuple[int, ...]], dict[str, Any]]  # TP rank, tokens by prompt, report
+
+
 def make_prompts(model: str, lengths: list[int]) -> list[list[int]]:
     """Prompts of these lengths, cut from the standard library's source."""
     from transformers import AutoTokenizer
@@ -35,10 +38,8 @@ def make_prompts(model: str, lengths: list[int]) -> list[list[int]]:
     return [token_ids[(start := chance.randint(0, len(token_ids) - 301)) : start + n] for n in lengths]
 
 
-def run_modes(
-    case: EngineCase, prompts: list[list[int]], counts: list[int]
-) -> list[list[tuple[int, dict[int, tuple[int, ...]], dict[str, Any]]]]:
-    """For each rank and mode (TP rank, tokens by prompt, report); replica r gets counts[r] of the prompts."""
+def run_modes(case: EngineCase, prompts: list[list[int]], counts: list[int]) -> list[list[Outcome]]:
+    """For each rank and mode; replica r gets counts[r] of the prompts."""
 
     def job(rank: Rank) -> list[Any]:
         from vllm import LLM, SamplingParams
@@ -46,20 +47,42 @@ def run_modes(
         from vllm_ascend_ext.parallel.gather_rows import GatherMode
 
         llm = LLM(**case.llm_arguments())
-        manager = llm.llm_engine.model_executor.driver_worker.worker.gather_manager
+        worker = llm.llm_engine.model_executor.driver_worker.worker
+        planner, expert_rows = worker.gather_planner, _ExpertRows(worker.model_runner)
         begin = sum(counts[: rank.dp_rank])
         own = range(begin, begin + counts[rank.dp_rank])
         params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
         outcomes = []
         for mode in MODES:
-            manager.mode = None if mode is None else GatherMode(mode)
+            planner.mode = None if mode is None else GatherMode(mode)
             llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
+            expert_rows.num_routed = 0
             outputs = llm.generate([{"prompt_token_ids": prompts[i]} for i in own], params, use_tqdm=False)
             tokens = {i: tuple(output.outputs[0].token_ids) for i, output in zip(own, outputs, strict=True)}
-            outcomes.append((rank.tp_rank, tokens, llm.collective_rpc("ascend_ext_report")[0]))
+            report = llm.collective_rpc("ascend_ext_report")[0] | {"num_routed": expert_rows.num_routed}
+            outcomes.append((rank.tp_rank, tokens, report))
         return outcomes
 
     return run_ranks(job, case.layout, deadline_s=400)
+
+
+class _ExpertRows:
+    """Counts the rows that reach the experts of a runner: those with experts, where ids are given."""
+
+    def __init__(self, runner: Any) -> None:
+        from vllm_ascend_ext.integration.expert_load import moe_layers
+
+        self.num_routed = 0
+        for layer in moe_layers(runner).values():
+            layer.quant_method.apply = self._counted(layer.quant_method.apply)
+
+    def _counted(self, apply: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            ids = kwargs.get("topk_ids")
+            self.num_routed += len(kwargs["x"]) if ids is None else int((ids >= 0).all(dim=1).sum())
+            return apply(*args, **kwargs)
+
+        return counted
 
 
 def check_modes(
@@ -67,11 +90,16 @@ def check_modes(
 ) -> None:
     """Tokens, bytes, and that every mode did what its name says."""
     plain = run_engine(EngineCase(model), prompts, max_tokens=NUM_TOKENS, deadline_s=200).token_ids
-    outcomes = run_modes(case, prompts, counts)
+    check_bytes(run_modes(case, prompts, counts), plain, rule_uses)
+
+
+def check_bytes(outcomes: list[list[Outcome]], expected: list[tuple[int, ...]], rule_uses: set[str]) -> None:
+    """What `run_modes` returned: these tokens, the bytes foretold, the mode asked for, the same plans on all, and
+    no padding in the experts."""
     for index, mode in enumerate(MODES):
         ranks = [rank[index] for rank in outcomes]
         tokens = {i: ids for tp_rank, by_prompt, _ in ranks if tp_rank == 0 for i, ids in by_prompt.items()}
-        assert [tokens[i] for i in range(len(prompts))] == plain, mode
+        assert [tokens[i] for i in range(len(expected))] == expected, mode
         for _, _, report in ranks:
             used = report["dp_gather"]
             sent = sum(
@@ -81,6 +109,7 @@ def check_modes(
                 for op in ops.values()
             )
             assert sent == sum(stats["planned_bytes"] for stats in used.values()) > 0
+            assert report["num_routed"] == sum(s["num_rows"] - s["num_pad_rows"] for s in used.values())
             assert set(used) == (rule_uses if mode is None else {mode})
             same = {name: (stats["num_layers"], stats["num_rows"]) for name, stats in used.items()}
             assert same == {

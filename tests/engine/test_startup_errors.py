@@ -122,12 +122,6 @@ CASES = {
         additional_config=_gather_on(),
         device="cuda",
     ),
-    "gather on the NPU": Case(
-        {**_DP, "worker_cls": "vllm_ascend.worker.worker.NPUWorker"},
-        ("dp_gather", "NPU"),
-        additional_config=_gather_on(),
-        device="npu",
-    ),
     "interval of nothing": _config_case(
         {"ascend_ext": {"eplb_load": {"interval": 0}}}, "ascend_ext.eplb_load.interval", "at least 1", "0"
     ),

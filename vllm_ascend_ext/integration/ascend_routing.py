@@ -59,7 +59,7 @@ def check(vllm_config: Any) -> None:
             raise UnsupportedCombinationError(f"ascend_ext.eplb_load {why}, {_OFF}")
 
 
-def check_runner(runner: Any) -> None:
+def check_runner(runner: Any, feature: str = "eplb_load") -> None:
     """Refuse dispatches in which a rank routes a part of the rows; raises UnsupportedCombinationError.
 
     vllm-ascend chooses by the number of rows in a step; the smallest and the largest step show all its choices.
@@ -70,9 +70,9 @@ def check_runner(runner: Any) -> None:
         dispatch = select_moe_comm_method(num_tokens, runner.vllm_config)
         if dispatch is not None and dispatch is not MoECommType.ALLGATHER:
             raise UnsupportedCombinationError(
-                f"ascend_ext.eplb_load cannot count rows that vllm-ascend dispatches by {dispatch.name}, as it "
+                f"ascend_ext.{feature} cannot see all rows where vllm-ascend dispatches by {dispatch.name}, as it "
                 f"does here in steps of {num_tokens} tokens; use an SoC and a number of ranks with all-gather "
-                f"dispatch (an A2 with fewer than 16 ranks), {_OFF}"
+                f"dispatch (an A2 with fewer than 16 ranks), or set {feature}.enabled to false"
             )
 
 

@@ -14,17 +14,16 @@ from vllm_ascend_ext.parallel.machine import NAMED, MachineError, read
 def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool) -> None:
     """Refuse what a planned gather cannot be combined with; raises UnsupportedCombinationError."""
     parallel, model_config = vllm_config.parallel_config, vllm_config.model_config
-    if routes_itself:
-        raise UnsupportedCombinationError(
-            "ascend_ext.dp_gather follows vLLM's dispatch and combine, and vllm-ascend has its own; set "
-            "dp_gather.enabled to false on the NPU"
-        )
     if parallel.data_parallel_size == 1:
         raise UnsupportedCombinationError(
             "ascend_ext.dp_gather plans how data-parallel replicas exchange rows, and data_parallel_size is 1; "
             "raise it or set dp_gather.enabled to false"
         )
-    if parallel.all2all_backend not in ("naive", "allgather_reducescatter"):
+    if routes_itself:
+        from vllm_ascend_ext.integration import ascend_gather
+
+        ascend_gather.check(vllm_config)
+    elif parallel.all2all_backend not in ("naive", "allgather_reducescatter"):
         raise UnsupportedCombinationError(
             f"ascend_ext.dp_gather gathers all rows, and all2all_backend={parallel.all2all_backend!r} sends them "
             "one by one; use 'allgather_reducescatter'"

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any, ClassVar
 
+from vllm_ascend_ext.config import DpGatherConfig
 from vllm_ascend_ext.integration import activation, attn_scatter, compat, expert_load, load_metrics, traffic
 from vllm_ascend_ext.ops import require_kernels
 from vllm_ascend_ext.runner.features import StepFeatures
@@ -23,7 +24,7 @@ class ExtWorker:
 
     model_runner_class: ClassVar[type]
     model_runner_symbol: ClassVar[str | None]
-    gather_manager: Any = None  # the manager of `dp_gather`
+    gather_planner: Any = None  # of `dp_gather`
     scattered_model: attn_scatter.ScatteredModel | None = None
 
     def init_device(self) -> None:
@@ -45,11 +46,21 @@ class ExtWorker:
         if config.eplb_load.enabled:
             expert_load.bind(runner)
         if config.dp_gather.enabled:
-            from vllm_ascend_ext.integration import dp_gather
-
-            self.gather_manager = dp_gather.bind(runner, expert_load.moe_layers(runner), config.dp_gather)
+            self._bind_gather(config.dp_gather)
         if config.attn_scatter.enabled:
             self.scattered_model = attn_scatter.bind(runner, config.attn_scatter)
+
+    def _bind_gather(self, config: DpGatherConfig) -> None:
+        """Where the device's mixture-of-experts layers exchange rows, they follow the planner from now on."""
+        layers = expert_load.moe_layers(self.model_runner)
+        if activation.DEVICES[self.vllm_config.device_config.device_type].routes_itself:
+            from vllm_ascend_ext.integration import ascend_gather
+
+            self.gather_planner = ascend_gather.bind(self.model_runner, layers, config)
+            return
+        from vllm_ascend_ext.integration import dp_gather
+
+        self.gather_planner = dp_gather.bind(self.model_runner, layers, config)
 
     def shutdown(self) -> None:
         """End what the features started, then the device's worker."""
@@ -89,15 +100,15 @@ class ExtWorker:
             "collection": self._collection(),
             "attn_scatter": self.scattered_model and self.scattered_model.report(),
             "traffic": traffic.report(),
-            "dp_gather": {} if self.gather_manager is None else self.gather_manager.report(),
+            "dp_gather": {} if self.gather_planner is None else self.gather_planner.report(),
             "physical_to_logical": self.placements(),
         }
         if reset:
             traffic.reset()
-            if self.gather_manager is not None:
-                self.gather_manager.stats.clear()
             if self.scattered_model is not None:
                 self.scattered_model.reset()
+            if self.gather_planner is not None:
+                self.gather_planner.stats.clear()
             if features is not None:
                 features.reset_load()
         return report

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 
@@ -16,6 +17,7 @@ from vllm_ascend_ext.collectives import Collectives
 from vllm_ascend_ext.ops.dp_rows import dp_pad, dp_unpad
 from vllm_ascend_ext.parallel.gather_plan import GatherPlan
 from vllm_ascend_ext.parallel.gather_rows import GatherMode
+from vllm_ascend_ext.ragged_rows import padded
 
 
 class PlanError(RuntimeError):
@@ -161,6 +163,24 @@ class DpGather:
         own = x_NH.new_empty(rows.placed[rank], x_NH.shape[1])
         self._ranks.reduce_scatter_into(own, x_NH.contiguous())
         return own[: rows.held[rank]]
+
+    def drop_padding(self, x_NH: torch.Tensor) -> torch.Tensor:
+        """The real rows of a buffer, where experts take every row for one: ``[N, H]`` to ``[sum(counts), H]``."""
+        rows = self.plan.rows
+        self._check_rows("drop_padding", x_NH, rows.num_rows)
+        if not rows.num_pad_rows:
+            return x_NH
+        starts = zip(rows.offsets, rows.real, strict=True)
+        return torch.cat([x_NH[offset : offset + real] for offset, real in starts])
+
+    def restore_padding(self, x: torch.Tensor) -> torch.Tensor:
+        """The inverse of `drop_padding`; padding rows are zero."""
+        rows = self.plan.rows
+        self._check_rows("restore_padding", x, sum(self.plan.counts))
+        if not rows.num_pad_rows:
+            return x
+        parts = zip(accumulate(rows.real), rows.real, rows.placed, strict=True)
+        return torch.cat([padded(x[end - real : end], placed) for end, real, placed in parts])
 
     def fill_padding_(self, x_NH: torch.Tensor, value: int) -> None:
         """Sets the padding rows of a buffer ``[N, ...]``; expert ids of -1 are routed nowhere."""
