@@ -200,7 +200,7 @@ def report(num_ranks: int, seconds: dict[str, list[dict[str, float]]], arguments
             times = [turn.get(part, 0.0) * 1e3 for turn in turns]
             plain = [turn.get(part, 0.0) * 1e3 for turn in seconds["plain"]]
             line = f"    {part:12} {spread(times, '.1f', '9')}"
-            if way != "plain" and statistics.median(plain) > 0:
+            if way != "plain" and part != "other":
                 ratio = statistics.median(t / p for t, p in zip(times, plain, strict=True))
                 ideal = _ideal(way, part, num_ranks, arguments)
                 line += f"   ratio {ratio:.3f}" + (f" (ideal {ideal:.3f})" if ideal is not None else "")
