@@ -68,11 +68,27 @@ class DpGatherConfig(_Section):
     deadline_s: float = Field(default=60.0, gt=0, le=3600)
 
 
+class AttnScatterConfig(_Section):
+    """Scattered attention input: norms and the first projection of attention on a shard of the rows.
+
+    Attributes:
+        full: reduce-scatter after attention too, so that the second norm and the router run on the shard.
+        fp8_wire: with `full`, the rows for the experts and the MLP are gathered in FP8.
+        min_tokens: rows of a step from which on it is scattered; None for the cost model's threshold.
+    """
+
+    enabled: bool = False
+    full: bool = False
+    fp8_wire: bool = False
+    min_tokens: int | None = Field(default=None, ge=1)
+
+
 class ExtConfig(_Section):
     """All sections. Equal configurations hash equally, as vLLM's own hash of its configuration needs."""
 
     eplb_load: EplbLoadConfig = EplbLoadConfig()
     dp_gather: DpGatherConfig = DpGatherConfig()
+    attn_scatter: AttnScatterConfig = AttnScatterConfig()
 
     @classmethod
     def from_additional_config(cls, additional_config: Mapping[str, object] | None) -> ExtConfig | None:
@@ -180,4 +196,4 @@ def _expected(model: type[BaseModel], location: Sequence[str]) -> str:
 def _type_in_words(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(repr(value) for value in get_args(annotation))
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("None", "null")

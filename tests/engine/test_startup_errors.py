@@ -60,6 +60,7 @@ def _gather_on(**settings: Any) -> dict[str, Any]:
 
 
 _DP = {"data_parallel_size": 2, "enable_expert_parallel": True}
+_SCATTER: dict[str, Any] = {"ascend_ext": {"attn_scatter": {"enabled": True}}}
 _EPLB = {"tensor_parallel_size": 2, "enable_expert_parallel": True, "enable_eplb": True}
 
 CASES = {
@@ -148,6 +149,19 @@ CASES = {
         ("torch_nccl", "torch_gloo"),
     ),
     "other runner": Case({}, ("VLLM_USE_V2_MODEL_RUNNER=0",), environment={"VLLM_USE_V2_MODEL_RUNNER": "1"}),
+    "scattered": Case({"tensor_parallel_size": 2}, additional_config=_SCATTER),
+    "scattered on one rank": Case({}, ("attn_scatter", "of which there is one"), additional_config=_SCATTER),
+    "scattered on NPUs": Case(
+        {"worker_cls": "vllm_ascend.worker.worker.NPUWorker", "tensor_parallel_size": 2},
+        ("attn_scatter", "enable_flashcomm1"),
+        additional_config=_SCATTER,
+        device="npu",
+    ),
+    "FP8 wire without its gather": Case(
+        {"tensor_parallel_size": 2},
+        ("attn_scatter.fp8_wire", "attn_scatter.full to true"),
+        additional_config={"ascend_ext": {"attn_scatter": {"enabled": True, "fp8_wire": True}}},
+    ),
     "no model": Case({"model": "no/such/directory"}, ("no/such/directory",), error=""),
 }
 

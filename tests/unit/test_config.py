@@ -50,6 +50,14 @@ def test_frozen_and_hashable():
             "ascend_ext.eplb_load.slots: expected int at least 1 and at most 16, got 17 (int)",
         ),
         (
+            {"attn_scatter": {"min_tokens": 0}},
+            "ascend_ext.attn_scatter.min_tokens: expected int | null at least 1, got 0 (int)",
+        ),
+        (
+            {"attn_scatter": {"min_tokens": "some"}},
+            "ascend_ext.attn_scatter.min_tokens: expected int | null at least 1, got 'some' (str)",
+        ),
+        (
             {"eplb_load": {"phase": "both"}},
             "ascend_ext.eplb_load.phase: expected one of 'all', 'prefill', 'decode', got 'both' (str)",
         ),

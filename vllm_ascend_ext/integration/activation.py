@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_ascend_ext.config import ConfigError, EplbLoadConfig, ExtConfig
-from vllm_ascend_ext.integration import compat, dp_gather_limits, faults
+from vllm_ascend_ext.integration import compat, dp_gather_limits, faults, scatter_limits
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError, print_plain_errors
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ class DeviceIntegration:
     falls_back_to_first_runner: the device's worker builds the V1 model runner whatever vLLM chose.
     routes_itself: layers route without vLLM's router objects (see `ascend_routing`).
     device_collectives: NCCL or HCCL sums on the device.
+    attn_scatter: the layers are vLLM's own, which scattered attention input takes apart.
     """
 
     worker: str
@@ -31,6 +32,7 @@ class DeviceIntegration:
     falls_back_to_first_runner: bool = False
     routes_itself: bool = False
     device_collectives: bool = True
+    attn_scatter: bool = True
 
 
 DEVICES = {
@@ -39,6 +41,7 @@ DEVICES = {
         "vllm_ascend.worker.worker.NPUWorker",
         falls_back_to_first_runner=True,
         routes_itself=True,
+        attn_scatter=False,
     ),
     "cuda": DeviceIntegration(
         "vllm_ascend_ext.integration.workers.cuda.ExtCUDAWorker", "vllm.v1.worker.gpu_worker.Worker"
@@ -127,6 +130,8 @@ def configure(vllm_config: Any, device_type: str) -> None:
         check_expert_load(vllm_config, device, config.eplb_load)
     if config.dp_gather.enabled:
         dp_gather_limits.check(vllm_config, config.dp_gather, routes_itself=device.routes_itself)
+    if config.attn_scatter.enabled:
+        scatter_limits.check(vllm_config, config.attn_scatter, verified=device.attn_scatter)
     compat.apply_patches(faults.patches())
     parallel_config.worker_cls = device.worker
     logger.info("ascend_ext: worker %s, features on: %s", device.worker, ", ".join(config.features()) or "none")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.integration import activation, compat, expert_load, load_metrics, traffic
+from vllm_ascend_ext.integration import activation, attn_scatter, compat, expert_load, load_metrics, traffic
 from vllm_ascend_ext.ops import require_kernels
 from vllm_ascend_ext.runner.features import StepFeatures
 from vllm_ascend_ext.runner.step import RankLayout
@@ -25,6 +25,7 @@ class ExtWorker:
     model_runner_class: ClassVar[type]
     model_runner_symbol: ClassVar[str | None]
     gather_planner: Any = None  # of `dp_gather`
+    scattered_model: attn_scatter.ScatteredModel | None = None
 
     def init_device(self) -> None:
         """Let the device's worker build our runner class instead of its own."""
@@ -46,6 +47,8 @@ class ExtWorker:
             expert_load.bind(runner)
         if config.dp_gather.enabled:
             self._bind_gather(config.dp_gather)
+        if config.attn_scatter.enabled:
+            self.scattered_model = attn_scatter.bind(runner, config.attn_scatter)
 
     def _bind_gather(self, config: DpGatherConfig) -> None:
         """Where the device's mixture-of-experts layers exchange rows, they follow the planner from now on."""
@@ -95,12 +98,15 @@ class ExtWorker:
                 for named in loads
             ],
             "collection": self._collection(),
+            "attn_scatter": self.scattered_model and self.scattered_model.report(),
             "traffic": traffic.report(),
             "dp_gather": {} if self.gather_planner is None else self.gather_planner.report(),
             "physical_to_logical": self.placements(),
         }
         if reset:
             traffic.reset()
+            if self.scattered_model is not None:
+                self.scattered_model.reset()
             if self.gather_planner is not None:
                 self.gather_planner.stats.clear()
             if features is not None:
