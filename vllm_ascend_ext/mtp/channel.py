@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ring of frames in shared memory: one writer, one acknowledging reader, observers. docs/mtp_output.md.
+
+Two counters are all that the ends agree on, each written by one of them in one aligned store: how many frames were
+published, and how many acknowledged. A frame and its descriptor are written before the frame is published, and
+overwritten after it was acknowledged; so what a killed process leaves is a ring in which its last store either
+happened or not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+from vllm_ascend_ext.mtp.errors import (
+    ChannelClosedError,
+    ChannelError,
+    ChannelFullError,
+    ChannelInUseError,
+    ChannelSizeError,
+    NoFrameError,
+    ReaderGoneError,
+    WriterGoneError,
+)
+from vllm_ascend_ext.mtp.owner import NOBODY, Owner
+from vllm_ascend_ext.mtp.ring_file import RingFile, RingSize, Word, create, ring_path
+from vllm_ascend_ext.mtp.rows import Memory
+from vllm_ascend_ext.mtp.wakeup import Wakeup
+
+SLICE_S = 0.1
+"""The longest sleep without a look at whether the other end lives."""
+_POLL_S = 0.005
+
+_logger = logging.getLogger(__name__)
+
+
+class RingWriter:
+    """The writing end.
+
+    Creates the ring. One that a dead writer of the same instance left is continued where it has the same size, so
+    that nothing which was not read is lost, and replaced otherwise.
+
+    Raises:
+        ChannelInUseError: its writer lives.
+        ChannelSizeError: no ring of this size is possible.
+        ChannelError: what lies there is somebody else's.
+    """
+
+    def __init__(self, instance: int, replica: int, size: RingSize) -> None:
+        self._wakeup = Wakeup()
+        self.path = ring_path(instance, replica)
+        self._file = self._create_or_continue(instance, replica, size)
+        self.size = self._file.size
+        self.memory = Memory(self._file.frames, self._file.frames_address)
+        self._words = self._file.words
+        self.sequence = self._words[Word.PUBLISHED]
+        self._head = self._end_of_last()
+        self.blocked_s = 0.0
+
+    def _create_or_continue(self, instance: int, replica: int, size: RingSize) -> RingFile:
+        me = Owner.this_process()
+        while True:
+            try:
+                create(self.path, instance, replica, size, me)
+            except FileExistsError:
+                file = self._take_over(size, me)
+            else:
+                file = open_ring(self.path, writable=True)
+            if file is not None:
+                return file
+
+    def _take_over(self, size: RingSize, me: Owner) -> RingFile | None:
+        """None when what lay there is out of the way."""
+        try:
+            file = open_ring(self.path, writable=True)
+        except FileNotFoundError:
+            return None
+        with file.locked():
+            if file.is_unlinked:
+                pass  # somebody was quicker
+            elif file.writer.is_alive:
+                writer = file.writer
+                file.close()
+                raise ChannelInUseError(f"{self.path} is written by {writer}; one instance writes one ring")
+            elif file.size == size and not file.words[Word.IS_CLOSED]:
+                file.words[Word.WRITER_START] = me.start_ticks
+                file.words[Word.WRITER_PID] = me.pid
+                return file
+            else:
+                self._replace(file)
+        file.close()
+        return None
+
+    def _replace(self, file: RingFile) -> None:
+        if num_unread := file.num_unread:
+            _logger.warning(
+                "%s of %s is replaced: it is closed or of another size. Its %d unread frames, the first of them %d, "
+                "are lost",
+                *(self.path, file.writer, num_unread, file.words[Word.ACKNOWLEDGED]),
+            )
+        self.path.unlink(missing_ok=True)
+
+    def _end_of_last(self) -> int:
+        if not self.sequence:
+            return 0
+        at = self._file.descriptor(self.sequence - 1)
+        return _end(self._words[at], self._words[at + 1])
+
+    @property
+    def num_unread(self) -> int:
+        """Frames that the reader has not acknowledged."""
+        return self._file.num_unread
+
+    def reserve(self, num_bytes: int, timeout_s: float) -> int:
+        """Waits until a frame of `num_bytes` fits; returns where in `memory` it begins.
+
+        Raises:
+            ChannelSizeError: it never will.
+            ChannelFullError: the reader lives and did not make room within `timeout_s` seconds.
+            ReaderGoneError: the ring was full that long, and its reader is dead or never came.
+        """
+        if num_bytes > self.size.max_frame_bytes:
+            raise ChannelSizeError(
+                f"a frame of up to {num_bytes} bytes; {self.path} was made for {self.size.max_frame_bytes}"
+            )
+        at = self._free(num_bytes)
+        return at if at is not None else self._wait_for_room(num_bytes, timeout_s)
+
+    def _free(self, num_bytes: int) -> int | None:
+        words, size = self._words, self.size
+        acknowledged = words[Word.ACKNOWLEDGED]
+        offset = self._head % size.capacity
+        if offset + num_bytes > size.capacity:  # a frame lies in one piece
+            self._head += size.capacity - offset
+            offset = 0
+        if acknowledged == self.sequence:
+            return offset
+        oldest = words[self._file.descriptor(acknowledged)]
+        if self.sequence - acknowledged >= size.num_descriptors or self._head + num_bytes - oldest > size.capacity:
+            return None
+        return offset
+
+    def _wait_for_room(self, num_bytes: int, timeout_s: float) -> int:
+        begin = time.monotonic()
+        self._words[Word.WRITER_WAITS] = 1
+        try:
+            while True:
+                acknowledged = self._words[Word.ACKNOWLEDGED]
+                at = self._free(num_bytes)
+                if at is not None:
+                    return at
+                left_s = begin + timeout_s - time.monotonic()
+                if left_s <= 0:
+                    raise self._full_error(timeout_s)
+                self._wakeup.wait(self._file, Word.ACKNOWLEDGED, acknowledged, min(left_s, SLICE_S))
+        finally:
+            self._words[Word.WRITER_WAITS] = 0
+            self.blocked_s += time.monotonic() - begin
+
+    def _full_error(self, timeout_s: float) -> ChannelError:
+        reader = self._file.reader
+        what = (
+            f"{self.path} is full for {timeout_s:g} s: its reader, {reader}, is {self.num_unread} frames behind, "
+            f"the first of them frame {self._words[Word.ACKNOWLEDGED]}"
+        )
+        return ChannelFullError(what) if reader.is_alive else ReaderGoneError(what)
+
+    def publish(self, num_bytes: int) -> int:
+        """Makes the frame of `num_bytes` that was written where `reserve` said visible; returns its sequence."""
+        sequence, words = self.sequence, self._words
+        descriptor = self._file.descriptor(sequence)
+        words[descriptor] = self._head
+        words[descriptor + 1] = num_bytes
+        self._head = _end(self._head, num_bytes)
+        self.sequence = sequence + 1
+        self._wakeup.publish(self._file, Word.PUBLISHED, sequence + 1, Word.READER_WAITS)
+        return sequence
+
+    def close(self, timeout_s: float = 0.0) -> int:
+        """Waits until all is acknowledged, at most `timeout_s` seconds; then removes the ring.
+
+        Returns:
+            How many frames nobody acknowledged. A reader that is attached can still read them.
+        """
+        if self._file.is_closed:
+            return 0
+        deadline = time.monotonic() + timeout_s
+        self._words[Word.WRITER_WAITS] = 1
+        while self.num_unread and (left_s := deadline - time.monotonic()) > 0:
+            acknowledged = self._words[Word.ACKNOWLEDGED]
+            self._wakeup.wait(self._file, Word.ACKNOWLEDGED, acknowledged, min(left_s, SLICE_S))
+        num_unread = self.num_unread
+        self._file.words[Word.IS_CLOSED] = 1
+        self.path.unlink(missing_ok=True)
+        self._wakeup.wake(self._file, Word.PUBLISHED)
+        self.memory.view.release()
+        self._file.close()
+        return num_unread
+
+
+class _Looker:
+    """What a reader and an observer have in common.
+
+    Attributes:
+        sequence: of the frame that comes next.
+    """
+
+    def __init__(self, path: Path, timeout_s: float, *, writable: bool) -> None:
+        self._wakeup = Wakeup()
+        self.path = path
+        self._file = _await_ring(path, timeout_s, writable=writable)
+        self._words = self._file.words
+        self.sequence = self._words[Word.ACKNOWLEDGED]
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether frame `sequence` was acknowledged, so that it may be gone."""
+        return self._words[Word.ACKNOWLEDGED] > self.sequence
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until frame `sequence` is there.
+
+        Raises:
+            NoFrameError: it did not come within `timeout_s` seconds.
+            ChannelClosedError: it never will, the writer has closed the channel.
+            WriterGoneError: it never will, the writer died.
+        """
+        if self._words[Word.PUBLISHED] > self.sequence:
+            return
+        deadline = time.monotonic() + timeout_s
+        self._say_waiting(True)
+        try:
+            while self._words[Word.PUBLISHED] <= self.sequence:
+                is_over = self._words[Word.IS_CLOSED] or not self._file.writer.is_alive
+                if is_over and self._words[Word.PUBLISHED] <= self.sequence:  # look again: it was alive before
+                    raise self._over_error()
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise NoFrameError(f"{self._file.writer} sent no frame {self.sequence} for {timeout_s:g} s")
+                self._wakeup.wait(self._file, Word.PUBLISHED, self.sequence, min(left_s, SLICE_S))
+        finally:
+            self._say_waiting(False)
+
+    def _say_waiting(self, waits: bool) -> None:
+        """So that the writer wakes us."""
+
+    def _over_error(self) -> ChannelError:
+        if self._words[Word.IS_CLOSED]:
+            return ChannelClosedError(f"{self.path} was closed after {self.sequence} frames")
+        return WriterGoneError(f"the writer of {self.path}, {self._file.writer}, sent {self.sequence} frames")
+
+    def copy(self) -> bytes:
+        """A copy of the frame `sequence`, which is there. What it is worth, its checksum tells."""
+        words, size = self._words, self._file.size
+        descriptor = self._file.descriptor(self.sequence)
+        offset, num_bytes = words[descriptor] % size.capacity, words[descriptor + 1]
+        return bytes(self._file.frames[offset : offset + min(num_bytes, size.max_frame_bytes)])
+
+    def kept_roster(self, sequence: int) -> bytes | None:
+        """The roster that frame `sequence` carried, if the acknowledging reader kept it."""
+        return self._file.kept_roster(sequence)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class RingReader(_Looker):
+    """The acknowledging end; begins at the first frame that was not acknowledged.
+
+    Args:
+        timeout_s: how long to wait for the ring to be created.
+
+    Raises:
+        NoFrameError: there was none.
+        ChannelInUseError: it has a reader that lives.
+        ChannelError: what lies there is somebody else's, or damaged.
+    """
+
+    def __init__(self, instance: int, replica: int, timeout_s: float) -> None:
+        super().__init__(ring_path(instance, replica), timeout_s, writable=True)
+        self._kept = -1
+        with self._file.locked():
+            if self._file.reader.is_alive:
+                reader = self._file.reader
+                self._file.close()
+                raise ChannelInUseError(f"{self.path} is read by {reader}; others can only observe")
+            me = Owner.this_process()
+            self._words[Word.READER_START] = me.start_ticks
+            self._words[Word.READER_PID] = me.pid
+            self.sequence = self._words[Word.ACKNOWLEDGED]
+
+    def _say_waiting(self, waits: bool) -> None:
+        self._wakeup.store(self._file, Word.READER_WAITS, int(waits))
+
+    @property
+    def num_unacknowledged(self) -> int:
+        """Frames before `sequence` that were not acknowledged."""
+        return self.sequence - self._words[Word.ACKNOWLEDGED]
+
+    def acknowledge(self) -> None:
+        """Gives up all frames before `sequence`."""
+        self._wakeup.publish(self._file, Word.ACKNOWLEDGED, self.sequence, Word.WRITER_WAITS)
+
+    def keep_roster(self, sequence: int, blob: bytes) -> None:
+        """Keeps the roster in force, which `RingFile.keep_roster` explains, if it is not kept yet."""
+        if sequence != self._kept:
+            self._file.keep_roster(sequence, blob)
+            self._kept = sequence
+
+    def close(self) -> None:
+        """Leaves the ring to the next reader; removes it when its writer is dead and all was read."""
+        if self._file.is_closed:
+            return
+        with self._file.locked():
+            if not self._file.num_unread and not self._file.writer.is_alive and not self._file.is_unlinked:
+                self.path.unlink(missing_ok=True)
+            self._words[Word.READER_PID] = NOBODY.pid
+        super().close()
+
+
+class RingObserver(_Looker):
+    """Looks on, without a right to write, and may be overtaken."""
+
+    def __init__(self, instance: int, replica: int, timeout_s: float) -> None:
+        super().__init__(ring_path(instance, replica), timeout_s, writable=False)
+
+    def catch_up(self) -> int:
+        """Goes on with the oldest frame that is surely there; returns how many were skipped."""
+        oldest = self._words[Word.ACKNOWLEDGED]
+        num_missed = max(oldest - self.sequence, 0)
+        self.sequence += num_missed
+        return num_missed
+
+
+def _end(position: int, num_bytes: int) -> int:
+    return position + (num_bytes + 7) // 8 * 8
+
+
+def open_ring(path: Path, *, writable: bool) -> RingFile:
+    """Maps a ring that is there.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ChannelError: it is damaged, or not this user's alone.
+    """
+    file = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(file)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise ChannelError(f"{path} belongs to user {status.st_uid}, mode {status.st_mode & 0o777:o}: not ours")
+        return RingFile(file, path, writable=writable)
+    except BaseException:
+        os.close(file)
+        raise
+
+
+def _await_ring(path: Path, timeout_s: float, *, writable: bool) -> RingFile:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return open_ring(path, writable=writable)
+        except FileNotFoundError:
+            if time.monotonic() >= deadline:
+                raise NoFrameError(f"{path} was not created within {timeout_s:g} s: no sender has started") from None
+            time.sleep(_POLL_S)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The receiver, which acknowledges, and observers, who only look."""
+
+from __future__ import annotations
+
+import time
+
+from vllm_ascend_ext.mtp.channel import RingObserver, RingReader
+from vllm_ascend_ext.mtp.errors import FrameError, SequenceError, UnknownRosterError
+from vllm_ascend_ext.mtp.frame import Frame, FrameReader
+from vllm_ascend_ext.mtp.rows import NumpyRows
+
+_SETTLE_S = 1.0
+_SETTLE_POLL_S = 0.0005
+
+
+class OutputReceiver:
+    """The one reader of a replica that acknowledges.
+
+    What was received and not acknowledged is received again after a restart; `Frame.sequence` tells.
+
+    Args:
+        instance, replica: whose frames.
+        timeout_s: how long to wait for the sender to create its ring.
+
+    Raises:
+        NoFrameError, ChannelInUseError, ChannelError: what `RingReader` says.
+    """
+
+    def __init__(self, instance: int, replica: int, *, timeout_s: float = 60.0) -> None:
+        self._ring = RingReader(instance, replica, timeout_s)
+        self._intake = _Intake(instance, replica)
+
+    def receive(self, timeout_s: float) -> Frame:
+        """Acknowledges what was received before and returns the next frame.
+
+        Raises:
+            NoFrameError: none came within `timeout_s` seconds, though the writer lives.
+            WriterGoneError: the writer died, and all it sent was received.
+            ChannelClosedError: the writer closed the channel, and all it sent was received.
+            FrameError: the next frame is damaged. It stays unacknowledged.
+            SequenceError: it is not the next of this replica.
+        """
+        self.acknowledge()
+        ring = self._ring
+        ring.wait(timeout_s)
+        frame = self._intake.next_frame(ring)
+        ring.sequence += 1
+        return frame
+
+    def acknowledge(self) -> None:
+        """Acknowledges all that was received: it is this process's now and will not come again."""
+        ring, reader = self._ring, self._intake.reader
+        if ring.num_unacknowledged:
+            ring.keep_roster(reader.roster_sequence, reader.roster_blob)
+            ring.acknowledge()
+
+    def close(self) -> None:
+        """Leaves what is not acknowledged to the next reader."""
+        self._ring.close()
+
+
+class OutputObserver:
+    """Sees the frames of a replica without a right to change anything; for looking on, not for serving.
+
+    Args and Raises: as for `OutputReceiver`; any number may look on.
+    """
+
+    def __init__(self, instance: int, replica: int, *, timeout_s: float = 60.0) -> None:
+        self._ring = RingObserver(instance, replica, timeout_s)
+        self._intake = _Intake(instance, replica)
+        self.num_missed = 0
+
+    def receive(self, timeout_s: float) -> Frame:
+        """The next frame that is still there; `num_missed` counts those that were not.
+
+        Raises:
+            NoFrameError, WriterGoneError, ChannelClosedError, FrameError, SequenceError: as `OutputReceiver.receive`.
+        """
+        ring = self._ring
+        while True:
+            ring.wait(timeout_s)
+            try:
+                frame = self._intake.next_frame(ring)
+            except (FrameError, SequenceError) as error:
+                num_missed = ring.catch_up()
+                if not num_missed and isinstance(error, UnknownRosterError):
+                    num_missed = 1
+                    ring.sequence += 1
+                if not num_missed:
+                    raise
+                self.num_missed += num_missed
+                continue
+            ring.sequence += 1
+            return frame
+
+    def close(self) -> None:
+        self._ring.close()
+
+
+class _Intake:
+    """Makes frames of bytes, and sure that they are the ones expected."""
+
+    def __init__(self, instance: int, replica: int) -> None:
+        self._identity = instance, replica
+        self.reader = FrameReader(NumpyRows())
+
+    def next_frame(self, ring: RingReader | RingObserver) -> Frame:
+        """The frame `ring.sequence`, which was published.
+
+        On hosts that let a reader see the counter before the frame, the frame settles shortly after.
+        """
+        try:
+            return self._parse(ring)
+        except (FrameError, SequenceError):
+            deadline = time.monotonic() + _SETTLE_S
+        while True:
+            try:
+                return self._parse(ring)
+            except (FrameError, SequenceError):
+                if ring.is_overtaken or time.monotonic() >= deadline:
+                    raise
+                time.sleep(_SETTLE_POLL_S)
+
+    def _parse(self, ring: RingReader | RingObserver) -> Frame:
+        data = ring.copy()
+        try:
+            frame = self.reader.read(data)
+        except UnknownRosterError as error:
+            blob = ring.kept_roster(error.sequence)
+            if blob is None:
+                raise
+            self.reader.adopt(error.sequence, blob)
+            frame = self.reader.read(data)
+        if frame.sequence != ring.sequence or (frame.instance, frame.replica) != self._identity:
+            raise SequenceError(
+                f"frame {frame.sequence} of instance {frame.instance}, replica {frame.replica}, where frame "
+                f"{ring.sequence} of {self._identity[0]}, {self._identity[1]} must be: a second sender?"
+            )
+        return frame

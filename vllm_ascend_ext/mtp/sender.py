@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sender: numbers the frames of one data-parallel replica and writes them to its channel."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from vllm_ascend_ext.mtp.channel import RingWriter
+from vllm_ascend_ext.mtp.frame import FrameWriter
+from vllm_ascend_ext.mtp.ring_file import RingSize
+from vllm_ascend_ext.mtp.rows import NumpyRows
+from vllm_ascend_ext.mtp.section import Section, Source
+
+
+@dataclass(frozen=True, slots=True)
+class SenderStats:
+    """What a sender did since it was made.
+
+    Attributes:
+        frames, bytes: sent.
+        blocked_s: seconds that it waited for room.
+        send_s: seconds spent in `send`, waiting included.
+        occupancy: frames that are not acknowledged, of `capacity`.
+    """
+
+    frames: int
+    bytes: int
+    blocked_s: float
+    send_s: float
+    occupancy: int
+    capacity: int
+
+
+class OutputSender:
+    """One per data-parallel replica.
+
+    Args:
+        instance: of the engine; the same after a restart of the same engine, another for every other.
+        replica: the data-parallel rank.
+        size: of the ring, see `RingSize.for_engine`.
+        timeout_s: how long a full ring may block `send`.
+
+    Raises:
+        ChannelInUseError, ChannelSizeError, ChannelError: what `RingWriter` says.
+    """
+
+    def __init__(self, instance: int, replica: int, size: RingSize, *, timeout_s: float = 60.0) -> None:
+        self._timeout_s = timeout_s
+        self._ring = RingWriter(instance, replica, size)
+        self._writer = FrameWriter(instance, replica, NumpyRows())
+        self._frames = self._bytes = 0
+        self._send_ns = 0
+
+    def send(
+        self, step: int, target: Section, draft: Section | None = None, *, timeout_s: float | None = None
+    ) -> int:
+        """Sends one frame; returns its sequence.
+
+        Args:
+            timeout_s: seconds to wait while the ring is full, instead of the sender's own.
+
+        Raises:
+            ChannelFullError: the reader lives and did not make room in time. Nothing was sent; try again.
+            ReaderGoneError: the ring is full and its reader is dead, or never came. Likewise.
+            ChannelSizeError: the frame is larger than the ring was made for.
+            ValueError: the sections are of the wrong sources, or impossible.
+        """
+        begin = time.perf_counter_ns()
+        if target.source != Source.TARGET or (draft is not None and draft.source != Source.DRAFT):
+            raise ValueError("a frame has a section of the target and, after it, one of the draft or none")
+        sections = (target,) if draft is None else (target, draft)
+        ring = self._ring
+        at = ring.reserve(self._writer.bound(sections), self._timeout_s if timeout_s is None else timeout_s)
+        num_bytes = self._writer.write(ring.memory, at, step, ring.sequence, sections)
+        sequence = ring.publish(num_bytes)
+        self._frames += 1
+        self._bytes += num_bytes
+        self._send_ns += time.perf_counter_ns() - begin
+        return sequence
+
+    @property
+    def stats(self) -> SenderStats:
+        ring = self._ring
+        return SenderStats(
+            self._frames,
+            self._bytes,
+            ring.blocked_s,
+            self._send_ns / 1e9,
+            ring.num_unread,
+            ring.size.num_descriptors,
+        )
+
+    def close(self, timeout_s: float = 0.0) -> int:
+        """See `RingWriter.close`."""
+        return self._ring.close(timeout_s)
