@@ -58,7 +58,8 @@ class MtpOutputConfig(_Section):
         instance: tells engines on one machine apart; the same after a restart.
         top_k: log-probabilities that a frame carries at most, beside the sampled token's own; 0: none.
         frames: that may wait for the reader.
-        deadline_s: how long a reader that does not keep up may hold up the engine, and of every other wait, in seconds.
+        deadline_s: how long a reader that does not keep up may hold up the engine, and of every other wait, in
+            seconds.
         slots: steps on their way to the host at once.
         save_each_rank: FastDeploy's name. One rank of every replica sends whether it is set or not: see docs.
     """
@@ -68,7 +69,7 @@ class MtpOutputConfig(_Section):
     endpoint: str = ""
     instance: int = Field(default=0, ge=0, le=2**32 - 1)
     top_k: int = Field(default=20, ge=0, le=1000)
-    frames: int = Field(default=256, ge=2, le=2**16)
+    frames: int = Field(default=64, ge=2, le=2**16)
     deadline_s: float = Field(default=60.0, gt=0, le=3600)
     slots: int = Field(default=2, ge=1, le=16)
     save_each_rank: bool = False

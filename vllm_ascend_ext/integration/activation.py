@@ -125,6 +125,10 @@ def configure(vllm_config: Any, device_type: str) -> None:
         )
     if config.eplb_load.enabled:
         check_expert_load(vllm_config, device, config.eplb_load)
+    if config.mtp_output.enabled:
+        from vllm_ascend_ext.integration import mtp_limits
+
+        mtp_limits.check(vllm_config, config.mtp_output)
     compat.apply_patches(faults.patches())
     parallel_config.worker_cls = device.worker
     logger.info("ascend_ext: worker %s, features on: %s", device.worker, ", ".join(config.features()) or "none")

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from vllm_ascend_ext.integration import activation, compat, expert_load, load_metrics, traffic
+from vllm_ascend_ext.integration import activation, compat, expert_load, load_metrics, mtp_output, traffic
 from vllm_ascend_ext.ops import require_kernels
 from vllm_ascend_ext.runner.features import StepFeatures
 from vllm_ascend_ext.runner.step import RankLayout
@@ -39,12 +39,16 @@ class ExtWorker:
             super().load_model(*args, **kwargs)  # type: ignore[misc]
         if runner.step_features is not None and runner.step_features.config.eplb_load.enabled:
             expert_load.bind(runner)
+        if runner.step_features is not None and runner.step_features.config.mtp_output.enabled:
+            mtp_output.bind(self, runner.step_features.config.mtp_output)
 
     def shutdown(self) -> None:
         """End what the features started, then the device's worker."""
         runner = getattr(self, "model_runner", None)
         if runner is not None and runner.step_features is not None:
             runner.step_features.close()
+        if runner is not None and runner.step_outputs is not None:
+            runner.step_outputs.outputs.close()
         super().shutdown()  # type: ignore[misc]
 
     def _eplb_class(self) -> AbstractContextManager[None]:
@@ -78,6 +82,7 @@ class ExtWorker:
             "collection": self._collection(),
             "traffic": traffic.report(),
             "physical_to_logical": self.placements(),
+            "output": mtp_output.report(self.model_runner),
         }
         if reset:
             traffic.reset()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many drafts were verified and accepted, per position: of one replica, from its frames or before they are sent."""
+"""How many drafts were verified and accepted, per position: of one replica, from its frames or before they are
+sent."""
 
 from __future__ import annotations
 

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many tokens the next launch has at most, before the device has said how this one went.
 
-Under asynchronous scheduling the next step is prepared while the present one runs, so that nobody on the host knows
-how many drafts were accepted, or who has stopped. What can be said without waiting:
+Under asynchronous scheduling the next step is prepared while the present one runs, so that nobody on the host
+knows how many drafts were accepted, or who has stopped. What can be said without waiting:
 
     bound = num_live · (k + 1) + prompt tokens that are known to be launched
 
 `num_live` counts requests that decode: those that the newest counts which have arrived show alive, and those that
-joined since. Counts that are late name requests that have stopped since, which makes the bound larger, never smaller.
+joined since. Counts that are late name requests that have stopped since, which makes the bound larger, never
+smaller.
 
 The formula that this replaces, `Σ lens + Σ blocked · (k + 1)` with this step's lens, is no bound: a request that
-comes from a prefill instance has 2 tokens in its first step and k + 1 in the next, and one near the end of its cache
-fewer now than then (https://github.com/PaddlePaddle/FastDeploy/pull/7172).
+comes from a prefill instance has 2 tokens in its first step and k + 1 in the next, and one near the end of its
+cache fewer now than then (https://github.com/PaddlePaddle/FastDeploy/pull/7172).
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ class LaunchBoundError(RuntimeError):
 class LaunchBound:
     """The requests of one replica, by id, and the most tokens each can have in the next launch.
 
-    All ranks of the replica call the same methods in the same order. Between two launches, in any order: `prefill`,
-    `resume`, `insert`, `preempt`, `finish`, `reset`; then `check` with the launch's tokens, which begins the next.
+    All ranks of the replica call the same methods in the same order. Between two launches, in any order:
+    `prefill`, `resume`, `insert`, `preempt`, `finish`, `reset`; then `check` with the launch's tokens, which
+    begins the next.
 
     Args:
         num_speculative_tokens: k.
@@ -64,7 +66,8 @@ class LaunchBound:
         return self.num_live * self._decode_tokens + sum(tokens for tokens, _ in self._prompts.values())
 
     def prefill(self, request_id: str, num_tokens: int, *, is_last: bool) -> None:
-        """The next launch has `num_tokens` (>= 1) of the request's prompt; it then decodes if they are the last."""
+        """The next launch has `num_tokens` (>= 1) of the request's prompt; it then decodes if they are the
+        last."""
         if num_tokens < 1:
             raise ValueError(f"request {request_id}: a prefill of {num_tokens} tokens")
         self._decoding.pop(request_id, None)

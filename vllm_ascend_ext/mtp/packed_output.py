@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A step's output from the device to the host: packed, copied once, asynchronously, off the main stream.
 
-Shapes: B = requests, S = token slots a request (1 + the step's longest draft), D = S - 1 = draft slots, K = columns of
-log-probabilities, N = words of a buffer.
+Shapes: B = requests, S = token slots a request (1 + the step's longest draft), D = S - 1 = draft slots, K = columns
+of log-probabilities, N = words of a buffer.
 
 Orders, each by an event or by the order within one stream:
 
 1. main: sampling → pack into a slot's device memory → event A (`packed`).  Same stream.
 2. side: wait A → one copy to pinned memory → event B (`arrived`).          A orders the read after the write.
-3. host: B reached → read pinned memory → `release`.                        B orders the host's read after the copy.
-4. main: pack into the slot again.                                          After 3, so after the side stream's read.
+3. host: B reached → read pinned memory → `release`.                        B orders the host's read after the
+copy. 4. main: pack into the slot again.                                          After 3, so after the side
+stream's read.
 
 Slots, pinned memory and events live as long as the object; nothing else crosses streams.
 """

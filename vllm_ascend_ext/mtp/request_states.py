@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a step means for each request, by request id: status, and the accepted tokens that count.
 
-The worker samples before the scheduler has judged: it may sample past a stop, and under asynchronous scheduling even a
-step past it. A frame holds what the engine puts out, so the same judgement is made here, with the engine's own rule.
+The worker samples before the scheduler has judged: it may sample past a stop, and under asynchronous scheduling
+even a step past it. A frame holds what the engine puts out, so the same judgement is made here, with the engine's
+own rule.
 
 A request's rows: RUNNING with tokens or SKIPPED without (a part of a prompt), PREEMPTED when it loses its place,
 RECOVERED when it comes back (with tokens or without), FINISHED with its last tokens, or, when the engine ended it
@@ -108,9 +109,9 @@ class RequestStates:
         for request_id, expected in events.num_output_tokens.items():
             if request_id in self._open and self._history.num_tokens(request_id) != expected:
                 raise OutputMismatchError(
-                    f"request {request_id!r} has {expected} output tokens in the engine, and "
-                    f"{self._history.num_tokens(request_id)} in the frames: the engine took tokens back (a reset of "
-                    "the prefix cache with running requests, a failed KV load), which frames cannot"
+                    f"request {request_id!r} has {expected} output tokens in the engine and "
+                    f"{self._history.num_tokens(request_id)} in the frames: the engine took tokens back (a reset "
+                    "of the prefix cache with running requests, a failed KV load), which frames cannot"
                 )
         return rows
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the host copy of a step and what was judged of it to the sections of its frame; in the common case as views.
+"""From the host copy of a step and what was judged of it to the sections of its frame; in the common case as
+views.
 
 Shapes: R = rows of the frame, B = requests of the step's batch, N = words of its buffer, W = words of a record.
 """
@@ -20,7 +21,8 @@ def sections_of_step(
     """Target and draft section; the latter only when drafts were verified.
 
     Args:
-        shape, words_N: of the step's buffer, whose counts and statuses are overwritten; None when nothing was sampled.
+        shape, words_N: of the step's buffer, whose counts and statuses are overwritten; None when nothing was
+            sampled.
         top_k: log-probabilities that are kept at most, beside the sampled token's own, which comes first; 0: none.
     """
     request_ids = tuple(rows.request_ids)
@@ -41,16 +43,16 @@ def _narrowed(section: Section, num_columns: int) -> Section:
     """With no more than `num_columns` of the log-probabilities."""
     if section.top_k <= num_columns:
         return section
-    topk_ids_BSK, topk_logprobs_BSK, ranks_BS = section.topk_ids_BSK, section.topk_logprobs_BSK, section.token_ranks_BS
-    assert topk_ids_BSK is not None and topk_logprobs_BSK is not None
-    topk = (topk_ids_BSK[..., :num_columns], topk_logprobs_BSK[..., :num_columns], ranks_BS) if num_columns else ()
+    ids_BSK, logprobs_BSK = section.topk_ids_BSK, section.topk_logprobs_BSK
+    assert ids_BSK is not None and logprobs_BSK is not None
+    narrow = ids_BSK[..., :num_columns], logprobs_BSK[..., :num_columns], section.token_ranks_BS
     return Section.from_arrays(
         section.source,
         section.request_ids,
         section.num_accepted_B,
         section.status_B,
         section.token_ids_BS,
-        *topk,
+        *(narrow if num_columns else ()),
     )
 
 

@@ -14,17 +14,23 @@ from vllm_ascend_ext.mtp.acceptance import Acceptance
 from vllm_ascend_ext.mtp.packed_output import PackedShape
 from vllm_ascend_ext.mtp.request_states import History, RequestStates, StepEvents, StepRows
 from vllm_ascend_ext.mtp.section import Int32Array, Section
+from vllm_ascend_ext.mtp.sender import SenderStats
 from vllm_ascend_ext.mtp.step_frame import sections_of_step
 
 
 class Outlet(Protocol):
     """Where frames go: `OutputSender`."""
 
-    def send(self, step: int, target: Section, draft: Section | None = None) -> int:
+    def send(self, step: int, target: Section, draft: Section | None = None, /) -> int:
         """Blocks until the frame is in the channel."""
         ...
 
-    def close(self) -> None:
+    @property
+    def stats(self) -> SenderStats:
+        """Of the channel."""
+        ...
+
+    def close(self) -> int:
         """No frame follows."""
         ...
 
@@ -68,13 +74,12 @@ class StepSender:
         self.stats = StepSenderStats()
         self._outlet, self._top_k, self._max_rows = outlet, top_k, max_rows
         self._states = RequestStates(history)
-        self._ended_at: dict[str, int] = {}  # requests whose end was announced → the step before which it came
+        self._ended: set[str] = set()
 
-    def announce(self, step: int, finished: Sequence[str]) -> None:
-        """The engine has ended these before `step`: what earlier steps, if still on their way, bring is dropped, as
-        the engine will. Any thread may call it."""
-        for request_id in finished:
-            self._ended_at[request_id] = step
+    def announce(self, finished: Sequence[str]) -> None:
+        """The engine has ended these, which a step will tell: what steps before it, if still on their way, have
+        sampled for them is dropped, as the engine will. Any thread may call it."""
+        self._ended.update(finished)
 
     def send(self, step: int, events: StepEvents, sampled: SampledStep | None) -> None:
         """Judges a step and sends its frame, none if there is nothing to say.
@@ -84,8 +89,7 @@ class StepSender:
             OutputMismatchError: see there.
         """
         rows = self._states.begin(events)
-        for request_id in events.finished:
-            self._ended_at.pop(request_id, None)
+        self._ended.difference_update(events.finished)
         batch = () if sampled is None else sampled.request_ids
         # in frames of their own where they do not fit, or where an id that ended is in use again
         if len(rows.request_ids) + len(batch) > self._max_rows or not set(rows.request_ids).isdisjoint(batch):
@@ -95,9 +99,14 @@ class StepSender:
         if sampled is None:
             self._send(step, rows, None)
             return
-        self._states.sampled(rows, events, sampled.request_ids, sampled.token_ids, self._ended_at)
+        self._states.sampled(rows, events, sampled.request_ids, sampled.token_ids, self._ended)
         self._count(sampled)
         self._send(step, rows, sampled)
+
+    @property
+    def outlet_stats(self) -> SenderStats:
+        """Of the channel."""
+        return self._outlet.stats
 
     def close(self) -> None:
         """No frame follows."""

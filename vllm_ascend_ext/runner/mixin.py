@@ -30,11 +30,11 @@ class RunnerOutputs(Protocol):
 
 
 class ExtModelRunner:
-    """Mixin in front of a device's model runner. Order of a step: read step facts → forward → sample → output on its
-    way to the host → snapshot → poll.
+    """Mixin in front of a device's model runner. Order of a step: read step facts → forward → sample → output on
+    its way to the host → snapshot → poll.
 
-    It overrides methods of vLLM's V1 runner, each by calling on to the device's own. With no feature attached every
-    override is one attribute test.
+    It overrides methods of vLLM's V1 runner, each by calling on to the device's own. With no feature attached
+    every override is one attribute test.
     """
 
     step_features: StepFeatures | None = None
@@ -48,7 +48,8 @@ class ExtModelRunner:
         self.step_features = features
 
     def attach_outputs(self, outputs: RunnerOutputs) -> None:
-        """Let `outputs` take what this runner samples to the host; the worker calls it once the models are loaded."""
+        """Let `outputs` take what this runner samples to the host; the worker calls it once the models are
+        loaded."""
         self.step_outputs = outputs
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A step's output between vLLM's runner, the engine and the readers of frames: one copy to the host for all three.
 
-Order of a step on the rank that sends: `begin_step` (what the scheduler did) → the model runs → `sampled` (pack and
-copy, off the main stream) → the step is *resolved*: wait for the copy, judge, send the frame, make the engine's
-output. Synchronous scheduling resolves it in the runner's bookkeeping, asynchronous scheduling when the engine asks for
-the output, on whatever thread; steps are resolved one at a time and in order.
+Order of a step on the rank that sends: `begin_step` (what the scheduler did) → the model runs → `sampled` (pack
+and copy, off the main stream) → the step is *resolved*: wait for the copy, judge, send the frame, make the
+engine's output. Synchronous scheduling resolves it in the runner's bookkeeping, asynchronous scheduling when the
+engine asks for the output, on whatever thread; steps are resolved one at a time and in order.
 
 The other tensor-parallel ranks run `begin_step` alike and copy nothing. Where they need the tokens on the host
 (`ReplicaPeers`), they receive the sender's copy.
@@ -33,7 +33,8 @@ class ReplicaPeers:
 
     collectives: over Gloo, the sender is rank 0; None for a single rank.
     always_share: every step's tokens are needed on the host of every rank: for the next step's input under
-        synchronous scheduling, and for each rank's own engine under the launcher of torchrun (`external_launcher`).
+        synchronous scheduling, and for each rank's own engine under the launcher of torchrun
+        (`external_launcher`).
     """
 
     collectives: Collectives | None
@@ -63,7 +64,7 @@ class StepOutputs:
 
     Args:
         packed, sender: on the rank that sends, else None.
-        bound: of this replica's launches.
+        launches: the bound of this replica's.
         is_async: asynchronous scheduling.
     """
 
@@ -73,25 +74,27 @@ class StepOutputs:
         packed: PackedOutput | None,
         sender: StepSender | None,
         peers: ReplicaPeers,
-        bound: LaunchBound,
+        launches: LaunchBound,
         is_async: bool,
     ) -> None:
         self.packed, self.sender, self.peers = packed, sender, peers
-        self.launches = bound
+        self.launches = launches
         self.is_async = is_async
         self.num_received = 0
+        self.step = 0  # that began last
         self._events = StepEvents()
         self._pending: deque[StepOutput] = deque()
         self._resolving = threading.RLock()
         self._failure: Exception | None = None
 
     def begin_step(self, events: StepEvents) -> None:
-        """The scheduler's facts of a step whose launch was checked; on all ranks, before the model runs."""
+        """The scheduler's facts of a step; on all ranks, before the model runs."""
         if self._failure is not None:
             raise self._failure
+        self.step += 1
         self._events = events
         if self.sender is not None:
-            self.sender.announce(self.launches.step, events.finished)
+            self.sender.announce(events.finished)
 
     def sampled(
         self, sampled: Sampled, request_ids: list[str], skipped: tuple[int, ...], *, needs_history: bool
@@ -113,9 +116,15 @@ class StepOutputs:
             self._resolve_all()
         packed = None if self.packed is None else self.packed.launch(sampled)
         step = StepOutput(
-            self.launches.step, self._events, tuple(request_ids), skipped, sampled.shape, packed, is_shared,
-            time.monotonic(),
-        )  # fmt: skip
+            step=self.step,
+            events=self._events,
+            request_ids=tuple(request_ids),
+            skipped=skipped,
+            shape=sampled.shape,
+            packed=packed,
+            is_shared=is_shared,
+            sampled_s=time.monotonic(),
+        )
         self._pending.append(step)
         return step
 
@@ -123,7 +132,7 @@ class StepOutputs:
         """The step ends without sampling: what happened before it is said all the same."""
         self._resolve_all()
         if self.sender is not None:
-            self.sender.send(self.launches.step, self._events, None)
+            self.sender.send(self.step, self._events, None)
 
     def resolve(self, step: StepOutput) -> None:
         """Blocks until the step is on the host; on the sender its frame, and those before it, have then been sent.
@@ -164,7 +173,7 @@ class StepOutputs:
         for row in step.skipped:
             step.token_ids[row] = []
         # the engine may keep it for as long as it likes, the slot goes back now
-        step.target = MtpOutput(*(None if part is None else part.clone() for part in target))
+        step.target = MtpOutput._make(None if part is None else part.clone() for part in target)
         if self.sender is not None:
             words = SampledStep(step.request_ids, step.token_ids, step.shape, words_N.numpy(), step.sampled_s)
             self.sender.send(step.step, step.events, words)
