@@ -59,14 +59,13 @@ class _HostTokens:
 
     def __init__(self, outputs: VllmOutputs, step: StepOutput | None) -> None:
         self._outputs, self._step = outputs, step
+        self._rows: list[list[int]] = []
 
     def synchronize(self) -> None:
         """Blocks until the tokens are there."""
-        assert self._step is not None, "penalties on a rank that has no copy of the step's tokens"
-        self._outputs.outputs.resolve(self._step)
+        assert self._step is not None, "sampled without `needs_history`"
+        self._rows = self._outputs.outputs.history(self._step).tolist()
 
     def tolist(self) -> list[list[int]]:
         """``[B, S]``, -1 where a draft was rejected."""
-        assert self._step is not None and self._step.target is not None
-        rows: list[list[int]] = self._step.target.token_ids_BS.tolist()
-        return rows
+        return self._rows

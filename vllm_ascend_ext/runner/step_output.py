@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -97,36 +98,54 @@ class StepOutputs:
             self.sender.announce(events.finished)
 
     def sampled(
-        self, sampled: Sampled, request_ids: list[str], skipped: tuple[int, ...], *, needs_history: bool
+        self, sampled: Sampled, request_ids: Sequence[str], skipped: tuple[int, ...], *, needs_history: bool
     ) -> StepOutput | None:
         """The step has sampled; nothing of it is on the host yet, and nobody waits.
 
         Args:
             request_ids: of the batch.
             skipped: rows whose tokens do not count.
-            needs_history: the next step's sampling reads this step's tokens on the host of every rank (penalties).
+            needs_history: `history` may be asked for.
 
         Returns:
             None where nobody will need it on this rank.
         """
-        is_shared = self.peers.collectives is not None and (self.peers.always_share or needs_history)
-        if self.packed is None and not is_shared:
+        is_shared = self.peers.collectives is not None and self.peers.always_share
+        if self.packed is None and not (is_shared or needs_history):
             return None
-        if self.packed is None or not self.packed.has_free_slot:
+        if self.packed is not None and not self.packed.has_free_slot:
             self._resolve_all()
-        packed = None if self.packed is None else self.packed.launch(sampled)
         step = StepOutput(
             step=self.step,
             events=self._events,
             request_ids=tuple(request_ids),
             skipped=skipped,
             shape=sampled.shape,
-            packed=packed,
+            packed=None if self.packed is None else self.packed.launch(sampled),
             is_shared=is_shared,
             sampled_s=time.monotonic(),
         )
-        self._pending.append(step)
+        if step.packed is not None or is_shared:
+            self._pending.append(step)
         return step
+
+    def history(self, step: StepOutput) -> torch.Tensor:
+        """The step's tokens ``[B, S]``, -1 where a draft was rejected, on the host of all ranks of the replica.
+
+        The next step's sampling reads them there where a request has penalties. All ranks then call it, on the
+        thread that runs the model; see `resolve` for what it raises.
+        """
+        collectives = self.peers.collectives
+        if step.packed is not None or step.is_shared:
+            self.resolve(step)
+            assert step.target is not None
+            token_ids_BS = step.target.token_ids_BS.contiguous()
+        else:
+            token_ids_BS = torch.empty(step.shape.num_requests, step.shape.num_slots, dtype=torch.int32)
+        if collectives is not None and not step.is_shared:
+            collectives.broadcast_(token_ids_BS, 0)
+            self.num_received += step.packed is None
+        return token_ids_BS
 
     def nothing_sampled(self) -> None:
         """The step ends without sampling: what happened before it is said all the same."""
