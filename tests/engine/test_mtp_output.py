@@ -72,8 +72,8 @@ def options(stop: int | None) -> list[dict[str, object]]:
 @pytest.fixture(scope="module")
 def plain(tiny_model: str, prompts: list[list[int]], vllm_preloaded: None) -> SavedRun:
     """One rank, the feature off, nobody stopped or aborted: every other run has prefixes of these tokens."""
-    (run,) = run_saved(case_of(tiny_model, "TP1 k3 sync", None), prompts, options(None), deadline_s=100)
-    assert all(len(set(tokens)) > 4 for tokens in run.outputs.values())
+    (run,) = run_saved(case_of(tiny_model, "TP1 k3 sync", None), prompts, options(None), deadline_s=180)
+    assert sum(len(set(tokens)) for tokens in run.outputs.values()) > 80  # not degenerate
     return run
 
 
@@ -125,7 +125,7 @@ def check_replica(run: SavedRun, expected: dict[str, list[int]]) -> None:
         else:
             assert tokens == expected[name], name
         check_statuses(told)
-    assert report["drafts"][0] > report["accepted"][0] > 0
+    assert report["drafts"][0] > report["accepted_drafts"][0] > 0
     assert sum(report["drafts"]) == run.metrics["vllm:spec_decode_num_draft_tokens"]
     assert sum(told.num_drafts for told in run.told.values()) <= sum(report["drafts"])
     if str(LOGPROBS) in run.told:

@@ -134,13 +134,13 @@ def report(runner: Any) -> dict[str, Any] | None:
         stats, outlet = outputs.sender.stats, outputs.sender.outlet_stats
         document |= {
             "frames": stats.num_frames,
-            "latency_seconds": stats.latency_s,
+            "frame_seconds": stats.latency_s,
             "blocked_seconds": outlet.blocked_s,
-            "bytes": outlet.bytes,
-            "occupancy": outlet.occupancy,
-            "capacity": outlet.capacity,
+            "frame_bytes": outlet.bytes,
+            "ring_occupancy": outlet.occupancy,
+            "ring_capacity": outlet.capacity,
             "tokens": stats.acceptance.num_tokens,
             "drafts": list(stats.acceptance.num_drafts),
-            "accepted": list(stats.acceptance.num_accepted),
+            "accepted_drafts": list(stats.acceptance.num_accepted),
         }
     return document

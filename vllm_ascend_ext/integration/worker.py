@@ -106,6 +106,11 @@ class ExtWorker:
         """RPC: what `load_metrics` shows on /metrics; None on all ranks but the first. Does not wait."""
         return load_metrics.of_worker(self)
 
+    def ascend_ext_output_metrics(self) -> dict[str, Any] | None:
+        """RPC: what `output_metrics` shows on /metrics; None on ranks that do not send. Does not wait."""
+        document = mtp_output.report(self.model_runner)
+        return document if document is not None and "frames" in document else None
+
     def placements(self) -> dict[str, list[list[int]]]:
         """EPLB's present placement of the target and the draft model, [layers][physical experts] → logical."""
         state = getattr(self.model_runner, "eplb_state", None)
