@@ -274,7 +274,7 @@ class RingFile:
 
 
 def _roster_checksum(sequence: int, blob: bytes) -> int:
-    return xxhash.xxh3_64_intdigest(blob, seed=sequence)
+    return xxhash.xxh64_intdigest(blob, seed=sequence)
 
 
 def create(path: Path, instance: int, replica: int, size: RingSize, writer: Owner) -> None:
