@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import xxhash
 
@@ -31,8 +31,7 @@ _ROSTER_SEQUENCE_AT = 56
 ROSTER_KIND = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One step of one replica.
 
     Attributes:

@@ -94,6 +94,11 @@ class OutputSender:
             self._usual.learn(writer.roster_sequence, sections, writer.bound(sections))
 
     @property
+    def next_sequence(self) -> int:
+        """Of the frame that `send` will send. Not 0 at the beginning when a dead sender's ring is continued."""
+        return self._ring.sequence
+
+    @property
     def stats(self) -> SenderStats:
         ring = self._ring
         return SenderStats(

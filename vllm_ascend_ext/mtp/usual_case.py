@@ -17,7 +17,7 @@ from vllm_ascend_ext.mtp.native import records_of
 from vllm_ascend_ext.mtp.section import Int32Array, Section
 
 _NOTHING = 1
-_Ids = tuple[str, ...]
+STEP, SEQUENCE, SENT_NS = int(State.STEP), int(State.SEQUENCE), int(State.SENT_NS)  # quicker to index with
 
 
 class UsualSend:
@@ -57,12 +57,15 @@ class UsualReceive:
         self._state = state
         self._identity = state.words[State.INSTANCE], state.words[State.REPLICA]
         self._sections: tuple[Section, ...] = ()
-        self._memory: list[Any] = []  # of the next records, so that it can be allocated before they are there
+        self._shapes: list[tuple[int, ...]] = []
+        self._memory: list[Int32Array] = []  # for the next records; used again when none came
+        self._pointers: list[ctypes.c_int32 | None] = []
 
     def learn(self, roster_sequence: int, sections: tuple[Section, ...]) -> None:
         """Takes `sections` for what is usual."""
         self._state.expect(roster_sequence, sections)
         self._sections = sections
+        self._shapes = [section.packed_BW.shape for section in sections]
         self._memory = []
 
     def receive(self) -> Frame | bool:
@@ -70,26 +73,19 @@ class UsualReceive:
 
         Needs to have learned, and the roster in force to be kept.
         """
-        sections = self._sections
         if not self._memory:
-            self._allocate()
-        records, pointers = self._memory
-        code = self._receive(self._address, *pointers)
+            self._memory = [np.empty(shape, np.int32) for shape in self._shapes]
+            self._pointers = [*map(records_of, self._memory), None][:2]
+        code = self._receive(self._address, *self._pointers)
         if code:
             return bool(code == _NOTHING)
-        self._memory = []
-        filled = tuple(
-            Section(section.source, section.request_ids, packed_BW, section.num_slots, section.top_k)
-            for section, packed_BW in zip(sections, records, strict=True)
-        )
+        records, self._memory = self._memory, []
         words = self._words
-        sequence = words[State.SEQUENCE] - 1
-        return Frame(*self._identity, words[State.STEP], sequence, filled, words[State.SENT_NS])
-
-    def _allocate(self) -> None:
-        records: list[Int32Array] = [np.empty_like(section.packed_BW) for section in self._sections]
-        pointers: list[ctypes.c_int32 | None] = [records_of(packed_BW) for packed_BW in records]
-        self._memory = [records, [*pointers, None][:2]]
+        filled = [
+            Section(source, request_ids, packed_BW, num_slots, top_k)
+            for (source, request_ids, _, num_slots, top_k), packed_BW in zip(self._sections, records, strict=True)
+        ]
+        return Frame(*self._identity, words[STEP], words[SEQUENCE] - 1, tuple(filled), words[SENT_NS])
 
 
 def _is_like(section: Section, known: Section | None) -> bool:
