@@ -324,12 +324,8 @@ class RingReader(_Looker):
             self._kept = sequence
 
     def close(self) -> None:
-        """Leaves the ring to the next reader; removes it when its writer is dead and all was read."""
-        if self._file.is_closed:
-            return
-        with self._file.locked():
-            if not self._file.num_unread and not self._file.writer.is_alive and not self._file.is_unlinked:
-                self.path.unlink(missing_ok=True)
+        """Leaves the ring to the next reader, even that of a dead writer, who may come back and count on."""
+        if not self._file.is_closed:
             self._words[Word.READER_PID] = NOBODY.pid
         super().close()
 
