@@ -14,6 +14,7 @@ import os
 import time
 from pathlib import Path
 
+from vllm_ascend_ext.mtp.end_state import EndState, State
 from vllm_ascend_ext.mtp.errors import (
     ChannelClosedError,
     ChannelError,
@@ -24,10 +25,10 @@ from vllm_ascend_ext.mtp.errors import (
     ReaderGoneError,
     WriterGoneError,
 )
+from vllm_ascend_ext.mtp.native import Backend
 from vllm_ascend_ext.mtp.owner import NOBODY, Owner
 from vllm_ascend_ext.mtp.ring_file import RingFile, RingSize, Word, create, ring_path
 from vllm_ascend_ext.mtp.rows import Memory
-from vllm_ascend_ext.mtp.wakeup import Wakeup
 
 SLICE_S = 0.1
 """The longest sleep without a look at whether the other end lives."""
@@ -48,15 +49,17 @@ class RingWriter:
         ChannelError: what lies there is somebody else's.
     """
 
-    def __init__(self, instance: int, replica: int, size: RingSize) -> None:
-        self._wakeup = Wakeup()
+    def __init__(self, instance: int, replica: int, size: RingSize, backend: Backend) -> None:
         self.path = ring_path(instance, replica)
         self._file = self._create_or_continue(instance, replica, size)
         self.size = self._file.size
         self.memory = Memory(self._file.frames, self._file.frames_address)
         self._words = self._file.words
-        self.sequence = self._words[Word.PUBLISHED]
-        self._head = self._end_of_last()
+        self._published = backend.counter(self._file, Word.PUBLISHED, Word.READER_WAITS)
+        self._acknowledged = backend.counter(self._file, Word.ACKNOWLEDGED, Word.WRITER_WAITS)
+        self.state = EndState(self._file)
+        self.state.words[State.SEQUENCE] = self._words[Word.PUBLISHED]
+        self.state.words[State.HEAD] = self._end_of_last()
         self.blocked_s = 0.0
 
     def _create_or_continue(self, instance: int, replica: int, size: RingSize) -> RingFile:
@@ -102,6 +105,11 @@ class RingWriter:
             )
         self.path.unlink(missing_ok=True)
 
+    @property
+    def sequence(self) -> int:
+        """Of the next frame."""
+        return self.state.words[State.SEQUENCE]
+
     def _end_of_last(self) -> int:
         if not self.sequence:
             return 0
@@ -129,22 +137,21 @@ class RingWriter:
         return at if at is not None else self._wait_for_room(num_bytes, timeout_s)
 
     def _free(self, num_bytes: int) -> int | None:
-        words, size = self._words, self.size
+        words, size, head = self._words, self.size, self.state.words[State.HEAD]
         acknowledged = words[Word.ACKNOWLEDGED]
-        offset = self._head % size.capacity
+        offset = head % size.capacity
         if offset + num_bytes > size.capacity:  # a frame lies in one piece
-            self._head += size.capacity - offset
-            offset = 0
-        if acknowledged == self.sequence:
-            return offset
-        oldest = words[self._file.descriptor(acknowledged)]
-        if self.sequence - acknowledged >= size.num_descriptors or self._head + num_bytes - oldest > size.capacity:
-            return None
+            head, offset = head + size.capacity - offset, 0
+        if acknowledged != self.sequence:
+            oldest = words[self._file.descriptor(acknowledged)]
+            if self.sequence - acknowledged >= size.num_descriptors or head + num_bytes - oldest > size.capacity:
+                return None
+        self.state.words[State.HEAD] = head
         return offset
 
     def _wait_for_room(self, num_bytes: int, timeout_s: float) -> int:
         begin = time.monotonic()
-        self._words[Word.WRITER_WAITS] = 1
+        self._acknowledged.announce(True)
         try:
             while True:
                 acknowledged = self._words[Word.ACKNOWLEDGED]
@@ -154,9 +161,9 @@ class RingWriter:
                 left_s = begin + timeout_s - time.monotonic()
                 if left_s <= 0:
                     raise self._full_error(timeout_s)
-                self._wakeup.wait(self._file, Word.ACKNOWLEDGED, acknowledged, min(left_s, SLICE_S))
+                self._acknowledged.wait(acknowledged, min(left_s, SLICE_S))
         finally:
-            self._words[Word.WRITER_WAITS] = 0
+            self._acknowledged.announce(False)
             self.blocked_s += time.monotonic() - begin
 
     def _full_error(self, timeout_s: float) -> ChannelError:
@@ -169,13 +176,13 @@ class RingWriter:
 
     def publish(self, num_bytes: int) -> int:
         """Makes the frame of `num_bytes` that was written where `reserve` said visible; returns its sequence."""
-        sequence, words = self.sequence, self._words
+        sequence, words, state = self.sequence, self._words, self.state.words
         descriptor = self._file.descriptor(sequence)
-        words[descriptor] = self._head
+        words[descriptor] = state[State.HEAD]
         words[descriptor + 1] = num_bytes
-        self._head = _end(self._head, num_bytes)
-        self.sequence = sequence + 1
-        self._wakeup.publish(self._file, Word.PUBLISHED, sequence + 1, Word.READER_WAITS)
+        state[State.HEAD] = _end(state[State.HEAD], num_bytes)
+        state[State.SEQUENCE] = sequence + 1
+        self._published.publish(sequence + 1)
         return sequence
 
     def close(self, timeout_s: float = 0.0) -> int:
@@ -187,32 +194,38 @@ class RingWriter:
         if self._file.is_closed:
             return 0
         deadline = time.monotonic() + timeout_s
-        self._words[Word.WRITER_WAITS] = 1
+        self._acknowledged.announce(True)
         while self.num_unread and (left_s := deadline - time.monotonic()) > 0:
             acknowledged = self._words[Word.ACKNOWLEDGED]
-            self._wakeup.wait(self._file, Word.ACKNOWLEDGED, acknowledged, min(left_s, SLICE_S))
+            self._acknowledged.wait(acknowledged, min(left_s, SLICE_S))
         num_unread = self.num_unread
         self._file.words[Word.IS_CLOSED] = 1
         self.path.unlink(missing_ok=True)
-        self._wakeup.wake(self._file, Word.PUBLISHED)
+        self._published.wake()
         self.memory.view.release()
         self._file.close()
         return num_unread
 
 
 class _Looker:
-    """What a reader and an observer have in common.
+    """What a reader and an observer have in common."""
 
-    Attributes:
-        sequence: of the frame that comes next.
-    """
-
-    def __init__(self, path: Path, timeout_s: float, *, writable: bool) -> None:
-        self._wakeup = Wakeup()
+    def __init__(self, path: Path, timeout_s: float, backend: Backend, *, writable: bool) -> None:
         self.path = path
         self._file = _await_ring(path, timeout_s, writable=writable)
         self._words = self._file.words
+        self._published = backend.counter(self._file, Word.PUBLISHED, Word.READER_WAITS)
+        self.state = EndState(self._file)
         self.sequence = self._words[Word.ACKNOWLEDGED]
+
+    @property
+    def sequence(self) -> int:
+        """Of the frame that comes next."""
+        return self.state.words[State.SEQUENCE]
+
+    @sequence.setter
+    def sequence(self, sequence: int) -> None:
+        self.state.words[State.SEQUENCE] = sequence
 
     @property
     def is_overtaken(self) -> bool:
@@ -239,7 +252,7 @@ class _Looker:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise NoFrameError(f"{self._file.writer} sent no frame {self.sequence} for {timeout_s:g} s")
-                self._wakeup.wait(self._file, Word.PUBLISHED, self.sequence, min(left_s, SLICE_S))
+                self._published.wait(self.sequence, min(left_s, SLICE_S))
         finally:
             self._say_waiting(False)
 
@@ -278,8 +291,9 @@ class RingReader(_Looker):
         ChannelError: what lies there is somebody else's, or damaged.
     """
 
-    def __init__(self, instance: int, replica: int, timeout_s: float) -> None:
-        super().__init__(ring_path(instance, replica), timeout_s, writable=True)
+    def __init__(self, instance: int, replica: int, timeout_s: float, backend: Backend) -> None:
+        super().__init__(ring_path(instance, replica), timeout_s, backend, writable=True)
+        self._acknowledged = backend.counter(self._file, Word.ACKNOWLEDGED, Word.WRITER_WAITS)
         self._kept = -1
         with self._file.locked():
             if self._file.reader.is_alive:
@@ -292,7 +306,7 @@ class RingReader(_Looker):
             self.sequence = self._words[Word.ACKNOWLEDGED]
 
     def _say_waiting(self, waits: bool) -> None:
-        self._wakeup.store(self._file, Word.READER_WAITS, int(waits))
+        self._published.announce(waits)
 
     @property
     def num_unacknowledged(self) -> int:
@@ -301,7 +315,7 @@ class RingReader(_Looker):
 
     def acknowledge(self) -> None:
         """Gives up all frames before `sequence`."""
-        self._wakeup.publish(self._file, Word.ACKNOWLEDGED, self.sequence, Word.WRITER_WAITS)
+        self._acknowledged.publish(self.sequence)
 
     def keep_roster(self, sequence: int, blob: bytes) -> None:
         """Keeps the roster in force, which `RingFile.keep_roster` explains, if it is not kept yet."""
@@ -310,12 +324,8 @@ class RingReader(_Looker):
             self._kept = sequence
 
     def close(self) -> None:
-        """Leaves the ring to the next reader; removes it when its writer is dead and all was read."""
-        if self._file.is_closed:
-            return
-        with self._file.locked():
-            if not self._file.num_unread and not self._file.writer.is_alive and not self._file.is_unlinked:
-                self.path.unlink(missing_ok=True)
+        """Leaves the ring to the next reader, even that of a dead writer, who may come back and count on."""
+        if not self._file.is_closed:
             self._words[Word.READER_PID] = NOBODY.pid
         super().close()
 
@@ -323,8 +333,8 @@ class RingReader(_Looker):
 class RingObserver(_Looker):
     """Looks on, without a right to write, and may be overtaken."""
 
-    def __init__(self, instance: int, replica: int, timeout_s: float) -> None:
-        super().__init__(ring_path(instance, replica), timeout_s, writable=False)
+    def __init__(self, instance: int, replica: int, timeout_s: float, backend: Backend) -> None:
+        super().__init__(ring_path(instance, replica), timeout_s, backend, writable=False)
 
     def catch_up(self) -> int:
         """Goes on with the oldest frame that is surely there; returns how many were skipped."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frame: what one data-parallel replica accepted in one step, target and draft together. docs/mtp_output.md.
 
-Little-endian. A header of 64 bytes, sections, and a trailer of 8 bytes, the XXH3 of all before it. A section is u16
+Little-endian. A header of 64 bytes, sections, and a trailer of 8 bytes, the XXH64 of all before it. A section is u16
 kind, u16 zero, u32 bytes of its body, and the body, a multiple of 4 bytes; kinds that a reader does not know are
 skipped, so a minor version may add some.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import xxhash
 
@@ -31,8 +31,7 @@ _ROSTER_SEQUENCE_AT = 56
 ROSTER_KIND = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One step of one replica.
 
     Attributes:
@@ -60,6 +59,9 @@ class FrameWriter:
 
     Args:
         codec: of the rows.
+
+    Attributes:
+        roster_sequence: the frame that carried the roster in force.
     """
 
     def __init__(self, instance: int, replica: int, codec: RowsCodec) -> None:
@@ -68,7 +70,7 @@ class FrameWriter:
         self._roster: Roster = ()
         self._blob = b""
         self._sent: Roster | None = None  # the roster that a reader knows, and the frame that carried it
-        self._sent_sequence = 0
+        self.roster_sequence = 0
 
     def bound(self, sections: tuple[Section, ...]) -> int:
         """The most bytes that a frame of `sections` takes.
@@ -92,7 +94,7 @@ class FrameWriter:
         """
         self._call_roll(sections)
         view, at, num_sections = memory.view, begin + HEADER.size, len(sections)
-        roster_sequence = self._sent_sequence
+        roster_sequence = self.roster_sequence
         if self._sent is not self._roster:
             roster_sequence, num_sections = sequence, num_sections + 1
             SECTION.pack_into(view, at, ROSTER_KIND, 0, len(self._blob))
@@ -110,8 +112,8 @@ class FrameWriter:
             *(MAGIC, MAJOR, MINOR, length, num_sections, 0, self.instance, self.replica, 0),
             *(step, sequence, time.time_ns(), roster_sequence),
         )
-        TRAILER.pack_into(view, at, xxhash.xxh3_64_intdigest(view[begin:at]))
-        self._sent, self._sent_sequence = self._roster, roster_sequence
+        TRAILER.pack_into(view, at, xxhash.xxh64_intdigest(view[begin:at]))
+        self._sent, self.roster_sequence = self._roster, roster_sequence
         return length
 
     def _call_roll(self, sections: tuple[Section, ...]) -> None:
@@ -208,7 +210,7 @@ def read_header(data: bytes) -> tuple[int, int, int, int, int, int, int]:
     if length != len(data):
         raise FrameError(8, f"a frame of {length} bytes in {len(data)}")
     end = length - TRAILER.size
-    if TRAILER.unpack_from(data, end)[0] != xxhash.xxh3_64_intdigest(memoryview(data)[:end]):
+    if TRAILER.unpack_from(data, end)[0] != xxhash.xxh64_intdigest(memoryview(data)[:end]):
         raise FrameError(end, "the checksum is wrong")
     return step, sequence, sent_ns, roster_sequence, instance, replica, num_sections
 

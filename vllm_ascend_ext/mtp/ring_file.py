@@ -35,7 +35,7 @@ _HEADER_BYTES = 4096
 _DESCRIPTOR_BYTES = 16
 _SLOT_HEAD = struct.Struct("<QQQ8x")
 _LOCK_DEADLINE_S = 5.0
-_LOCK_POLL_S = 0.005
+_LOCK_POLL_S = 0.0005
 MAX_REQUEST_ID_BYTES = 256  # on the average of a batch
 
 
@@ -274,7 +274,7 @@ class RingFile:
 
 
 def _roster_checksum(sequence: int, blob: bytes) -> int:
-    return xxhash.xxh3_64_intdigest(blob, seed=sequence)
+    return xxhash.xxh64_intdigest(blob, seed=sequence)
 
 
 def create(path: Path, instance: int, replica: int, size: RingSize, writer: Owner) -> None:

@@ -5,7 +5,7 @@
     16   u8[B] accepted tokens a request, u8[B] statuses, padded to 4 bytes
     ..   i32[T] tokens; with top-k also i32[T, K] ids, f32[T, K] log-probabilities, i32[T] ranks
 
-Two codecs write and read it alike: numpy here, and C++ (`native_rows`) where it was built.
+Two codecs write and read it alike: numpy here, and C++ (`native.NativeRows`) where it was built.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from vllm_ascend_ext.mtp.section import MAX_SLOTS, Int32Array, Section
 from vllm_ascend_ext.mtp_record import MtpRecord
 
 HEAD = struct.Struct("<IHHII")
+MAX_RECORD_BYTES = 2**28
+"""The most that a reader unpacks of one section: a body of few bytes can speak of many empty slots."""
 
 
 class Memory(NamedTuple):
@@ -86,6 +88,8 @@ def read_head(frame: bytes, at: int, num_bytes: int) -> RowsHead:
     head = RowsHead(batch, num_slots, top_k, num_tokens)
     if not 1 <= num_slots <= MAX_SLOTS or zero or num_tokens > batch * num_slots or head.num_bytes != num_bytes:
         raise FrameError(at, f"{head} does not make {num_bytes} bytes")
+    if 4 * batch * MtpRecord(num_slots, top_k).words > MAX_RECORD_BYTES:
+        raise FrameError(at, f"{head} makes records of more than {MAX_RECORD_BYTES} bytes")
     return head
 
 

@@ -7,10 +7,12 @@ import time
 from dataclasses import dataclass
 
 from vllm_ascend_ext.mtp.channel import RingWriter
+from vllm_ascend_ext.mtp.end_state import State
 from vllm_ascend_ext.mtp.frame import FrameWriter
+from vllm_ascend_ext.mtp.native import Backend, installed_backend
 from vllm_ascend_ext.mtp.ring_file import RingSize
-from vllm_ascend_ext.mtp.rows import NumpyRows
 from vllm_ascend_ext.mtp.section import Section, Source
+from vllm_ascend_ext.mtp.usual_case import UsualSend
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +42,21 @@ class OutputSender:
         replica: the data-parallel rank.
         size: of the ring, see `RingSize.for_engine`.
         timeout_s: how long a full ring may block `send`.
+        backend: what encodes; by default the installed one.
 
     Raises:
         ChannelInUseError, ChannelSizeError, ChannelError: what `RingWriter` says.
     """
 
-    def __init__(self, instance: int, replica: int, size: RingSize, *, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, instance: int, replica: int, size: RingSize, *, timeout_s: float = 60.0, backend: Backend | None = None
+    ) -> None:
+        backend = backend or installed_backend()
         self._timeout_s = timeout_s
-        self._ring = RingWriter(instance, replica, size)
-        self._writer = FrameWriter(instance, replica, NumpyRows())
-        self._frames = self._bytes = 0
+        self._ring = RingWriter(instance, replica, size, backend)
+        self._writer = FrameWriter(instance, replica, backend.codec)
+        self._usual = UsualSend(backend.functions, self._ring.state) if backend.functions else None
+        self._frames = 0
         self._send_ns = 0
 
     def send(
@@ -67,24 +74,36 @@ class OutputSender:
             ValueError: the sections are of the wrong sources, or impossible.
         """
         begin = time.perf_counter_ns()
+        if self._usual is None or not self._usual.send(step, target, draft):
+            self._send(step, target, draft, self._timeout_s if timeout_s is None else timeout_s)
+        self._frames += 1
+        self._send_ns += time.perf_counter_ns() - begin
+        return self._ring.sequence - 1
+
+    def _send(self, step: int, target: Section, draft: Section | None, timeout_s: float) -> None:
+        """Whatever the frame before was like."""
         if target.source != Source.TARGET or (draft is not None and draft.source != Source.DRAFT):
             raise ValueError("a frame has a section of the target and, after it, one of the draft or none")
         sections = (target,) if draft is None else (target, draft)
-        ring = self._ring
-        at = ring.reserve(self._writer.bound(sections), self._timeout_s if timeout_s is None else timeout_s)
-        num_bytes = self._writer.write(ring.memory, at, step, ring.sequence, sections)
-        sequence = ring.publish(num_bytes)
-        self._frames += 1
-        self._bytes += num_bytes
-        self._send_ns += time.perf_counter_ns() - begin
-        return sequence
+        ring, writer = self._ring, self._writer
+        at = ring.reserve(writer.bound(sections), timeout_s)
+        num_bytes = writer.write(ring.memory, at, step, ring.sequence, sections)
+        ring.publish(num_bytes)
+        ring.state.words[State.BYTES_SENT] += num_bytes
+        if self._usual is not None:
+            self._usual.learn(writer.roster_sequence, sections, writer.bound(sections))
+
+    @property
+    def next_sequence(self) -> int:
+        """Of the frame that `send` will send. Not 0 at the beginning when a dead sender's ring is continued."""
+        return self._ring.sequence
 
     @property
     def stats(self) -> SenderStats:
         ring = self._ring
         return SenderStats(
             self._frames,
-            self._bytes,
+            ring.state.words[State.BYTES_SENT],
             ring.blocked_s,
             self._send_ns / 1e9,
             ring.num_unread,
