@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.engine.device_copies import CopyCounts, DeviceCopies
 from vllm_ascend_ext.integration.engine import EngineCase, even_split
 from vllm_ascend_ext.integration.ranks import Rank, run_ranks
 from vllm_ascend_ext.mtp.errors import ChannelClosedError
@@ -48,6 +49,7 @@ class SavedRun:
     report: dict[str, Any]
     metrics: dict[str, float]
     num_preempted: int
+    copies: CopyCounts
 
 
 def read_frames(frames: Sequence[Frame]) -> dict[str, Told]:
@@ -136,6 +138,8 @@ def _run(
 
     llm = LLM(**case.llm_arguments())
     engine = llm.llm_engine
+    core = engine.engine_core.engine_core
+    copies = DeviceCopies(core.model_executor.driver_worker.worker.model_runner)
     output = (case.ascend_ext or {}).get("mtp_output", {})
     reads = bool(output.get("enabled")) and rank.tp_rank == 0
     reader = FrameReader(output["instance"], rank.dp_rank) if reads else None
@@ -147,14 +151,15 @@ def _run(
     logprobs: dict[str, list[dict[int, float]]] = {str(index): [] for index in indices}
     step = 0
     while engine.has_unfinished_requests():
-        for result in engine.step():
+        with copies:
+            results = engine.step()
+        for result in results:
             delta = result.outputs[0]
             outputs[result.request_id].extend(delta.token_ids)
             for entry in delta.logprobs or ():
                 logprobs[result.request_id].append({token: value.logprob for token, value in entry.items()})
         step += 1
         engine.abort_request([str(index) for index, at in aborts.items() if at == step and index in indices])
-    core = engine.engine_core.engine_core
     while core.scheduler.has_requests():  # it tells its workers of the last ends
         core.step_fn()
     report = llm.collective_rpc("ascend_ext_report")[0] if case.ascend_ext is not None else {}
@@ -171,4 +176,5 @@ def _run(
         report,
         metrics,
         int(metrics.get("vllm:num_preemptions", 0)),
+        copies.result(),
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames of a real engine with MTP: per request they are the engine's own tokens, on every layout, sync and async.
 
-The cache is small, so that requests are preempted and come back; one is aborted; others end at a stop token, at their
-length, have log-probabilities or penalties (whose next step reads the tokens on the host of every rank).
+The cache is small, so that requests are preempted and come back; one is aborted; others end at a stop token, at
+their length, have log-probabilities or penalties (whose next step reads the tokens on the host of every rank).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from vllm_ascend_ext.mtp.frame import RequestStatus
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 
 NUM_TOKENS = 40
-LOGPROBS, PENALTY, STOPS, ABORTED = 1, 2, 4, 7  # prompts with something of their own
-ABORT_AFTER = 9  # steps
+LOGPROBS, PENALTY, STOPS = 1, 2, 4  # prompts with something of their own
+ABORTED, NEVER_RUN = 0, 9  # while it runs, and while it waits for its turn
+ABORTS = {ABORTED: 6, NEVER_RUN: 2}  # after so many steps
 # 14 blocks of 16 tokens: four requests of up to 130 tokens do not fit
 ENGINE = {
     "max_num_batched_tokens": 64,
@@ -96,28 +97,34 @@ def test_frames_are_the_engines_tokens(
         prompts,
         options(stop),
         deadline_s=300,
-        aborts={ABORTED: ABORT_AFTER},
+        aborts=ABORTS,
     )
     expected = plain.outputs | {str(STOPS): stopped}
     seen: set[str] = set()
+    num_copies = 0  # of the sender before; ranks come replica by replica
     for run in runs:
+        output = run.report["output"]
         if run.tp_rank:  # only received what it needs for its own next step and its own engine
-            assert run.num_frames == run.report["output"]["copies"] == 0 < run.report["output"]["received"]
+            assert run.num_frames == output["copies"] == 0 < output["received"] == num_copies
             continue
-        check_replica(run, expected)
+        num_copies = output["copies"]
+        check_replica(run, expected, is_async=CASES[name][2])
         seen |= set(run.told)
-    assert seen == set(expected)
+    assert seen == set(expected) - {str(NEVER_RUN)}
     senders = [run for run in runs if not run.tp_rank]
     assert sum(run.num_preempted for run in senders) > 0
     statuses = {status for run in senders for told in run.told.values() for status in told.statuses}
     assert statuses == set(RequestStatus)
 
 
-def check_replica(run: SavedRun, expected: dict[str, list[int]]) -> None:
+def check_replica(run: SavedRun, expected: dict[str, list[int]], *, is_async: bool) -> None:
     """No token more, less or twice; each request has one end, and its statuses in an order that makes sense."""
     report = run.report["output"]
-    assert report["frames"] == run.num_frames and 0 < report["copies"] <= run.num_frames
+    assert report["frames"] == run.num_frames > 0
+    assert not run.outputs.get(str(NEVER_RUN))
     for name, tokens in run.outputs.items():
+        if name == str(NEVER_RUN):
+            continue
         told = run.told[name]
         assert told.tokens == tokens, name
         if name == str(ABORTED):
@@ -126,8 +133,10 @@ def check_replica(run: SavedRun, expected: dict[str, list[int]]) -> None:
             assert tokens == expected[name], name
         check_statuses(told)
     assert report["drafts"][0] > report["accepted_drafts"][0] > 0
-    assert sum(report["drafts"]) == run.metrics["vllm:spec_decode_num_draft_tokens"]
-    assert sum(told.num_drafts for told in run.told.values()) <= sum(report["drafts"])
+    # vLLM leaves out the drafts of steps that were launched for requests which had ended
+    drafts_of_vllm = run.metrics["vllm:spec_decode_num_draft_tokens"]
+    assert sum(report["drafts"]) >= drafts_of_vllm if is_async else sum(report["drafts"]) == drafts_of_vllm
+    assert sum(told.num_drafts for told in run.told.values()) == drafts_of_vllm
     if str(LOGPROBS) in run.told:
         check_logprobs(run.told[str(LOGPROBS)], run.logprobs[str(LOGPROBS)])
 

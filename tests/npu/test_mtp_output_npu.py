@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step's output on its way from an NPU to the host: right, and race-clean; with an order taken away it is reported.
+"""A step's output on its way from an NPU to the host: right and race-clean; with an order taken away, reported.
 
 `--npu-schedules 1000` runs the first test under a thousand seeds.
 """

@@ -129,7 +129,11 @@ def report(runner: Any) -> dict[str, Any] | None:
         return None
     outputs: StepOutputs = runner.step_outputs.outputs
     copies = PackedOutputStats() if outputs.packed is None else outputs.packed.stats
-    document: dict[str, Any] = {"copies": copies.num_copies, "copied_bytes": copies.num_bytes, "received": outputs.num_received}
+    document: dict[str, Any] = {
+        "copies": copies.num_copies,
+        "copied_bytes": copies.num_bytes,
+        "received": outputs.num_received,
+    }
     if outputs.sender is not None:
         stats, outlet = outputs.sender.stats, outputs.sender.outlet_stats
         document |= {

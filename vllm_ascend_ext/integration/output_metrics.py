@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MTP output on a server's /metrics: acceptance per position, and how the frames get along.
 
-The rank that sends answers. Of several replicas behind one API server, vLLM's client passes on the first one's answer.
+The rank that sends answers. Of several replicas behind one API server, vLLM's client passes on the first answer.
 """
 
 from __future__ import annotations

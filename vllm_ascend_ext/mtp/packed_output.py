@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A step's output from the device to the host: packed, copied once, asynchronously, off the main stream.
 
-Shapes: B = requests, S = token slots a request (1 + the step's longest draft), D = S - 1 = draft slots, K = columns
-of log-probabilities, N = words of a buffer.
+Shapes: B = requests, S = token slots a request (1 + the step's longest draft), D = S - 1 = draft slots,
+K = columns of log-probabilities, N = words of a buffer.
 
 Orders, each by an event or by the order within one stream:
 
 1. main: sampling → pack into a slot's device memory → event A (`packed`).  Same stream.
 2. side: wait A → one copy to pinned memory → event B (`arrived`).          A orders the read after the write.
-3. host: B reached → read pinned memory → `release`.                        B orders the host's read after the
-copy. 4. main: pack into the slot again.                                          After 3, so after the side
-stream's read.
+3. host: B reached → read pinned memory → `release`.                        B orders the read after the copy.
+4. main: pack into the slot again.                                          After 3, so after the side's read.
 
 Slots, pinned memory and events live as long as the object; nothing else crosses streams.
 """
@@ -152,7 +151,13 @@ class PackedOutput:
         self.free = deque(_Slot(largest.words, device) for _ in range(num_slots))
         for slot in self.free:
             device.keep_for(slot.words_N, self.side)
+        self._addresses = frozenset(slot.words_N.data_ptr() for slot in self.free)
         self._running_B = torch.zeros(largest.num_requests, dtype=torch.int32, device=device.device)
+
+    @property
+    def addresses(self) -> frozenset[int]:
+        """Of the slots' device memory, which is all that is ever copied."""
+        return self._addresses
 
     @property
     def has_free_slot(self) -> bool:

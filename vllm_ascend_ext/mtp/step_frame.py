@@ -8,11 +8,15 @@ Shapes: R = rows of the frame, B = requests of the step's batch, N = words of it
 from __future__ import annotations
 
 import numpy as np
+import xxhash
 
 from vllm_ascend_ext.mtp.packed_output import PackedShape
 from vllm_ascend_ext.mtp.request_states import NO_ROW, StepRows
 from vllm_ascend_ext.mtp.section import Int32Array, Section, Source
 from vllm_ascend_ext.mtp_record import MtpRecord
+
+MAX_ID_CHARACTERS = 64  # of up to 4 bytes: what `RingSize.for_engine` has room for
+_KEPT_CHARACTERS = 40
 
 
 def sections_of_step(
@@ -25,7 +29,7 @@ def sections_of_step(
             sampled.
         top_k: log-probabilities that are kept at most, beside the sampled token's own, which comes first; 0: none.
     """
-    request_ids = tuple(rows.request_ids)
+    request_ids = tuple(frame_id(request_id) for request_id in rows.request_ids)
     if shape is None or words_N is None:
         return Section.from_packed(request_ids, _records(rows, None, MtpRecord(1, 0).words), 1, 0), None
     target_BW, draft_BW = shape.split(words_N)
@@ -37,6 +41,16 @@ def sections_of_step(
         return target, None
     draft_RW = _records(rows, draft_BW, draft_BW.shape[1])
     return target, Section.from_packed(request_ids, draft_RW, shape.num_draft_slots, 0, Source.DRAFT)
+
+
+def frame_id(request_id: str) -> str:
+    """A request's id in frames: the engine's own, unless it is longer than a ring has room for.
+
+    Clients choose most of the engine's ids, and no client may end an engine by a long one.
+    """
+    if len(request_id) <= MAX_ID_CHARACTERS:
+        return request_id
+    return f"{request_id[:_KEPT_CHARACTERS]}~{xxhash.xxh3_64_hexdigest(request_id.encode())}"
 
 
 def _narrowed(section: Section, num_columns: int) -> Section:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scheduler that runs ahead of its device: what it launches, what the host knows when, and FastDeploy's old bound.
+"""A scheduler that runs ahead of its device: what it launches, what the host knows when; FastDeploy's old bound.
 
-The device decides how many tokens a request has in the next launch: 1 and its drafts, of which there are fewer near
-the end of a request, and one in the first step after a prefill elsewhere. The host hears of a launch's outcome up to
-`MAX_LAG` launches later.
+The device decides how many tokens a request has in the next launch: 1 and its drafts, of which there are fewer
+near the end of a request, and one in the first step after a prefill elsewhere. The host hears of a launch's outcome
+up to `MAX_LAG` launches later.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Simulation:
             self._bound.resume(name)
 
     def _compare_old(self, lens: dict[str, int], has_prompt: bool) -> None:
-        """`Σ lens + Σ blocked · (k + 1)` of the launch before, plus what inserting adds; it gives none for prompts."""
+        """`Σ lens + Σ blocked · (k + 1)` of the launch before. It says nothing of prompts and of who joins."""
         if self._last_has_prompt or has_prompt or not set(lens) <= set(self._last_lens):
             return
         blocked = sum(request.blocked for request in self._requests.values())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bound of a launch against a simulated scheduler, whose random events FastDeploy's old formula does not survive."""
+"""The bound of a launch against a simulated scheduler, whose events FastDeploy's old formula does not survive."""
 
 from __future__ import annotations
 

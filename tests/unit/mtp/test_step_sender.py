@@ -195,6 +195,16 @@ def test_tokens_that_the_engine_takes_back_are_an_error() -> None:
         replica.go({"a": [2]}, resumed=("a",), num_output_tokens={"a": 1})
 
 
+def test_long_ids_are_shortened_and_stay_apart() -> None:
+    """A client's id of any length must not outgrow the ring."""
+    replica = Replica()
+    names = ("x" * 64, "y" * 5000, "y" * 5000 + "z", "é" * 65)
+    replica.go({name: [1] for name in names}, new=names)
+    ids = replica.outlet.targets[0].request_ids
+    assert ids[0] == names[0] and len(set(ids)) == 4
+    assert all(len(request_id.encode()) <= 256 for request_id in ids)
+
+
 def test_tokens_of_an_unknown_request_are_an_error() -> None:
     with pytest.raises(OutputMismatchError, match="'a', which nobody has started"):
         Replica().go({"a": [1]})
