@@ -37,10 +37,11 @@ class DeviceCopies(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func in (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default):
-            source = args[1] if func is torch.ops.aten.copy_.default else args[0]
-            if source.device.type != "cpu" and out.device.type == "cpu":
-                self._count(source.untyped_storage().data_ptr())
+        if isinstance(out, torch.Tensor) and out.device.type == "cpu":
+            # whatever it is called: `copy_`, `_to_copy`, or a device's own `to`
+            for source in args[:2]:
+                if isinstance(source, torch.Tensor) and source.device.type != "cpu":
+                    self._count(source.untyped_storage().data_ptr())
         return out
 
     def _count(self, address: int) -> None:

@@ -78,5 +78,5 @@ def test_frames_are_the_engines_tokens(
 def test_without_it_every_rank_copies(tiny_model: str, prompts: list[list[int]], race_reports: Findings) -> None:
     """What is counted above is there to be counted: tokens, and log-probabilities in three pieces."""
     runs = run(tiny_model, prompts, Layout(tp=2), is_async=False, instance=None)
-    assert all(run.copies.sampled > NUM_TOKENS // 3 for run in runs)
+    assert min(run.copies.sampled for run in runs) > NUM_TOKENS // 3
     assert race_reports.take() == []
