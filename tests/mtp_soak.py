@@ -36,6 +36,7 @@ VERIFIED, ACKNOWLEDGED, AGAIN, WRONG = range(4)  # words of the notes
 _RUN_LENGTH = 40  # frames under one roster
 _WAIT_S = 30.0
 _RESTART_S = 0.001
+_REPORT_S = 60.0
 
 
 @dataclass
@@ -147,11 +148,15 @@ def soak(num_frames: int, backend: Backend, *, seed: int, mean_life_s: float, de
         "reader": lambda: read(instance, num_frames, backend, notes),
     }
     kills = dict.fromkeys(jobs, 0)
+    next_report = begin + _REPORT_S
     processes = {name: _fork(job) for name, job in jobs.items()}
     try:
         while processes:
             assert time.monotonic() < begin + deadline_s, f"{notes[VERIFIED]} of {num_frames} after {deadline_s} s"
             time.sleep(rng.expovariate(1 / mean_life_s))
+            if time.monotonic() > next_report:
+                next_report += _REPORT_S
+                print(f"{notes[VERIFIED]} frames, {notes[WRONG]} wrong, kills {kills}", file=sys.stderr, flush=True)
             is_ending = notes[VERIFIED] > num_frames - 100  # a writer that closes is not restarted
             victim = rng.choice(list(jobs))
             if not is_ending:
