@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames through the ring while its writer and its reader are killed at random, by SIGKILL.
 
-Frame n holds the n-th, modulo a prime, of prepared contents, and n itself as its step; so a reader knows what each must hold. The reader notes in memory that outlives it what it
-has verified, then acknowledges, then notes that; so whoever comes after it knows what may come again.
+Frame n holds the n-th, modulo a prime, of prepared contents, and n itself as its step; so a reader knows what each
+must hold. The reader notes in memory that outlives it what it has verified, then acknowledges, then notes that; so
+whoever comes after it knows what may come again.
 
     python -m tests.mtp_soak --frames 10000000
 """
@@ -27,7 +28,8 @@ from vllm_ascend_ext.mtp.errors import WriterGoneError
 from vllm_ascend_ext.mtp.frame import Frame, Section, Source
 from vllm_ascend_ext.mtp.native import Backend, installed_backend, native_backend, python_backend
 from vllm_ascend_ext.mtp.receiver import OutputReceiver
-from vllm_ascend_ext.mtp.ring_file import RingSize, ring_path
+from vllm_ascend_ext.mtp.ring_folder import ring_path
+from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.sender import OutputSender
 
 NUM_SLOTS = 3
@@ -36,6 +38,7 @@ VERIFIED, ACKNOWLEDGED, AGAIN, WRONG = range(4)  # words of the notes
 _RUN_LENGTH = 40  # frames under one roster
 _WAIT_S = 30.0
 _RESTART_S = 0.001
+_REPORT_S = 60.0
 
 
 @dataclass
@@ -53,8 +56,8 @@ class Summary:
     def __str__(self) -> str:
         return (
             f"{self.frames} frames in {self.seconds:.1f} s ({self.frames / self.seconds:.0f}/s); SIGKILL: writer "
-            f"{self.writer_kills}, reader {self.reader_kills}; lost, duplicated after acknowledgement, out of order "
-            f"or damaged: {self.wrong}; sent again because the reader died before it acknowledged: {self.again}; "
+            f"{self.writer_kills}, reader {self.reader_kills}; lost, duplicated after acknowledgement, out of "
+            f"order or damaged: {self.wrong}; sent again, for the reader died before it acknowledged: {self.again}; "
             f"left in /dev/shm: {self.left or 'nothing'}"
         )
 
@@ -147,11 +150,15 @@ def soak(num_frames: int, backend: Backend, *, seed: int, mean_life_s: float, de
         "reader": lambda: read(instance, num_frames, backend, notes),
     }
     kills = dict.fromkeys(jobs, 0)
+    next_report = begin + _REPORT_S
     processes = {name: _fork(job) for name, job in jobs.items()}
     try:
         while processes:
             assert time.monotonic() < begin + deadline_s, f"{notes[VERIFIED]} of {num_frames} after {deadline_s} s"
             time.sleep(rng.expovariate(1 / mean_life_s))
+            if time.monotonic() > next_report:
+                next_report += _REPORT_S
+                print(f"{notes[VERIFIED]} frames, {notes[WRONG]} wrong, kills {kills}", flush=True)
             is_ending = notes[VERIFIED] > num_frames - 100  # a writer that closes is not restarted
             victim = rng.choice(list(jobs))
             if not is_ending:

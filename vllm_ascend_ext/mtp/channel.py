@@ -10,30 +10,31 @@ happened or not.
 from __future__ import annotations
 
 import logging
-import os
 import time
-from pathlib import Path
+from typing import TypeVar
 
 from vllm_ascend_ext.mtp.end_state import EndState, State
 from vllm_ascend_ext.mtp.errors import (
-    ChannelClosedError,
     ChannelError,
     ChannelFullError,
     ChannelInUseError,
     ChannelSizeError,
-    NoFrameError,
     ReaderGoneError,
-    WriterGoneError,
 )
 from vllm_ascend_ext.mtp.native import Backend
-from vllm_ascend_ext.mtp.owner import NOBODY, Owner
-from vllm_ascend_ext.mtp.ring_file import RingFile, RingSize, Word, create, ring_path
+from vllm_ascend_ext.mtp.owner import Owner
+from vllm_ascend_ext.mtp.ring_file import RingFile, Word
+from vllm_ascend_ext.mtp.ring_folder import clear_dead_rings, create, open_ring, ring_path
+from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.rows import Memory
 
 SLICE_S = 0.1
 """The longest sleep without a look at whether the other end lives."""
 _POLL_S = 0.005
+_SETTLE_S = 1.0
+_SETTLE_POLL_S = 0.0005
 
+_Parsed = TypeVar("_Parsed")
 _logger = logging.getLogger(__name__)
 
 
@@ -51,6 +52,7 @@ class RingWriter:
 
     def __init__(self, instance: int, replica: int, size: RingSize, backend: Backend) -> None:
         self.path = ring_path(instance, replica)
+        clear_dead_rings(keep=self.path)
         self._file = self._create_or_continue(instance, replica, size)
         self.size = self._file.size
         self.memory = Memory(self._file.frames, self._file.frames_address)
@@ -88,6 +90,7 @@ class RingWriter:
                 file.close()
                 raise ChannelInUseError(f"{self.path} is written by {writer}; one instance writes one ring")
             elif file.size == size and not file.words[Word.IS_CLOSED]:
+                file.words[Word.ORPHANED_AT] = 0
                 file.words[Word.WRITER_START] = me.start_ticks
                 file.words[Word.WRITER_PID] = me.pid
                 return file
@@ -99,8 +102,7 @@ class RingWriter:
     def _replace(self, file: RingFile) -> None:
         if num_unread := file.num_unread:
             _logger.warning(
-                "%s of %s is replaced: it is closed or of another size. Its %d unread frames, the first of them %d, "
-                "are lost",
+                "%s of %s is replaced, being closed or of another size: %d unread frames, from %d on, are lost",
                 *(self.path, file.writer, num_unread, file.words[Word.ACKNOWLEDGED]),
             )
         self.path.unlink(missing_ok=True)
@@ -169,7 +171,8 @@ class RingWriter:
     def _full_error(self, timeout_s: float) -> ChannelError:
         reader = self._file.reader
         what = (
-            f"{self.path} is full for {timeout_s:g} s: its reader, {reader}, is {self.num_unread} frames behind, "
+            f"{self.path} is full for {timeout_s:g} s: its reader, {reader}{self._file.reader_label}, is "
+            f"{self.num_unread} frames behind, "
             f"the first of them frame {self._words[Word.ACKNOWLEDGED]}"
         )
         return ChannelFullError(what) if reader.is_alive else ReaderGoneError(what)
@@ -207,171 +210,5 @@ class RingWriter:
         return num_unread
 
 
-class _Looker:
-    """What a reader and an observer have in common."""
-
-    def __init__(self, path: Path, timeout_s: float, backend: Backend, *, writable: bool) -> None:
-        self.path = path
-        self._file = _await_ring(path, timeout_s, writable=writable)
-        self._words = self._file.words
-        self._published = backend.counter(self._file, Word.PUBLISHED, Word.READER_WAITS)
-        self.state = EndState(self._file)
-        self.sequence = self._words[Word.ACKNOWLEDGED]
-
-    @property
-    def sequence(self) -> int:
-        """Of the frame that comes next."""
-        return self.state.words[State.SEQUENCE]
-
-    @sequence.setter
-    def sequence(self, sequence: int) -> None:
-        self.state.words[State.SEQUENCE] = sequence
-
-    @property
-    def is_overtaken(self) -> bool:
-        """Whether frame `sequence` was acknowledged, so that it may be gone."""
-        return self._words[Word.ACKNOWLEDGED] > self.sequence
-
-    def wait(self, timeout_s: float) -> None:
-        """Waits until frame `sequence` is there.
-
-        Raises:
-            NoFrameError: it did not come within `timeout_s` seconds.
-            ChannelClosedError: it never will, the writer has closed the channel.
-            WriterGoneError: it never will, the writer died.
-        """
-        if self._words[Word.PUBLISHED] > self.sequence:
-            return
-        deadline = time.monotonic() + timeout_s
-        self._say_waiting(True)
-        try:
-            while self._words[Word.PUBLISHED] <= self.sequence:
-                is_over = self._words[Word.IS_CLOSED] or not self._file.writer.is_alive
-                if is_over and self._words[Word.PUBLISHED] <= self.sequence:  # look again: it was alive before
-                    raise self._over_error()
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    raise NoFrameError(f"{self._file.writer} sent no frame {self.sequence} for {timeout_s:g} s")
-                self._published.wait(self.sequence, min(left_s, SLICE_S))
-        finally:
-            self._say_waiting(False)
-
-    def _say_waiting(self, waits: bool) -> None:
-        """So that the writer wakes us."""
-
-    def _over_error(self) -> ChannelError:
-        if self._words[Word.IS_CLOSED]:
-            return ChannelClosedError(f"{self.path} was closed after {self.sequence} frames")
-        return WriterGoneError(f"the writer of {self.path}, {self._file.writer}, sent {self.sequence} frames")
-
-    def copy(self) -> bytes:
-        """A copy of the frame `sequence`, which is there. What it is worth, its checksum tells."""
-        words, size = self._words, self._file.size
-        descriptor = self._file.descriptor(self.sequence)
-        offset, num_bytes = words[descriptor] % size.capacity, words[descriptor + 1]
-        return bytes(self._file.frames[offset : offset + min(num_bytes, size.max_frame_bytes)])
-
-    def kept_roster(self, sequence: int) -> bytes | None:
-        """The roster that frame `sequence` carried, if the acknowledging reader kept it."""
-        return self._file.kept_roster(sequence)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class RingReader(_Looker):
-    """The acknowledging end; begins at the first frame that was not acknowledged.
-
-    Args:
-        timeout_s: how long to wait for the ring to be created.
-
-    Raises:
-        NoFrameError: there was none.
-        ChannelInUseError: it has a reader that lives.
-        ChannelError: what lies there is somebody else's, or damaged.
-    """
-
-    def __init__(self, instance: int, replica: int, timeout_s: float, backend: Backend) -> None:
-        super().__init__(ring_path(instance, replica), timeout_s, backend, writable=True)
-        self._acknowledged = backend.counter(self._file, Word.ACKNOWLEDGED, Word.WRITER_WAITS)
-        self._kept = -1
-        with self._file.locked():
-            if self._file.reader.is_alive:
-                reader = self._file.reader
-                self._file.close()
-                raise ChannelInUseError(f"{self.path} is read by {reader}; others can only observe")
-            me = Owner.this_process()
-            self._words[Word.READER_START] = me.start_ticks
-            self._words[Word.READER_PID] = me.pid
-            self.sequence = self._words[Word.ACKNOWLEDGED]
-
-    def _say_waiting(self, waits: bool) -> None:
-        self._published.announce(waits)
-
-    @property
-    def num_unacknowledged(self) -> int:
-        """Frames before `sequence` that were not acknowledged."""
-        return self.sequence - self._words[Word.ACKNOWLEDGED]
-
-    def acknowledge(self) -> None:
-        """Gives up all frames before `sequence`."""
-        self._acknowledged.publish(self.sequence)
-
-    def keep_roster(self, sequence: int, blob: bytes) -> None:
-        """Keeps the roster in force, which `RingFile.keep_roster` explains, if it is not kept yet."""
-        if sequence != self._kept:
-            self._file.keep_roster(sequence, blob)
-            self._kept = sequence
-
-    def close(self) -> None:
-        """Leaves the ring to the next reader, even that of a dead writer, who may come back and count on."""
-        if not self._file.is_closed:
-            self._words[Word.READER_PID] = NOBODY.pid
-        super().close()
-
-
-class RingObserver(_Looker):
-    """Looks on, without a right to write, and may be overtaken."""
-
-    def __init__(self, instance: int, replica: int, timeout_s: float, backend: Backend) -> None:
-        super().__init__(ring_path(instance, replica), timeout_s, backend, writable=False)
-
-    def catch_up(self) -> int:
-        """Goes on with the oldest frame that is surely there; returns how many were skipped."""
-        oldest = self._words[Word.ACKNOWLEDGED]
-        num_missed = max(oldest - self.sequence, 0)
-        self.sequence += num_missed
-        return num_missed
-
-
 def _end(position: int, num_bytes: int) -> int:
     return position + (num_bytes + 7) // 8 * 8
-
-
-def open_ring(path: Path, *, writable: bool) -> RingFile:
-    """Maps a ring that is there.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ChannelError: it is damaged, or not this user's alone.
-    """
-    file = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        status = os.fstat(file)
-        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise ChannelError(f"{path} belongs to user {status.st_uid}, mode {status.st_mode & 0o777:o}: not ours")
-        return RingFile(file, path, writable=writable)
-    except BaseException:
-        os.close(file)
-        raise
-
-
-def _await_ring(path: Path, timeout_s: float, *, writable: bool) -> RingFile:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return open_ring(path, writable=writable)
-        except FileNotFoundError:
-            if time.monotonic() >= deadline:
-                raise NoFrameError(f"{path} was not created within {timeout_s:g} s: no sender has started") from None
-            time.sleep(_POLL_S)

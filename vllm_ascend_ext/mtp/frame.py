@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frame: what one data-parallel replica accepted in one step, target and draft together. docs/mtp_output.md.
 
-Little-endian. A header of 64 bytes, sections, and a trailer of 8 bytes, the XXH64 of all before it. A section is u16
-kind, u16 zero, u32 bytes of its body, and the body, a multiple of 4 bytes; kinds that a reader does not know are
-skipped, so a minor version may add some.
+Little-endian. A header of 64 bytes, sections, and a trailer of 8 bytes, the XXH64 of all before it. A section is
+u16 kind, u16 zero, u32 bytes of its body, and the body, a multiple of 4 bytes; kinds that a reader does not know
+are skipped, so a minor version may add some.
 """
 
 from __future__ import annotations
@@ -170,7 +170,9 @@ class FrameReader:
             blob = data[at : at + num_bytes]
             ids = dict(read_roster(blob, at))
             if roster_sequence != sequence:
-                raise FrameError(_ROSTER_SEQUENCE_AT, f"frame {sequence} has a roster and refers to that of {roster_sequence}")
+                raise FrameError(
+                    _ROSTER_SEQUENCE_AT, f"frame {sequence} has a roster, and refers to that of {roster_sequence}"
+                )
         elif roster_sequence != self.roster_sequence:
             raise UnknownRosterError(_ROSTER_SEQUENCE_AT, roster_sequence)
         sections = tuple(

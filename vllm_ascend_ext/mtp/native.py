@@ -96,7 +96,8 @@ class NativeRows:
         if num_bytes < 0:
             count, status = packed_BW[-1 - num_bytes, :2].tolist()
             raise ValueError(
-                f"row {-1 - num_bytes}: counts are 0 to {section.num_slots} and statuses bytes, not {count} and {status}"
+                f"row {-1 - num_bytes}: counts are 0 to {section.num_slots} and statuses bytes, "
+                f"not {count} and {status}"
             )
         return num_bytes
 
@@ -113,7 +114,7 @@ class NativeRows:
 def records_of(array: Int32Array) -> Any:
     """The memory of `array`, for a pointer argument; quicker than ``array.ctypes``."""
     if array.flags.writeable and array.size:
-        return ctypes.c_int32.from_buffer(array)
+        return ctypes.c_int32.from_buffer(array.data)
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctypes.c_int32))
 
 

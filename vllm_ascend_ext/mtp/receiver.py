@@ -3,16 +3,11 @@
 
 from __future__ import annotations
 
-import time
-
-from vllm_ascend_ext.mtp.channel import RingObserver, RingReader
+from vllm_ascend_ext.mtp.channel_reader import RingObserver, RingReader
 from vllm_ascend_ext.mtp.errors import FrameError, SequenceError, UnknownRosterError
 from vllm_ascend_ext.mtp.frame import Frame, FrameReader
 from vllm_ascend_ext.mtp.native import Backend, installed_backend
 from vllm_ascend_ext.mtp.usual_case import UsualReceive
-
-_SETTLE_S = 1.0
-_SETTLE_POLL_S = 0.0005
 
 
 class OutputReceiver:
@@ -72,8 +67,9 @@ class OutputReceiver:
 
     def acknowledge(self) -> None:
         """Acknowledges all that was received: it is this process's now and will not come again."""
-        if self._ring.num_unacknowledged:
-            self._ring.acknowledge()
+        ring = self._ring
+        if ring.acknowledged != ring.sequence:
+            ring.acknowledge(ring.sequence)
 
     def close(self) -> None:
         """Leaves what is not acknowledged to the next reader."""
@@ -98,7 +94,8 @@ class OutputObserver:
         """The next frame that is still there; `num_missed` counts those that were not.
 
         Raises:
-            NoFrameError, WriterGoneError, ChannelClosedError, FrameError, SequenceError: as `OutputReceiver.receive`.
+            NoFrameError, WriterGoneError, ChannelClosedError, FrameError, SequenceError: as
+                `OutputReceiver.receive`.
         """
         ring = self._ring
         while True:
@@ -129,24 +126,10 @@ class _Intake:
         self.reader = FrameReader(backend.codec)
 
     def next_frame(self, ring: RingReader | RingObserver) -> Frame:
-        """The frame `ring.sequence`, which was published.
+        """The frame `ring.sequence`, which was published."""
+        return ring.read(lambda data: self._parse(ring, data))
 
-        On hosts that let a reader see the counter before the frame, the frame settles shortly after.
-        """
-        try:
-            return self._parse(ring)
-        except (FrameError, SequenceError):
-            deadline = time.monotonic() + _SETTLE_S
-        while True:
-            try:
-                return self._parse(ring)
-            except (FrameError, SequenceError):
-                if ring.is_overtaken or time.monotonic() >= deadline:
-                    raise
-                time.sleep(_SETTLE_POLL_S)
-
-    def _parse(self, ring: RingReader | RingObserver) -> Frame:
-        data = ring.copy()
+    def _parse(self, ring: RingReader | RingObserver, data: bytes) -> Frame:
         try:
             frame = self.reader.read(data)
         except UnknownRosterError as error:

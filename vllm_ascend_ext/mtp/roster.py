@@ -40,7 +40,8 @@ def write_roster(roster: Roster) -> bytes:
         if max(lengths, default=0) > MAX_ID_BYTES:
             raise ValueError(f"a request id has at most {MAX_ID_BYTES} bytes, not {max(lengths)}")
         text = b"".join(texts)
-        parts += [_LIST.pack(kind, len(texts), len(text)), _padded(np.array(lengths, "<u2").tobytes()), _padded(text)]
+        parts.append(_LIST.pack(kind, len(texts), len(text)))
+        parts += [_padded(np.array(lengths, "<u2").tobytes()), _padded(text)]
     return b"".join(parts)
 
 
@@ -84,7 +85,8 @@ def _read_list(
     text = blob[text_at : text_at + num_bytes]
     ends = accumulate(lengths)
     try:
-        request_ids = tuple(text[stop - length : stop].decode() for stop, length in zip(ends, lengths, strict=True))
+        spans = zip(ends, lengths, strict=True)
+        request_ids = tuple(text[stop - length : stop].decode() for stop, length in spans)
     except UnicodeDecodeError as error:
         raise FrameError(start + text_at, f"a request id is not UTF-8: {error}") from error
     if len(set(request_ids)) != count:

@@ -102,7 +102,8 @@ class NumpyRows:
         is_accepted_BS = np.arange(num_slots) < counts_B[:, None]
         num_tokens = int(counts_B.sum())
         head = RowsHead(batch, num_slots, section.top_k, num_tokens)
-        if batch and (counts_B.min() < 0 or counts_B.max() > num_slots or status_B.min() < 0 or status_B.max() > 255):
+        # as unsigned numbers, negative ones are too large
+        if batch and (counts_B.view(np.uint32).max() > num_slots or status_B.view(np.uint32).max() > 255):
             raise ValueError(
                 f"counts are 0 to {num_slots} and statuses bytes, not {counts_B.tolist()} and {status_B.tolist()}"
             )

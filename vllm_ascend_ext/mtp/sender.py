@@ -10,7 +10,7 @@ from vllm_ascend_ext.mtp.channel import RingWriter
 from vllm_ascend_ext.mtp.end_state import State
 from vllm_ascend_ext.mtp.frame import FrameWriter
 from vllm_ascend_ext.mtp.native import Backend, installed_backend
-from vllm_ascend_ext.mtp.ring_file import RingSize
+from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.section import Section, Source
 from vllm_ascend_ext.mtp.usual_case import UsualSend
 
@@ -49,7 +49,13 @@ class OutputSender:
     """
 
     def __init__(
-        self, instance: int, replica: int, size: RingSize, *, timeout_s: float = 60.0, backend: Backend | None = None
+        self,
+        instance: int,
+        replica: int,
+        size: RingSize,
+        *,
+        timeout_s: float = 60.0,
+        backend: Backend | None = None,
     ) -> None:
         backend = backend or installed_backend()
         self._timeout_s = timeout_s

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The usual case, one call into C++ a frame: ids and shapes as in the frame before, room in the ring, nothing wrong.
+"""The usual case in one call into C++: ids and shapes as in the frame before, room in the ring, nothing wrong.
 
 Each says so when a frame is not of that kind; the code in Python then does all of it, and tells the next one here.
 """
@@ -46,7 +46,7 @@ class UsualSend:
             if not _is_like(draft, self._draft):
                 return False
             code = self._send(self._address, step, records_of(target.packed_BW), records_of(draft.packed_BW))
-        return code == 0
+        return bool(code == 0)
 
 
 class UsualReceive:
@@ -69,7 +69,7 @@ class UsualReceive:
         self._memory = []
 
     def receive(self) -> Frame | bool:
-        """The next frame; True when there is none, False when it is not usual. What was read before is acknowledged.
+        """The next frame; True when there is none, False when it is not usual. Acknowledges what was read before.
 
         Needs to have learned, and the roster in force to be kept.
         """
