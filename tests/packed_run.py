@@ -31,7 +31,7 @@ class PackedRun:
         for _ in range(num_steps):
             on_host = self._sample()
             on_device = Sampled(*(None if x is None else x.to(self._device) for x in self._parts(on_host)))
-            if not self.packed.has_free_slot:
+            if not self.packed.free:
                 self._take()
             self._on_way.append((self.packed.launch(on_device), on_host))
             while self._on_way and self._random.random() < 0.4:

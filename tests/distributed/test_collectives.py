@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from tests.distributed.ranks import run_ranks
 from vllm_ascend_ext.collectives import CollectiveError, Collectives
+from vllm_ascend_ext.mtp.launch_bound import exchange_bounds
 
 pytestmark = pytest.mark.distributed
 
@@ -75,6 +76,13 @@ def _even(rank, num_ranks):
         assert torch.equal(part, total[2 * rank : 2 * rank + 2])
         assert torch.equal(group.all_gather_rows(everyone[rank], None), torch.cat(everyone))
         assert torch.equal(group.reduce_scatter_rows(everyone[rank], None), part)
+        for source in range(num_ranks):
+            x = everyone[rank].clone()
+            group.broadcast_(x, source)
+            assert torch.equal(x, everyone[source])
+    with pytest.raises(ValueError, match=f"source {num_ranks} of {num_ranks}"):
+        group.broadcast_(torch.ones(1), num_ranks)
+    assert exchange_bounds(group, 10 + rank) == tuple(range(10, 10 + num_ranks))
     vector = torch.full((rank + 1,), float(rank))
     sizes = [r + 1 for r in range(num_ranks)]
     expected = [float(r) for r in range(num_ranks) for _ in range(r + 1)]
@@ -93,6 +101,7 @@ def _traffic(rank):
     group.all_gather_rows(torch.ones(rank, 4), [0, 1, 2])
     group.reduce_scatter_rows(torch.ones(3, 4), [1, 1, 1])
     group.gather_rows(torch.ones(2, 4), None, dst=1)
+    group.broadcast_(torch.ones(2, 4), 2)
     counts = group.traffic()
     group.reset_traffic()
     return counts, group.traffic()
@@ -105,6 +114,7 @@ def test_traffic_is_counted():
             "all_gather_rows": {"calls": 1, "rows": 2, "bytes": 2 * 32},
             "reduce_scatter_rows": {"calls": 1, "rows": 3, "bytes": 2 * 48 // 3},
             "gather_rows": {"calls": 1, "rows": 2, "bytes": 0 if rank == 1 else 32},
+            "broadcast_": {"calls": 1, "rows": 2, "bytes": 32 if rank == 2 else 0},
         }
         assert after_reset == {}
 

@@ -16,10 +16,11 @@ from vllm_ascend_ext.integration.compat import Patch, apply_patches
 from vllm_ascend_ext.integration.engine_requests import EngineRequests
 from vllm_ascend_ext.integration.errors import StartupError
 from vllm_ascend_ext.integration.runner_outputs import VllmOutputs
+from vllm_ascend_ext.mtp.discard import DiscardingReader
 from vllm_ascend_ext.mtp.errors import ChannelError
 from vllm_ascend_ext.mtp.launch_bound import LaunchBound
 from vllm_ascend_ext.mtp.packed_output import PackedOutput, PackedOutputStats, PackedShape
-from vllm_ascend_ext.mtp.ring_file import RingSize
+from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.routing import OutputLayout, OutputRouting, route_output
 from vllm_ascend_ext.mtp.sender import OutputSender
 from vllm_ascend_ext.mtp.step_sender import Outlet, StepSender
@@ -64,6 +65,7 @@ def bind(worker: Any, config: MtpOutputConfig) -> None:
         sender=sender,
         peers=_peers(vllm_config, config, is_async=is_async),
         launches=LaunchBound(num_speculative_tokens),
+        num_slots=config.slots,
         is_async=is_async,
     )
     runner.attach_outputs(VllmOutputs(runner, outputs, history if routing.sends else None))
@@ -104,7 +106,10 @@ def _outlet(config: MtpOutputConfig, replica: int, max_num_seqs: int, num_specul
     columns = config.top_k + 1 if config.top_k else 0
     try:
         size = RingSize.for_engine(max_num_seqs, num_speculative_tokens, columns, num_frames=config.frames)
-        return OutputSender(config.instance, replica, size, timeout_s=config.deadline_s)
+        sender = OutputSender(config.instance, replica, size, timeout_s=config.deadline_s)
+        if config.reader == "none":
+            DiscardingReader(config.instance, replica)
+        return sender
     except ChannelError as error:
         raise StartupError(f"ascend_ext.mtp_output, replica {replica}: {error}") from error
 

@@ -159,11 +159,6 @@ class PackedOutput:
         """Of the slots' device memory, which is all that is ever copied."""
         return self._addresses
 
-    @property
-    def has_free_slot(self) -> bool:
-        """Whether `launch` may be called."""
-        return bool(self.free)
-
     def launch(self, sampled: Sampled) -> PackedStep:
         """Packs what the main stream has sampled and sends it on its way. Never waits.
 

@@ -66,6 +66,7 @@ class StepOutputs:
     Args:
         packed, sender: on the rank that sends, else None.
         launches: the bound of this replica's.
+        num_slots: steps that may be on their way.
         is_async: asynchronous scheduling.
     """
 
@@ -76,11 +77,13 @@ class StepOutputs:
         sender: StepSender | None,
         peers: ReplicaPeers,
         launches: LaunchBound,
+        num_slots: int,
         is_async: bool,
     ) -> None:
         self.packed, self.sender, self.peers = packed, sender, peers
         self.launches = launches
         self.is_async = is_async
+        self._num_slots = num_slots
         self.num_received = 0
         self.step = 0  # that began last
         self._events = StepEvents()
@@ -113,7 +116,7 @@ class StepOutputs:
         is_shared = self.peers.collectives is not None and self.peers.always_share
         if self.packed is None and not (is_shared or needs_history):
             return None
-        if self.packed is not None and not self.packed.has_free_slot:
+        if len(self._pending) >= self._num_slots:  # not by the slots: ranks that only receive must do alike
             self._resolve_all()
         step = StepOutput(
             step=self.step,

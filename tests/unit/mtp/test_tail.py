@@ -14,7 +14,7 @@ import pytest
 from vllm_ascend_ext.cli import main
 from vllm_ascend_ext.mtp.acceptance import Acceptance
 from vllm_ascend_ext.mtp.frame import Section, Source
-from vllm_ascend_ext.mtp.ring_file import RingSize
+from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.sender import OutputSender
 
 INSTANCE = os.getpid() + 2**31  # of no engine
