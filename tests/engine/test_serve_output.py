@@ -50,7 +50,7 @@ def test_an_observer_sees_what_clients_get(tiny_model: str, tmp_path: Path) -> N
     instance = next_instance()
     server = Server(Path(tiny_model), arguments(instance), tmp_path)
     try:
-        server.wait_until_healthy(300)
+        server.wait_until_healthy(600)  # a bound, not a measurement
         command = [sys.executable, "-c", TAIL, "tail", "--json", "--instance", str(instance)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tail:
             answers = [complete(server, count) for count in NUM_TOKENS]
