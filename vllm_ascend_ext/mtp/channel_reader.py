@@ -55,6 +55,24 @@ class _Looker:
         self.state.words[State.SEQUENCE] = sequence
 
     @property
+    def num_published(self) -> int:
+        """Frames that were ever written to the ring."""
+        return self._words[Word.PUBLISHED]
+
+    @property
+    def is_published(self) -> bool:
+        """Whether frame `sequence` is there."""
+        return self._words[Word.PUBLISHED] > self.sequence
+
+    @property
+    def writer(self) -> Owner:
+        return self._file.writer
+
+    @property
+    def is_closed_by_writer(self) -> bool:
+        return bool(self._words[Word.IS_CLOSED])
+
+    @property
     def is_overtaken(self) -> bool:
         """Whether frame `sequence` was acknowledged, so that it may be gone."""
         return self._words[Word.ACKNOWLEDGED] > self.sequence
@@ -82,6 +100,13 @@ class _Looker:
                 self._published.wait(self.sequence, min(left_s, SLICE_S))
         finally:
             self._say_waiting(False)
+
+    def sleep(self, timeout_s: float) -> None:
+        """Sleeps until frame `sequence` is there, `timeout_s` seconds at most; may return early."""
+        self._say_waiting(True)
+        if not self.is_published:
+            self._published.wait(self.sequence, timeout_s)
+        self._say_waiting(False)
 
     def _say_waiting(self, waits: bool) -> None:
         """So that the writer wakes us."""
@@ -152,6 +177,14 @@ class RingReader(_Looker):
 
     def _say_waiting(self, waits: bool) -> None:
         self._published.announce(waits)
+
+    def label(self, text: str) -> None:
+        """What the errors of a writer that waits for this reader say of it."""
+        self._file.reader_label = text
+
+    def newest_kept_roster(self, before: int) -> tuple[int, bytes] | None:
+        """The newest roster kept of a frame before `before`, and that frame."""
+        return self._file.newest_kept_roster(before)
 
     @property
     def acknowledged(self) -> int:

@@ -217,6 +217,17 @@ def read_header(data: bytes) -> tuple[int, int, int, int, int, int, int]:
     return step, sequence, sent_ns, roster_sequence, instance, replica, num_sections
 
 
+def frame_sequence(data: bytes) -> int:
+    """The sequence of a whole frame. Raises what `read_header` does."""
+    return read_header(data)[1]
+
+
+def inline_roster(data: bytes) -> bytes | None:
+    """The roster that a whole frame carries, if it does. Raises what `FrameReader.read` says."""
+    place = section_places(data, read_header(data)[-1]).get(ROSTER_KIND)
+    return data[place[0] : place[0] + place[1]] if place else None
+
+
 def section_places(data: bytes, num_sections: int) -> dict[int, tuple[int, int]]:
     """Kind of each section → where its body begins and how long it is.
 

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vllm_ascend_ext.mtp.channel_reader import RingObserver, RingReader
 from vllm_ascend_ext.mtp.errors import FrameError, SequenceError, UnknownRosterError
 from vllm_ascend_ext.mtp.frame import Frame, FrameReader
 from vllm_ascend_ext.mtp.native import Backend, installed_backend
 from vllm_ascend_ext.mtp.usual_case import UsualReceive
+
+if TYPE_CHECKING:
+    from vllm_ascend_ext.mtp.zmq_reader import ZmqReader
 
 
 class OutputReceiver:
@@ -28,9 +33,38 @@ class OutputReceiver:
         self, instance: int, replica: int, *, timeout_s: float = 60.0, backend: Backend | None = None
     ) -> None:
         backend = backend or installed_backend()
-        self._ring = RingReader(instance, replica, timeout_s, backend)
-        self._intake = _Intake(instance, replica, backend)
-        self._usual = UsualReceive(backend.functions, self._ring.state) if backend.functions else None
+        ring = RingReader(instance, replica, timeout_s, backend)
+        usual = UsualReceive(backend.functions, ring.state) if backend.functions else None
+        self._read_from(ring, usual, _Intake(instance, replica, backend))
+
+    @classmethod
+    def connect(
+        cls,
+        endpoint: str,
+        instance: int,
+        replica: int,
+        *,
+        timeout_s: float = 60.0,
+        backend: Backend | None = None,
+    ) -> OutputReceiver:
+        """The reader on another host, of what a `RingForwarder` forwards.
+
+        Args:
+            endpoint: as ZMQ writes it, ``tcp://10.0.0.1:5600``.
+            timeout_s: how long to wait for an answer.
+
+        Raises:
+            NoFrameError, ChannelInUseError, ChannelError: what `ZmqReader` says.
+        """
+        from vllm_ascend_ext.mtp.zmq_reader import ZmqReader  # pyzmq is for other hosts only
+
+        receiver = cls.__new__(cls)
+        intake = _Intake(instance, replica, backend or installed_backend())
+        receiver._read_from(ZmqReader(endpoint, instance, replica, timeout_s), None, intake)
+        return receiver
+
+    def _read_from(self, ring: RingReader | ZmqReader, usual: UsualReceive | None, intake: _Intake) -> None:
+        self._ring, self._usual, self._intake = ring, usual, intake
         self._has_learned = False
 
     def receive(self, timeout_s: float) -> Frame:
@@ -125,11 +159,11 @@ class _Intake:
         self._identity = instance, replica
         self.reader = FrameReader(backend.codec)
 
-    def next_frame(self, ring: RingReader | RingObserver) -> Frame:
+    def next_frame(self, ring: RingReader | RingObserver | ZmqReader) -> Frame:
         """The frame `ring.sequence`, which was published."""
         return ring.read(lambda data: self._parse(ring, data))
 
-    def _parse(self, ring: RingReader | RingObserver, data: bytes) -> Frame:
+    def _parse(self, ring: RingReader | RingObserver | ZmqReader, data: bytes) -> Frame:
         try:
             frame = self.reader.read(data)
         except UnknownRosterError as error:

@@ -146,6 +146,14 @@ class RingFile:
                     return blob
         return None
 
+    def newest_kept_roster(self, before: int) -> tuple[int, bytes] | None:
+        """The newest roster that a reader kept of a frame before `before`, and that frame."""
+        for sequence in sorted((self._slot_head(index)[0] for index in range(2)), reverse=True):
+            blob = self.kept_roster(sequence) if sequence < before else None
+            if blob is not None:
+                return sequence, blob
+        return None
+
     def _slot_head(self, index: int) -> tuple[int, int, int]:
         """Sequence, length and checksum."""
         return SLOT_HEAD.unpack_from(self._slot(index))
