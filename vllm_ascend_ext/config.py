@@ -55,8 +55,8 @@ class MtpOutputConfig(_Section):
     Attributes:
         transport: of frames, to readers on this machine (`ring`) or on others (`zmq`).
         endpoint: with `zmq`, "tcp://HOST:PORT" of replica 0; replica r listens at PORT + r.
-        reader: `required`: a full ring blocks the engine until a reader acknowledges. `none`: only observers look, and
-            each frame is given up once it was sent.
+        reader: `required`: a full ring blocks the engine until a reader acknowledges. `none`: only observers look,
+            and each frame is given up once it was sent.
         instance: tells engines on one machine apart; the same after a restart.
         top_k: log-probabilities that a frame carries at most, beside the sampled token's own; 0: none.
         frames: that may wait for the reader.

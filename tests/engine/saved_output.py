@@ -16,6 +16,7 @@ from vllm_ascend_ext.integration.engine import EngineCase, even_split
 from vllm_ascend_ext.integration.ranks import Rank, run_ranks
 from vllm_ascend_ext.mtp.errors import ChannelClosedError
 from vllm_ascend_ext.mtp.frame import Frame, RequestStatus, Source
+from vllm_ascend_ext.mtp.outlet import replica_endpoint
 from vllm_ascend_ext.mtp.receiver import OutputReceiver
 
 _instances = itertools.count(os.getpid() << 8)
@@ -81,11 +82,15 @@ def read_frames(frames: Sequence[Frame]) -> dict[str, Told]:
 class FrameReader(threading.Thread):
     """Receives and acknowledges until the sender closes."""
 
-    def __init__(self, instance: int, replica: int) -> None:
+    def __init__(self, instance: int, replica: int, endpoint: str) -> None:
         super().__init__(daemon=True)
         self.frames: list[Frame] = []
         self.error: Exception | None = None
-        self._receiver = OutputReceiver(instance, replica, timeout_s=60)
+        if endpoint:
+            address = replica_endpoint(endpoint, replica)
+            self._receiver = OutputReceiver.connect(address, instance, replica, timeout_s=60)
+        else:
+            self._receiver = OutputReceiver(instance, replica, timeout_s=60)
         self.start()
 
     def run(self) -> None:
@@ -142,7 +147,7 @@ def _run(
     copies = DeviceCopies(core.model_executor.driver_worker.worker.model_runner)
     output = (case.ascend_ext or {}).get("mtp_output", {})
     reads = bool(output.get("enabled")) and rank.tp_rank == 0
-    reader = FrameReader(output["instance"], rank.dp_rank) if reads else None
+    reader = FrameReader(output["instance"], rank.dp_rank, output.get("endpoint", "")) if reads else None
     for index in indices:
         options = {"temperature": 0.0, "ignore_eos": True, "seed": 0} | sampling[index]
         params = SamplingParams(output_kind=RequestOutputKind.DELTA, **options)

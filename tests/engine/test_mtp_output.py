@@ -7,6 +7,10 @@ their length, have log-probabilities or penalties (whose next step reads the tok
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+
 import pytest
 
 from tests.engine.reference import make_prompts
@@ -41,11 +45,24 @@ CASES = {  # layout, k, asynchronous scheduling
     "DP2xTP2 k3 async": (Layout(tp=2, dp=2), 3, True),
 }
 QUICK = "TP2 k2 async"
+OVER_ZMQ = "DP2 k2 sync"  # the others' frames go through shared memory
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody uses."""
+    for port in range(20000 + os.getpid() % 10000, 32000, count):
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
+            for offset in range(count):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port + offset))
+            return port
+    raise AssertionError("no free ports")
 
 
 def case_of(model: str, name: str, instance: int | None) -> EngineCase:
     layout, num_speculative_tokens, is_async = CASES[name]
     output = {"enabled": True, "instance": instance, "deadline_s": 60.0, "top_k": 2}
+    if name == OVER_ZMQ:
+        output |= {"transport": "zmq", "endpoint": f"tcp://127.0.0.1:{free_ports(layout.dp)}"}
     return EngineCase(
         model,
         layout,

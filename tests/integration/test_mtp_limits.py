@@ -17,6 +17,7 @@ def vllm_config(**changes: Any) -> Any:
     """A supported one, changed at dotted names."""
     config = SimpleNamespace(
         parallel_config=SimpleNamespace(
+            data_parallel_size=2,
             pipeline_parallel_size=1,
             prefill_context_parallel_size=1,
             distributed_executor_backend="mp",
@@ -42,7 +43,7 @@ def vllm_config(**changes: Any) -> Any:
     [
         ({"parallel_config__pipeline_parallel_size": 2}, "set pipeline_parallel_size and"),
         ({"parallel_config__prefill_context_parallel_size": 2}, "prefill_context_parallel_size to 1"),
-        ({"parallel_config__distributed_executor_backend": "ray"}, "not of 'ray'; set distributed_executor_backend"),
+        ({"parallel_config__distributed_executor_backend": "ray"}, "not of 'ray'; set distributed_executor"),
         ({"parallel_config__enable_elastic_ep": True}, "turn enable_elastic_ep off"),
         ({"kv_transfer_config": SimpleNamespace(kv_load_failure_policy="recompute")}, "set it to 'fail'"),
         (
@@ -65,6 +66,20 @@ def test_endpoint_belongs_to_zmq() -> None:
     for settings in ({"transport": "zmq"}, {"endpoint": "tcp://127.0.0.1:5555"}):
         with pytest.raises(UnsupportedCombinationError, match="needs `endpoint` with transport 'zmq'"):
             check(vllm_config(), MtpOutputConfig(enabled=True, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"endpoint": "localhost:5600"}, "endpoint 'localhost:5600': expected tcp://HOST:PORT"),
+        ({"endpoint": "tcp://localhost:65535"}, "with room for replica 1's port"),
+        ({"endpoint": "tcp://localhost:5600", "reader": "none"}, "set reader to 'required'"),
+    ],
+)
+def test_zmq_needs_an_address_and_a_reader(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedCombinationError) as error:
+        check(vllm_config(), MtpOutputConfig(enabled=True, transport="zmq", **settings))
+    assert message in str(error.value)
 
 
 def test_supported_with_and_without_drafts() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm_ascend_ext.config import MtpOutputConfig
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.mtp.outlet import replica_endpoint
 
 EXECUTORS = ("mp", "uni", "external_launcher")
 
@@ -22,6 +23,13 @@ def _limits(vllm_config: Any, config: MtpOutputConfig) -> Iterator[str]:
     parallel_config, model_config = vllm_config.parallel_config, vllm_config.model_config
     if (config.transport == "zmq") != bool(config.endpoint):
         yield "needs `endpoint` with transport 'zmq' and takes none with 'ring'"
+    if config.transport == "zmq":
+        if config.reader == "none":
+            yield "has 'zmq' for a reader on another host; set reader to 'required' or transport to 'ring'"
+        try:
+            replica_endpoint(config.endpoint, parallel_config.data_parallel_size - 1)
+        except ValueError as error:
+            yield str(error)
     if parallel_config.pipeline_parallel_size > 1 or parallel_config.prefill_context_parallel_size > 1:
         yield (
             "is not tested with pipeline or prefill-context parallelism; set pipeline_parallel_size and "

@@ -16,14 +16,13 @@ from vllm_ascend_ext.integration.compat import Patch, apply_patches
 from vllm_ascend_ext.integration.engine_requests import EngineRequests
 from vllm_ascend_ext.integration.errors import StartupError
 from vllm_ascend_ext.integration.runner_outputs import VllmOutputs
-from vllm_ascend_ext.mtp.discard import DiscardingReader
 from vllm_ascend_ext.mtp.errors import ChannelError
 from vllm_ascend_ext.mtp.launch_bound import LaunchBound
+from vllm_ascend_ext.mtp.outlet import EngineOutlet
 from vllm_ascend_ext.mtp.packed_output import PackedOutput, PackedOutputStats, PackedShape
 from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.routing import OutputLayout, OutputRouting, route_output
-from vllm_ascend_ext.mtp.sender import OutputSender
-from vllm_ascend_ext.mtp.step_sender import Outlet, StepSender
+from vllm_ascend_ext.mtp.step_sender import StepSender
 from vllm_ascend_ext.runner.step_output import ReplicaPeers, StepOutputs
 
 _ASYNC_OUTPUT = "AsyncGPUModelRunnerOutput"
@@ -102,15 +101,19 @@ def _packed_output(runner: Any, config: MtpOutputConfig, num_speculative_tokens:
     return PackedOutput(device, largest, num_slots=config.slots, deadline_s=config.deadline_s)
 
 
-def _outlet(config: MtpOutputConfig, replica: int, max_num_seqs: int, num_speculative_tokens: int) -> Outlet:
+def _outlet(config: MtpOutputConfig, replica: int, max_num_seqs: int, num_speculative_tokens: int) -> EngineOutlet:
     columns = config.top_k + 1 if config.top_k else 0
     try:
         size = RingSize.for_engine(max_num_seqs, num_speculative_tokens, columns, num_frames=config.frames)
-        sender = OutputSender(config.instance, replica, size, timeout_s=config.deadline_s)
-        if config.reader == "none":
-            DiscardingReader(config.instance, replica)
-        return sender
-    except ChannelError as error:
+        return EngineOutlet(
+            config.instance,
+            replica,
+            size,
+            timeout_s=config.deadline_s,
+            endpoint=config.endpoint,
+            has_reader=config.reader == "required",
+        )
+    except (ChannelError, ValueError) as error:
         raise StartupError(f"ascend_ext.mtp_output, replica {replica}: {error}") from error
 
 

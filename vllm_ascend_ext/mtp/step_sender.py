@@ -19,7 +19,7 @@ from vllm_ascend_ext.mtp.step_frame import sections_of_step
 
 
 class Outlet(Protocol):
-    """Where frames go: `OutputSender`."""
+    """Where frames go: `EngineOutlet`."""
 
     def send(self, step: int, target: Section, draft: Section | None = None, /) -> int:
         """Blocks until the frame is in the channel."""
@@ -30,7 +30,7 @@ class Outlet(Protocol):
         """Of the channel."""
         ...
 
-    def close(self) -> int:
+    def close(self) -> None:
         """No frame follows."""
         ...
 

@@ -2,8 +2,8 @@
 """A scheduler that runs ahead of its device: what it launches, what the host knows when; FastDeploy's old bound.
 
 The device decides how many tokens a request has in the next launch: 1 and its drafts, of which there are fewer
-near the end of a request, and one in the first step after a prefill elsewhere. The host hears of a launch's outcome
-up to `MAX_LAG` launches later.
+near the end of a request, and one in the first step after a prefill elsewhere. The host hears of a launch's
+outcome up to `MAX_LAG` launches later.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class Outlet:
         self.drafts.append(draft and draft._replace(packed_BW=draft.packed_BW.copy()))
         return len(self.frames) - 1
 
-    def close(self) -> int:
-        return 0
+    def close(self) -> None:
+        pass
 
 
 class StopsAt99:

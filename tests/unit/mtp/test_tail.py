@@ -24,7 +24,8 @@ INSTANCE = os.getpid() + 2**31  # of no engine
 def sender() -> Iterator[OutputSender]:
     """Three frames: drafts 2 of 2 and 0 of 2 accepted, none verified, and an end with one of its two."""
     sender = OutputSender(INSTANCE, 0, RingSize.for_engine(4, 2))
-    for step, (status, counts, drafts) in enumerate([([0, 0], [3, 1], 2), ([0, 4], [1, 0], 0), ([1, 2], [2, 0], 2)]):
+    frames = [([0, 0], [3, 1], 2), ([0, 4], [1, 0], 0), ([1, 2], [2, 0], 2)]
+    for step, (status, counts, drafts) in enumerate(frames):
         sections = [
             Section.from_arrays(
                 source,
