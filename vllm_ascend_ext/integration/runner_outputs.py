@@ -94,6 +94,7 @@ class VllmOutputs:
     def _follow_launch(self, scheduler_output: Any) -> None:
         """The same on all ranks: requests that join, go on with their prompt, leave; then the bound is checked."""
         launches, scheduled = self.outputs.launches, scheduler_output.num_scheduled_tokens
+        self.outputs.take_counts()
         for request_id in (*scheduler_output.finished_req_ids, *(scheduler_output.preempted_req_ids or ())):
             launches.finish(request_id)
             self._prompts.pop(request_id, None)

@@ -12,8 +12,8 @@ import numpy as np
 
 from vllm_ascend_ext.mtp.acceptance import Acceptance
 from vllm_ascend_ext.mtp.packed_output import PackedShape
-from vllm_ascend_ext.mtp.request_states import History, RequestStates, StepEvents, StepRows
-from vllm_ascend_ext.mtp.section import Int32Array, Section
+from vllm_ascend_ext.mtp.request_states import NO_ROW, History, RequestStates, StepEvents, StepRows
+from vllm_ascend_ext.mtp.section import Int32Array, RequestStatus, Section
 from vllm_ascend_ext.mtp.sender import SenderStats
 from vllm_ascend_ext.mtp.step_frame import sections_of_step
 
@@ -81,8 +81,11 @@ class StepSender:
         sampled for them is dropped, as the engine will. Any thread may call it."""
         self._ended.update(finished)
 
-    def send(self, step: int, events: StepEvents, sampled: SampledStep | None) -> None:
+    def send(self, step: int, events: StepEvents, sampled: SampledStep | None) -> list[str]:
         """Judges a step and sends its frame, none if there is nothing to say.
+
+        Returns:
+            The requests that what was sampled has ended.
 
         Raises:
             ChannelError: the reader did not keep up, or is gone.
@@ -98,10 +101,15 @@ class StepSender:
             rows = StepRows()
         if sampled is None:
             self._send(step, rows, None)
-            return
+            return []
         self._states.sampled(rows, events, sampled.request_ids, sampled.token_ids, self._ended)
         self._count(sampled)
         self._send(step, rows, sampled)
+        return [
+            request_id
+            for request_id, status, row in zip(rows.request_ids, rows.status, rows.sampled, strict=True)
+            if status == RequestStatus.FINISHED and row != NO_ROW
+        ]
 
     @property
     def outlet_stats(self) -> SenderStats:

@@ -48,6 +48,7 @@ class StepOutput:
     batch each, and what was packed, both for whoever needs them on the host."""
 
     step: int
+    launch: int
     events: StepEvents
     request_ids: tuple[str, ...]
     skipped: tuple[int, ...]
@@ -90,6 +91,7 @@ class StepOutputs:
         self._pending: deque[StepOutput] = deque()
         self._resolving = threading.RLock()
         self._failure: Exception | None = None
+        self._ended: deque[tuple[int, list[str]]] = deque()  # launches whose outcome has arrived, on the sender
 
     def begin_step(self, events: StepEvents) -> None:
         """The scheduler's facts of a step; on all ranks, before the model runs."""
@@ -99,6 +101,17 @@ class StepOutputs:
         self._events = events
         if self.sender is not None:
             self.sender.announce(events.finished)
+
+    def take_counts(self) -> None:
+        """Tells the launch bound what has arrived of earlier launches; called before a launch is announced to it.
+
+        Under asynchronous scheduling the launch that is about to come was decided before the outcome of the last
+        one was known, and may still have requests that this one ended.
+        """
+        newest = self.launches.step - self.is_async
+        while self._ended and self._ended[0][0] <= newest:
+            launch, ended = self._ended.popleft()
+            self.launches.counts_arrived(launch, dict.fromkeys(ended, 0))
 
     def sampled(
         self, sampled: Sampled, request_ids: Sequence[str], skipped: tuple[int, ...], *, needs_history: bool
@@ -120,6 +133,7 @@ class StepOutputs:
             self._resolve_all()
         step = StepOutput(
             step=self.step,
+            launch=self.launches.step,
             events=self._events,
             request_ids=tuple(request_ids),
             skipped=skipped,
@@ -198,7 +212,7 @@ class StepOutputs:
         step.target = MtpOutput._make(None if part is None else part.clone() for part in target)
         if self.sender is not None:
             words = SampledStep(step.request_ids, step.token_ids, step.shape, words_N.numpy(), step.sampled_s)
-            self.sender.send(step.step, step.events, words)
+            self._ended.append((step.launch, self.sender.send(step.step, step.events, words)))
         if step.packed is not None:
             step.packed.release()
         step.is_resolved = True
