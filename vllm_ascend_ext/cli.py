@@ -125,6 +125,7 @@ def _tail(options: argparse.Namespace) -> int:
 
     observer = OutputObserver(options.instance, options.replica, timeout_s=options.wait)
     tail = Tail(sys.stdout, options.json)
+    print(f"{PROGRAM}: looking on at instance {options.instance}, replica {options.replica}", file=sys.stderr)
     try:
         for frame in islice(follow(observer), options.frames):
             tail.show(frame)

@@ -53,6 +53,7 @@ def test_an_observer_sees_what_clients_get(tiny_model: str, tmp_path: Path) -> N
         server.wait_until_healthy(600)  # a bound, not a measurement
         command = [sys.executable, "-c", TAIL, "tail", "--json", "--instance", str(instance)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tail:
+            assert tail.stderr is not None and "looking on" in tail.stderr.readline()
             answers = [complete(server, count) for count in NUM_TOKENS]
             time.sleep(2)  # of looking on after the last token
             tail.send_signal(signal.SIGINT)

@@ -4,6 +4,7 @@ back."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from vllm.v1.outputs import LogprobsLists, LogprobsTensors
 
 from vllm_ascend_ext.integration.engine_requests import EngineRequests, num_prompt_tokens
-from vllm_ascend_ext.mtp.packed_output import Sampled, draft_rows
+from vllm_ascend_ext.mtp.packed_output import PackedShape, Sampled, draft_rows
 from vllm_ascend_ext.mtp.request_states import StepEvents
 from vllm_ascend_ext.runner.step_output import StepOutput, StepOutputs
 
@@ -68,7 +69,8 @@ class VllmOutputs:
         num_requests = batch.num_reqs
         skipped = np.flatnonzero(self._runner.discard_request_mask.np[:num_requests])
         self._step = self.outputs.sampled(
-            _to_pack(sampler_output, spec_decode_metadata),
+            _shape(sampler_output, spec_decode_metadata),
+            functools.partial(_to_pack, sampler_output, spec_decode_metadata),
             batch.req_ids[:num_requests],
             tuple(skipped.tolist()),
             needs_history=self.outputs.is_async and bool(batch.sampling_metadata.output_token_ids),
@@ -115,6 +117,15 @@ class VllmOutputs:
         self.outputs.launches.prefill(request_id, num_scheduled, is_last=is_last)
         if is_last:
             del self._prompts[request_id]
+
+
+def _shape(sampler_output: Any, spec_decode_metadata: Any) -> PackedShape:
+    """Of what `_to_pack` makes, known on the host."""
+    num_requests, num_slots = sampler_output.sampled_token_ids.shape
+    logprobs = sampler_output.logprobs_tensors
+    columns = 0 if logprobs is None else logprobs.logprob_token_ids.shape[-1]
+    num_drafts = 0 if spec_decode_metadata is None else spec_decode_metadata.max_spec_len
+    return PackedShape(num_requests, num_slots, columns, num_drafts)
 
 
 def _to_pack(sampler_output: Any, spec_decode_metadata: Any) -> Sampled:

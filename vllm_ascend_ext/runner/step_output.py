@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -114,11 +114,18 @@ class StepOutputs:
             self.launches.counts_arrived(launch, dict.fromkeys(ended, 0))
 
     def sampled(
-        self, sampled: Sampled, request_ids: Sequence[str], skipped: tuple[int, ...], *, needs_history: bool
+        self,
+        shape: PackedShape,
+        to_pack: Callable[[], Sampled],
+        request_ids: Sequence[str],
+        skipped: tuple[int, ...],
+        *,
+        needs_history: bool,
     ) -> StepOutput | None:
         """The step has sampled; nothing of it is on the host yet, and nobody waits.
 
         Args:
+            shape, to_pack: of what was sampled, and that itself, which only the sender asks for.
             request_ids: of the batch.
             skipped: rows whose tokens do not count.
             needs_history: `history` may be asked for.
@@ -137,8 +144,8 @@ class StepOutputs:
             events=self._events,
             request_ids=tuple(request_ids),
             skipped=skipped,
-            shape=sampled.shape,
-            packed=None if self.packed is None else self.packed.launch(sampled),
+            shape=shape,
+            packed=None if self.packed is None else self.packed.launch(to_pack()),
             is_shared=is_shared,
             sampled_s=time.monotonic(),
         )
