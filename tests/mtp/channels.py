@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ BACKENDS = ["python", "native"]
 _instances = itertools.count(INSTANCE)
 
 
+@cache
 def backend(name: str) -> Backend:
     """The one in Python, or the C++ library, which CMake builds once a checkout."""
     if name == "python":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from vllm_ascend_ext.mtp.channel import RingWriter
 from vllm_ascend_ext.mtp.end_state import State
@@ -98,6 +99,11 @@ class OutputSender:
         ring.state.words[State.BYTES_SENT] += num_bytes
         if self._usual is not None:
             self._usual.learn(writer.roster_sequence, sections, writer.bound(sections))
+
+    @property
+    def path(self) -> Path:
+        """The ring's."""
+        return self._ring.path
 
     @property
     def next_sequence(self) -> int:
