@@ -55,6 +55,10 @@ def _load_on(**settings: Any) -> dict[str, Any]:
     return {"ascend_ext": {"eplb_load": {"enabled": True, **settings}}}
 
 
+def _output_on(**settings: Any) -> dict[str, Any]:
+    return {"ascend_ext": {"mtp_output": {"enabled": True, **settings}}}
+
+
 _EPLB = {"tensor_parallel_size": 2, "enable_expert_parallel": True, "enable_eplb": True}
 
 CASES = {
@@ -93,6 +97,19 @@ CASES = {
     ),
     "rebalancing": Case(
         {**_EPLB, "eplb_config": {"use_async": False}}, additional_config=_load_on(rebalance=True)
+    ),
+    "output": Case(
+        {"speculative_config": {"method": "mtp", "num_speculative_tokens": 2}}, additional_config=_output_on()
+    ),
+    "output of a dense model, without drafts": Case({}, additional_config=_output_on(top_k=0), dense=True),
+    "output to nowhere": Case(
+        {}, ("mtp_output", "`endpoint`", "'zmq'"), additional_config=_output_on(transport="zmq")
+    ),
+    "output of all log-probabilities": Case(
+        {"max_logprobs": -1}, ("mtp_output", "set it to 20"), additional_config=_output_on()
+    ),
+    "output of routed experts": Case(
+        {"enable_return_routed_experts": True}, ("mtp_output", "turn one off"), additional_config=_output_on()
     ),
     "interval of nothing": _config_case(
         {"ascend_ext": {"eplb_load": {"interval": 0}}}, "ascend_ext.eplb_load.interval", "at least 1", "0"
