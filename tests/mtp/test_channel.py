@@ -234,7 +234,7 @@ def test_the_largest_step_fits():
     sender = OutputSender(instance, 0, RingSize.for_engine(512, 9, 20, num_frames=2), timeout_s=0, backend=of)
     rng = np.random.default_rng(0)
     target, draft = (
-        random_section(rng, source, 512, 10, 20, "x" * 250 + source.name) for source in (Source.TARGET, Source.DRAFT)
+        random_section(rng, source, 512, 10, 20, "x" * 240 + source.name) for source in (Source.TARGET, Source.DRAFT)
     )
     for section in (target, draft):
         section.packed_BW[:, 0] = 10
