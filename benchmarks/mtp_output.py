@@ -278,13 +278,14 @@ def main() -> None:
     arguments = parser.parse_args()
     backends = [python_backend()]
     if arguments.build:
-        for command in (["-S", ROOT, "-B", ROOT / "build/host"], ["--build", ROOT / "build/host"]):
+        build = ROOT / "build/host"
+        for command in (["-S", ROOT, "-B", build], ["--build", build, "--target", "ascend_ext_channel"]):
             subprocess.run(["cmake", *map(str, command)], check=True, stdout=subprocess.DEVNULL)
-        backends.insert(0, native_backend(ROOT / "build/host/libascend_ext_channel.so"))
+        backends.insert(0, native_backend(build / "libascend_ext_channel.so"))
     elif installed_backend().functions:
         backends.insert(0, installed_backend())
     sizes = [Path(f"/proc/sys/kernel/{name}").read_text().strip() for name in ("msgmax", "msgmnb")]
-    print_machine(np, vllm, zmq, xxhash, setting=f"kernel.msgmax {sizes[0]}, kernel.msgmnb {sizes[1]}")
+    print_machine(np, vllm, zmq, setting=f"xxhash {xxhash.VERSION}, kernel.msgmax {sizes[0]}, kernel.msgmnb {sizes[1]}")
     print(f"medians of {arguments.rounds} rounds [middle half]")
     for top_k in arguments.top_k:
         for num_requests in arguments.requests:
