@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accepted tokens from one process to another: our ring, vLLM's MessageQueue, ZMQ over ipc, a SysV message queue.
 
-Ours encodes and decodes, from the packed records to the packed records and request ids. MessageQueue pickles, of the
-same tokens, what vLLM's own output holds (lists) and the least that one could give it (two arrays); neither with the
-request ids. ZMQ and SysV carry bytes that are made beforehand and are not looked at: ZMQ those of our frame, SysV
-FastDeploy's fixed layout, 256 requests of 6 tokens (7,176 bytes), with top-k 512 requests of 6 tokens and 21
+Ours encodes and decodes, from the packed records to the packed records and request ids. MessageQueue pickles, of
+the same tokens, what vLLM's own output holds (lists) and the least that one could give it (two arrays); neither with
+the request ids. ZMQ and SysV carry bytes that are made beforehand and are not looked at: ZMQ those of our frame,
+SysV FastDeploy's fixed layout, 256 requests of 6 tokens (7,176 bytes), with top-k 512 requests of 6 tokens and 21
 candidates (530,444 bytes), in pieces of kernel.msgmax where that is smaller. A reader sleeps when there is nothing,
 except MessageQueue's, which does what it does.
 
@@ -285,7 +285,8 @@ def main() -> None:
     elif installed_backend().functions:
         backends.insert(0, installed_backend())
     sizes = [Path(f"/proc/sys/kernel/{name}").read_text().strip() for name in ("msgmax", "msgmnb")]
-    print_machine(np, vllm, zmq, setting=f"xxhash {xxhash.VERSION}, kernel.msgmax {sizes[0]}, kernel.msgmnb {sizes[1]}")
+    setting = f"xxhash {xxhash.VERSION}, kernel.msgmax {sizes[0]}, kernel.msgmnb {sizes[1]}"
+    print_machine(np, vllm, zmq, setting=setting)
     print(f"medians of {arguments.rounds} rounds [middle half]")
     for top_k in arguments.top_k:
         for num_requests in arguments.requests:
