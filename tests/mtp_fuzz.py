@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged frames: none may be accepted, none may crash or hang the reader, and none may change what it knows.
 
-Half of the frames are damaged and keep their checksum; the reader must refuse all of them. The others are damaged and
-sealed again with the right checksum, which no accident does but a bug of a sender may; the reader must refuse them by
-FrameError, or read something that is a frame.
+Half of the frames are damaged and keep their checksum; the reader must refuse all of them. The others are damaged
+and sealed again with the right checksum, which no accident does but a bug of a sender may; the reader must refuse
+them by FrameError, or read something that is a frame.
 
     python -m tests.mtp_fuzz --frames 1000000
 """
@@ -114,8 +114,8 @@ def main() -> None:
     begin = time.monotonic()
     refused, accepted = fuzz(backend(arguments.backend), arguments.frames, arguments.seed)
     print(
-        f"backend {arguments.backend}, seed {arguments.seed}: {refused + accepted} damaged frames, all refused; as "
-        f"many sealed again: {refused} refused, {accepted} were frames; {time.monotonic() - begin:.0f} s"
+        f"backend {arguments.backend}, seed {arguments.seed}: {refused + accepted} damaged frames, all refused; "
+        f"as many sealed again: {refused} refused, {accepted} were frames; {time.monotonic() - begin:.0f} s"
     )
 
 

@@ -57,7 +57,7 @@ class Summary:
         return (
             f"{self.frames} frames in {self.seconds:.1f} s ({self.frames / self.seconds:.0f}/s); SIGKILL: writer "
             f"{self.writer_kills}, reader {self.reader_kills}; lost, duplicated after acknowledgement, out of "
-            f"order or damaged: {self.wrong}; sent again, for the reader died before it acknowledged: {self.again}; "
+            f"order or damaged: {self.wrong}; sent again after a death before the acknowledgement: {self.again}; "
             f"left in /dev/shm: {self.left or 'nothing'}"
         )
 

@@ -39,7 +39,8 @@ def test_both_backends_write_the_same_and_read_it(seed, batch, slots, top_k):
     rng = np.random.default_rng(seed)
     sections = [random_section(rng, Source.TARGET, batch, slots, top_k)]
     if seed % 2:
-        sections.append(random_section(rng, Source.DRAFT, batch, max(slots - 1, 1), prefix="draft" * (seed % 4 > 1)))
+        prefix = "draft" if seed % 4 > 1 else "request"
+        sections.append(random_section(rng, Source.DRAFT, batch, max(slots - 1, 1), prefix=prefix))
     python, native = (written(backend(name), tuple(sections)) for name in BACKENDS)
     sent_at = slice(48, 56)
     assert python[:48] + python[56:-8] == native[:48] + native[56:-8] and python[sent_at] != bytes(8)

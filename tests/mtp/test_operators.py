@@ -181,6 +181,8 @@ def test_a_channel_that_is_not_open():
 
 
 def test_a_section_of_the_other_source_is_refused():
-    with open_pair(python_backend()) as (sender, _, section):
-        with pytest.raises(ValueError, match="section of the target"):
-            sender.send(0, section(Source.DRAFT, 2))
+    with (
+        open_pair(python_backend()) as (sender, _, section),
+        pytest.raises(ValueError, match="section of the target"),
+    ):
+        sender.send(0, section(Source.DRAFT, 2))

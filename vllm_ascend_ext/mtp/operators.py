@@ -4,8 +4,8 @@
 Differences are refusals of what goes wrong there (docs/mtp_output.md): any number of requests and tokens that the
 channel was made for, target and draft in one frame, and a full channel raises instead of dropping.
 
-Statuses travel in the counts, as there: -9 preempted, -3 recovered, 0 skipped; a count of at least 1 is of a request
-that runs, or has finished where `stop_flags` says so. Channels are numbers, given by `open_output_sender` and
+Statuses travel in the counts, as there: -9 preempted, -3 recovered, 0 skipped; a count of at least 1 is of a
+request that runs, or has finished where `stop_flags` says so. Channels are numbers, given by `open_output_sender` and
 `open_output_receiver` and valid until `close_output_channel`.
 """
 
@@ -83,7 +83,7 @@ def _section(
 ) -> Section:
     counts_B = num_accepted_B.cpu().numpy().astype(np.int32)
     if np.any((counts_B < 0) & (counts_B != PREEMPTED) & (counts_B != RECOVERED)):
-        raise ValueError(f"a count is a number of tokens, -9 (preempted) or -3 (recovered), not {counts_B.tolist()}")
+        raise ValueError(f"counts are numbers of tokens, -9 (preempted) or -3 (recovered), not {counts_B.tolist()}")
     status_B = np.full(counts_B.shape, RequestStatus.RUNNING, np.int32)
     for number, status in _STATUS_OF_COUNT.items():
         status_B[counts_B == number] = status
@@ -233,8 +233,8 @@ speculate_save_output = torch.ops.ascend_ext.speculate_save_output.default
 """Sends one step's accepted tokens; returns the frame's sequence, -1 on ranks that do not send.
 
 All ranks of a replica call it; the one with `rank_id` 0, its rank in the tensor-parallel group, sends, on every
-data-parallel replica into a channel of its own. `save_each_rank` is accepted as FastDeploy's name for that meaning and
-changes nothing: expert parallelism adds no senders. Waits for the device that the tensors are on.
+data-parallel replica into a channel of its own. `save_each_rank` is accepted as FastDeploy's name for that meaning
+and changes nothing: expert parallelism adds no senders. Waits for the device that the tensors are on.
 
 Args:
     accept_tokens ``[B, S]``, accept_num ``[B]``, stop_flags ``[B]``: integers; see the module for counts.
@@ -259,4 +259,4 @@ Raises:
     WriterGoneError, ChannelClosedError, FrameError, SequenceError: what `OutputReceiver.receive` says.
 """
 speculate_get_output_with_topk = torch.ops.ascend_ext.speculate_get_output_with_topk.default
-"""`speculate_get_output` with ``topk_ids``, ``topk_logprobs`` ``[>= B, >= S, >= K]``, ``token_ranks [>= B, >= S]``."""
+"""`speculate_get_output` with ``topk_ids``, ``topk_logprobs [>= B, >= S, >= K]``, ``token_ranks [>= B, >= S]``."""

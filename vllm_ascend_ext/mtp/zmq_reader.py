@@ -94,7 +94,7 @@ class ZmqReader:
         while self._frame is None:
             self._show_life()
             left_s = deadline - time.monotonic()
-            if time.monotonic() - self._heard > max(SILENCE_S, 0.0):
+            if time.monotonic() - self._heard > SILENCE_S:
                 raise WriterGoneError(f"nothing was heard of {self._endpoint} for {SILENCE_S:g} s")
             if left_s <= 0:
                 raise NoFrameError(f"{self._endpoint} sent no frame {self.sequence} for {timeout_s:g} s")
@@ -149,7 +149,7 @@ class ZmqReader:
             return
         if state == WriterState.CLOSED:
             raise ChannelClosedError(f"{self._endpoint}: the channel was closed after {self.sequence} frames")
-        raise WriterGoneError(f"{self._endpoint}: the writer, process {process}, died after {self.sequence} frames")
+        raise WriterGoneError(f"{self._endpoint}: writer process {process} died after {self.sequence} frames")
 
     def read(self, parse: Callable[[bytes], _Parsed]) -> _Parsed:
         """What `parse` makes of frame `sequence`, which `wait` has waited for."""
