@@ -24,6 +24,7 @@ MAX_FUNCTION_LINES = 50
 LEVELS = {
     "config": 0,
     "envs": 0,
+    "mtp_record": 0,
     "ragged_rows": 0,
     "roll_call": 0,
     "sent_bytes": 0,

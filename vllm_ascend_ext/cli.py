@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext demo | doctor | plan | heatmap`. An error is one line; the exit status says whose it is:
+"""`vllm-ascend-ext demo | doctor | plan | heatmap | tail`. An error is one line; the exit status says whose it is:
 
 0 success; 1 the run failed, tokens differ or `doctor` found a problem; 2 wrong input; 130 interrupted.
 
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     heatmap.add_argument("report", type=Path, metavar="REPORT.json")
     heatmap.add_argument("picture", type=Path, metavar="OUT.png")
     heatmap.set_defaults(command=_heatmap)
+    _add_tail(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -139,6 +140,41 @@ def _plan(options: argparse.Namespace) -> int:
         mode=GatherMode(options.mode) if options.mode else None,
     )
     print(json.dumps(plan_view.document(plan), indent=1) if options.json else plan_view.text(plan))
+    return 0
+
+
+def _add_tail(commands: Any) -> None:
+    tail = commands.add_parser(
+        "tail",
+        help="print the tokens that a running server accepts, with the acceptance of its drafts",
+        description="Looks on at one replica of a server with `mtp_output` on: a line a request and step, and at "
+        "the end (of the server, or by Ctrl-C) the share of accepted drafts by position.",
+    )
+    tail.add_argument("--instance", type=int, default=0, metavar="N", help="mtp_output.instance (default: 0)")
+    tail.add_argument("--replica", type=int, default=0, metavar="N", help="data-parallel rank (default: 0)")
+    tail.add_argument("--frames", type=int, metavar="N", help="end after so many frames")
+    tail.add_argument(
+        "--wait", type=float, default=10.0, metavar="S", help="for the server to start, seconds (default: 10)"
+    )
+    tail.add_argument("--json", action="store_true", help="print a JSON object a frame, and one at the end")
+    tail.set_defaults(command=_tail)
+
+
+def _tail(options: argparse.Namespace) -> int:
+    from itertools import islice
+
+    from vllm_ascend_ext.mtp.receiver import OutputObserver
+    from vllm_ascend_ext.mtp.tail import Tail, follow
+
+    observer = OutputObserver(options.instance, options.replica, timeout_s=options.wait)
+    tail = Tail(sys.stdout, options.json)
+    print(f"{PROGRAM}: looking on at instance {options.instance}, replica {options.replica}", file=sys.stderr)
+    try:
+        for frame in islice(follow(observer), options.frames):
+            tail.show(frame)
+    finally:
+        tail.summary(observer.num_missed)
+        observer.close()
     return 0
 
 
@@ -231,12 +267,13 @@ def _explain(error: Exception) -> tuple[int, str]:
     from vllm_ascend_ext.integration.errors import PlainError, UnsupportedCombinationError
     from vllm_ascend_ext.integration.ranks import RankError
     from vllm_ascend_ext.parallel.gather_rows import PlanInputError
+    from vllm_ascend_ext.mtp.errors import ChannelError, FrameError
 
     lines = str(error).splitlines() or [""]
     bad_input = (InputError, ConfigError, EnvironmentVariableError, PlanInputError, UnsupportedCombinationError)
     if isinstance(error, bad_input):
         return _BAD_INPUT, "; ".join(lines)
-    if isinstance(error, PlainError):
+    if isinstance(error, (PlainError, ChannelError, FrameError)):
         return _FAILED, "; ".join(lines)
     if isinstance(error, RankError):
         return _FAILED, f"{lines[0]} (--debug shows the rank's last output)"

@@ -58,6 +58,23 @@ class Collectives(GroupCalls):
         if dense is not x:
             x.copy_(dense)
 
+    def broadcast_(self, x: torch.Tensor, source: int) -> None:
+        """Replaces `x` (contiguous, the same shape on all ranks) by that of group rank `source`.
+
+        Raises:
+            ValueError: `source` is no rank of the group, or `x` is not contiguous.
+        """
+        if not 0 <= source < self.num_ranks or not x.is_contiguous():
+            raise ValueError(f"broadcast_ of {self.name}: source {source} of {self.num_ranks}, contiguous tensors")
+        sent = x.nbytes if self.rank == source else 0
+        self._count("broadcast_", x, sent)
+        if self.num_ranks > 1 and x.numel():
+            self._run(
+                "broadcast_",
+                sent,
+                lambda: dist.broadcast(x, group=self._group, group_src=source, async_op=True),
+            )
+
     def all_gather_into(self, out: torch.Tensor, x: torch.Tensor) -> None:
         """Writes the `x` of all ranks, ``[T, ...]`` each, into `out`, ``[R * T, ...]``, both contiguous.
 

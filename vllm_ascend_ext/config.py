@@ -83,12 +83,42 @@ class AttnScatterConfig(_Section):
     min_tokens: int | None = Field(default=None, ge=1)
 
 
+class MtpOutputConfig(_Section):
+    """Each step's accepted tokens, on one rank of a replica: one copy to the host, and a frame for readers.
+
+    Attributes:
+        transport: of frames, to readers on this machine (`ring`) or on others (`zmq`).
+        endpoint: with `zmq`, "tcp://HOST:PORT" of replica 0; replica r listens at PORT + r.
+        reader: `required`: a full ring blocks the engine until a reader acknowledges. `none`: only observers look,
+            and each frame is given up once it was sent.
+        instance: tells engines on one machine apart; the same after a restart.
+        top_k: log-probabilities that a frame carries at most, beside the sampled token's own; 0: none.
+        frames: that may wait for the reader.
+        deadline_s: how long a reader that does not keep up may hold up the engine, and of every other wait, in
+            seconds.
+        slots: steps on their way to the host at once.
+        save_each_rank: FastDeploy's name. One rank of every replica sends whether it is set or not: see docs.
+    """
+
+    enabled: bool = False
+    transport: Literal["ring", "zmq"] = "ring"
+    endpoint: str = ""
+    reader: Literal["required", "none"] = "required"
+    instance: int = Field(default=0, ge=0, le=2**32 - 1)
+    top_k: int = Field(default=20, ge=0, le=1000)
+    frames: int = Field(default=64, ge=2, le=2**16)
+    deadline_s: float = Field(default=60.0, gt=0, le=3600)
+    slots: int = Field(default=2, ge=1, le=16)
+    save_each_rank: bool = False
+
+
 class ExtConfig(_Section):
     """All sections. Equal configurations hash equally, as vLLM's own hash of its configuration needs."""
 
     eplb_load: EplbLoadConfig = EplbLoadConfig()
     dp_gather: DpGatherConfig = DpGatherConfig()
     attn_scatter: AttnScatterConfig = AttnScatterConfig()
+    mtp_output: MtpOutputConfig = MtpOutputConfig()
 
     @classmethod
     def from_additional_config(cls, additional_config: Mapping[str, object] | None) -> ExtConfig | None:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from tests.distributed.ranks import run_ranks
 from vllm_ascend_ext.collectives import CollectiveError, Collectives
+from vllm_ascend_ext.mtp.launch_bound import exchange_bounds
 
 pytestmark = pytest.mark.distributed
 
@@ -79,6 +80,13 @@ def _even(rank, num_ranks):
         assert torch.equal(part, total[2 * rank : 2 * rank + 2])
         assert torch.equal(group.all_gather_rows(everyone[rank], None), torch.cat(everyone))
         assert torch.equal(group.reduce_scatter_rows(everyone[rank], None), part)
+        for source in range(num_ranks):
+            x = everyone[rank].clone()
+            group.broadcast_(x, source)
+            assert torch.equal(x, everyone[source])
+    with pytest.raises(ValueError, match=f"source {num_ranks} of {num_ranks}"):
+        group.broadcast_(torch.ones(1), num_ranks)
+    assert exchange_bounds(group, 10 + rank) == tuple(range(10, 10 + num_ranks))
     vector = torch.full((rank + 1,), float(rank))
     sizes = [r + 1 for r in range(num_ranks)]
     expected = [float(r) for r in range(num_ranks) for _ in range(r + 1)]
@@ -99,6 +107,7 @@ def _traffic(rank):
     group.gather_rows(torch.ones(2, 4), None, dst=1)
     group.all_gather_variable(torch.ones(rank, 4), [0, 1, 2])
     group.reduce_scatter_variable(torch.ones(3, 4), [0, 1, 2])
+    group.broadcast_(torch.ones(2, 4), 2)
     counts = group.traffic()
     group.reset_traffic()
     return counts, group.traffic()
@@ -113,6 +122,7 @@ def test_traffic_is_counted():
             "gather_rows": {"calls": 1, "rows": 2, "bytes": 0 if rank == 1 else 32},
             "all_gather_variable": {"calls": 1, "rows": rank, "bytes": 2 * 16 * rank},
             "reduce_scatter_variable": {"calls": 1, "rows": 3, "bytes": 48 - 16 * rank},
+            "broadcast_": {"calls": 1, "rows": 2, "bytes": 32 if rank == 2 else 0},
         }
         assert after_reset == {}
 

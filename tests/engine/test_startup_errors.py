@@ -61,6 +61,10 @@ def _gather_on(**settings: Any) -> dict[str, Any]:
 
 _DP = {"data_parallel_size": 2, "enable_expert_parallel": True}
 _SCATTER: dict[str, Any] = {"ascend_ext": {"attn_scatter": {"enabled": True}}}
+def _output_on(**settings: Any) -> dict[str, Any]:
+    return {"ascend_ext": {"mtp_output": {"enabled": True, **settings}}}
+
+
 _EPLB = {"tensor_parallel_size": 2, "enable_expert_parallel": True, "enable_eplb": True}
 
 CASES = {
@@ -121,6 +125,19 @@ CASES = {
         ("dp_gather", "enable_dbo"),
         additional_config=_gather_on(),
         device="cuda",
+    ),
+    "output": Case(
+        {"speculative_config": {"method": "mtp", "num_speculative_tokens": 2}}, additional_config=_output_on()
+    ),
+    "output of a dense model, without drafts": Case({}, additional_config=_output_on(top_k=0), dense=True),
+    "output to nowhere": Case(
+        {}, ("mtp_output", "`endpoint`", "'zmq'"), additional_config=_output_on(transport="zmq")
+    ),
+    "output of all log-probabilities": Case(
+        {"max_logprobs": -1}, ("mtp_output", "set it to 20"), additional_config=_output_on()
+    ),
+    "output of routed experts": Case(
+        {"enable_return_routed_experts": True}, ("mtp_output", "turn one off"), additional_config=_output_on()
     ),
     "interval of nothing": _config_case(
         {"ascend_ext": {"eplb_load": {"interval": 0}}}, "ascend_ext.eplb_load.interval", "at least 1", "0"

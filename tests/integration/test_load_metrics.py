@@ -11,7 +11,7 @@ import pytest
 
 prometheus_client = pytest.importorskip("prometheus_client")
 
-from vllm_ascend_ext.integration import load_metrics  # noqa: E402
+from vllm_ascend_ext.integration import engine_metrics, load_metrics  # noqa: E402
 
 
 class Engine:
@@ -59,7 +59,7 @@ def _value(name: str, **labels: str) -> float | None:
 
 def test_totals_become_increments_and_only_metrics_asks(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, middleware, passed = served
-    monkeypatch.setattr(load_metrics, "_LEAST_AGE_S", 0.0)
+    monkeypatch.setattr(engine_metrics, "_LEAST_AGE_S", 0.0)
     _get(middleware, "/v1/completions")
     assert engine.num_calls == 0 and _value("tokens_total", model="target") is None
     for engine.tokens in (5, 9, 9):
@@ -82,7 +82,7 @@ def test_many_readers_ask_the_engine_once_a_second(served: Any) -> None:
 
 def test_dead_engine_leaves_the_values_and_says_so(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, middleware, passed = served
-    monkeypatch.setattr(load_metrics, "_LEAST_AGE_S", 0.0)
+    monkeypatch.setattr(engine_metrics, "_LEAST_AGE_S", 0.0)
     engine.tokens = 4
     _get(middleware, "/metrics")
     engine.dead = True

@@ -132,6 +132,10 @@ def configure(vllm_config: Any, device_type: str) -> None:
         dp_gather_limits.check(vllm_config, config.dp_gather, routes_itself=device.routes_itself)
     if config.attn_scatter.enabled:
         scatter_limits.check(vllm_config, config.attn_scatter, verified=device.attn_scatter)
+    if config.mtp_output.enabled:
+        from vllm_ascend_ext.integration import mtp_limits
+
+        mtp_limits.check(vllm_config, config.mtp_output)
     compat.apply_patches(faults.patches())
     parallel_config.worker_cls = device.worker
     logger.info("ascend_ext: worker %s, features on: %s", device.worker, ", ".join(config.features()) or "none")

@@ -90,9 +90,9 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
     """
     from vllm.entrypoints import launcher
 
-    from vllm_ascend_ext.integration import load_metrics
+    from vllm_ascend_ext.integration import server_metrics
 
-    load_metrics.serve(app)
+    server_metrics.serve(app)
     client = getattr(app.state, "engine_client", None)
     if client is None:  # a server without an engine
         return await launcher.serve_http(app, *args, **kwargs)

@@ -8,7 +8,15 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.integration import activation, attn_scatter, compat, expert_load, load_metrics, traffic
+from vllm_ascend_ext.integration import (
+    activation,
+    attn_scatter,
+    compat,
+    expert_load,
+    load_metrics,
+    mtp_output,
+    traffic,
+)
 from vllm_ascend_ext.ops import require_kernels
 from vllm_ascend_ext.runner.features import StepFeatures
 from vllm_ascend_ext.runner.step import RankLayout
@@ -49,6 +57,8 @@ class ExtWorker:
             self._bind_gather(config.dp_gather)
         if config.attn_scatter.enabled:
             self.scattered_model = attn_scatter.bind(runner, config.attn_scatter)
+        if config.mtp_output.enabled:
+            mtp_output.bind(self, config.mtp_output)
 
     def _bind_gather(self, config: DpGatherConfig) -> None:
         """Where the device's mixture-of-experts layers exchange rows, they follow the planner from now on."""
@@ -67,6 +77,8 @@ class ExtWorker:
         runner = getattr(self, "model_runner", None)
         if runner is not None and runner.step_features is not None:
             runner.step_features.close()
+        if runner is not None and runner.step_outputs is not None:
+            runner.step_outputs.outputs.close()
         super().shutdown()  # type: ignore[misc]
 
     def _eplb_class(self) -> AbstractContextManager[None]:
@@ -102,6 +114,7 @@ class ExtWorker:
             "traffic": traffic.report(),
             "dp_gather": {} if self.gather_planner is None else self.gather_planner.report(),
             "physical_to_logical": self.placements(),
+            "output": mtp_output.report(self.model_runner),
         }
         if reset:
             traffic.reset()
@@ -128,6 +141,11 @@ class ExtWorker:
     def ascend_ext_metrics(self) -> dict[str, Any] | None:
         """RPC: what `load_metrics` shows on /metrics; None on all ranks but the first. Does not wait."""
         return load_metrics.of_worker(self)
+
+    def ascend_ext_output_metrics(self) -> dict[str, Any] | None:
+        """RPC: what `output_metrics` shows on /metrics; None on ranks that do not send. Does not wait."""
+        document = mtp_output.report(self.model_runner)
+        return document if document is not None and "frames" in document else None
 
     def placements(self) -> dict[str, list[list[int]]]:
         """EPLB's present placement of the target and the draft model, [layers][physical experts] → logical."""

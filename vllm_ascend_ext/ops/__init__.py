@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operators: one file each, with schema, reference, fake and the public function."""
 
+from vllm_ascend_ext.mtp_record import MtpRecord
 from vllm_ascend_ext.ops import ascendc, triton
 from vllm_ascend_ext.ops._library import MissingKernelError, OpCoverage, coverage, require_kernels
 from vllm_ascend_ext.ops.add_rms_norm import add_rms_norm
 from vllm_ascend_ext.ops.dp_rows import dp_pad, dp_unpad
 from vllm_ascend_ext.ops.expert_load import expert_load_add_
 from vllm_ascend_ext.ops.expert_load_counts import expert_load_add_counts_
-from vllm_ascend_ext.ops.mtp_pack import MtpOutput, MtpRecord, mtp_pack_output, mtp_unpack_output
+from vllm_ascend_ext.ops.mtp_pack import MtpOutput, mtp_pack_output, mtp_unpack_output
 
 triton.register()
 ascendc.register()

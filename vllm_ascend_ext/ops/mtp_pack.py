@@ -1,47 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """`mtp_pack_output` and its inverse on the host: all a step has accepted in one buffer, so in one copy.
 
-Shapes: B = requests, S = token slots a request (1 + speculative tokens), K = top-k, W = words of a record.
-
-A record, in int32 words; each section is a multiple of 8 words (32 bytes), and what carries nothing is -1 (as a
-log-probability: NaN):
-
-    0    number of accepted tokens, 0 to S
-    1    status
-    8    S token ids, accepted ones first
-    ..   only with top-k: S x K ids, S x K log-probabilities (the bits of float32), S ranks of the token itself
+Shapes: B = requests, S = token slots a request (1 + speculative tokens), K = top-k, W = words of a record. The
+layout of a record is in `vllm_ascend_ext.mtp_record`.
 """
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
+from vllm_ascend_ext.mtp_record import UNIT, MtpRecord
 from vllm_ascend_ext.ops._library import define_op
-
-HEADER_WORDS = 8
-_UNIT = 8  # words: 32 bytes, the block of an AscendC copy; csrc_ascendc/mtp_pack/tiling.h has the same layout
-
-
-class MtpRecord(NamedTuple):
-    """Where the sections of a record of `num_slots` (S) slots and `top_k` (K, 0 without) begin, in words."""
-
-    num_slots: int
-    top_k: int
-
-    @property
-    def sections(self) -> list[int]:
-        """Words of each section after the header: tokens; with top-k also ids, log-probabilities, ranks."""
-        slots, top = _round_up(self.num_slots), _round_up(self.num_slots * self.top_k)
-        return [slots, top, top, slots] if self.top_k else [slots]
-
-    @property
-    def words(self) -> int:
-        """W."""
-        return HEADER_WORDS + sum(self.sections)
 
 
 class MtpOutput(NamedTuple):
@@ -53,10 +25,6 @@ class MtpOutput(NamedTuple):
     topk_ids_BSK: torch.Tensor | None
     topk_logprobs_BSK: torch.Tensor | None
     token_ranks_BS: torch.Tensor | None
-
-
-def _round_up(words: int) -> int:
-    return (words + _UNIT - 1) // _UNIT * _UNIT
 
 
 def check(
@@ -111,7 +79,7 @@ def _reference(
     for value in values:
         keep = is_accepted_BS if value.dim() == 2 else is_accepted_BS.unsqueeze(2)
         sections.append(torch.where(keep, value, -1).flatten(1))
-    padded = [F.pad(section, (0, -section.shape[1] % _UNIT), value=-1) for section in sections]
+    padded = [F.pad(section, (0, -section.shape[1] % UNIT), value=-1) for section in sections]
     return torch.cat(padded, dim=1)
 
 
@@ -185,8 +153,8 @@ def mtp_unpack_output(buffer_BW_cpu: torch.Tensor, num_slots: int, top_k: int) -
     num_accepted_B = buffer_BW_cpu[:, 0]
     if bool(((num_accepted_B < 0) | (num_accepted_B > num_slots)).any()):
         raise ValueError(f"a record says that it holds none of 0 to {num_slots} tokens: {num_accepted_B.tolist()}")
-    starts = accumulate(record.sections, initial=HEADER_WORDS)
-    parts = [buffer_BW_cpu.narrow(1, start, words) for start, words in zip(starts, record.sections, strict=False)]
+    places = zip(record.starts, record.sections, strict=True)
+    parts = [buffer_BW_cpu.narrow(1, start, words) for start, words in places]
     token_ids_BS = parts[0][:, :num_slots]
     if not top_k:
         return MtpOutput(num_accepted_B, buffer_BW_cpu[:, 1], token_ids_BS, None, None, None)

@@ -3,21 +3,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from vllm_ascend_ext.runner.features import StepFeatures
 from vllm_ascend_ext.runner.step import StepFacts
 
 
-class ExtModelRunner:
-    """Mixin in front of a device's model runner. Order of a step: read step facts → forward → sample →
-    snapshot → poll.
+class RunnerOutputs(Protocol):
+    """Takes what a runner samples to the host, in place of the runner's own copies."""
 
-    It overrides four methods of vLLM's V1 runner, each by calling on to the device's own. With no feature
-    attached every override is one attribute test.
+    def begin_step(self, scheduler_output: Any) -> None:
+        """The scheduler has decided on a step."""
+        ...
+
+    def sampled(self, sampler_output: Any, spec_decode_metadata: Any) -> None:
+        """The step has sampled, on the device."""
+        ...
+
+    def on_host(self, sampler_output: Any) -> Any:
+        """The same in memory of the host, where the runner's bookkeeping needs it there."""
+        ...
+
+    def nothing_sampled(self) -> None:
+        """The step ends, and this rank did not sample."""
+        ...
+
+
+class ExtModelRunner:
+    """Mixin in front of a device's model runner. Order of a step: read step facts → forward → sample → output on
+    its way to the host → snapshot → poll.
+
+    It overrides methods of vLLM's V1 runner, each by calling on to the device's own. With no feature attached
+    every override is one attribute test.
     """
 
     step_features: StepFeatures | None = None
+    step_outputs: RunnerOutputs | None = None
     _step = 0
     _num_scheduled_tokens = 0
     _in_step = False
@@ -26,14 +47,40 @@ class ExtModelRunner:
         """Attach the features of this runner (None: all off); the worker calls it before the model loads."""
         self.step_features = features
 
+    def attach_outputs(self, outputs: RunnerOutputs) -> None:
+        """Let `outputs` take what this runner samples to the host; the worker calls it once the models are
+        loaded."""
+        self.step_outputs = outputs
+
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         """Remember how many tokens are real; vLLM passes only the padded batch on to the forward."""
         self._num_scheduled_tokens = scheduler_output.total_num_scheduled_tokens
         self._in_step = False
+        if self.step_outputs is not None:
+            self.step_outputs.begin_step(scheduler_output)
         output = super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
         if output is not None:  # this rank does not sample: the step ends here
             self._end_step()
+            if self.step_outputs is not None:
+                self.step_outputs.nothing_sampled()
         return output
+
+    def _sample(self, logits: Any, spec_decode_metadata: Any) -> Any:
+        output = super()._sample(logits, spec_decode_metadata)  # type: ignore[misc]
+        if self.step_outputs is not None:
+            self.step_outputs.sampled(output, spec_decode_metadata)
+        return output
+
+    def _bookkeeping_sync(self, scheduler_output: Any, sampler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        """Under synchronous scheduling it copies what was sampled to the host, which `step_outputs` has done."""
+        if self.step_outputs is not None:
+            sampler_output = self.step_outputs.on_host(sampler_output)
+        return super()._bookkeeping_sync(scheduler_output, sampler_output, *args, **kwargs)  # type: ignore[misc]
+
+    def _to_list(self, sampled_token_ids: Any) -> Any:
+        if self.step_outputs is not None:  # on the host already: no stream to wait for
+            return sampled_token_ids.tolist()
+        return super()._to_list(sampled_token_ids)  # type: ignore[misc]
 
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
         """The end of a step, drafts included."""

@@ -7,7 +7,8 @@ import torch
 import triton
 from triton import language as tl
 
-from vllm_ascend_ext.ops.mtp_pack import HEADER_WORDS, check
+from vllm_ascend_ext.mtp_record import HEADER_WORDS
+from vllm_ascend_ext.ops.mtp_pack import check
 
 
 @triton.jit

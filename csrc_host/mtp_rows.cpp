@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mtp_rows.h"
+
+#include <cstring>
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little-endian");
+
+namespace ascend_ext {
+namespace {
+
+constexpr uint64_t kHeaderWords = 8;
+constexpr uint64_t kUnit = 8;
+
+uint64_t RoundUp(uint64_t words) { return (words + kUnit - 1) / kUnit * kUnit; }
+
+// One part of all records: `width` words a slot, from word `start` of each record.
+struct Part {
+  uint64_t start;
+  uint64_t width;
+};
+
+// The layout in vllm_ascend_ext/mtp_record.py.
+struct Record {
+  Part parts[4];
+  uint64_t num_parts;
+  uint64_t words;
+
+  explicit Record(Shape shape) {
+    const uint64_t one = RoundUp(shape.slots), top = RoundUp(shape.slots * shape.top_k);
+    parts[0] = {kHeaderWords, 1};
+    parts[1] = {kHeaderWords + one, shape.top_k};
+    parts[2] = {kHeaderWords + one + top, shape.top_k};
+    parts[3] = {kHeaderWords + one + 2 * top, 1};
+    num_parts = shape.top_k ? 4 : 1;
+    words = kHeaderWords + one + (shape.top_k ? 2 * top + one : 0);
+  }
+};
+
+uint64_t CountsEnd(uint64_t batch) { return kRowsHeadBytes + (2 * batch + 3) / 4 * 4; }
+
+uint32_t Load(const uint8_t* from) {
+  uint32_t value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+// Copies what was accepted of one part. Whole units are copied while there is room for them: what they write too
+// much is written over by the next record, and a copy of known size has no branch to mispredict.
+uint8_t* Compact(const int32_t* packed, uint64_t batch, uint64_t words, Part part, uint8_t* out, const uint8_t* end) {
+  for (uint64_t row = 0; row < batch; ++row) {
+    const int32_t* record = packed + row * words;
+    const uint64_t bytes = static_cast<uint64_t>(record[0]) * part.width * 4;
+    const int32_t* values = record + part.start;
+    if (bytes <= kUnit * 4 && out + kUnit * 4 <= end) {
+      std::memcpy(out, values, kUnit * 4);
+    } else {
+      std::memcpy(out, values, bytes);
+    }
+    out += bytes;
+  }
+  return out;
+}
+
+// The inverse; what a unit reads too much becomes -1 again.
+const uint8_t* Expand(const uint8_t* in, const uint8_t* end, int32_t* packed, uint64_t batch, uint64_t words,
+                      Part part) {
+  for (uint64_t row = 0; row < batch; ++row) {
+    int32_t* record = packed + row * words;
+    const uint64_t count = static_cast<uint64_t>(record[0]) * part.width;
+    int32_t* values = record + part.start;
+    if (count <= kUnit && in + kUnit * 4 <= end) {
+      int32_t unit[kUnit];
+      std::memcpy(unit, in, sizeof(unit));
+      for (uint32_t word = 0; word < kUnit; ++word) {
+        values[word] = unit[word] | -static_cast<int32_t>(word >= count);
+      }
+    } else {
+      std::memcpy(values, in, count * 4);
+    }
+    in += count * 4;
+  }
+  return in;
+}
+
+}  // namespace
+
+int64_t WriteRows(const int32_t* packed, Shape shape, uint8_t* out) {
+  const Record record(shape);
+  const uint64_t batch = shape.batch;
+  uint8_t* counts = out + kRowsHeadBytes;
+  uint32_t num_tokens = 0;
+  for (uint64_t row = 0; row < batch; ++row) {
+    const uint32_t count = packed[row * record.words], status = packed[row * record.words + 1];
+    if (count > shape.slots || status > UINT8_MAX) {
+      return -1 - static_cast<int64_t>(row);
+    }
+    counts[row] = static_cast<uint8_t>(count);
+    counts[batch + row] = static_cast<uint8_t>(status);
+    num_tokens += count;
+  }
+  std::memset(counts + 2 * batch, 0, CountsEnd(batch) - kRowsHeadBytes - 2 * batch);
+  const uint32_t head[4] = {static_cast<uint32_t>(batch),
+                            static_cast<uint32_t>(shape.slots | shape.top_k << 16), num_tokens, 0};
+  std::memcpy(out, head, sizeof(head));
+  uint8_t* begin = out + CountsEnd(batch);
+  const uint8_t* end = begin + batch * shape.slots * shape.WordsPerToken() * 4;
+  for (uint64_t part = 0; part < record.num_parts; ++part) {
+    begin = Compact(packed, batch, record.words, record.parts[part], begin, end);
+  }
+  return begin - out;
+}
+
+bool IsBodyOf(const uint8_t* body, uint64_t bytes, Shape shape) {
+  return bytes >= CountsEnd(shape.batch) && Load(body) == shape.batch &&
+         Load(body + 4) == (shape.slots | shape.top_k << 16) && Load(body + 12) == 0 &&
+         bytes == CountsEnd(shape.batch) + 4 * Load(body + 8) * shape.WordsPerToken();
+}
+
+int64_t ReadRows(const uint8_t* body, Shape shape, int32_t* packed) {
+  const Record record(shape);
+  const uint64_t batch = shape.batch, num_tokens = Load(body + 8);
+  const uint8_t* counts = body + kRowsHeadBytes;
+  uint64_t sum = 0;
+  std::memset(packed, 0xff, batch * record.words * 4);
+  for (uint64_t row = 0; row < batch; ++row) {
+    if (counts[row] > shape.slots) {
+      return -1 - static_cast<int64_t>(row);
+    }
+    packed[row * record.words] = counts[row];
+    packed[row * record.words + 1] = counts[batch + row];
+    sum += counts[row];
+  }
+  if (sum != num_tokens) {
+    return -1 - static_cast<int64_t>(batch);
+  }
+  const uint8_t* begin = body + CountsEnd(batch);
+  const uint8_t* end = begin + num_tokens * shape.WordsPerToken() * 4;
+  for (uint64_t part = 0; part < record.num_parts; ++part) {
+    begin = Expand(begin, end, packed, batch, record.words, record.parts[part]);
+  }
+  return 0;
+}
+
+}  // namespace ascend_ext

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bodies of rows sections, as vllm_ascend_ext/mtp/rows.py describes them.
+#pragma once
+
+#include <cstdint>
+
+namespace ascend_ext {
+
+// Records of `batch` requests of `slots` token slots, with `top_k` (0 without).
+struct Shape {
+  uint64_t batch;
+  uint64_t slots;
+  uint64_t top_k;
+
+  uint64_t WordsPerToken() const { return top_k ? 2 + 2 * top_k : 1; }
+};
+
+constexpr uint64_t kRowsHeadBytes = 16;
+
+// Writes a body to `out`, where there is room for all slots accepted. Returns its bytes, or -1 - row of the first
+// record with an impossible count or status.
+int64_t WriteRows(const int32_t* packed, Shape shape, uint8_t* out);
+
+// Whether `bytes` bytes at `body` begin as a body of `shape` does and are as long as its counts of tokens say.
+bool IsBodyOf(const uint8_t* body, uint64_t bytes, Shape shape);
+
+// Reads a body of which `IsBodyOf` is true. Returns 0, or -1 - row of the first record with more tokens than slots, or
+// -1 - batch when the counts are not those of the head; the records are undefined then.
+int64_t ReadRows(const uint8_t* body, Shape shape, int32_t* packed);
+
+}  // namespace ascend_ext

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of a real engine with MTP: per request they are the engine's own tokens, on every layout, sync and async.
+
+The cache is small, so that requests are preempted and come back; one is aborted; others end at a stop token, at
+their length, have log-probabilities or penalties (whose next step reads the tokens on the host of every rank).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+import pytest
+
+from tests.engine.reference import make_prompts
+from tests.engine.saved_output import SavedRun, Told, next_instance, run_saved
+from vllm_ascend_ext.integration.engine import EngineCase
+from vllm_ascend_ext.integration.ranks import Layout
+from vllm_ascend_ext.mtp.frame import RequestStatus
+
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
+
+NUM_TOKENS = 40
+LOGPROBS, PENALTY, STOPS = 1, 2, 4  # prompts with something of their own
+ABORTED, NEVER_RUN = 0, 9  # while it runs, and while it waits for its turn
+ABORTS = {ABORTED: 6, NEVER_RUN: 2}  # after so many steps
+# 14 blocks of 16 tokens: four requests of up to 130 tokens do not fit
+ENGINE = {
+    "max_num_batched_tokens": 64,
+    "max_num_seqs": 4,
+    "max_model_len": 192,
+    "block_size": 16,
+    "num_gpu_blocks_override": 14,
+    "enable_prefix_caching": False,
+}
+CASES = {  # layout, k, asynchronous scheduling
+    "TP2 k2 async": (Layout(tp=2), 2, True),
+    "TP1 k1 async": (Layout(), 1, True),
+    "TP1 k3 sync": (Layout(), 3, False),
+    "TP2 k1 sync": (Layout(tp=2), 1, False),
+    "DP2 k2 sync": (Layout(dp=2), 2, False),
+    "DP2 k3 async": (Layout(dp=2), 3, True),
+    "DP2xTP2 k2 sync": (Layout(tp=2, dp=2), 2, False),
+    "DP2xTP2 k3 async": (Layout(tp=2, dp=2), 3, True),
+}
+QUICK = "TP2 k2 async"
+OVER_ZMQ = "DP2 k2 sync"  # the others' frames go through shared memory
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody uses."""
+    for port in range(20000 + os.getpid() % 10000, 32000, count):
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
+            for offset in range(count):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port + offset))
+            return port
+    raise AssertionError("no free ports")
+
+
+def case_of(model: str, name: str, instance: int | None) -> EngineCase:
+    layout, num_speculative_tokens, is_async = CASES[name]
+    output = {"enabled": True, "instance": instance, "deadline_s": 60.0, "top_k": 2}
+    if name == OVER_ZMQ:
+        output |= {"transport": "zmq", "endpoint": f"tcp://127.0.0.1:{free_ports(layout.dp)}"}
+    return EngineCase(
+        model,
+        layout,
+        expert_parallel=layout.num_ranks > 1,
+        num_speculative_tokens=num_speculative_tokens,
+        ascend_ext=None if instance is None else {"mtp_output": output},
+        engine_args=ENGINE | {"async_scheduling": is_async},
+    )
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_model: str) -> list[list[int]]:
+    return make_prompts(tiny_model)[:10]
+
+
+def options(stop: int | None) -> list[dict[str, object]]:
+    sampling: list[dict[str, object]] = [{"max_tokens": NUM_TOKENS - i} for i in range(10)]
+    sampling[LOGPROBS]["logprobs"] = 3
+    sampling[PENALTY]["repetition_penalty"] = 1.3
+    if stop is not None:
+        sampling[STOPS]["stop_token_ids"] = [stop]
+    return sampling
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model: str, prompts: list[list[int]], vllm_preloaded: None) -> SavedRun:
+    """One rank, the feature off, nobody stopped or aborted: every other run has prefixes of these tokens."""
+    (run,) = run_saved(case_of(tiny_model, "TP1 k3 sync", None), prompts, options(None), deadline_s=180)
+    assert sum(len(set(tokens)) for tokens in run.outputs.values()) > 80  # not degenerate
+    return run
+
+
+def stop_of(plain: SavedRun) -> tuple[int, list[int]]:
+    """A token that ends the request in its middle, and what is then left of it."""
+    tokens = plain.outputs[str(STOPS)]
+    stop = tokens[NUM_TOKENS // 2]
+    return stop, tokens[: tokens.index(stop) + 1]
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+def test_frames_are_the_engines_tokens(
+    tiny_model: str, prompts: list[list[int]], plain: SavedRun, name: str
+) -> None:
+    stop, stopped = stop_of(plain)
+    runs = run_saved(
+        case_of(tiny_model, name, next_instance()),
+        prompts,
+        options(stop),
+        deadline_s=300,
+        aborts=ABORTS,
+    )
+    expected = plain.outputs | {str(STOPS): stopped}
+    seen: set[str] = set()
+    num_copies = 0  # of the sender before; ranks come replica by replica
+    for run in runs:
+        output = run.report["output"]
+        if run.tp_rank:  # only received what it needs for its own next step and its own engine
+            assert run.num_frames == output["copies"] == 0 < output["received"] == num_copies
+            continue
+        num_copies = output["copies"]
+        check_replica(run, expected, is_async=CASES[name][2])
+        seen |= set(run.told)
+    assert seen == set(expected) - {str(NEVER_RUN)}
+    senders = [run for run in runs if not run.tp_rank]
+    assert sum(run.num_preempted for run in senders) > 0
+    statuses = {status for run in senders for told in run.told.values() for status in told.statuses}
+    assert statuses == set(RequestStatus)
+
+
+def check_replica(run: SavedRun, expected: dict[str, list[int]], *, is_async: bool) -> None:
+    """No token more, less or twice; each request has one end, and its statuses in an order that makes sense."""
+    report = run.report["output"]
+    assert report["frames"] == run.num_frames > 0
+    assert not run.outputs.get(str(NEVER_RUN))
+    for name, tokens in run.outputs.items():
+        if name == str(NEVER_RUN):
+            continue
+        told = run.told[name]
+        assert told.tokens == tokens, name
+        if name == str(ABORTED):
+            assert tokens == expected[name][: len(tokens)] and len(tokens) < len(expected[name])
+        else:
+            assert tokens == expected[name], name
+        check_statuses(told)
+    assert report["drafts"][0] > report["accepted_drafts"][0] > 0
+    # vLLM leaves out the drafts of steps that were launched for requests which had ended
+    drafts_of_vllm = run.metrics["vllm:spec_decode_num_draft_tokens"]
+    assert sum(report["drafts"]) >= drafts_of_vllm if is_async else sum(report["drafts"]) == drafts_of_vllm
+    assert sum(told.num_drafts for told in run.told.values()) == drafts_of_vllm
+    if str(LOGPROBS) in run.told:
+        check_logprobs(run.told[str(LOGPROBS)], run.logprobs[str(LOGPROBS)])
+
+
+def check_statuses(told: Told) -> None:
+    assert told.statuses[-1] == RequestStatus.FINISHED and told.statuses.count(RequestStatus.FINISHED) == 1
+    place = None
+    for status in told.statuses:
+        if place == RequestStatus.PREEMPTED:  # comes back, or ends while it waits
+            assert status in (RequestStatus.RECOVERED, RequestStatus.FINISHED)
+        else:
+            assert status != RequestStatus.RECOVERED
+        place = status
+
+
+def check_logprobs(told: Told, engine: list[dict[int, float]]) -> None:
+    """The sampled token's first, then `top_k` = 2 of the 3 that the engine was asked for."""
+    assert len(told.topk) == len(told.tokens) == len(engine)
+    for token, (ids, logprobs, rank), entry in zip(told.tokens, told.topk, engine, strict=True):
+        assert ids[0] == token and rank >= 1 and len(ids) == 3
+        assert [entry[i] for i in ids] == pytest.approx(logprobs, abs=0)

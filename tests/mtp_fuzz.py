@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damaged frames: none may be accepted, none may crash or hang the reader, and none may change what it knows.
+
+Half of the frames are damaged and keep their checksum; the reader must refuse all of them. The others are damaged
+and sealed again with the right checksum, which no accident does but a bug of a sender may; the reader must refuse
+them by FrameError, or read something that is a frame.
+
+    python -m tests.mtp_fuzz --frames 1000000
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import struct
+import time
+
+import numpy as np
+import xxhash
+
+from tests.mtp.channels import backend, random_section, same
+from vllm_ascend_ext.mtp.errors import FrameError
+from vllm_ascend_ext.mtp.frame import FrameReader, FrameWriter, Section, Source
+from vllm_ascend_ext.mtp.native import Backend
+from vllm_ascend_ext.mtp.rows import Memory
+
+SLOW_S = 2.0
+
+
+def frames_of(of: Backend, seed: int, number: int = 64) -> list[tuple[bytes, list[Section]]]:
+    """Whole frames that follow each other, some under the roster of the one before."""
+    rng, writer = np.random.default_rng(seed), FrameWriter(7, 1, of.codec)
+    memory = np.zeros(1 << 20, np.uint8)
+    frames = []
+    for sequence in range(number):
+        batch, top_k = int(rng.integers(0, 6)), int(rng.integers(0, 3))
+        sections = [random_section(rng, Source.TARGET, batch, top_k=top_k, prefix=f"é{sequence // 3}")]
+        if rng.integers(2):
+            sections.append(random_section(rng, Source.DRAFT, batch, slots=2, prefix=f"é{sequence // 3}"))
+        length = writer.write(Memory(memory.data, memory.ctypes.data), 0, sequence, sequence, tuple(sections))
+        frames.append((memory[:length].tobytes(), sections))
+    return frames
+
+
+def damaged(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    """`data` with flipped bits, overwritten fields, missing, additional or foreign parts."""
+    changed = bytearray(data)
+    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+        at = rng.randrange(len(changed)) if changed else 0
+        match rng.randrange(6):
+            case 0 if changed:
+                changed[at] ^= 1 << rng.randrange(8)
+            case 1 if changed:
+                changed[at] = rng.choice([0, 1, 127, 128, 255])
+            case 2:
+                at -= at % 4
+                changed[at : at + 4] = struct.pack("<I", rng.choice([0, 1, 2**16, 2**31, 2**32 - 1]))
+            case 3:
+                del changed[at : at + rng.choice([1, 4, 8, len(changed)])]
+            case 4:
+                changed[at:at] = rng.randbytes(rng.choice([1, 4, 8]))
+            case _:
+                changed[at:] = other[rng.randrange(len(other)) :]
+    return bytes(changed)
+
+
+def sealed(data: bytes) -> bytes:
+    """With the length and the checksum that belong to it."""
+    body = bytearray(data[:-8])
+    if len(body) >= 12:
+        body[8:12] = struct.pack("<I", len(data))
+    return bytes(body) + struct.pack("<Q", xxhash.xxh64_intdigest(body))
+
+
+def fuzz(of: Backend, num_frames: int, seed: int) -> tuple[int, int]:
+    """Reads damaged frames; returns how many of the sealed ones were refused, and how many were frames.
+
+    Raises:
+        AssertionError: one was accepted that was not sealed, or took long.
+        Exception: any other error than FrameError, by the reader.
+    """
+    rng, frames = random.Random(seed), frames_of(of, seed)
+    refused = accepted = 0
+    while refused + accepted < num_frames // 2:
+        reader = FrameReader(of.codec)
+        for index, (data, sections) in enumerate(frames):
+            bad = damaged(rng, data, frames[(index + 5) % len(frames)][0])
+            if bad != data:
+                before = reader.roster_sequence, reader.roster_blob
+                begin = time.monotonic()
+                try:
+                    reader.read(bad)
+                except FrameError as error:
+                    assert 0 <= error.offset <= max(len(bad), 64), error
+                    assert (reader.roster_sequence, reader.roster_blob) == before
+                else:
+                    raise AssertionError(f"a damaged frame was accepted: seed {seed}, {bad.hex()}")
+                try:
+                    FrameReader(of.codec).read(sealed(bad))
+                    accepted += 1
+                except FrameError:
+                    refused += 1
+                assert time.monotonic() - begin < SLOW_S, f"slow: seed {seed}, {bad.hex()}"
+            assert same(reader.read(data).sections, sections)  # what was damaged did no harm
+    return refused, accepted
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", choices=["python", "native"], default="native")
+    arguments = parser.parse_args()
+    begin = time.monotonic()
+    refused, accepted = fuzz(backend(arguments.backend), arguments.frames, arguments.seed)
+    print(
+        f"backend {arguments.backend}, seed {arguments.seed}: {refused + accepted} damaged frames, all refused; "
+        f"as many sealed again: {refused} refused, {accepted} were frames; {time.monotonic() - begin:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ring of frames in shared memory: one writer, one acknowledging reader, observers. docs/mtp_output.md.
+
+Two counters are all that the ends agree on, each written by one of them in one aligned store: how many frames were
+published, and how many acknowledged. A frame and its descriptor are written before the frame is published, and
+overwritten after it was acknowledged; so what a killed process leaves is a ring in which its last store either
+happened or not.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TypeVar
+
+from vllm_ascend_ext.mtp.end_state import EndState, State
+from vllm_ascend_ext.mtp.errors import (
+    ChannelError,
+    ChannelFullError,
+    ChannelInUseError,
+    ChannelSizeError,
+    ReaderGoneError,
+)
+from vllm_ascend_ext.mtp.native import Backend
+from vllm_ascend_ext.mtp.owner import Owner
+from vllm_ascend_ext.mtp.ring_file import RingFile, Word
+from vllm_ascend_ext.mtp.ring_folder import clear_dead_rings, create, open_ring, ring_path
+from vllm_ascend_ext.mtp.ring_size import RingSize
+from vllm_ascend_ext.mtp.rows import Memory
+
+SLICE_S = 0.1
+"""The longest sleep without a look at whether the other end lives."""
+_POLL_S = 0.005
+_SETTLE_S = 1.0
+_SETTLE_POLL_S = 0.0005
+
+_Parsed = TypeVar("_Parsed")
+_logger = logging.getLogger(__name__)
+
+
+class RingWriter:
+    """The writing end.
+
+    Creates the ring. One that a dead writer of the same instance left is continued where it has the same size, so
+    that nothing which was not read is lost, and replaced otherwise.
+
+    Raises:
+        ChannelInUseError: its writer lives.
+        ChannelSizeError: no ring of this size is possible.
+        ChannelError: what lies there is somebody else's.
+    """
+
+    def __init__(self, instance: int, replica: int, size: RingSize, backend: Backend) -> None:
+        self.path = ring_path(instance, replica)
+        clear_dead_rings(keep=self.path)
+        self._file = self._create_or_continue(instance, replica, size)
+        self.size = self._file.size
+        self.memory = Memory(self._file.frames, self._file.frames_address)
+        self._words = self._file.words
+        self._published = backend.counter(self._file, Word.PUBLISHED, Word.READER_WAITS)
+        self._acknowledged = backend.counter(self._file, Word.ACKNOWLEDGED, Word.WRITER_WAITS)
+        self.state = EndState(self._file)
+        self.state.words[State.SEQUENCE] = self._words[Word.PUBLISHED]
+        self.state.words[State.HEAD] = self._end_of_last()
+        self.blocked_s = 0.0
+
+    def _create_or_continue(self, instance: int, replica: int, size: RingSize) -> RingFile:
+        me = Owner.this_process()
+        while True:
+            try:
+                create(self.path, instance, replica, size, me)
+            except FileExistsError:
+                file = self._take_over(size, me)
+            else:
+                file = open_ring(self.path, writable=True)
+            if file is not None:
+                return file
+
+    def _take_over(self, size: RingSize, me: Owner) -> RingFile | None:
+        """None when what lay there is out of the way."""
+        try:
+            file = open_ring(self.path, writable=True)
+        except FileNotFoundError:
+            return None
+        with file.locked():
+            if file.is_unlinked:
+                pass  # somebody was quicker
+            elif file.writer.is_alive:
+                writer = file.writer
+                file.close()
+                raise ChannelInUseError(f"{self.path} is written by {writer}; one instance writes one ring")
+            elif file.size == size and not file.words[Word.IS_CLOSED]:
+                file.words[Word.ORPHANED_AT] = 0
+                file.words[Word.WRITER_START] = me.start_ticks
+                file.words[Word.WRITER_PID] = me.pid
+                return file
+            else:
+                self._replace(file)
+        file.close()
+        return None
+
+    def _replace(self, file: RingFile) -> None:
+        if num_unread := file.num_unread:
+            _logger.warning(
+                "%s of %s is replaced, being closed or of another size: %d unread frames, from %d on, are lost",
+                *(self.path, file.writer, num_unread, file.words[Word.ACKNOWLEDGED]),
+            )
+        self.path.unlink(missing_ok=True)
+
+    @property
+    def sequence(self) -> int:
+        """Of the next frame."""
+        return self.state.words[State.SEQUENCE]
+
+    def _end_of_last(self) -> int:
+        if not self.sequence:
+            return 0
+        at = self._file.descriptor(self.sequence - 1)
+        return _end(self._words[at], self._words[at + 1])
+
+    @property
+    def num_unread(self) -> int:
+        """Frames that the reader has not acknowledged."""
+        return self._file.num_unread
+
+    def reserve(self, num_bytes: int, timeout_s: float) -> int:
+        """Waits until a frame of `num_bytes` fits; returns where in `memory` it begins.
+
+        Raises:
+            ChannelSizeError: it never will.
+            ChannelFullError: the reader lives and did not make room within `timeout_s` seconds.
+            ReaderGoneError: the ring was full that long, and its reader is dead or never came.
+        """
+        if num_bytes > self.size.max_frame_bytes:
+            raise ChannelSizeError(
+                f"a frame of up to {num_bytes} bytes; {self.path} was made for {self.size.max_frame_bytes}"
+            )
+        at = self._free(num_bytes)
+        return at if at is not None else self._wait_for_room(num_bytes, timeout_s)
+
+    def _free(self, num_bytes: int) -> int | None:
+        words, size, head = self._words, self.size, self.state.words[State.HEAD]
+        acknowledged = words[Word.ACKNOWLEDGED]
+        offset = head % size.capacity
+        if offset + num_bytes > size.capacity:  # a frame lies in one piece
+            head, offset = head + size.capacity - offset, 0
+        if acknowledged != self.sequence:
+            oldest = words[self._file.descriptor(acknowledged)]
+            if self.sequence - acknowledged >= size.num_descriptors or head + num_bytes - oldest > size.capacity:
+                return None
+        self.state.words[State.HEAD] = head
+        return offset
+
+    def _wait_for_room(self, num_bytes: int, timeout_s: float) -> int:
+        begin = time.monotonic()
+        self._acknowledged.announce(True)
+        try:
+            while True:
+                acknowledged = self._words[Word.ACKNOWLEDGED]
+                at = self._free(num_bytes)
+                if at is not None:
+                    return at
+                left_s = begin + timeout_s - time.monotonic()
+                if left_s <= 0:
+                    raise self._full_error(timeout_s)
+                self._acknowledged.wait(acknowledged, min(left_s, SLICE_S))
+        finally:
+            self._acknowledged.announce(False)
+            self.blocked_s += time.monotonic() - begin
+
+    def _full_error(self, timeout_s: float) -> ChannelError:
+        reader = self._file.reader
+        what = (
+            f"{self.path} is full for {timeout_s:g} s: its reader, {reader}{self._file.reader_label}, is "
+            f"{self.num_unread} frames behind, "
+            f"the first of them frame {self._words[Word.ACKNOWLEDGED]}"
+        )
+        return ChannelFullError(what) if reader.is_alive else ReaderGoneError(what)
+
+    def publish(self, num_bytes: int) -> int:
+        """Makes the frame of `num_bytes` that was written where `reserve` said visible; returns its sequence."""
+        sequence, words, state = self.sequence, self._words, self.state.words
+        descriptor = self._file.descriptor(sequence)
+        words[descriptor] = state[State.HEAD]
+        words[descriptor + 1] = num_bytes
+        state[State.HEAD] = _end(state[State.HEAD], num_bytes)
+        state[State.SEQUENCE] = sequence + 1
+        self._published.publish(sequence + 1)
+        return sequence
+
+    def close(self, timeout_s: float = 0.0) -> int:
+        """Waits until all is acknowledged, at most `timeout_s` seconds; then removes the ring.
+
+        Returns:
+            How many frames nobody acknowledged. A reader that is attached can still read them.
+        """
+        if self._file.is_closed:
+            return 0
+        deadline = time.monotonic() + timeout_s
+        self._acknowledged.announce(True)
+        while self.num_unread and (left_s := deadline - time.monotonic()) > 0:
+            acknowledged = self._words[Word.ACKNOWLEDGED]
+            self._acknowledged.wait(acknowledged, min(left_s, SLICE_S))
+        num_unread = self.num_unread
+        self._file.words[Word.IS_CLOSED] = 1
+        self.path.unlink(missing_ok=True)
+        self._published.wake()
+        self.memory.view.release()
+        self._file.close()
+        return num_unread
+
+
+def _end(position: int, num_bytes: int) -> int:
+    return position + (num_bytes + 7) // 8 * 8

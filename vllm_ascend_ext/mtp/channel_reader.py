@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reading ends of a ring: the one that acknowledges, and observers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from vllm_ascend_ext.mtp.end_state import EndState, State
+from vllm_ascend_ext.mtp.errors import (
+    ChannelClosedError,
+    ChannelError,
+    ChannelInUseError,
+    FrameError,
+    NoFrameError,
+    SequenceError,
+    WriterGoneError,
+)
+from vllm_ascend_ext.mtp.native import Backend
+from vllm_ascend_ext.mtp.owner import NOBODY, Owner
+from vllm_ascend_ext.mtp.ring_file import RingFile, Word
+from vllm_ascend_ext.mtp.ring_folder import open_ring, ring_path
+
+SLICE_S = 0.1
+"""The longest sleep without a look at whether the other end lives."""
+_POLL_S = 0.005
+_SETTLE_S = 1.0
+_SETTLE_POLL_S = 0.0005
+
+_Parsed = TypeVar("_Parsed")
+_logger = logging.getLogger(__name__)
+
+
+class _Looker:
+    """What a reader and an observer have in common."""
+
+    def __init__(self, path: Path, timeout_s: float, backend: Backend, *, writable: bool) -> None:
+        self.path = path
+        self._file = _await_ring(path, timeout_s, writable=writable)
+        self._words = self._file.words
+        self._published = backend.counter(self._file, Word.PUBLISHED, Word.READER_WAITS)
+        self.state = EndState(self._file)
+        self.sequence = self._words[Word.ACKNOWLEDGED]
+
+    @property
+    def sequence(self) -> int:
+        """Of the frame that comes next."""
+        return self.state.words[State.SEQUENCE]
+
+    @sequence.setter
+    def sequence(self, sequence: int) -> None:
+        self.state.words[State.SEQUENCE] = sequence
+
+    @property
+    def num_published(self) -> int:
+        """Frames that were ever written to the ring."""
+        return self._words[Word.PUBLISHED]
+
+    @property
+    def is_published(self) -> bool:
+        """Whether frame `sequence` is there."""
+        return self._words[Word.PUBLISHED] > self.sequence
+
+    @property
+    def writer(self) -> Owner:
+        return self._file.writer
+
+    @property
+    def is_closed_by_writer(self) -> bool:
+        return bool(self._words[Word.IS_CLOSED])
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether frame `sequence` was acknowledged, so that it may be gone."""
+        return self._words[Word.ACKNOWLEDGED] > self.sequence
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until frame `sequence` is there.
+
+        Raises:
+            NoFrameError: it did not come within `timeout_s` seconds.
+            ChannelClosedError: it never will, the writer has closed the channel.
+            WriterGoneError: it never will, the writer died.
+        """
+        if self._words[Word.PUBLISHED] > self.sequence:
+            return
+        deadline = time.monotonic() + timeout_s
+        self._say_waiting(True)
+        try:
+            while self._words[Word.PUBLISHED] <= self.sequence:
+                is_over = self._words[Word.IS_CLOSED] or not self._file.writer.is_alive
+                if is_over and self._words[Word.PUBLISHED] <= self.sequence:  # look again: it was alive before
+                    raise self._over_error()
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise NoFrameError(f"{self._file.writer} sent no frame {self.sequence} for {timeout_s:g} s")
+                self._published.wait(self.sequence, min(left_s, SLICE_S))
+        finally:
+            self._say_waiting(False)
+
+    def sleep(self, timeout_s: float) -> None:
+        """Sleeps until frame `sequence` is there, `timeout_s` seconds at most; may return early."""
+        self._say_waiting(True)
+        if not self.is_published:
+            self._published.wait(self.sequence, timeout_s)
+        self._say_waiting(False)
+
+    def _say_waiting(self, waits: bool) -> None:
+        """So that the writer wakes us."""
+
+    def _over_error(self) -> ChannelError:
+        if self._words[Word.IS_CLOSED]:
+            return ChannelClosedError(f"{self.path} was closed after {self.sequence} frames")
+        return WriterGoneError(f"the writer of {self.path}, {self._file.writer}, sent {self.sequence} frames")
+
+    def read(self, parse: Callable[[bytes], _Parsed]) -> _Parsed:
+        """What `parse` makes of frame `sequence`, which was published; the ring stays where it is.
+
+        The counter may be seen before the frame (docs/mtp_output.md, order); the frame settles shortly after, so
+        what cannot be parsed is read again for a while.
+
+        Raises:
+            FrameError, SequenceError: by `parse`, still after that while; or the frame was overtaken.
+        """
+        deadline = None
+        while True:
+            try:
+                return parse(self._copy())
+            except (FrameError, SequenceError):
+                deadline = deadline or time.monotonic() + _SETTLE_S
+                if self.is_overtaken or time.monotonic() >= deadline:
+                    raise
+                time.sleep(_SETTLE_POLL_S)
+
+    def _copy(self) -> bytes:
+        words, size = self._words, self._file.size
+        descriptor = self._file.descriptor(self.sequence)
+        offset, num_bytes = words[descriptor] % size.capacity, words[descriptor + 1]
+        return bytes(self._file.frames[offset : offset + min(num_bytes, size.max_frame_bytes)])
+
+    def kept_roster(self, sequence: int) -> bytes | None:
+        """The roster that frame `sequence` carried, if the acknowledging reader kept it."""
+        return self._file.kept_roster(sequence)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class RingReader(_Looker):
+    """The acknowledging end; begins at the first frame that was not acknowledged.
+
+    Args:
+        timeout_s: how long to wait for the ring to be created.
+
+    Raises:
+        NoFrameError: there was none.
+        ChannelInUseError: it has a reader that lives.
+        ChannelError: what lies there is somebody else's, or damaged.
+    """
+
+    def __init__(self, instance: int, replica: int, timeout_s: float, backend: Backend) -> None:
+        super().__init__(ring_path(instance, replica), timeout_s, backend, writable=True)
+        self._acknowledged = backend.counter(self._file, Word.ACKNOWLEDGED, Word.WRITER_WAITS)
+        self._kept = -1
+        with self._file.locked():
+            if self._file.reader.is_alive:
+                reader = self._file.reader
+                self._file.close()
+                raise ChannelInUseError(f"{self.path} is read by {reader}; others can only observe")
+            me = Owner.this_process()
+            self._words[Word.READER_START] = me.start_ticks
+            self._words[Word.READER_PID] = me.pid
+            self.sequence = self._words[Word.ACKNOWLEDGED]
+
+    def _say_waiting(self, waits: bool) -> None:
+        self._published.announce(waits)
+
+    def label(self, text: str) -> None:
+        """What the errors of a writer that waits for this reader say of it."""
+        self._file.reader_label = text
+
+    def newest_kept_roster(self, before: int) -> tuple[int, bytes] | None:
+        """The newest roster kept of a frame before `before`, and that frame."""
+        return self._file.newest_kept_roster(before)
+
+    @property
+    def acknowledged(self) -> int:
+        """The first frame that was not acknowledged."""
+        return self._words[Word.ACKNOWLEDGED]
+
+    def acknowledge(self, sequence: int) -> None:
+        """Gives up all frames before `sequence`."""
+        self._acknowledged.publish(sequence)
+
+    def keep_roster(self, sequence: int, blob: bytes) -> None:
+        """Keeps the roster in force, which `RingFile.keep_roster` explains, if it is not kept yet."""
+        if sequence != self._kept:
+            self._file.keep_roster(sequence, blob)
+            self._kept = sequence
+
+    def close(self) -> None:
+        """Leaves the ring to the next reader, even that of a dead writer, who may come back and count on."""
+        if not self._file.is_closed:
+            self._words[Word.READER_PID] = NOBODY.pid
+        super().close()
+
+
+class RingObserver(_Looker):
+    """Looks on, without a right to write, and may be overtaken."""
+
+    def __init__(self, instance: int, replica: int, timeout_s: float, backend: Backend) -> None:
+        super().__init__(ring_path(instance, replica), timeout_s, backend, writable=False)
+
+    def catch_up(self) -> int:
+        """Goes on with the oldest frame that is surely there; returns how many were skipped."""
+        oldest = self._words[Word.ACKNOWLEDGED]
+        num_missed = max(oldest - self.sequence, 0)
+        self.sequence += num_missed
+        return num_missed
+
+
+def _await_ring(path: Path, timeout_s: float, *, writable: bool) -> RingFile:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return open_ring(path, writable=writable)
+        except FileNotFoundError:
+            if time.monotonic() >= deadline:
+                raise NoFrameError(f"{path} was not made within {timeout_s:g} s: no sender has started") from None
+            time.sleep(_POLL_S)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where an engine's frames go: a ring, and behind it a reader of this machine, one of another, or nobody.
+
+The ring holds what is not acknowledged in every case, so the guarantees are always the ring's.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+from vllm_ascend_ext.mtp.discard import DiscardingReader
+from vllm_ascend_ext.mtp.ring_size import RingSize
+from vllm_ascend_ext.mtp.section import Section
+from vllm_ascend_ext.mtp.sender import OutputSender, SenderStats
+
+_ENDPOINT = re.compile(r"tcp://(?P<host>[^:\s]+):(?P<port>[1-9]\d{0,4})")
+_FAREWELL_S = 5.0  # that a remote reader has for the last frames when the engine ends
+
+
+def replica_endpoint(endpoint: str, replica: int) -> str:
+    """The address of `replica`, at PORT + `replica`, where replica 0 has tcp://HOST:PORT.
+
+    Raises:
+        ValueError: another form, or no such port.
+    """
+    match = _ENDPOINT.fullmatch(endpoint)
+    if match is None or int(match["port"]) + replica > 65535:
+        raise ValueError(f"endpoint {endpoint!r}: expected tcp://HOST:PORT with room for replica {replica}'s port")
+    return f"tcp://{match['host']}:{int(match['port']) + replica}"
+
+
+class EngineOutlet:
+    """The outlet of one replica.
+
+    Args:
+        size: of the ring.
+        timeout_s: how long a full ring may block `send`.
+        endpoint: where a reader on another host connects (of replica 0); "" for readers of this machine.
+        has_reader: whether somebody will acknowledge; otherwise frames are given up once sent.
+
+    Raises:
+        ValueError: see `replica_endpoint`.
+        ChannelError: the ring cannot be made, or nobody can listen at the endpoint.
+    """
+
+    def __init__(
+        self, instance: int, replica: int, size: RingSize, *, timeout_s: float, endpoint: str, has_reader: bool
+    ) -> None:
+        address = replica_endpoint(endpoint, replica) if endpoint else ""
+        self._sender = OutputSender(instance, replica, size, timeout_s=timeout_s)
+        self._forwarder = None
+        try:
+            if not has_reader:
+                DiscardingReader(instance, replica)
+            elif address:
+                from vllm_ascend_ext.mtp.zmq_forwarder import RingForwarder  # pyzmq is for other hosts only
+
+                self._forwarder = RingForwarder(instance, replica, address)
+        except BaseException:
+            self._sender.close()
+            raise
+
+    def send(self, step: int, target: Section, draft: Section | None = None, /) -> int:
+        """See `OutputSender.send`."""
+        if self._forwarder is not None and self._forwarder.error is not None:
+            raise self._forwarder.error
+        return self._sender.send(step, target, draft)
+
+    @property
+    def stats(self) -> SenderStats:
+        """Of the sender."""
+        return self._sender.stats
+
+    def close(self) -> None:
+        """No frame follows. A remote reader that is connected gets the last ones."""
+        if self._forwarder is None:
+            self._sender.close()
+            return
+        from vllm_ascend_ext.mtp.zmq_messages import BEAT_S
+
+        self._sender.close(_FAREWELL_S)
+        time.sleep(2 * BEAT_S)  # the forwarder tells its reader of the end
+        self._forwarder.close()

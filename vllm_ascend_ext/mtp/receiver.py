@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The receiver, which acknowledges, and observers, who only look."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm_ascend_ext.mtp.channel_reader import RingObserver, RingReader
+from vllm_ascend_ext.mtp.errors import FrameError, SequenceError, UnknownRosterError
+from vllm_ascend_ext.mtp.frame import Frame, FrameReader
+from vllm_ascend_ext.mtp.native import Backend, installed_backend
+from vllm_ascend_ext.mtp.usual_case import UsualReceive
+
+if TYPE_CHECKING:
+    from vllm_ascend_ext.mtp.zmq_reader import ZmqReader
+
+
+class OutputReceiver:
+    """The one reader of a replica that acknowledges.
+
+    What was received and not acknowledged is received again after a restart; `Frame.sequence` tells.
+
+    Args:
+        instance, replica: whose frames.
+        timeout_s: how long to wait for the sender to create its ring.
+        backend: what decodes; by default the installed one.
+
+    Raises:
+        NoFrameError, ChannelInUseError, ChannelError: what `RingReader` says.
+    """
+
+    def __init__(
+        self, instance: int, replica: int, *, timeout_s: float = 60.0, backend: Backend | None = None
+    ) -> None:
+        backend = backend or installed_backend()
+        ring = RingReader(instance, replica, timeout_s, backend)
+        usual = UsualReceive(backend.functions, ring.state) if backend.functions else None
+        self._read_from(ring, usual, _Intake(instance, replica, backend))
+
+    @classmethod
+    def connect(
+        cls,
+        endpoint: str,
+        instance: int,
+        replica: int,
+        *,
+        timeout_s: float = 60.0,
+        backend: Backend | None = None,
+    ) -> OutputReceiver:
+        """The reader on another host, of what a `RingForwarder` forwards.
+
+        Args:
+            endpoint: as ZMQ writes it, ``tcp://10.0.0.1:5600``.
+            timeout_s: how long to wait for an answer.
+
+        Raises:
+            NoFrameError, ChannelInUseError, ChannelError: what `ZmqReader` says.
+        """
+        from vllm_ascend_ext.mtp.zmq_reader import ZmqReader  # pyzmq is for other hosts only
+
+        receiver = cls.__new__(cls)
+        intake = _Intake(instance, replica, backend or installed_backend())
+        receiver._read_from(ZmqReader(endpoint, instance, replica, timeout_s), None, intake)
+        return receiver
+
+    def _read_from(self, ring: RingReader | ZmqReader, usual: UsualReceive | None, intake: _Intake) -> None:
+        self._ring, self._usual, self._intake = ring, usual, intake
+        self._has_learned = False
+
+    def receive(self, timeout_s: float) -> Frame:
+        """Acknowledges what was received before and returns the next frame.
+
+        Raises:
+            NoFrameError: none came within `timeout_s` seconds, though the writer lives.
+            WriterGoneError: the writer died, and all it sent was received.
+            ChannelClosedError: the writer closed the channel, and all it sent was received.
+            FrameError: the next frame is damaged. It stays unacknowledged.
+            SequenceError: it is not the next of this replica.
+        """
+        if self._usual is not None and self._has_learned:
+            frame = self._usual.receive()
+            if frame is True:
+                self._ring.wait(timeout_s)
+                frame = self._usual.receive()
+            if isinstance(frame, Frame):
+                return frame
+        return self._receive(timeout_s)
+
+    def _receive(self, timeout_s: float) -> Frame:
+        """Whatever the frame before was like."""
+        self.acknowledge()
+        ring, reader = self._ring, self._intake.reader
+        ring.wait(timeout_s)
+        frame = self._intake.next_frame(ring)
+        ring.keep_roster(reader.roster_sequence, reader.roster_blob)
+        ring.sequence += 1
+        if self._usual is not None:
+            self._usual.learn(reader.roster_sequence, frame.sections)
+            self._has_learned = True
+        return frame
+
+    def acknowledge(self) -> None:
+        """Acknowledges all that was received: it is this process's now and will not come again."""
+        ring = self._ring
+        if ring.acknowledged != ring.sequence:
+            ring.acknowledge(ring.sequence)
+
+    def close(self) -> None:
+        """Leaves what is not acknowledged to the next reader."""
+        self._ring.close()
+
+
+class OutputObserver:
+    """Sees the frames of a replica without a right to change anything; for looking on, not for serving.
+
+    Args and Raises: as for `OutputReceiver`; any number may look on.
+    """
+
+    def __init__(
+        self, instance: int, replica: int, *, timeout_s: float = 60.0, backend: Backend | None = None
+    ) -> None:
+        backend = backend or installed_backend()
+        self._ring = RingObserver(instance, replica, timeout_s, backend)
+        self._intake = _Intake(instance, replica, backend)
+        self.num_missed = 0
+
+    def receive(self, timeout_s: float) -> Frame:
+        """The next frame that is still there; `num_missed` counts those that were not.
+
+        Raises:
+            NoFrameError, WriterGoneError, ChannelClosedError, FrameError, SequenceError: as
+                `OutputReceiver.receive`.
+        """
+        ring = self._ring
+        while True:
+            ring.wait(timeout_s)
+            try:
+                frame = self._intake.next_frame(ring)
+            except (FrameError, SequenceError) as error:
+                num_missed = ring.catch_up()
+                if not num_missed and isinstance(error, UnknownRosterError):
+                    num_missed = 1
+                    ring.sequence += 1
+                if not num_missed:
+                    raise
+                self.num_missed += num_missed
+                continue
+            ring.sequence += 1
+            return frame
+
+    def close(self) -> None:
+        self._ring.close()
+
+
+class _Intake:
+    """Makes frames of bytes, and sure that they are the ones expected."""
+
+    def __init__(self, instance: int, replica: int, backend: Backend) -> None:
+        self._identity = instance, replica
+        self.reader = FrameReader(backend.codec)
+
+    def next_frame(self, ring: RingReader | RingObserver | ZmqReader) -> Frame:
+        """The frame `ring.sequence`, which was published."""
+        return ring.read(lambda data: self._parse(ring, data))
+
+    def _parse(self, ring: RingReader | RingObserver | ZmqReader, data: bytes) -> Frame:
+        try:
+            frame = self.reader.read(data)
+        except UnknownRosterError as error:
+            blob = ring.kept_roster(error.sequence)
+            if blob is None:
+                raise
+            self.reader.adopt(error.sequence, blob)
+            frame = self.reader.read(data)
+        if frame.sequence != ring.sequence or (frame.instance, frame.replica) != self._identity:
+            raise SequenceError(
+                f"frame {frame.sequence} of instance {frame.instance}, replica {frame.replica}, where frame "
+                f"{ring.sequence} of {self._identity[0]}, {self._identity[1]} must be: a second sender?"
+            )
+        return frame

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of all rings: they are made, found and cleared away here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from vllm_ascend_ext.mtp.errors import ChannelError, ChannelSizeError
+from vllm_ascend_ext.mtp.owner import Owner
+from vllm_ascend_ext.mtp.ring_file import MAGIC, RingFile, Word
+from vllm_ascend_ext.mtp.ring_size import HEADER_BYTES, RingSize
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFIX = "ascend_ext-"
+ORPHAN_GRACE_S = 600.0
+"""For how long what nobody has read is kept for a writer or a reader that comes back."""
+
+_logger = logging.getLogger(__name__)
+
+
+def ring_path(instance: int, replica: int) -> Path:
+    """Where the ring of a replica lies."""
+    return SHARED_MEMORY / f"{PREFIX}{instance}-{replica}"
+
+
+def create(path: Path, instance: int, replica: int, size: RingSize, writer: Owner) -> None:
+    """Makes the file, whole from the moment it has its name.
+
+    Raises:
+        FileExistsError: there is one.
+        ChannelSizeError: /dev/shm is too small.
+    """
+    size.check()
+    status = os.statvfs(path.parent)
+    free = status.f_bavail * status.f_frsize
+    if size.file_bytes > free:
+        raise ChannelSizeError(f"{path} needs {size.file_bytes} bytes, {path.parent} has {free} left")
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    file = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            os.posix_fallocate(file, 0, size.file_bytes)  # so that no later write finds the memory gone
+        except OSError as error:
+            raise ChannelSizeError(f"{path} needs {size.file_bytes} bytes: {error.strerror}") from error
+        words = np.zeros(HEADER_BYTES // 8, np.uint64)
+        for word, value in {
+            Word.MAGIC: MAGIC,
+            Word.INSTANCE: instance,
+            Word.REPLICA: replica,
+            Word.CAPACITY: size.capacity,
+            Word.NUM_DESCRIPTORS: size.num_descriptors,
+            Word.MAX_FRAME_BYTES: size.max_frame_bytes,
+            Word.ROSTER_BYTES: size.roster_bytes,
+            Word.WRITER_PID: writer.pid,
+            Word.WRITER_START: writer.start_ticks,
+        }.items():
+            words[word] = value
+        os.pwrite(file, words.tobytes(), 0)
+        # with a folder's descriptor CPython calls linkat, which follows the link in /proc to the nameless file
+        os.link(f"/proc/self/fd/{file}", path.name, dst_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(file)
+        os.close(folder)
+
+
+def open_ring(path: Path, *, writable: bool) -> RingFile:
+    """Maps a ring that is there.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ChannelError: it is damaged, or not this user's alone.
+    """
+    file = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(file)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise ChannelError(
+                f"{path} belongs to user {status.st_uid} and has mode {status.st_mode & 0o777:o}: not ours alone"
+            )
+        return RingFile(file, path, writable=writable)
+    except BaseException:
+        os.close(file)
+        raise
+
+
+def clear_dead_rings(keep: Path | None = None, *, grace_s: float = ORPHAN_GRACE_S) -> list[Path]:
+    """Removes the rings whose writer and reader are dead, those of other users and `keep` excepted.
+
+    One that was read to its end goes at once, one with unread frames when it was found like that `grace_s` seconds
+    ago. Returns what it removed.
+    """
+    removed = []
+    for path in sorted(SHARED_MEMORY.glob(f"{PREFIX}*")):
+        if path == keep:
+            continue
+        try:
+            file = open_ring(path, writable=True)
+        except (ChannelError, OSError):
+            continue
+        with file.locked():
+            if not file.is_unlinked and _is_done_with(file, grace_s):
+                path.unlink(missing_ok=True)
+                removed.append(path)
+        file.close()
+    return removed
+
+
+def _is_done_with(file: RingFile, grace_s: float) -> bool:
+    words = file.words
+    if file.writer.is_alive or file.reader.is_alive:
+        words[Word.ORPHANED_AT] = 0
+        return False
+    if not file.num_unread:
+        return True
+    now = int(time.time())
+    if not words[Word.ORPHANED_AT]:
+        words[Word.ORPHANED_AT] = now
+    if now - words[Word.ORPHANED_AT] < grace_s:
+        return False
+    _logger.warning("%s of %s is removed with %d unread frames", file.path, file.writer, file.num_unread)
+    return True

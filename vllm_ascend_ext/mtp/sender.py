@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sender: numbers the frames of one data-parallel replica and writes them to its channel."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_ascend_ext.mtp.channel import RingWriter
+from vllm_ascend_ext.mtp.end_state import State
+from vllm_ascend_ext.mtp.frame import FrameWriter
+from vllm_ascend_ext.mtp.native import Backend, installed_backend
+from vllm_ascend_ext.mtp.ring_size import RingSize
+from vllm_ascend_ext.mtp.section import Section, Source
+from vllm_ascend_ext.mtp.usual_case import UsualSend
+
+
+@dataclass(frozen=True, slots=True)
+class SenderStats:
+    """What a sender did since it was made.
+
+    Attributes:
+        frames, bytes: sent.
+        blocked_s: seconds that it waited for room.
+        send_s: seconds spent in `send`, waiting included.
+        occupancy: frames that are not acknowledged, of `capacity`.
+    """
+
+    frames: int
+    bytes: int
+    blocked_s: float
+    send_s: float
+    occupancy: int
+    capacity: int
+
+
+class OutputSender:
+    """One per data-parallel replica.
+
+    Args:
+        instance: of the engine; the same after a restart of the same engine, another for every other.
+        replica: the data-parallel rank.
+        size: of the ring, see `RingSize.for_engine`.
+        timeout_s: how long a full ring may block `send`.
+        backend: what encodes; by default the installed one.
+
+    Raises:
+        ChannelInUseError, ChannelSizeError, ChannelError: what `RingWriter` says.
+    """
+
+    def __init__(
+        self,
+        instance: int,
+        replica: int,
+        size: RingSize,
+        *,
+        timeout_s: float = 60.0,
+        backend: Backend | None = None,
+    ) -> None:
+        backend = backend or installed_backend()
+        self._timeout_s = timeout_s
+        self._ring = RingWriter(instance, replica, size, backend)
+        self._writer = FrameWriter(instance, replica, backend.codec)
+        self._usual = UsualSend(backend.functions, self._ring.state) if backend.functions else None
+        self._frames = 0
+        self._send_ns = 0
+
+    def send(
+        self, step: int, target: Section, draft: Section | None = None, *, timeout_s: float | None = None
+    ) -> int:
+        """Sends one frame; returns its sequence.
+
+        Args:
+            timeout_s: seconds to wait while the ring is full, instead of the sender's own.
+
+        Raises:
+            ChannelFullError: the reader lives and did not make room in time. Nothing was sent; try again.
+            ReaderGoneError: the ring is full and its reader is dead, or never came. Likewise.
+            ChannelSizeError: the frame is larger than the ring was made for.
+            ValueError: the sections are of the wrong sources, or impossible.
+        """
+        begin = time.perf_counter_ns()
+        if self._usual is None or not self._usual.send(step, target, draft):
+            self._send(step, target, draft, self._timeout_s if timeout_s is None else timeout_s)
+        self._frames += 1
+        self._send_ns += time.perf_counter_ns() - begin
+        return self._ring.sequence - 1
+
+    def _send(self, step: int, target: Section, draft: Section | None, timeout_s: float) -> None:
+        """Whatever the frame before was like."""
+        if target.source != Source.TARGET or (draft is not None and draft.source != Source.DRAFT):
+            raise ValueError("a frame has a section of the target and, after it, one of the draft or none")
+        sections = (target,) if draft is None else (target, draft)
+        ring, writer = self._ring, self._writer
+        at = ring.reserve(writer.bound(sections), timeout_s)
+        num_bytes = writer.write(ring.memory, at, step, ring.sequence, sections)
+        ring.publish(num_bytes)
+        ring.state.words[State.BYTES_SENT] += num_bytes
+        if self._usual is not None:
+            self._usual.learn(writer.roster_sequence, sections, writer.bound(sections))
+
+    @property
+    def path(self) -> Path:
+        """The ring's."""
+        return self._ring.path
+
+    @property
+    def next_sequence(self) -> int:
+        """Of the frame that `send` will send. Not 0 at the beginning when a dead sender's ring is continued."""
+        return self._ring.sequence
+
+    @property
+    def stats(self) -> SenderStats:
+        ring = self._ring
+        return SenderStats(
+            self._frames,
+            ring.state.words[State.BYTES_SENT],
+            ring.blocked_s,
+            self._send_ns / 1e9,
+            ring.num_unread,
+            ring.size.num_descriptors,
+        )
+
+    def close(self, timeout_s: float = 0.0) -> int:
+        """See `RingWriter.close`."""
+        return self._ring.close(timeout_s)
