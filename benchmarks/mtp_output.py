@@ -90,7 +90,7 @@ class Ring:
         return lambda: receive(TIMEOUT_S).step
 
     def close(self) -> None:
-        self.sender.close(TIMEOUT_S)
+        self.sender.close()
 
 
 class Queue:

@@ -183,7 +183,7 @@ def _fill(
     num_accepted_B: torch.Tensor,
     topk: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
 ) -> int:
-    batch, num_slots = section.token_ids_BS.shape
+    batch, num_slots = len(section.request_ids), section.num_slots
     if tokens_BS.shape[0] < batch or num_accepted_B.shape[0] < batch or tokens_BS.shape[1] < num_slots:
         raise ValueError(
             f"{batch} requests of {num_slots} slots do not fit tokens {list(tokens_BS.shape)} and counts "

@@ -144,7 +144,7 @@ class RingForwarder:
         blob = inline_roster(data)
         if blob is not None and (not self._rosters or self._rosters[-1][0] < sequence):
             self._rosters.append((sequence, blob))
-        self._socket.send_multipart([self._reader, bytes([Kind.FRAME]) + data])
+        self._socket.send_multipart([self._reader or b"", bytes([Kind.FRAME]) + data])
         self._ring.sequence = sequence + 1
 
     def _checked(self, data: bytes) -> bytes:
