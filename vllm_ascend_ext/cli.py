@@ -266,8 +266,8 @@ def _explain(error: Exception) -> tuple[int, str]:
     from vllm_ascend_ext.integration.demo.input import InputError
     from vllm_ascend_ext.integration.errors import PlainError, UnsupportedCombinationError
     from vllm_ascend_ext.integration.ranks import RankError
-    from vllm_ascend_ext.parallel.gather_rows import PlanInputError
     from vllm_ascend_ext.mtp.errors import ChannelError, FrameError
+    from vllm_ascend_ext.parallel.gather_rows import PlanInputError
 
     lines = str(error).splitlines() or [""]
     bad_input = (InputError, ConfigError, EnvironmentVariableError, PlanInputError, UnsupportedCombinationError)
