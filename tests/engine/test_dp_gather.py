@@ -60,6 +60,9 @@ def run_modes(case: EngineCase, prompts: list[list[int]], counts: list[int]) -> 
             outputs = llm.generate([{"prompt_token_ids": prompts[i]} for i in own], params, use_tqdm=False)
             tokens = {i: tuple(output.outputs[0].token_ids) for i, output in zip(own, outputs, strict=True)}
             report = llm.collective_rpc("ascend_ext_report")[0] | {"num_routed": expert_rows.num_routed}
+            if case.ascend_ext["dp_gather"].get("overlap_counts"):
+                assert planner.counts.stats.num_exchanges > 0
+                planner.counts.stats.num_exchanges = 0
             outcomes.append((rank.tp_rank, tokens, report))
         return outcomes
 
@@ -123,6 +126,53 @@ def gathering(rule: str = "auto", **section: Any) -> dict[str, Any]:
     return {"dp_gather": {"enabled": True, "rule": rule, **section}}
 
 
+def _dispatched(rank: Rank) -> list[str]:
+    """What vLLM's modular kernels call on CUDA: rows routed already, with scales. Returns each pass's mode."""
+    import torch
+    import torch.distributed as dist
+    from vllm.config import CUDAGraphMode, VllmConfig, set_current_vllm_config
+    from vllm.distributed import init_distributed_environment, initialize_model_parallel
+    from vllm.forward_context import DPMetadata, ForwardContext, override_forward_context
+
+    from vllm_ascend_ext.collectives import Collectives
+    from vllm_ascend_ext.config import DpGatherConfig
+    from vllm_ascend_ext.integration.dp_gather import PlannedAll2AllManager
+    from vllm_ascend_ext.integration.gather_planner import LayerPlanner
+    from vllm_ascend_ext.parallel.dp_gather import DpGather, PlanError
+    from vllm_ascend_ext.parallel.gather_rows import Topology
+
+    with set_current_vllm_config(VllmConfig()):
+        init_distributed_environment(3, rank.rank, "env://", rank.rank, backend="gloo")
+        initialize_model_parallel()
+    gather = DpGather(Collectives(dist.group.WORLD, 60.0, "gather"))
+    planner = LayerPlanner(gather, Topology(3), DpGatherConfig(), None)
+    manager, modes = PlannedAll2AllManager(dist.group.WORLD, planner), []
+    for counts, graph in (([9, 1, 0], False), ([2, 2, 2], False), ([4, 4, 4], True), ([9, 1, 1], True)):
+        metadata = DPMetadata(torch.tensor(counts, dtype=torch.int32))
+        mode = CUDAGraphMode.FULL if graph else CUDAGraphMode.NONE
+        context = ForwardContext({}, {}, {}, dp_metadata=metadata, cudagraph_runtime_mode=mode)
+        everyone = [torch.arange(4.0 * n).view(n, 4) + 100 * r for r, n in enumerate(counts)]
+        own = everyone[rank.rank]
+        ids = torch.full((len(own), 2), rank.rank, dtype=torch.int32)
+        with override_forward_context(context), planner.layer():
+            hidden, weights, gathered_ids, (scales,) = manager.dispatch(own, own[:, :2], ids, False, [own[:, :1]])
+            real = gathered_ids[:, 0] >= 0
+            assert torch.equal(hidden[real], torch.cat(everyone)) and torch.equal(scales, hidden[:, :1])
+            assert torch.equal(weights, hidden[:, :2]) and not hidden[~real].any()
+            assert gathered_ids[real, 0].tolist() == [r for r, n in enumerate(counts) for _ in range(n)]
+            assert torch.equal(hidden[manager.own_rows()], own)
+            modes.append(gather.plan.mode.value)
+            assert torch.equal(manager.combine(hidden), 3 * own)
+        with pytest.raises(PlanError, match="no gather plan"):
+            manager.own_rows()
+    return modes
+
+
+def test_routed_rows_and_graphs() -> None:
+    expected = ["sum_len", "max_len", "max_len", "max_len"]
+    assert run_ranks(_dispatched, Layout(dp=3), deadline_s=120) == [expected] * 3
+
+
 def test_modes_give_the_plain_tokens_with_mtp(tiny_model: str) -> None:
     """DP2 and EP, one replica with most of the work; MTP verifies and drafts; the rule changes within a run."""
     prompts = make_prompts(tiny_model, [1, 299, 17, 40, 3, 121, 2, 9])
@@ -131,7 +181,7 @@ def test_modes_give_the_plain_tokens_with_mtp(tiny_model: str) -> None:
         Layout(dp=2),
         expert_parallel=True,
         num_speculative_tokens=2,
-        ascend_ext=gathering("cost", machine="h20"),
+        ascend_ext=gathering("cost", machine="h20", overlap_counts=True),
         engine_args=ENGINE,
     )
     check_modes(tiny_model, prompts, case, [7, 1], {"max_len", "variable"})

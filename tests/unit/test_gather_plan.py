@@ -83,7 +83,7 @@ def test_the_cheapest_is_chosen(counts, tp, data):
 
 
 def test_cost_sees_what_the_gather_leg_hides():
-    """1 call instead of 2 legs: SGLang's rule keeps MAX_LEN for 2:1, where variable rows save a quarter of all."""
+    """SGLang's rule keeps MAX_LEN for 2:1, where variable rows save a quarter of the bytes and of the rows."""
     counts = [32768, 16384] * 4
     machine = describe("mi355x", 8)
     assert make_plan(counts, Topology(8), V3).mode is MAX_LEN

@@ -87,9 +87,10 @@ class DpGather:
         Raises:
             PlanError: as all operations here, when the rows do not fit the plan.
         """
-        held = self._check_rows("slice_replicated", x_CH, self._num_own_rows())
+        self._check_rows("slice_replicated", x_CH, self._num_own_rows())
         if self._attn_tp is None:
             return x_CH
+        held = self._num_held()
         first = min(self._attn_tp.rank * held, x_CH.shape[0])
         own_TH = x_CH[first : first + held]
         return own_TH if own_TH.shape[0] == held else _pad(own_TH, 0, held)
@@ -103,9 +104,10 @@ class DpGather:
         Returns:
             ``[S, H]``, zero where the rounding added rows.
         """
-        held = self._check_rows("reduce_partial", x_CH, self._num_own_rows())
+        self._check_rows("reduce_partial", x_CH, self._num_own_rows())
         if self._attn_tp is None:
             return x_CH
+        held = self._num_held()
         rounded = held * self._tp_size
         whole = x_CH.contiguous() if x_CH.shape[0] == rounded else _pad(x_CH, 0, rounded)
         own_SH = x_CH.new_empty(held, x_CH.shape[1])
@@ -114,11 +116,10 @@ class DpGather:
 
     def join(self, x_SH: torch.Tensor) -> torch.Tensor:
         """The replica's rows from the parts of its attention-TP ranks: ``[S, H]`` to ``[C, H]``."""
-        held = self.plan.rows.held[self._ranks.rank]
-        self._check_rows("join", x_SH, held)
+        self._check_rows("join", x_SH, self._num_held())
         if self._attn_tp is None:
             return x_SH
-        whole = x_SH.new_empty(held * self._tp_size, x_SH.shape[1])
+        whole = x_SH.new_empty(x_SH.shape[0] * self._tp_size, x_SH.shape[1])
         self._attn_tp.all_gather_into(whole, x_SH.contiguous())
         return whole[: self._num_own_rows()]
 
@@ -190,14 +191,15 @@ class DpGather:
     def _num_own_rows(self) -> int:
         return self.plan.counts[self._ranks.rank // self._tp_size]
 
-    def _check_rows(self, what: str, x: torch.Tensor, num_rows: int) -> int:
-        """The rows that this rank holds between split and join."""
+    def _num_held(self) -> int:
+        return self.plan.rows.held[self._ranks.rank]
+
+    def _check_rows(self, what: str, x: torch.Tensor, num_rows: int) -> None:
         if x.dim() != 2 or x.shape[0] != num_rows:
             raise PlanError(
                 f"{what} on rank {self._ranks.rank}: shape {list(x.shape)}, but the plan for "
                 f"{list(self.plan.counts)} rows by {self.plan.mode.value} needs [{num_rows}, H]"
             )
-        return self.plan.rows.held[self._ranks.rank]
 
 
 def _pad(x: torch.Tensor, offset: int, total: int) -> torch.Tensor:
