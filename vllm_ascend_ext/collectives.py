@@ -49,14 +49,20 @@ class Collectives(GroupCalls):
         Raises:
             CollectiveError: as all operations here.
         """
+        if not x.is_contiguous():
+            dense = x.contiguous()
+            self.all_reduce_(dense)
+            x.copy_(dense)
+            return
+        self.begin_all_reduce_(x)()
+
+    def begin_all_reduce_(self, x: torch.Tensor) -> Callable[[], None]:
+        """Starts `all_reduce_` of a contiguous `x`; call the result, once, to wait for it."""
         sent = sent_bytes.all_reduce(x.nbytes, self.num_ranks)
         self._count("all_reduce_", x, sent)
         if self.num_ranks == 1:
-            return
-        dense = x.contiguous()
-        self._run("all_reduce_", sent, lambda: dist.all_reduce(dense, group=self._group, async_op=True))
-        if dense is not x:
-            x.copy_(dense)
+            return lambda: None
+        return self._begin("all_reduce_", sent, lambda: dist.all_reduce(x, group=self._group, async_op=True))
 
     def broadcast_(self, x: torch.Tensor, source: int) -> None:
         """Replaces `x` (contiguous, the same shape on all ranks) by that of group rank `source`.

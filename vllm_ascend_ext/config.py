@@ -57,6 +57,7 @@ class DpGatherConfig(_Section):
             padded expert rows and combine on `machine`.
         mode: carry out this mode whatever the rule says; `planned` leaves it to the rule.
         machine: a known machine's name, or a file that `benchmarks/dp_gather.py` wrote.
+        overlap_counts: the replicas' row counts of a pass are exchanged beside its first layers, not before it.
         deadline_s: of every exchange, in seconds (where the device's collectives are in stream order, the group's
             own deadline counts).
     """
@@ -65,6 +66,7 @@ class DpGatherConfig(_Section):
     rule: Literal["auto", "cost"] = "auto"
     mode: Literal["planned", "max_len", "sum_len", "variable"] = "planned"
     machine: str = ""
+    overlap_counts: bool = False
     deadline_s: float = Field(default=60.0, gt=0, le=3600)
 
 

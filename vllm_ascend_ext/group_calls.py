@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -89,15 +90,29 @@ class GroupCalls:
 
     def _run(self, op: str, sent: int, start: Callable[[], Any]) -> None:
         """Starts one collective and waits for it."""
+        self._begin(op, sent, start)()
+
+    def _begin(self, op: str, sent: int, start: Callable[[], Any]) -> Callable[[], None]:
+        """Starts one collective; the result waits for it, to be called once. The deadline counts from here."""
         if self._failure is not None:
             raise self._failure
         deadline = time.monotonic() + self._timeout_s
-        try:
+        with self._naming_ranks(op, sent):
             work = start()
-            if self._stream_ordered:
-                work.wait()
-            else:
-                self._wait(work, deadline)
+
+        def finish() -> None:
+            with self._naming_ranks(op, sent):
+                if self._stream_ordered:
+                    work.wait()
+                else:
+                    self._wait(work, deadline)
+
+        return finish
+
+    @contextmanager
+    def _naming_ranks(self, op: str, sent: int) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as cause:
             self._failure = self._failed(op, sent, cause)
             raise self._failure from cause

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 
 from tests.distributed.dp_layer import forward_modes, plan_for, run_layer, topologies
 from tests.distributed.ranks import run_ranks
-from vllm_ascend_ext.collectives import Collectives
+from vllm_ascend_ext.collectives import CollectiveError, Collectives
 from vllm_ascend_ext.config import DpGatherConfig
+from vllm_ascend_ext.integration.counts_exchange import OverlappedCounts
 from vllm_ascend_ext.integration.errors import StartupError
 from vllm_ascend_ext.integration.gather_planner import check_agreement
 from vllm_ascend_ext.parallel.dp_gather import DpGather, PlanError
@@ -54,7 +56,7 @@ def _every_mode(rank: int, num_ranks: int) -> int:
 def test_every_mode_equals_one_process(num_ranks: int) -> None:
     splits = topologies(num_ranks)
     expected = sum(10 * len(GatherMode) * (1 if topology.attn_tp_size == 1 else 2) for topology in splits)
-    assert run_ranks(_every_mode, num_ranks, num_ranks) == [expected] * num_ranks
+    assert run_ranks(_every_mode, num_ranks, num_ranks, deadline_s=400) == [expected] * num_ranks
 
 
 def _any_counts(rank: int, topology: Topology) -> int:
@@ -144,3 +146,38 @@ def _disagree(rank: int) -> None:
 
 def test_ranks_that_would_plan_differently_are_named() -> None:
     run_ranks(_disagree, 3)
+
+
+def _overlap(rank: int) -> None:
+    """Rank 1 is late; the others begin their pass at once and know all counts when they need them."""
+    counts = OverlappedCounts(Collectives(dist.group.WORLD, 20.0, "counts"))
+    for step in range(3):
+        dist.barrier()
+        if rank == 1:
+            time.sleep(0.5)
+        started = time.monotonic()
+        _, rows, mode = counts.coordinate(5 + rank + step, False, None, num_tokens_padded=8 + rank + step)
+        assert time.monotonic() - started < 0.4 and mode == 0
+        assert int(rows[rank]) == 8 + rank + step
+        if step:  # a pass may need no counts at all
+            counts.wait()
+            assert rows.tolist() == [8 + step, 9 + step, 10 + step]
+    assert counts.stats.num_exchanges == 3 and (counts.stats.wait_s > 0.3) == (rank != 1)
+
+
+def test_passes_begin_before_all_counts_are_there() -> None:
+    run_ranks(_overlap, 3)
+
+
+def _silent_replica(rank: int) -> None:
+    counts = OverlappedCounts(Collectives(dist.group.WORLD, 2.0, "counts"))
+    if rank == 1:
+        time.sleep(8)
+        return
+    counts.coordinate(1, False, None)
+    with pytest.raises(CollectiveError, match=r"world ranks \[1\] are silent"):
+        counts.wait()
+
+
+def test_a_replica_without_counts_is_named() -> None:
+    run_ranks(_silent_replica, 3)

@@ -71,7 +71,7 @@ def _cases() -> list[Any]:
     always = {("TP2", False, 2), ("DP2xTP2+EP", True, 2)}
     return [
         pytest.param(*case, marks=() if case in always else pytest.mark.slow, id="-".join(map(str, case)))
-        for case in itertools.product(LAYOUTS, (False, True), (0, 2))
+        for case in (*itertools.product(LAYOUTS, (False, True), (0, 2)), ("DP2xTP2", True, 0))
     ]
 
 
@@ -79,15 +79,16 @@ def _cases() -> list[Any]:
 def test_tokens_and_bytes(
     tiny_model: str, prompts: list[list[int]], layout: str, full: bool, num_speculative_tokens: int
 ) -> None:
+    shape = LAYOUTS.get(layout, Layout(tp=2, dp=2))
     features: dict[str, Any] = {
         "attn_scatter": {"enabled": True, "full": full, "min_tokens": 1},
         "eplb_load": {"enabled": True},
     }
-    if LAYOUTS[layout].dp > 1 and full and num_speculative_tokens:
+    if shape.dp > 1 and full and num_speculative_tokens:
         features["dp_gather"] = {"enabled": True}  # all of them together
     case = EngineCase(
         tiny_model,
-        LAYOUTS[layout],
+        shape,
         expert_parallel="EP" in layout,
         num_speculative_tokens=num_speculative_tokens,
         ascend_ext=features,

@@ -12,7 +12,7 @@ import torch
 from vllm.distributed.device_communicators.all2all import AgRsAll2AllManager
 
 from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.integration import dp_gather_limits
+from vllm_ascend_ext.integration import counts_exchange, dp_gather_limits
 from vllm_ascend_ext.integration.gather_planner import LayerPlanner, make_planner
 
 
@@ -81,6 +81,8 @@ def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPl
     planner = make_planner(runner, split_rows=first.moe_config.is_sequence_parallel, config=config)
     communicator = get_ep_group().device_communicator
     communicator.all2all_manager = PlannedAll2AllManager(communicator.all2all_manager.cpu_group, planner)
+    if config.overlap_counts:
+        planner.counts = counts_exchange.bind(runner, config)
     for layer in layers.values():
         _hook(layer, planner)
     return planner
@@ -93,6 +95,7 @@ def _hook(layer: Any, planner: LayerPlanner) -> None:
 
     @contextmanager
     def planned_context() -> Iterator[None]:
+        planner.await_counts()
         with sizes_context(), planner.layer():
             yield
 

@@ -23,6 +23,11 @@ def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool) -> N
         from vllm_ascend_ext.integration import ascend_gather
 
         ascend_gather.check(vllm_config)
+        if config.overlap_counts:
+            raise UnsupportedCombinationError(
+                "ascend_ext.dp_gather.overlap_counts is not built for vllm-ascend's exchange of counts; set it to "
+                "false"
+            )
     elif parallel.all2all_backend not in ("naive", "allgather_reducescatter"):
         raise UnsupportedCombinationError(
             f"ascend_ext.dp_gather gathers all rows, and all2all_backend={parallel.all2all_backend!r} sends them "
@@ -82,6 +87,11 @@ def check_graphs(runner: Any, config: DpGatherConfig) -> None:
     from vllm.config import CUDAGraphMode
 
     graphs = runner.compilation_config.cudagraph_mode not in (None, CUDAGraphMode.NONE)
+    if graphs and config.overlap_counts:
+        raise UnsupportedCombinationError(
+            "ascend_ext.dp_gather.overlap_counts lets a pass begin before all counts are known, and graphs need "
+            "them to choose their size; set enforce_eager or overlap_counts to false"
+        )
     if graphs and config.mode not in ("planned", "max_len"):
         raise UnsupportedCombinationError(
             f"ascend_ext.dp_gather.mode={config.mode!r} cannot be captured into graphs; leave it at 'planned' or "

@@ -16,6 +16,7 @@ from vllm_ascend_ext.collectives import Collectives
 from vllm_ascend_ext.config import DpGatherConfig
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.integration import traffic
+from vllm_ascend_ext.integration.counts_exchange import OverlappedCounts
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError
 from vllm_ascend_ext.parallel.cost import RowWidths
 from vllm_ascend_ext.parallel.dp_gather import DpGather
@@ -53,10 +54,16 @@ class LayerPlanner:
         self.topology = topology
         self.stats: dict[str, ModeStats] = {}
         self.mode = None if config.mode == "planned" else GatherMode(config.mode)  # all ranks' the same
+        self.counts: OverlappedCounts | None = None
         self._config = config
         self._machine = machine
         self._layer: ExitStack | None = None
         self._plan = functools.lru_cache(_CACHED_PLANS)(self._make_plan)
+
+    def await_counts(self) -> None:
+        """The counts in the forward context are those of all replicas from here on."""
+        if self.counts is not None:
+            self.counts.wait()
 
     @contextmanager
     def layer(self) -> Iterator[None]:
