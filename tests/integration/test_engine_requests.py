@@ -43,9 +43,10 @@ def test_ends_where_the_scheduler_ends(kind: int) -> None:
         prompt, params = list(range(generator.randint(1, 12))), sampling(kind)
         theirs = Request(request_id="a", prompt_token_ids=prompt, sampling_params=params, pooling_params=None)
         ours = EngineRequests(MAX_MODEL_LEN)
-        ours.begin(
+        ours.announce(
             SimpleNamespace(req_id="a", prompt_token_ids=prompt, prompt_embeds=None, sampling_params=params)
         )
+        ours.start("a")
         is_finished = False
         while not is_finished:
             tokens = [generator.randint(0, 9 if trial % 2 else 4) for _ in range(generator.randint(1, 4))]
