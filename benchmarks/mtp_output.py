@@ -2,11 +2,10 @@
 """Accepted tokens from one process to another: our ring, vLLM's MessageQueue, ZMQ over ipc, a SysV message queue.
 
 Ours encodes and decodes, from the packed records to the packed records and request ids. MessageQueue pickles, of
-the same tokens, what vLLM's own output holds (lists) and the least that one could give it (two arrays); neither with
-the request ids. ZMQ and SysV carry bytes that are made beforehand and are not looked at: ZMQ those of our frame,
-SysV FastDeploy's fixed layout, 256 requests of 6 tokens (7,176 bytes), with top-k 512 requests of 6 tokens and 21
-candidates (530,444 bytes), in pieces of kernel.msgmax where that is smaller. A reader sleeps when there is nothing,
-except MessageQueue's, which does what it does.
+the same tokens, what vLLM's own output holds (lists) and the least that one could give it (two arrays); neither
+with the request ids. ZMQ and SysV carry bytes that are made beforehand and are not looked at: ZMQ those of our
+frame, SysV FastDeploy's fixed layout, 256 requests of 6 tokens (7,176 bytes), with top-k 512 requests of 6 tokens
+and 21 candidates (530,444 bytes), in pieces of kernel.msgmax where that is smaller.
 
 Rounds alternate between the transports, so that a drifting machine drifts for all. Throughput: the sender never
 waits on purpose. Latency: at a fixed rate, from before the encoding until after the decoding.
@@ -91,7 +90,7 @@ class Ring:
         return lambda: receive(TIMEOUT_S).step
 
     def close(self) -> None:
-        self.sender.close(TIMEOUT_S)
+        self.sender.close()
 
 
 class Queue:

@@ -79,7 +79,8 @@ void Store(uint64_t* word, uint64_t value) {
 
 void Publish(uint64_t* word, uint64_t value, const uint64_t* waits) {
   Store(word, value);
-  if (__atomic_load_n(waits, __ATOMIC_RELAXED)) {
+  const uint64_t wanted = __atomic_load_n(waits, __ATOMIC_RELAXED);  // 0 when nobody waits
+  if (wanted && value >= wanted) {
     syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
   }
 }

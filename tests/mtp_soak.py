@@ -136,8 +136,12 @@ def _fork(job: Callable[[], None]) -> int:
     return process
 
 
-def soak(num_frames: int, backend: Backend, *, seed: int, mean_life_s: float, deadline_s: float) -> Summary:
+def soak(
+    num_frames: int, backend: Backend, *, seed: int, mean_life_s: float, deadline_s: float, min_frames: int = 1
+) -> Summary:
     """Sends `num_frames` frames; kills one end or the other every `mean_life_s` seconds on average.
+
+    Between two kills at least `min_frames` frames are read.
 
     Raises:
         AssertionError: an end failed by itself, or all was not read within `deadline_s` seconds.
@@ -155,7 +159,10 @@ def soak(num_frames: int, backend: Backend, *, seed: int, mean_life_s: float, de
     try:
         while processes:
             assert time.monotonic() < begin + deadline_s, f"{notes[VERIFIED]} of {num_frames} after {deadline_s} s"
+            lived, known = time.monotonic(), notes[VERIFIED]
             time.sleep(rng.expovariate(1 / mean_life_s))
+            while notes[VERIFIED] < min(known + min_frames, num_frames) and time.monotonic() < lived + _WAIT_S:
+                time.sleep(0.005)  # a busy machine
             if time.monotonic() > next_report:
                 next_report += _REPORT_S
                 print(f"{notes[VERIFIED]} frames, {notes[WRONG]} wrong, kills {kills}", flush=True)

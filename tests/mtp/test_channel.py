@@ -3,13 +3,16 @@
 
 import os
 import signal
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.mtp.channels import BACKENDS, SIZE, backend, new_instance, open_pair, random_section, rings_of, same
+from vllm_ascend_ext.mtp import ring_folder
 from vllm_ascend_ext.mtp.channel import RingWriter
 from vllm_ascend_ext.mtp.errors import (
     ChannelClosedError,
@@ -338,7 +341,10 @@ def test_waiting_does_not_spin(name):
         assert time.process_time() - begin < 0.3
 
 
-def test_dead_rings_are_cleared_away():
+def test_dead_rings_are_cleared_away_after_a_while(monkeypatch, request):
+    folder = tempfile.TemporaryDirectory(dir=ring_folder.SHARED_MEMORY)  # others' rings are not ours to clear
+    request.addfinalizer(folder.cleanup)
+    monkeypatch.setattr(ring_folder, "SHARED_MEMORY", Path(folder.name))
     read, unread = new_instance(), new_instance()
 
     def job():
@@ -346,9 +352,9 @@ def test_dead_rings_are_cleared_away():
         OutputSender(unread, 0, SIZE, backend=backend("python")).send(0, SECTION)
 
     in_a_process_that_is_killed(job)
-    assert rings_of(read) and rings_of(unread)
-    with open_pair(backend("python")) as (sender, _, _):  # which clears as it starts
-        assert not rings_of(read) and rings_of(unread) and sender.path.exists()
-    assert ring_path(unread, 0) not in clear_dead_rings()
-    assert ring_path(unread, 0) in clear_dead_rings(grace_s=0)
-    assert not rings_of(unread)
+    paths = [ring_path(instance, 0) for instance in (read, unread)]
+    with open_pair(backend("python")) as (sender, _, _):  # which looks as it starts
+        assert clear_dead_rings() == []
+        assert clear_dead_rings(keep=paths[0], grace_s=0) == [paths[1]]
+        assert clear_dead_rings(grace_s=0) == [paths[0]]
+        assert clear_dead_rings(grace_s=0) == [] and sender.path.exists()

@@ -153,10 +153,11 @@ class RingWriter:
 
     def _wait_for_room(self, num_bytes: int, timeout_s: float) -> int:
         begin = time.monotonic()
-        self._acknowledged.announce(True)
         try:
             while True:
                 acknowledged = self._words[Word.ACKNOWLEDGED]
+                # to be woken for each frame would cost both ends a switch of processes a frame
+                self._acknowledged.announce(acknowledged + max(self.num_unread // 2, 1))
                 at = self._free(num_bytes)
                 if at is not None:
                     return at
@@ -165,7 +166,7 @@ class RingWriter:
                     raise self._full_error(timeout_s)
                 self._acknowledged.wait(acknowledged, min(left_s, SLICE_S))
         finally:
-            self._acknowledged.announce(False)
+            self._acknowledged.announce(0)
             self.blocked_s += time.monotonic() - begin
 
     def _full_error(self, timeout_s: float) -> ChannelError:
@@ -197,7 +198,7 @@ class RingWriter:
         if self._file.is_closed:
             return 0
         deadline = time.monotonic() + timeout_s
-        self._acknowledged.announce(True)
+        self._acknowledged.announce(self.sequence)
         while self.num_unread and (left_s := deadline - time.monotonic()) > 0:
             acknowledged = self._words[Word.ACKNOWLEDGED]
             self._acknowledged.wait(acknowledged, min(left_s, SLICE_S))

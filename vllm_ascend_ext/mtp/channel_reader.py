@@ -88,7 +88,7 @@ class _Looker:
         if self._words[Word.PUBLISHED] > self.sequence:
             return
         deadline = time.monotonic() + timeout_s
-        self._say_waiting(True)
+        self._say_waiting(self.sequence + 1)
         try:
             while self._words[Word.PUBLISHED] <= self.sequence:
                 is_over = self._words[Word.IS_CLOSED] or not self._file.writer.is_alive
@@ -99,16 +99,16 @@ class _Looker:
                     raise NoFrameError(f"{self._file.writer} sent no frame {self.sequence} for {timeout_s:g} s")
                 self._published.wait(self.sequence, min(left_s, SLICE_S))
         finally:
-            self._say_waiting(False)
+            self._say_waiting(0)
 
     def sleep(self, timeout_s: float) -> None:
         """Sleeps until frame `sequence` is there, `timeout_s` seconds at most; may return early."""
-        self._say_waiting(True)
+        self._say_waiting(self.sequence + 1)
         if not self.is_published:
             self._published.wait(self.sequence, timeout_s)
-        self._say_waiting(False)
+        self._say_waiting(0)
 
-    def _say_waiting(self, waits: bool) -> None:
+    def _say_waiting(self, wanted: int) -> None:
         """So that the writer wakes us."""
 
     def _over_error(self) -> ChannelError:
@@ -175,8 +175,8 @@ class RingReader(_Looker):
             self._words[Word.READER_PID] = me.pid
             self.sequence = self._words[Word.ACKNOWLEDGED]
 
-    def _say_waiting(self, waits: bool) -> None:
-        self._published.announce(waits)
+    def _say_waiting(self, wanted: int) -> None:
+        self._published.announce(wanted)
 
     def label(self, text: str) -> None:
         """What the errors of a writer that waits for this reader say of it."""

@@ -119,7 +119,7 @@ def records_of(array: Int32Array) -> Any:
 
 
 class NativeCounter(PythonCounter):
-    """Publishes with a release store and a fence, and asks the kernel only when somebody said that he waits."""
+    """Publishes with a release store and a fence, and asks the kernel only when what was waited for is there."""
 
     def __init__(self, functions: Any, file: RingFile, word: Word, waits: Word) -> None:
         super().__init__(file, word, waits)
@@ -129,5 +129,5 @@ class NativeCounter(PythonCounter):
     def publish(self, value: int) -> None:
         self._publish(self._address, value, self._waits_address)
 
-    def announce(self, waits: bool) -> None:
-        self._store(self._waits_address, int(waits))
+    def announce(self, wanted: int) -> None:
+        self._store(self._waits_address, wanted)

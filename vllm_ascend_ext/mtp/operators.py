@@ -5,8 +5,8 @@ Differences are refusals of what goes wrong there (docs/mtp_output.md): any numb
 channel was made for, target and draft in one frame, and a full channel raises instead of dropping.
 
 Statuses travel in the counts, as there: -9 preempted, -3 recovered, 0 skipped; a count of at least 1 is of a
-request that runs, or has finished where `stop_flags` says so. Channels are numbers, given by `open_output_sender` and
-`open_output_receiver` and valid until `close_output_channel`.
+request that runs, or has finished where `stop_flags` says so. Channels are numbers, given by `open_output_sender`
+and `open_output_receiver` and valid until `close_output_channel`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _section(
 ) -> Section:
     counts_B = num_accepted_B.cpu().numpy().astype(np.int32)
     if np.any((counts_B < 0) & (counts_B != PREEMPTED) & (counts_B != RECOVERED)):
-        raise ValueError(f"counts are numbers of tokens, -9 (preempted) or -3 (recovered), not {counts_B.tolist()}")
+        raise ValueError(f"counts are of tokens, -9 (preempted) or -3 (recovered), not {counts_B.tolist()}")
     status_B = np.full(counts_B.shape, RequestStatus.RUNNING, np.int32)
     for number, status in _STATUS_OF_COUNT.items():
         status_B[counts_B == number] = status
@@ -183,7 +183,7 @@ def _fill(
     num_accepted_B: torch.Tensor,
     topk: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
 ) -> int:
-    batch, num_slots = section.token_ids_BS.shape
+    batch, num_slots = len(section.request_ids), section.num_slots
     if tokens_BS.shape[0] < batch or num_accepted_B.shape[0] < batch or tokens_BS.shape[1] < num_slots:
         raise ValueError(
             f"{batch} requests of {num_slots} slots do not fit tokens {list(tokens_BS.shape)} and counts "

@@ -18,7 +18,7 @@ from vllm_ascend_ext.mtp.ring_size import HEADER_BYTES, RingSize
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "ascend_ext-"
 ORPHAN_GRACE_S = 600.0
-"""For how long what nobody has read is kept for a writer or a reader that comes back."""
+"""For how long a ring is kept for a writer or a reader that comes back."""
 
 _logger = logging.getLogger(__name__)
 
@@ -89,10 +89,10 @@ def open_ring(path: Path, *, writable: bool) -> RingFile:
 
 
 def clear_dead_rings(keep: Path | None = None, *, grace_s: float = ORPHAN_GRACE_S) -> list[Path]:
-    """Removes the rings whose writer and reader are dead, those of other users and `keep` excepted.
+    """Removes the rings that were found `grace_s` seconds ago, and are now, with writer and reader dead.
 
-    One that was read to its end goes at once, one with unread frames when it was found like that `grace_s` seconds
-    ago. Returns what it removed.
+    Those of other users and `keep` are left alone. Even a ring that was read to its end is kept for a while: its
+    writer may be restarted, and counts on. Returns what it removed.
     """
     removed = []
     for path in sorted(SHARED_MEMORY.glob(f"{PREFIX}*")):
@@ -115,8 +115,6 @@ def _is_done_with(file: RingFile, grace_s: float) -> bool:
     if file.writer.is_alive or file.reader.is_alive:
         words[Word.ORPHANED_AT] = 0
         return False
-    if not file.num_unread:
-        return True
     now = int(time.time())
     if not words[Word.ORPHANED_AT]:
         words[Word.ORPHANED_AT] = now

@@ -10,7 +10,7 @@ from vllm_ascend_ext.mtp.ring_file import RingFile, Word
 
 
 class Counter(Protocol):
-    """A word that one process counts up and others wait for; `waits` is where they say that they do."""
+    """A word that one process counts up and another waits for; `waits` is where that says what it waits for."""
 
     def publish(self, value: int) -> None:
         """Stores `value` after all that was written before, and wakes who waits."""
@@ -18,8 +18,8 @@ class Counter(Protocol):
     def wait(self, value: int, timeout_s: float) -> None:
         """Sleeps while the word holds `value`, `timeout_s` seconds at most; may return early."""
 
-    def announce(self, waits: bool) -> None:
-        """Says that this process waits, before it looks at the word again; or that it no longer does."""
+    def announce(self, wanted: int) -> None:
+        """Says, before this process looks at the word again, that it waits for `wanted`; for nothing by 0."""
 
     def wake(self) -> None:
         """Wakes who waits, though nothing was published."""
@@ -43,8 +43,8 @@ class PythonCounter:
     def wait(self, value: int, timeout_s: float) -> None:
         self._futex.wait(self._address, value, timeout_s)
 
-    def announce(self, waits: bool) -> None:
-        self._words[self._waits] = waits  # for a writer that looks; ours wakes always
+    def announce(self, wanted: int) -> None:
+        self._words[self._waits] = wanted  # for a writer that looks; ours wakes always
 
     def wake(self) -> None:
         self._futex.wake(self._address)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forwards a ring to a reader on another host. It is the ring's reader, and acknowledges what the remote one does.
 
-So all that must survive a process is in the ring, and the guarantees are the ring's: a forwarder or a sender that is
-killed goes on, restarted, where the remote reader's acknowledgements ended.
+So all that must survive a process is in the ring, and the guarantees are the ring's: a forwarder or a sender that
+is killed goes on, restarted, where the remote reader's acknowledgements ended.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class RingForwarder:
         blob = inline_roster(data)
         if blob is not None and (not self._rosters or self._rosters[-1][0] < sequence):
             self._rosters.append((sequence, blob))
-        self._socket.send_multipart([self._reader, bytes([Kind.FRAME]) + data])
+        self._socket.send_multipart([self._reader or b"", bytes([Kind.FRAME]) + data])
         self._ring.sequence = sequence + 1
 
     def _checked(self, data: bytes) -> bytes:

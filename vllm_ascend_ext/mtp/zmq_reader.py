@@ -117,7 +117,7 @@ class ZmqReader:
 
     def _hear(self, timeout_s: float) -> None:
         """One message, if one comes within `timeout_s` seconds."""
-        if not self._socket.poll(timeout_s * 1000):
+        if not self._socket.poll(int(timeout_s * 1000)):
             return
         message = self._socket.recv()
         self._heard = time.monotonic()
