@@ -44,10 +44,15 @@ class EngineRequests:
     def __init__(self, max_model_len: int) -> None:
         self._max_model_len = max_model_len
         self._requests: dict[str, _Request] = {}
+        self._announced: dict[str, _Request] = {}
 
-    def begin(self, new_request: Any) -> None:
-        """A `NewRequestData`."""
-        self._requests[new_request.req_id] = _Request(new_request)
+    def announce(self, new_request: Any) -> None:
+        """A `NewRequestData` of a step to come; earlier steps may still bring tokens of an earlier one of its id."""
+        self._announced[new_request.req_id] = _Request(new_request)
+
+    def start(self, request_id: str) -> None:
+        """See `History.start`."""
+        self._requests[request_id] = self._announced.pop(request_id)
 
     def accept(self, request_id: str, token_ids: list[int]) -> tuple[int, bool]:
         """See `History.accept`."""
@@ -64,4 +69,4 @@ class EngineRequests:
 
     def forget(self, request_id: str) -> None:
         """See `History.forget`."""
-        self._requests.pop(request_id, None)
+        del self._requests[request_id]

@@ -48,7 +48,7 @@ class VllmOutputs:
         new = scheduler_output.scheduled_new_reqs
         if self._history is not None:
             for request in new:
-                self._history.begin(request)
+                self._history.announce(request)
         self._follow_launch(scheduler_output)
         cached = scheduler_output.scheduled_cached_reqs
         known = dict(zip(cached.req_ids, cached.num_output_tokens, strict=True))

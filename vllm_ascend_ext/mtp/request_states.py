@@ -68,6 +68,10 @@ class StepRows:
 class History(Protocol):
     """The engine's rule of what counts, with each request's output so far."""
 
+    def start(self, request_id: str) -> None:
+        """The request begins; an earlier one of this id has been forgotten."""
+        ...
+
     def accept(self, request_id: str, token_ids: list[int]) -> tuple[int, bool]:
         """Takes up a step's tokens: how many of them count, and whether the request then ends."""
         ...
@@ -105,7 +109,9 @@ class RequestStates:
         for request_id in events.preempted:
             if request_id in self._open:
                 rows.add(request_id, RequestStatus.PREEMPTED)
-        self._open.update(events.new)
+        for request_id in events.new:
+            self._open.add(request_id)
+            self._history.start(request_id)
         for request_id, expected in events.num_output_tokens.items():
             if request_id in self._open and self._history.num_tokens(request_id) != expected:
                 raise OutputMismatchError(

@@ -45,17 +45,20 @@ class StopsAt99:
     def __init__(self) -> None:
         self.tokens: dict[str, list[int]] = {}
 
+    def start(self, request_id: str) -> None:
+        self.tokens[request_id] = []
+
     def accept(self, request_id: str, token_ids: list[int]) -> tuple[int, bool]:
         is_finished = STOP in token_ids
         count = token_ids.index(STOP) + 1 if is_finished else len(token_ids)
-        self.tokens.setdefault(request_id, []).extend(token_ids[:count])
+        self.tokens[request_id].extend(token_ids[:count])
         return count, is_finished
 
     def num_tokens(self, request_id: str) -> int:
-        return len(self.tokens.get(request_id, ()))
+        return len(self.tokens[request_id])
 
     def forget(self, request_id: str) -> None:
-        self.tokens.pop(request_id, None)
+        del self.tokens[request_id]
 
 
 class Replica:
