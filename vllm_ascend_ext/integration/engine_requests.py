@@ -47,7 +47,7 @@ class EngineRequests:
         self._announced: dict[str, _Request] = {}
 
     def announce(self, new_request: Any) -> None:
-        """A `NewRequestData` of a step to come; earlier steps may still bring tokens of an earlier one of its id."""
+        """A `NewRequestData` of a step to come; steps before it may still bring tokens of another of its id."""
         self._announced[new_request.req_id] = _Request(new_request)
 
     def start(self, request_id: str) -> None:
