@@ -10,7 +10,7 @@ import pytest
 
 from vllm_ascend_ext.config import MtpOutputConfig
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
-from vllm_ascend_ext.integration.mtp_limits import check
+from vllm_ascend_ext.integration.mtp_output_limits import check
 
 
 def vllm_config(**changes: Any) -> Any:

@@ -56,7 +56,7 @@ def _message(model: str, path: str, value: Any) -> str:
     from vllm.config import CompilationMode, CUDAGraphMode
     from vllm.engine.arg_utils import EngineArgs
 
-    from vllm_ascend_ext.integration import scatter_limits
+    from vllm_ascend_ext.integration import attn_scatter_limits
     from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
     arguments = EngineArgs(
@@ -76,7 +76,7 @@ def _message(model: str, path: str, value: Any) -> str:
         value = names[name][value] if name in names else getattr(torch, value) if name == "dtype" else value
         object.__setattr__(owner, name, value)
     try:
-        scatter_limits.check(config, AttnScatterConfig(enabled=True), verified=True)
+        attn_scatter_limits.check(config, AttnScatterConfig(enabled=True), verified=True)
     except UnsupportedCombinationError as error:
         return str(error)
     return ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_ascend_ext.config import ConfigError, EplbLoadConfig, ExtConfig
-from vllm_ascend_ext.integration import compat, dp_gather_limits, faults, scatter_limits
+from vllm_ascend_ext.integration import compat, faults
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError, print_plain_errors
 
 logger = logging.getLogger(__name__)
@@ -129,13 +129,17 @@ def configure(vllm_config: Any, device_type: str) -> None:
     if config.eplb_load.enabled:
         check_expert_load(vllm_config, device, config.eplb_load)
     if config.dp_gather.enabled:
+        from vllm_ascend_ext.integration import dp_gather_limits
+
         dp_gather_limits.check(vllm_config, config.dp_gather, routes_itself=device.routes_itself)
     if config.attn_scatter.enabled:
-        scatter_limits.check(vllm_config, config.attn_scatter, verified=device.attn_scatter)
-    if config.mtp_output.enabled:
-        from vllm_ascend_ext.integration import mtp_limits
+        from vllm_ascend_ext.integration import attn_scatter_limits
 
-        mtp_limits.check(vllm_config, config.mtp_output)
+        attn_scatter_limits.check(vllm_config, config.attn_scatter, verified=device.attn_scatter)
+    if config.mtp_output.enabled:
+        from vllm_ascend_ext.integration import mtp_output_limits
+
+        mtp_output_limits.check(vllm_config, config.mtp_output)
     compat.apply_patches(faults.patches())
     parallel_config.worker_cls = device.worker
     logger.info("ascend_ext: worker %s, features on: %s", device.worker, ", ".join(config.features()) or "none")
