@@ -154,7 +154,8 @@ def test_a_plain_qkv_projection(
             engine_args=ENGINE_ARGS,
         )
         for plain, always in _phases(case, prompts[:24], [NEVER, 1]):
-            assert always["tokens"] == plain["tokens"] and len(set(plain["tokens"])) > 4
+            num_requests = len(plain["tokens"])  # of one replica
+            assert always["tokens"] == plain["tokens"] and len(set(plain["tokens"])) > min(4, num_requests - 1)
             sent = sum(counts["bytes"] for counts in always["traffic"]["attn_scatter"].values())
             assert sent == always["attn_scatter"]["predicted_bytes"] > 0
 
