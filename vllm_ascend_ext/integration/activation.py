@@ -10,6 +10,7 @@ from typing import Any
 
 from vllm_ascend_ext.config import ConfigError, EplbLoadConfig, ExtConfig
 from vllm_ascend_ext.integration import compat, faults
+from vllm_ascend_ext.integration.drafts import is_draft
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError, print_plain_errors
 
 logger = logging.getLogger(__name__)
@@ -165,16 +166,13 @@ def check_expert_load(vllm_config: Any, device: DeviceIntegration, config: EplbL
         raise UnsupportedCombinationError(
             "ascend_ext.eplb_load cannot tell micro-batches apart; turn enable_dbo off and leave ubatch_size at 0"
         )
-    if model_config is None:
-        return
-    if speculative_config is not None:
-        if model_config is speculative_config.draft_model_config:
-            return  # vLLM checks the configuration again for the draft model, which may well be dense
-        if speculative_config.method == "ngram_gpu":
-            raise UnsupportedCombinationError(
-                "ascend_ext.eplb_load and speculative method 'ngram_gpu' do not work together: that proposer "
-                "changes the number of scheduled tokens on the device; use 'ngram'"
-            )
+    if model_config is None or is_draft(vllm_config):
+        return  # a draft model may well be dense
+    if speculative_config is not None and speculative_config.method == "ngram_gpu":
+        raise UnsupportedCombinationError(
+            "ascend_ext.eplb_load and speculative method 'ngram_gpu' do not work together: that proposer "
+            "changes the number of scheduled tokens on the device; use 'ngram'"
+        )
     if not model_config.is_moe:
         raise UnsupportedCombinationError(
             f"ascend_ext.eplb_load counts routed experts, but {model_config.model} has none; use a "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ascend_ext.config import DpGatherConfig
+from vllm_ascend_ext.integration.drafts import is_draft
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.parallel.machine import NAMED, MachineError, read
 
@@ -45,7 +46,7 @@ def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool) -> N
         )
     if config.machine:
         _check_machine(config.machine)
-    if model_config is None or model_config is getattr(vllm_config.speculative_config, "draft_model_config", None):
+    if model_config is None or is_draft(vllm_config):
         return
     if not model_config.is_moe:
         raise UnsupportedCombinationError(
