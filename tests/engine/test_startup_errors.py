@@ -129,8 +129,14 @@ CASES = {
         additional_config=_gather_on(),
     ),
     "gather with dual batches": Case(
-        {**_DP, "worker_cls": "vllm.v1.worker.gpu_worker.Worker"},
+        {**_DP, "worker_cls": "vllm_ascend_ext.integration.cpu_platform.worker.TorchCPUWorker"},
         ("dp_gather", "enable_dbo"),
+        additional_config=_gather_on(),
+        device="cpu",
+    ),
+    "gather on a GPU": Case(
+        {**_DP, "worker_cls": "vllm.v1.worker.gpu_worker.Worker"},
+        ("dp_gather has not run on this kind of device",),
         additional_config=_gather_on(),
         device="cuda",
     ),

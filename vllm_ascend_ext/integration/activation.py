@@ -26,6 +26,7 @@ class DeviceIntegration:
     routes_itself: layers route without vLLM's router objects (see `ascend_routing`).
     device_collectives: NCCL or HCCL sums on the device.
     attn_scatter: the layers are vLLM's own, which scattered attention input takes apart.
+    dp_gather: the gather by plan has run there.
     """
 
     worker: str
@@ -34,6 +35,7 @@ class DeviceIntegration:
     routes_itself: bool = False
     device_collectives: bool = True
     attn_scatter: bool = True
+    dp_gather: bool = True
 
 
 DEVICES = {
@@ -45,7 +47,9 @@ DEVICES = {
         attn_scatter=False,
     ),
     "cuda": DeviceIntegration(
-        "vllm_ascend_ext.integration.workers.cuda.ExtCUDAWorker", "vllm.v1.worker.gpu_worker.Worker"
+        "vllm_ascend_ext.integration.workers.cuda.ExtCUDAWorker",
+        "vllm.v1.worker.gpu_worker.Worker",
+        dp_gather=False,
     ),
     "cpu": DeviceIntegration(
         "vllm_ascend_ext.integration.workers.cpu.ExtCPUWorker",
@@ -132,7 +136,9 @@ def configure(vllm_config: Any, device_type: str) -> None:
     if config.dp_gather.enabled:
         from vllm_ascend_ext.integration import dp_gather_limits
 
-        dp_gather_limits.check(vllm_config, config.dp_gather, routes_itself=device.routes_itself)
+        dp_gather_limits.check(
+            vllm_config, config.dp_gather, routes_itself=device.routes_itself, verified=device.dp_gather
+        )
     if config.attn_scatter.enabled:
         from vllm_ascend_ext.integration import attn_scatter_limits
 

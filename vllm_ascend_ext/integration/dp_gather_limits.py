@@ -12,9 +12,17 @@ from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.parallel.machine import NAMED, MachineError, read
 
 
-def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool) -> None:
-    """Refuse what a planned gather cannot be combined with; raises UnsupportedCombinationError."""
+def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool, verified: bool) -> None:
+    """Refuse what a planned gather cannot be combined with; raises UnsupportedCombinationError.
+
+    routes_itself, verified: see `DeviceIntegration`; `verified` is its `dp_gather`.
+    """
     parallel, model_config = vllm_config.parallel_config, vllm_config.model_config
+    if not verified:
+        raise UnsupportedCombinationError(
+            "ascend_ext.dp_gather has not run on this kind of device, where rows of padding would reach kernels "
+            "with the expert -1, and not all are known to take that; set dp_gather.enabled to false"
+        )
     if parallel.data_parallel_size == 1:
         raise UnsupportedCombinationError(
             "ascend_ext.dp_gather plans how data-parallel replicas exchange rows, and data_parallel_size is 1; "
