@@ -6,8 +6,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.integration.dp_gather_limits import check
+from vllm_ascend_ext.integration.dp_gather_limits import check, check_layers
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
 
@@ -44,3 +46,24 @@ def test_supported() -> None:
 def test_device_on_which_it_has_not_run() -> None:
     text = message(vllm_config(), verified=False)
     assert "dp_gather has not run on this kind of device" in text and "dp_gather.enabled to false" in text
+
+
+def layer(*, gathers_itself: bool, is_monolithic: bool) -> Any:
+    """Of vLLM; the kernels of one that gathers by itself have their own prepare and finalize."""
+    return SimpleNamespace(
+        runner=SimpleNamespace(do_naive_dispatch_combine=not gathers_itself),
+        quant_method=SimpleNamespace(is_monolithic=is_monolithic),
+        moe_config=SimpleNamespace(is_sequence_parallel=False),
+    )
+
+
+@pytest.mark.parametrize("gathers_itself", [False, True])
+def test_kernels_that_route_inside_are_refused(gathers_itself: bool) -> None:
+    """Padding would be routed there, whoever gathers the rows."""
+    check_layers({"first": layer(gathers_itself=gathers_itself, is_monolithic=False)})
+    layers = {
+        "first": layer(gathers_itself=gathers_itself, is_monolithic=False),
+        "second": layer(gathers_itself=gathers_itself, is_monolithic=True),
+    }
+    with pytest.raises(UnsupportedCombinationError, match="the experts of second: .* routes inside its kernel"):
+        check_layers(layers)

@@ -78,7 +78,7 @@ def _check_machine(name_or_file: str) -> None:
 def check_layers(layers: dict[str, Any]) -> None:
     """Refuse a loaded model whose layers cannot follow a plan; raises UnsupportedCombinationError."""
     for name, layer in layers.items():
-        if layer.runner.do_naive_dispatch_combine and layer.quant_method.is_monolithic:
+        if layer.quant_method.is_monolithic:  # whether it gathers by itself or the layer does
             raise UnsupportedCombinationError(
                 f"ascend_ext.dp_gather cannot keep padding away from the experts of {name}: "
                 f"{type(layer.quant_method).__name__} routes inside its kernel; choose another moe_backend or set "
