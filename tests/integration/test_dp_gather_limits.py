@@ -48,6 +48,11 @@ def test_device_on_which_it_has_not_run() -> None:
     assert "dp_gather has not run on this kind of device" in text and "dp_gather.enabled to false" in text
 
 
+def test_lora() -> None:
+    text = message(vllm_config(lora_config=object()))
+    assert "LoRA" in text and "turn enable_lora off" in text
+
+
 def layer(*, gathers_itself: bool, is_monolithic: bool) -> Any:
     """Of vLLM; the kernels of one that gathers by itself have their own prepare and finalize."""
     return SimpleNamespace(

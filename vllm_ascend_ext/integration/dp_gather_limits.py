@@ -47,6 +47,11 @@ def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool, veri
             "ascend_ext.dp_gather plans one batch of a fixed set of ranks; turn enable_elastic_ep and enable_dbo "
             "off, leave ubatch_size at 0 and prefill_context_parallel_size at 1"
         )
+    if vllm_config.lora_config is not None:
+        raise UnsupportedCombinationError(
+            "ascend_ext.dp_gather is not built for LoRA, with which vLLM gathers the adapter of each row too; "
+            "turn enable_lora off or set dp_gather.enabled to false"
+        )
     if config.rule == "cost" and not config.machine:
         raise UnsupportedCombinationError(
             "ascend_ext.dp_gather.rule='cost' needs dp_gather.machine: a known name or a description that "
