@@ -17,7 +17,7 @@ def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool, veri
 
     routes_itself, verified: see `DeviceIntegration`; `verified` is its `dp_gather`.
     """
-    parallel, model_config = vllm_config.parallel_config, vllm_config.model_config
+    parallel = vllm_config.parallel_config
     if not verified:
         raise UnsupportedCombinationError(
             "ascend_ext.dp_gather has not run on this kind of device, where rows of padding would reach kernels "
@@ -59,8 +59,11 @@ def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool, veri
         )
     if config.machine:
         _check_machine(config.machine)
-    if model_config is None or is_draft(vllm_config):
-        return
+    if vllm_config.model_config is not None and not is_draft(vllm_config):
+        _check_model(vllm_config.model_config)
+
+
+def _check_model(model_config: Any) -> None:
     if not model_config.is_moe:
         raise UnsupportedCombinationError(
             f"ascend_ext.dp_gather exchanges rows for routed experts, but {model_config.model} has none; set "
