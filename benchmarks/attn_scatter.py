@@ -39,7 +39,7 @@ from vllm_ascend_ext.collectives import Collectives  # noqa: E402
 from vllm_ascend_ext.ops.add_rms_norm import add_rms_norm  # noqa: E402
 from vllm_ascend_ext.parallel import attn_scatter, scatter_cost  # noqa: E402
 from vllm_ascend_ext.parallel.attn_scatter import AttentionScatter, LayerParts, Norm, ScatteredStream  # noqa: E402
-from vllm_ascend_ext.parallel.layout import PartialSum, RowShard, RowSplit  # noqa: E402
+from vllm_ascend_ext.parallel.layout import PartialSum, Replicated, RowSplit, own_rows  # noqa: E402
 
 HIDDEN, LATENT, EPS = 7168, 1536 + 512 + 64, 1e-6
 WAYS: dict[str, dict[str, bool] | None] = {
@@ -100,6 +100,8 @@ class Step:
             torch.randn(num_rows, HIDDEN).to(dtype),
             torch.zeros(num_rows, HIDDEN, dtype=dtype),
         )
+        split = RowSplit.even(num_rows, collectives.num_ranks)
+        self.own_residual = own_rows(Replicated(self.residual, "residual"), split, collectives.rank)
         self.output, self.attended = torch.empty_like(self.rows), torch.empty_like(self.rows)
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
@@ -114,10 +116,6 @@ class Step:
 
     def scattered(self, options: dict[str, bool]) -> None:
         scatter = AttentionScatter(self.collectives, **options)
-        split = RowSplit.even(self.residual.shape[0], self.collectives.num_ranks)
-        begin = split.begin(self.collectives.rank)
-        own = self.residual[begin : begin + split.counts[self.collectives.rank]]
-        residual = RowShard(own, "residual", split, self.collectives.rank)
         parts = LayerParts(
             "layer",
             self.norm,
@@ -126,7 +124,7 @@ class Step:
             self.norm,
             lambda x, logits: x,
         )
-        scatter.layer(parts, ScatteredStream(PartialSum(self.output, "output"), residual), torch.empty(0))
+        scatter.layer(parts, ScatteredStream(PartialSum(self.output, "output"), self.own_residual), torch.empty(0))
 
     def run(self, way: str) -> dict[str, float]:
         """Seconds of each part."""

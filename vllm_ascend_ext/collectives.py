@@ -165,6 +165,9 @@ class Collectives(GroupCalls):
     def all_gather_variable(self, x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
         """As `all_gather_rows`, but every rank sends only the rows that it has.
 
+        It is an all-to-all with uneven parts, which takes one part for each rank: beside the result it holds R
+        copies of `x` until it is done, ``R * x.nbytes`` bytes.
+
         Returns:
             ``[sum(sizes), ...]``.
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 from tests.distributed.ranks import run_ranks
 from tests.distributed.scatter_layers import EPS, LayerWeights, norm_of, rms_norm
 from vllm_ascend_ext.collectives import Collectives
+from vllm_ascend_ext.config import AttnScatterConfig
+from vllm_ascend_ext.integration.attn_scatter import check_agreement
+from vllm_ascend_ext.integration.errors import StartupError
 from vllm_ascend_ext.parallel import scatter_cost
 from vllm_ascend_ext.parallel.attn_scatter import AttentionScatter, LayerParts, Norm, ScatteredStream
 from vllm_ascend_ext.parallel.layout import LayoutError, PartialSum, Replicated, RowShard, RowSplit
@@ -215,3 +219,25 @@ def _misuse(rank: int) -> None:
 
 def test_misuse_raises() -> None:
     run_ranks(_misuse, 2)
+
+
+def _disagree(rank: int) -> None:
+    ranks = Collectives(dist.group.WORLD, 60.0, "scatter")
+    odd, others = rank == 2, [0, 1] if rank == 2 else [2]
+    same = {"enabled": True}, 130, [LayerSizes(HIDDEN, LATENT, 4)]
+    for section, threshold, sizes in (
+        ({"enabled": True, "full": odd}, *same[1:]),
+        ({"enabled": True, "full": True, "fp8_wire": odd}, *same[1:]),
+        (same[0], 131 if odd else 130, same[2]),
+        (same[0], None if odd else 130, same[2]),
+        (*same[:2], [LayerSizes(HIDDEN, LATENT + odd, 4)]),
+    ):
+        config = AttnScatterConfig(**section)
+        with pytest.raises(StartupError, match=rf"world ranks {re.escape(str(others))} have another attn_scatter"):
+            check_agreement(ranks, config, threshold, sizes, torch.device("cpu"))
+    check_agreement(ranks, AttnScatterConfig(**same[0]), *same[1:], torch.device("cpu"))
+    assert not ranks.traffic()
+
+
+def test_ranks_that_would_scatter_differently_are_named() -> None:
+    run_ranks(_disagree, 3)

@@ -117,7 +117,7 @@ def _target_load(phases: list[dict[str, Any]]) -> list[list[int]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True])
 def test_tokens_of_an_engine_without_us(tiny_model: str, prompts: list[list[int]], full: bool) -> None:
-    """With EPLB moving experts meanwhile, at the cost model's own threshold, and in a plain engine."""
+    """From 16 rows on, without and with EPLB moving experts meanwhile, against a plain engine."""
     settings = {"enabled": True, "full": full, "min_tokens": 16}
     eplb = {
         "enable_eplb": True,

@@ -49,6 +49,7 @@ def run_modes(case: EngineCase, prompts: list[list[int]], counts: list[int]) -> 
         llm = LLM(**case.llm_arguments())
         worker = llm.llm_engine.model_executor.driver_worker.worker
         planner, expert_rows = worker.gather_planner, _ExpertRows(worker.model_runner)
+        passes = _watch_counts(worker.model_runner, planner)
         begin = sum(counts[: rank.dp_rank])
         own = range(begin, begin + counts[rank.dp_rank])
         params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
@@ -63,10 +64,25 @@ def run_modes(case: EngineCase, prompts: list[list[int]], counts: list[int]) -> 
             if case.ascend_ext["dp_gather"].get("overlap_counts"):
                 assert planner.counts.stats.num_exchanges > 0
                 planner.counts.stats.num_exchanges = 0
+                assert any(is_busy for is_busy, _ in passes)
+                assert all(pending for _, pending in passes), "a pass waited for the counts before it began"
+                passes.clear()
             outcomes.append((rank.tp_rank, tokens, report))
         return outcomes
 
     return run_ranks(job, case.layout, deadline_s=400)
+
+
+def _watch_counts(runner: Any, planner: Any) -> list[tuple[bool, bool]]:
+    """Of each pass of the target model that begins from now on: whether it has rows of requests, and whether the
+    counts are still being exchanged."""
+    passes = []
+
+    def begins(*_: Any) -> None:
+        passes.append((runner._num_scheduled_tokens > 0, planner.counts is not None and planner.counts.pending))
+
+    runner.get_model().register_forward_pre_hook(begins)
+    return passes
 
 
 class _ExpertRows:

@@ -61,6 +61,10 @@ def _gather_on(**settings: Any) -> dict[str, Any]:
 
 _DP = {"data_parallel_size": 2, "enable_expert_parallel": True}
 _SCATTER: dict[str, Any] = {"ascend_ext": {"attn_scatter": {"enabled": True}}}
+# for its draft model's configuration vLLM gives the target's
+_NGRAM = {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}}
+
+
 def _output_on(**settings: Any) -> dict[str, Any]:
     return {"ascend_ext": {"mtp_output": {"enabled": True, **settings}}}
 
@@ -85,6 +89,7 @@ CASES = {
     "context": Case({"prefill_context_parallel_size": 2}, ("context parallelism", "set it to 1")),
     "fp8 cache": Case({"kv_cache_dtype": "fp8"}, ("kv_cache_dtype='fp8'", "'auto'")),
     "own worker": Case({"worker_cls": "my_package.MyWorker"}, ("my_package.MyWorker", "'auto'")),
+    "no experts, ngram": Case(_NGRAM, ("eplb_load", "mixture-of-experts"), dense=True),
     "no experts": Case({}, ("eplb_load", "mixture-of-experts"), dense=True),
     "routed experts": Case({"enable_return_routed_experts": True}, ("enable_return_routed_experts",)),
     "sum on the device": Case(
@@ -106,6 +111,9 @@ CASES = {
     ),
     "planned gather": Case(_DP, additional_config=_gather_on(rule="cost", machine="h20")),
     "gather of one replica": Case({}, ("data_parallel_size is 1",), additional_config=_gather_on()),
+    "gather without experts, ngram": Case(
+        {"data_parallel_size": 2, **_NGRAM}, ("dp_gather", "has none"), additional_config=_gather_on(), dense=True
+    ),
     "gather without experts": Case(
         {"data_parallel_size": 2}, ("dp_gather", "has none"), additional_config=_gather_on(), dense=True
     ),
@@ -121,8 +129,14 @@ CASES = {
         additional_config=_gather_on(),
     ),
     "gather with dual batches": Case(
-        {**_DP, "worker_cls": "vllm.v1.worker.gpu_worker.Worker"},
+        {**_DP, "worker_cls": "vllm_ascend_ext.integration.cpu_platform.worker.TorchCPUWorker"},
         ("dp_gather", "enable_dbo"),
+        additional_config=_gather_on(),
+        device="cpu",
+    ),
+    "gather on a GPU": Case(
+        {**_DP, "worker_cls": "vllm.v1.worker.gpu_worker.Worker"},
+        ("dp_gather has not run on this kind of device",),
         additional_config=_gather_on(),
         device="cuda",
     ),
@@ -130,6 +144,9 @@ CASES = {
         {"speculative_config": {"method": "mtp", "num_speculative_tokens": 2}}, additional_config=_output_on()
     ),
     "output of a dense model, without drafts": Case({}, additional_config=_output_on(top_k=0), dense=True),
+    "output of all log-probabilities, ngram": Case(
+        {"max_logprobs": -1, **_NGRAM}, ("mtp_output", "set it to 20"), additional_config=_output_on()
+    ),
     "output to nowhere": Case(
         {}, ("mtp_output", "`endpoint`", "'zmq'"), additional_config=_output_on(transport="zmq")
     ),

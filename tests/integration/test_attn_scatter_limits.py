@@ -41,16 +41,25 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "LoRA": ("lora_config", object(), ("LoRA", "turn enable_lora off")),
     "eagle": ("speculative_config.method", "eagle3", ("'eagle3'", "use one of mtp, ngram")),
 }
+# with "ngram" vLLM gives the target model's configuration for a draft model's
+DRAFTS: dict[str, dict[str, Any]] = {
+    "mtp": {"num_speculative_tokens": 1},
+    "ngram": {"num_speculative_tokens": 2, "prompt_lookup_max": 3},
+}
 
 
-def _messages(model: str) -> dict[str, str]:
-    def job(rank: Rank) -> dict[str, str]:
-        return {name: _message(model, path, value) for name, (path, value, _) in CASES.items()}
+def _messages(model: str) -> dict[tuple[str, str], str]:
+    def job(rank: Rank) -> dict[tuple[str, str], str]:
+        return {
+            (name, method): _message(model, method, path, value)
+            for name, (path, value, _) in CASES.items()
+            for method in DRAFTS
+        }
 
     return run_ranks(job, Layout(), deadline_s=120)[0]
 
 
-def _message(model: str, path: str, value: Any) -> str:
+def _message(model: str, method: str, path: str, value: Any) -> str:
     """Of the refusal of a configuration that is in order but for one value."""
     import torch
     from vllm.config import CompilationMode, CUDAGraphMode
@@ -64,7 +73,7 @@ def _message(model: str, path: str, value: Any) -> str:
         tensor_parallel_size=2,
         enforce_eager=True,
         max_model_len=512,
-        speculative_config={"method": "mtp", "num_speculative_tokens": 1},
+        speculative_config={"method": method, **DRAFTS[method]},
     )
     config = arguments.create_engine_config()
     if path:
@@ -83,17 +92,20 @@ def _message(model: str, path: str, value: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def messages(tiny_model: str, vllm_preloaded: None) -> dict[str, str]:
+def messages(tiny_model: str, vllm_preloaded: None) -> dict[tuple[str, str], str]:
     return _messages(tiny_model)
 
 
+@pytest.mark.parametrize("method", DRAFTS)
 @pytest.mark.parametrize("name", CASES)
-def test_one_value_is_refused_with_reason_and_remedy(messages: dict[str, str], name: str) -> None:
-    words = CASES[name][2]
+def test_one_value_is_refused_with_reason_and_remedy(
+    messages: dict[tuple[str, str], str], name: str, method: str
+) -> None:
+    words, message = CASES[name][2], messages[name, method]
     if not words:
-        assert messages[name] == ""
+        assert message == ""
         return
-    assert messages[name].startswith("ascend_ext.attn_scatter ")
-    assert messages[name].endswith("or set attn_scatter.enabled to false")
+    assert message.startswith("ascend_ext.attn_scatter ")
+    assert message.endswith("or set attn_scatter.enabled to false")
     for part in words:
-        assert part in messages[name]
+        assert part in message

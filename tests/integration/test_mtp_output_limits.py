@@ -87,6 +87,6 @@ def test_supported_with_and_without_drafts() -> None:
     config = MtpOutputConfig(enabled=True)
     check(vllm_config(), config)
     draft = SimpleNamespace(runner_type="draft")
-    speculative = SimpleNamespace(method="mtp", draft_model_config=draft)
+    speculative = SimpleNamespace(method="mtp", draft_model_config=draft, target_model_config=None)
     check(vllm_config(speculative_config=speculative), config)
     check(vllm_config(speculative_config=speculative, model_config=draft), config)

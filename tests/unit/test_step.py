@@ -12,6 +12,7 @@ from vllm_ascend_ext.config import EplbLoadConfig, ExtConfig
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.eplb.host_sum import HostAggregator
 from vllm_ascend_ext.runner.features import RoutedModel, StepFeatures
+from vllm_ascend_ext.runner.mixin import ExtModelRunner
 from vllm_ascend_ext.runner.step import RankLayout, StepFacts
 
 CPU = torch.device("cpu")
@@ -52,6 +53,33 @@ def test_rank_outside_its_group_is_refused() -> None:
 def test_all_ranks_take_the_phase_of_the_largest_replica(rows: int, phase: str) -> None:
     assert StepFacts(1, 2, 3, max_num_rows=rows).phase(decode_rows=8) == phase
     assert StepFacts(1, rows, rows).phase(decode_rows=8) == phase
+
+
+class _Device:
+    """In the place of a device's runner."""
+
+    def _model_forward(self, input_ids: torch.Tensor) -> None: ...
+
+
+class _Runner(ExtModelRunner, _Device):
+    pass
+
+
+@pytest.mark.parametrize(("num_tokens", "asked"), [(3, [4]), (0, [])], ids=["busy", "idle"])
+def test_the_largest_replica_is_asked_for_where_a_phase_is_chosen(num_tokens: int, asked: list[int]) -> None:
+    """A step with rows of requests asks before its forward begins; one that serves to keep step does not."""
+    runner, features, seen = _Runner(), _features(EplbLoadConfig(enabled=True, phase="decode")), []
+
+    def largest_replica(num_rows: int) -> int:
+        seen.append(num_rows)
+        return num_rows
+
+    features.largest_replica = largest_replica
+    runner.attach_features(features)
+    runner._num_scheduled_tokens = num_tokens
+    runner._model_forward(torch.zeros(4))
+    assert seen == asked
+    features.close()
 
 
 def _features(load: EplbLoadConfig) -> StepFeatures:

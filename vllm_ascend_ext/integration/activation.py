@@ -10,6 +10,7 @@ from typing import Any
 
 from vllm_ascend_ext.config import ConfigError, EplbLoadConfig, ExtConfig
 from vllm_ascend_ext.integration import compat, faults
+from vllm_ascend_ext.integration.drafts import is_draft
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError, print_plain_errors
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ class DeviceIntegration:
     routes_itself: layers route without vLLM's router objects (see `ascend_routing`).
     device_collectives: NCCL or HCCL sums on the device.
     attn_scatter: the layers are vLLM's own, which scattered attention input takes apart.
+    dp_gather: the gather by plan has run there.
     """
 
     worker: str
@@ -33,6 +35,7 @@ class DeviceIntegration:
     routes_itself: bool = False
     device_collectives: bool = True
     attn_scatter: bool = True
+    dp_gather: bool = True
 
 
 DEVICES = {
@@ -44,7 +47,9 @@ DEVICES = {
         attn_scatter=False,
     ),
     "cuda": DeviceIntegration(
-        "vllm_ascend_ext.integration.workers.cuda.ExtCUDAWorker", "vllm.v1.worker.gpu_worker.Worker"
+        "vllm_ascend_ext.integration.workers.cuda.ExtCUDAWorker",
+        "vllm.v1.worker.gpu_worker.Worker",
+        dp_gather=False,
     ),
     "cpu": DeviceIntegration(
         "vllm_ascend_ext.integration.workers.cpu.ExtCPUWorker",
@@ -131,7 +136,9 @@ def configure(vllm_config: Any, device_type: str) -> None:
     if config.dp_gather.enabled:
         from vllm_ascend_ext.integration import dp_gather_limits
 
-        dp_gather_limits.check(vllm_config, config.dp_gather, routes_itself=device.routes_itself)
+        dp_gather_limits.check(
+            vllm_config, config.dp_gather, routes_itself=device.routes_itself, verified=device.dp_gather
+        )
     if config.attn_scatter.enabled:
         from vllm_ascend_ext.integration import attn_scatter_limits
 
@@ -165,16 +172,13 @@ def check_expert_load(vllm_config: Any, device: DeviceIntegration, config: EplbL
         raise UnsupportedCombinationError(
             "ascend_ext.eplb_load cannot tell micro-batches apart; turn enable_dbo off and leave ubatch_size at 0"
         )
-    if model_config is None:
-        return
-    if speculative_config is not None:
-        if model_config is speculative_config.draft_model_config:
-            return  # vLLM checks the configuration again for the draft model, which may well be dense
-        if speculative_config.method == "ngram_gpu":
-            raise UnsupportedCombinationError(
-                "ascend_ext.eplb_load and speculative method 'ngram_gpu' do not work together: that proposer "
-                "changes the number of scheduled tokens on the device; use 'ngram'"
-            )
+    if model_config is None or is_draft(vllm_config):
+        return  # a draft model may well be dense
+    if speculative_config is not None and speculative_config.method == "ngram_gpu":
+        raise UnsupportedCombinationError(
+            "ascend_ext.eplb_load and speculative method 'ngram_gpu' do not work together: that proposer "
+            "changes the number of scheduled tokens on the device; use 'ngram'"
+        )
     if not model_config.is_moe:
         raise UnsupportedCombinationError(
             f"ascend_ext.eplb_load counts routed experts, but {model_config.model} has none; use a "

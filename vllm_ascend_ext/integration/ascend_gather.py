@@ -31,6 +31,7 @@ def check(vllm_config: Any) -> None:
     from vllm_ascend.utils import enable_sp, enable_sp_by_pass
 
     model_config, ascend_config = vllm_config.model_config, get_ascend_config()
+    eplb_config = ascend_config.eplb_config
     refused = (
         (
             model_config is not None and not model_config.enforce_eager,
@@ -40,6 +41,19 @@ def check(vllm_config: Any) -> None:
             enable_sp(vllm_config) or enable_sp_by_pass() or ascend_config.enable_shared_expert_dp,
             "does not follow vllm-ascend's sequence parallelism; turn enable_flashcomm1 and "
             "enable_shared_expert_dp off",
+        ),
+        (
+            vllm_config.parallel_config.pipeline_parallel_size > 1,
+            "is not verified with pipeline stages on the NPU; set pipeline_parallel_size to 1",
+        ),
+        (
+            eplb_config.dynamic_eplb or eplb_config.expert_map_path is not None,
+            "is not verified with vllm-ascend's EPLB; turn eplb_config.dynamic_eplb off and leave expert_map_path "
+            "out",
+        ),
+        (
+            ascend_config.mix_placement,
+            "is not verified with shared experts among the routed ones; turn mix_placement off",
         ),
         (
             ascend_config.multistream_overlap_gate,
@@ -56,6 +70,24 @@ def check(vllm_config: Any) -> None:
             raise UnsupportedCombinationError(f"ascend_ext.dp_gather {why}, {_OFF}")
 
 
+def check_layers(layers: dict[str, Any]) -> None:
+    """Refuse a loaded model whose layers cannot follow a plan; raises UnsupportedCombinationError."""
+    from vllm_ascend.ops.fused_moe.fused_moe import AscendUnquantizedFusedMoEMethod
+
+    for name, layer in layers.items():
+        if getattr(layer, "tid2eid", None) is not None:
+            raise UnsupportedCombinationError(
+                f"ascend_ext.dp_gather does not gather the input ids by which {name} routes; use another "
+                f"model, {_OFF}"
+            )
+        method = type(layer.quant_method)
+        if method.apply is not AscendUnquantizedFusedMoEMethod.apply:
+            raise UnsupportedCombinationError(
+                f"ascend_ext.dp_gather is not verified with the quantised experts of {name} ({method.__name__}); "
+                f"use an unquantised model, {_OFF}"
+            )
+
+
 def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPlanner:
     """Let the layers of a loaded runner exchange rows by plan. Every rank calls it.
 
@@ -65,12 +97,7 @@ def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPl
     from vllm_ascend.ops.fused_moe.moe_comm_method import get_moe_comm_method
 
     ascend_routing.check_runner(runner, "dp_gather")
-    for name, layer in layers.items():
-        if getattr(layer, "tid2eid", None) is not None:
-            raise UnsupportedCombinationError(
-                f"ascend_ext.dp_gather does not gather the input ids by which {name} routes; use another "
-                f"model, {_OFF}"
-            )
+    check_layers(layers)
     planner = make_planner(runner, split_rows=False, config=config)
     method = get_moe_comm_method(MoECommType.ALLGATHER)
     exchange = PlannedExchange(planner)

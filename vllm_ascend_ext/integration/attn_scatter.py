@@ -19,7 +19,7 @@ from torch import nn
 from vllm_ascend_ext.collectives import Collectives
 from vllm_ascend_ext.config import AttnScatterConfig
 from vllm_ascend_ext.device import create_device
-from vllm_ascend_ext.integration import traffic
+from vllm_ascend_ext.integration import agreement, traffic
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.switches import Switches
 from vllm_ascend_ext.parallel import scatter_cost
@@ -57,6 +57,7 @@ def bind(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
         full=config.full,
         fp8_wire=config.fp8_wire,
     )
+    check_agreement(collectives, config, threshold, sizes, runner.device)
     if threshold is None:
         raise UnsupportedCombinationError(
             f"ascend_ext.attn_scatter would slow {type(model).__name__} down at any number of rows on a "
@@ -65,6 +66,21 @@ def bind(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
     logger.info("ascend_ext.attn_scatter: steps of %d rows and more (full: %s)", threshold, config.full)
     scatter = AttentionScatter(collectives, full=config.full, fp8_wire=config.fp8_wire)
     return ScatteredModel(model, layers, sizes, scatter, threshold)
+
+
+def check_agreement(
+    ranks: Collectives,
+    config: AttnScatterConfig,
+    threshold: int | None,
+    sizes: list[LayerSizes],
+    device: torch.device,
+) -> None:
+    """Raises StartupError where the ranks would scatter other steps than each other, or otherwise.
+
+    threshold: rows from which on this rank does; sizes: of its layers.
+    """
+    text = f"{config.model_dump_json()} {threshold} {sizes}"
+    agreement.check_agreement(ranks, "attn_scatter", "attn_scatter section, threshold or model", text, device)
 
 
 class ScatteredModel:

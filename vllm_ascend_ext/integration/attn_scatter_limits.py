@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vllm_ascend_ext.config import AttnScatterConfig
+from vllm_ascend_ext.integration.drafts import is_draft
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
 # architectures whose decoder layers `attn_scatter` knows how to take apart
@@ -22,9 +23,8 @@ def check(vllm_config: Any, config: AttnScatterConfig, *, verified: bool) -> Non
 
     verified: on this kind of device.
     """
-    speculative_config = vllm_config.speculative_config
-    if speculative_config is not None and vllm_config.model_config is speculative_config.draft_model_config:
-        return  # vLLM checks the configuration again for the draft model, whose layers stay as they are
+    if is_draft(vllm_config):
+        return  # its layers stay as they are
     limits = (
         *_device_limits(vllm_config, verified),
         *_parallel_limits(vllm_config.parallel_config),

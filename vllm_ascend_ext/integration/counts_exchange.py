@@ -45,6 +45,11 @@ class OverlappedCounts:
         self._ranks = ranks
         self._finish: Callable[[], None] | None = None
 
+    @property
+    def pending(self) -> bool:
+        """Whether an exchange has been begun and not yet awaited."""
+        return self._finish is not None
+
     def coordinate(
         self,
         num_tokens_unpadded: int,
@@ -104,7 +109,8 @@ def bind(runner: Any, config: DpGatherConfig) -> OverlappedCounts:
     if hasattr(drafter, "_determine_batch_execution_and_padding"):
         _use(drafter, "vllm.v1.spec_decode.llm_base_proposer", counts)
     features = runner.step_features
-    features.largest_replica = _after(counts.wait, features.largest_replica)
+    if features.largest_replica is not None:  # a phase of expert load is chosen before the pass, by all counts
+        features.largest_replica = _after(counts.wait, features.largest_replica)
     return counts
 
 

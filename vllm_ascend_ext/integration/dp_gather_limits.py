@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ascend_ext.config import DpGatherConfig
+from vllm_ascend_ext.integration.drafts import is_draft
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.parallel.machine import NAMED, MachineError, read
 
 
-def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool) -> None:
-    """Refuse what a planned gather cannot be combined with; raises UnsupportedCombinationError."""
-    parallel, model_config = vllm_config.parallel_config, vllm_config.model_config
+def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool, verified: bool) -> None:
+    """Refuse what a planned gather cannot be combined with; raises UnsupportedCombinationError.
+
+    routes_itself, verified: see `DeviceIntegration`; `verified` is its `dp_gather`.
+    """
+    parallel = vllm_config.parallel_config
+    if not verified:
+        raise UnsupportedCombinationError(
+            "ascend_ext.dp_gather has not run on this kind of device, where rows of padding would reach kernels "
+            "with the expert -1, and not all are known to take that; set dp_gather.enabled to false"
+        )
     if parallel.data_parallel_size == 1:
         raise UnsupportedCombinationError(
             "ascend_ext.dp_gather plans how data-parallel replicas exchange rows, and data_parallel_size is 1; "
@@ -38,6 +47,11 @@ def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool) -> N
             "ascend_ext.dp_gather plans one batch of a fixed set of ranks; turn enable_elastic_ep and enable_dbo "
             "off, leave ubatch_size at 0 and prefill_context_parallel_size at 1"
         )
+    if vllm_config.lora_config is not None:
+        raise UnsupportedCombinationError(
+            "ascend_ext.dp_gather is not built for LoRA, with which vLLM gathers the adapter of each row too; "
+            "turn enable_lora off or set dp_gather.enabled to false"
+        )
     if config.rule == "cost" and not config.machine:
         raise UnsupportedCombinationError(
             "ascend_ext.dp_gather.rule='cost' needs dp_gather.machine: a known name or a description that "
@@ -45,8 +59,11 @@ def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool) -> N
         )
     if config.machine:
         _check_machine(config.machine)
-    if model_config is None or model_config is getattr(vllm_config.speculative_config, "draft_model_config", None):
-        return
+    if vllm_config.model_config is not None and not is_draft(vllm_config):
+        _check_model(vllm_config.model_config)
+
+
+def _check_model(model_config: Any) -> None:
     if not model_config.is_moe:
         raise UnsupportedCombinationError(
             f"ascend_ext.dp_gather exchanges rows for routed experts, but {model_config.model} has none; set "
@@ -69,7 +86,7 @@ def _check_machine(name_or_file: str) -> None:
 def check_layers(layers: dict[str, Any]) -> None:
     """Refuse a loaded model whose layers cannot follow a plan; raises UnsupportedCombinationError."""
     for name, layer in layers.items():
-        if layer.runner.do_naive_dispatch_combine and layer.quant_method.is_monolithic:
+        if layer.quant_method.is_monolithic:  # whether it gathers by itself or the layer does
             raise UnsupportedCombinationError(
                 f"ascend_ext.dp_gather cannot keep padding away from the experts of {name}: "
                 f"{type(layer.quant_method).__name__} routes inside its kernel; choose another moe_backend or set "

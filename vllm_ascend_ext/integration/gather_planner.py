@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -15,9 +14,9 @@ import torch
 from vllm_ascend_ext.collectives import Collectives
 from vllm_ascend_ext.config import DpGatherConfig
 from vllm_ascend_ext.device import create_device
-from vllm_ascend_ext.integration import traffic
+from vllm_ascend_ext.integration import agreement, traffic
 from vllm_ascend_ext.integration.counts_exchange import OverlappedCounts
-from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.parallel.cost import RowWidths
 from vllm_ascend_ext.parallel.dp_gather import DpGather
 from vllm_ascend_ext.parallel.gather_plan import GatherPlan, make_plan
@@ -162,13 +161,6 @@ def _collectives(runner: Any, group: Any, config: DpGatherConfig) -> Collectives
 def check_agreement(
     ranks: Collectives, config: DpGatherConfig, machine: Machine | None, device: torch.device
 ) -> None:
-    """Ranks that plan by different numbers would wait for each other in different collectives."""
+    """Raises StartupError where the ranks would plan by different numbers."""
     text = config.model_dump_json() + (machine.to_json() if machine is not None else "")
-    digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
-    own = torch.tensor([[digest]], dtype=torch.int32, device=device)
-    digests = ranks.all_gather_rows(own, None).flatten().tolist()
-    if different := [rank for rank, other in zip(ranks.world_ranks, digests, strict=True) if other != digest]:
-        raise StartupError(
-            f"ascend_ext.dp_gather: world ranks {different} have another dp_gather section or machine description "
-            f"than world rank {ranks.world_ranks[ranks.rank]}; give all the same"
-        )
+    agreement.check_agreement(ranks, "dp_gather", "dp_gather section or machine description", text, device)

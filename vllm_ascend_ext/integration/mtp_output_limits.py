@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vllm_ascend_ext.config import MtpOutputConfig
+from vllm_ascend_ext.integration.drafts import is_draft
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.mtp.outlet import replica_endpoint
 
@@ -50,10 +51,8 @@ def _limits(vllm_config: Any, config: MtpOutputConfig) -> Iterator[str]:
     speculative_config = vllm_config.speculative_config
     if speculative_config is not None and speculative_config.method == "ngram_gpu":
         yield "and method 'ngram_gpu', which schedules on the device, do not work together; use 'ngram'"
-    if model_config is None or (
-        speculative_config is not None and model_config is speculative_config.draft_model_config
-    ):
-        return  # vLLM checks the configuration again for the draft model
+    if model_config is None or is_draft(vllm_config):
+        return
     if model_config.runner_type != "generate":
         yield f"sends tokens, and a {model_config.runner_type} model has none; set mtp_output.enabled to false"
     if model_config.max_logprobs < 0:

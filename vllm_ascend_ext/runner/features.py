@@ -58,7 +58,8 @@ class StepFeatures:
     each pass of the draft model, and `end_step` after a step; the first two only write persistent device scalars,
     so a captured graph that follows stays valid.
 
-    largest_replica(num_rows): rows of the replica that has most in this step, where this one has `num_rows`;
+    largest_replica(num_rows): rows of the replica that has most in this step, where this one has `num_rows`; None
+    where no phase is chosen, for it may have to wait for the other replicas.
     decode_rows: see `StepFacts.phase`. Both are the runner's, and matter only when a phase is chosen.
     """
 
@@ -66,7 +67,7 @@ class StepFeatures:
         self.config = config
         self.layout = layout
         self.device = device
-        self.largest_replica: Callable[[int], int] = lambda num_rows: num_rows
+        self.largest_replica: Callable[[int], int] | None = None
         self.decode_rows = 0
         self.target_load: LoadOfModel | None = None
         self.draft_load: LoadOfModel | None = None

@@ -118,7 +118,9 @@ class ExtModelRunner:
         assert features is not None
         self._step += 1
         self._in_step = True
-        max_num_rows = features.largest_replica(num_tokens_padded) if num_tokens else num_tokens_padded
+        max_num_rows = num_tokens_padded
+        if num_tokens and features.largest_replica is not None:
+            max_num_rows = features.largest_replica(num_tokens_padded)
         features.begin_forward(StepFacts(self._step, num_tokens, num_tokens_padded, max_num_rows))
 
     def _end_step(self) -> None:
