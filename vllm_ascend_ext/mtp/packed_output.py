@@ -16,7 +16,6 @@ Slots, pinned memory and events live as long as the object; nothing else crosses
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TypeVar
@@ -86,11 +85,10 @@ class PackedShape:
 
 @dataclass(slots=True)
 class PackedOutputStats:
-    """What was copied: how often, how many bytes, and the seconds that the host waited for it."""
+    """What was copied: how often, and how many bytes."""
 
     num_copies: int = 0
     num_bytes: int = 0
-    waited_s: float = 0.0
 
 
 class _Slot:
@@ -118,9 +116,7 @@ class PackedStep:
         """
         if self._is_released:
             raise RuntimeError("the output of this step was released")
-        started = time.monotonic()
         self._slot.arrived.synchronize(self._owner.deadline_s)
-        self._owner.stats.waited_s += time.monotonic() - started
         return self._slot.words_N_cpu[: self.shape.words]
 
     def release(self) -> None:
