@@ -15,8 +15,8 @@ import pytest
 
 from tests.engine.reference import make_prompts
 from tests.engine.saved_output import SavedRun, Told, next_instance, run_saved
-from vllm_ascend_ext.integration.engine import EngineCase
-from vllm_ascend_ext.integration.ranks import Layout
+from vllm_ascend_ext.integration.engine import EngineCase, run_engine
+from vllm_ascend_ext.integration.ranks import Layout, RankError
 from vllm_ascend_ext.mtp.frame import RequestStatus
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
@@ -175,3 +175,27 @@ def check_logprobs(told: Told, engine: list[dict[int, float]]) -> None:
     for token, (ids, logprobs, rank), entry in zip(told.tokens, told.topk, engine, strict=True):
         assert ids[0] == token and rank >= 1 and len(ids) == 3
         assert [entry[i] for i in ids] == pytest.approx(logprobs, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("is_async", "executor"),
+    [
+        pytest.param(False, "external_launcher", marks=pytest.mark.slow),
+        pytest.param(True, "external_launcher", marks=pytest.mark.slow),
+        (True, "mp"),
+    ],
+)
+def test_without_a_reader_the_engine_stops_and_says_so(
+    tiny_model: str, prompts: list[list[int]], is_async: bool, executor: str
+) -> None:
+    """With `mp`, on a thread of the worker whose exceptions nobody sees: the engine must not wait for it."""
+    output = {"enabled": True, "instance": next_instance(), "frames": 2, "deadline_s": 1.0}
+    case = EngineCase(
+        tiny_model,
+        num_speculative_tokens=2,
+        ascend_ext={"mtp_output": output},
+        engine_args=ENGINE | {"async_scheduling": is_async, "distributed_executor_backend": executor},
+    )
+    with pytest.raises(RankError) as error:
+        run_engine(case, prompts[:2], max_tokens=NUM_TOKENS, deadline_s=120)
+    assert "is full for 1 s: its reader, " in str(error.value), error.value
