@@ -98,7 +98,13 @@ def _packed_output(runner: Any, config: MtpOutputConfig, num_speculative_tokens:
     columns = 1 + max(runner.model_config.max_logprobs, MAX_LOGPROB_TOKEN_IDS)
     num_slots = LaunchBound.largest(1, num_speculative_tokens)
     largest = PackedShape(runner.max_num_reqs, num_slots, columns, num_speculative_tokens)
-    return PackedOutput(device, largest, num_slots=config.slots, deadline_s=config.deadline_s)
+    return PackedOutput(
+        device,
+        largest,
+        num_slots=config.slots,
+        deadline_s=config.deadline_s,
+        vocab_size=runner.input_batch.vocab_size,
+    )
 
 
 def _outlet(config: MtpOutputConfig, replica: int, max_num_seqs: int, num_speculative_tokens: int) -> EngineOutlet:

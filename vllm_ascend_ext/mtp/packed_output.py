@@ -136,13 +136,18 @@ class PackedOutput:
         largest: the shape of the largest step; slots are sized by it.
         num_slots: steps that may be on their way.
         deadline_s: of every wait.
+        vocab_size: where drafts were verified, an id that is not below it does not count, as vLLM filters what its
+            rejection sampler has put out. It can only be a request's last: drafts are in the vocabulary.
     """
 
-    def __init__(self, device: Device, largest: PackedShape, *, num_slots: int, deadline_s: float) -> None:
+    def __init__(
+        self, device: Device, largest: PackedShape, *, num_slots: int, deadline_s: float, vocab_size: int
+    ) -> None:
         if num_slots < 1 or deadline_s <= 0:
             raise ValueError(f"{num_slots} slots, a deadline of {deadline_s:g} s")
         self.stats = PackedOutputStats()
         self.device, self.largest, self.deadline_s = device, largest, deadline_s
+        self._vocab_size = vocab_size
         self.side = device.stream(SIDE_STREAM)
         self.free = deque(_Slot(largest.words, device) for _ in range(num_slots))
         for slot in self.free:
@@ -188,7 +193,10 @@ class PackedOutput:
         torch.cat([part.flatten() for part in parts], out=out_N)
 
     def _records(self, token_ids_BS: torch.Tensor, *topk: torch.Tensor | None) -> torch.Tensor:
-        num_tokens_B = (token_ids_BS >= 0).sum(dim=1, dtype=torch.int32)
+        is_token_BS = token_ids_BS >= 0
+        if token_ids_BS.shape[1] > 1:
+            is_token_BS &= token_ids_BS < self._vocab_size
+        num_tokens_B = is_token_BS.sum(dim=1, dtype=torch.int32)
         return mtp_pack_output(token_ids_BS, num_tokens_B, self._running_B[: len(token_ids_BS)], *topk)
 
 

@@ -60,7 +60,7 @@ class Engine:
         self.outlet, self.history = FailingOutlet(self.log), StopsAt99()
         peers: Any = Peers(self.log)
         self.outputs = StepOutputs(
-            packed=PackedOutput(create_device("cpu"), LARGEST, num_slots=2, deadline_s=5.0),
+            packed=PackedOutput(create_device("cpu"), LARGEST, num_slots=2, deadline_s=5.0, vocab_size=9),
             sender=StepSender(self.outlet, self.history, top_k=0, max_rows=4),
             peers=ReplicaPeers(peers, always_share),
             launches=LaunchBound(2),

@@ -72,7 +72,7 @@ class Replica:
         self.history = StopsAt99()
         self.sender = StepSender(self.outlet, self.history, top_k=top_k, max_rows=max_rows)
         largest = PackedShape(max_rows, self.slots, 4, num_speculative_tokens)
-        self.packed = PackedOutput(create_device("cpu"), largest, num_slots=1, deadline_s=1.0)
+        self.packed = PackedOutput(create_device("cpu"), largest, num_slots=1, deadline_s=1.0, vocab_size=100)
         self.step = 0
 
     def begin(self, **events: Any) -> tuple[int, StepEvents]:
