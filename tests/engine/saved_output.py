@@ -115,17 +115,20 @@ def run_saved(
     *,
     deadline_s: float,
     aborts: dict[int, int] | None = None,
+    reset_at: int | None = None,
     split: Sequence[int] | None = None,
 ) -> list[SavedRun]:
     """Runs the prompts, with one reader a replica, and ends the engine.
 
-    sampling: of each prompt; aborts: prompt → engine step after which it is aborted.
+    sampling: of each prompt; aborts: prompt → engine step after which it is aborted; reset_at: step after which
+    the prefix cache is reset, which preempts all that runs.
     """
     counts = list(split) if split is not None else even_split(len(prompts), case.layout.dp)
 
     def job(rank: Rank) -> SavedRun:
         begin = sum(counts[: rank.dp_rank])
-        return _run(case, rank, range(begin, begin + counts[rank.dp_rank]), prompts, sampling, aborts or {})
+        indices = range(begin, begin + counts[rank.dp_rank])
+        return _run(case, rank, indices, prompts, sampling, aborts or {}, reset_at)
 
     return run_ranks(job, case.layout, deadline_s=deadline_s)
 
@@ -137,6 +140,7 @@ def _run(
     prompts: Sequence[list[int]],
     sampling: Sequence[dict[str, Any]],
     aborts: dict[int, int],
+    reset_at: int | None,
 ) -> SavedRun:
     from vllm import LLM, SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -164,6 +168,8 @@ def _run(
             for entry in delta.logprobs or ():
                 logprobs[result.request_id].append({token: value.logprob for token, value in entry.items()})
         step += 1
+        if step == reset_at:
+            assert engine.reset_prefix_cache(reset_running_requests=True)
         engine.abort_request([str(index) for index, at in aborts.items() if at == step and index in indices])
     while core.scheduler.has_requests():  # it tells its workers of the last ends
         core.step_fn()

@@ -15,8 +15,8 @@ import pytest
 
 from tests.engine.reference import make_prompts
 from tests.engine.saved_output import SavedRun, Told, next_instance, run_saved
-from vllm_ascend_ext.integration.engine import EngineCase
-from vllm_ascend_ext.integration.ranks import Layout
+from vllm_ascend_ext.integration.engine import EngineCase, run_engine
+from vllm_ascend_ext.integration.ranks import Layout, RankError
 from vllm_ascend_ext.mtp.frame import RequestStatus
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
@@ -115,17 +115,18 @@ def test_frames_are_the_engines_tokens(
         options(stop),
         deadline_s=300,
         aborts=ABORTS,
+        reset_at=None if CASES[name][2] else 8,  # not while tokens are on their way
     )
     expected = plain.outputs | {str(STOPS): stopped}
     seen: set[str] = set()
     num_copies = 0  # of the sender before; ranks come replica by replica
     for run in runs:
         output = run.report["output"]
-        if run.tp_rank:  # only received what it needs for its own next step and its own engine
-            assert run.num_frames == output["copies"] == 0 < output["received"] == num_copies
+        if run.tp_rank:  # copies nothing, and receives each of the sender's copies for its own engine
+            assert output["copies"] is None and output["received"] == num_copies > 0
             continue
         num_copies = output["copies"]
-        check_replica(run, expected, is_async=CASES[name][2])
+        check_replica(run, expected)
         seen |= set(run.told)
     assert seen == set(expected) - {str(NEVER_RUN)}
     senders = [run for run in runs if not run.tp_rank]
@@ -134,7 +135,7 @@ def test_frames_are_the_engines_tokens(
     assert statuses == set(RequestStatus)
 
 
-def check_replica(run: SavedRun, expected: dict[str, list[int]], *, is_async: bool) -> None:
+def check_replica(run: SavedRun, expected: dict[str, list[int]]) -> None:
     """No token more, less or twice; each request has one end, and its statuses in an order that makes sense."""
     report = run.report["output"]
     assert report["frames"] == run.num_frames > 0
@@ -150,10 +151,10 @@ def check_replica(run: SavedRun, expected: dict[str, list[int]], *, is_async: bo
             assert tokens == expected[name], name
         check_statuses(told)
     assert report["drafts"][0] > report["accepted_drafts"][0] > 0
-    # vLLM leaves out the drafts of steps that were launched for requests which had ended
+    # without the steps that asynchronous scheduling launched for requests which had ended
     drafts_of_vllm = run.metrics["vllm:spec_decode_num_draft_tokens"]
-    assert sum(report["drafts"]) >= drafts_of_vllm if is_async else sum(report["drafts"]) == drafts_of_vllm
-    assert sum(told.num_drafts for told in run.told.values()) == drafts_of_vllm
+    assert sum(report["drafts"]) == sum(told.num_drafts for told in run.told.values()) == drafts_of_vllm
+    assert sum(report["accepted_drafts"]) == run.metrics["vllm:spec_decode_num_accepted_tokens"]
     if str(LOGPROBS) in run.told:
         check_logprobs(run.told[str(LOGPROBS)], run.logprobs[str(LOGPROBS)])
 
@@ -175,3 +176,28 @@ def check_logprobs(told: Told, engine: list[dict[int, float]]) -> None:
     for token, (ids, logprobs, rank), entry in zip(told.tokens, told.topk, engine, strict=True):
         assert ids[0] == token and rank >= 1 and len(ids) == 3
         assert [entry[i] for i in ids] == pytest.approx(logprobs, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("is_async", "executor"),
+    [
+        pytest.param(False, "external_launcher", marks=pytest.mark.slow),
+        pytest.param(True, "external_launcher", marks=pytest.mark.slow),
+        (True, "mp"),
+    ],
+)
+def test_without_a_reader_the_engine_stops_and_says_so(
+    tiny_model: str, prompts: list[list[int]], is_async: bool, executor: str
+) -> None:
+    """With `mp`, on a thread of the worker whose exceptions nobody sees: the engine must not wait for it."""
+    output = {"enabled": True, "instance": next_instance(), "frames": 2, "deadline_s": 1.0}
+    case = EngineCase(
+        tiny_model,
+        num_speculative_tokens=2,
+        ascend_ext={"mtp_output": output},
+        engine_args=ENGINE | {"async_scheduling": is_async, "distributed_executor_backend": executor},
+    )
+    with pytest.raises(RankError) as error:
+        run_engine(case, prompts[:2], max_tokens=NUM_TOKENS, deadline_s=120)
+    message = str(error.value).splitlines()[0]  # the engine's own error; the rank's log follows
+    assert "is full for 1 s: its reader, " in message, error.value

@@ -42,11 +42,8 @@ def test_ends_where_the_scheduler_ends(kind: int) -> None:
     for trial in range(200):
         prompt, params = list(range(generator.randint(1, 12))), sampling(kind)
         theirs = Request(request_id="a", prompt_token_ids=prompt, sampling_params=params, pooling_params=None)
-        ours = EngineRequests(MAX_MODEL_LEN)
-        ours.announce(
-            SimpleNamespace(req_id="a", prompt_token_ids=prompt, prompt_embeds=None, sampling_params=params)
-        )
-        ours.start("a")
+        ours = EngineRequests(lambda: MAX_MODEL_LEN)
+        ours.start("a", SimpleNamespace(prompt_token_ids=prompt, prompt_embeds=None, sampling_params=params))
         is_finished = False
         while not is_finished:
             tokens = [generator.randint(0, 9 if trial % 2 else 4) for _ in range(generator.randint(1, 4))]
@@ -57,3 +54,14 @@ def test_ends_where_the_scheduler_ends(kind: int) -> None:
             ends += is_finished and count < len(tokens)
         ours.forget("a")
     assert ends > 20  # in the middle of a step
+
+
+def test_a_length_that_is_fitted_later_counts() -> None:
+    """`max_model_len=-1`: the engine tells its workers what fits once the model has loaded."""
+    runner = SimpleNamespace(max_model_len=4096)
+    requests = EngineRequests(lambda: runner.max_model_len)
+    params = SamplingParams(max_tokens=100, ignore_eos=True)
+    requests.start("a", SimpleNamespace(prompt_token_ids=[1, 2], prompt_embeds=None, sampling_params=params))
+    runner.max_model_len = 6
+    assert requests.accept("a", [7, 7, 7]) == (3, False)
+    assert requests.accept("a", [7, 7, 7]) == (1, True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from vllm.utils import length_from_prompt_token_ids_or_embeds
@@ -39,27 +40,27 @@ def num_prompt_tokens(new_request: Any) -> int:
 
 
 class EngineRequests:
-    """A `History`: appends tokens one by one and stops where the scheduler will."""
+    """A `History`: appends tokens one by one and stops where the scheduler will.
 
-    def __init__(self, max_model_len: int) -> None:
+    Args:
+        max_model_len: asked each time, as vLLM fits it to the memory after the model has loaded
+            (`max_model_len=-1`).
+    """
+
+    def __init__(self, max_model_len: Callable[[], int]) -> None:
         self._max_model_len = max_model_len
         self._requests: dict[str, _Request] = {}
-        self._announced: dict[str, _Request] = {}
 
-    def announce(self, new_request: Any) -> None:
-        """A `NewRequestData` of a step to come; steps before it may still bring tokens of another of its id."""
-        self._announced[new_request.req_id] = _Request(new_request)
-
-    def start(self, request_id: str) -> None:
-        """See `History.start`."""
-        self._requests[request_id] = self._announced.pop(request_id)
+    def start(self, request_id: str, new_request: Any, /) -> None:
+        """See `History.start`; of a `NewRequestData`."""
+        self._requests[request_id] = _Request(new_request)
 
     def accept(self, request_id: str, token_ids: list[int]) -> tuple[int, bool]:
         """See `History.accept`."""
-        request = self._requests[request_id]
+        request, max_model_len = self._requests[request_id], self._max_model_len()
         for count, token_id in enumerate(token_ids, 1):
             request.output_token_ids.append(token_id)
-            if check_stop(request, self._max_model_len):
+            if check_stop(request, max_model_len):
                 return count, True
         return len(token_ids), False
 

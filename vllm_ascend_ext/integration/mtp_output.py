@@ -19,7 +19,7 @@ from vllm_ascend_ext.integration.runner_outputs import VllmOutputs
 from vllm_ascend_ext.mtp.errors import ChannelError
 from vllm_ascend_ext.mtp.launch_bound import LaunchBound
 from vllm_ascend_ext.mtp.outlet import EngineOutlet
-from vllm_ascend_ext.mtp.packed_output import PackedOutput, PackedOutputStats, PackedShape
+from vllm_ascend_ext.mtp.packed_output import PackedOutput, PackedShape
 from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.routing import OutputLayout, OutputRouting, route_output
 from vllm_ascend_ext.mtp.step_sender import StepSender
@@ -55,7 +55,7 @@ def bind(worker: Any, config: MtpOutputConfig) -> None:
     packed, sender = None, None
     if routing.sends:
         packed = _packed_output(runner, config, num_speculative_tokens)
-        history = EngineRequests(runner.max_model_len)
+        history = EngineRequests(lambda: int(runner.max_model_len))
         max_rows = runner.max_num_reqs
         outlet = _outlet(config, routing.replica, max_rows, num_speculative_tokens)
         sender = StepSender(outlet, history, top_k=config.top_k, max_rows=max_rows)
@@ -67,7 +67,7 @@ def bind(worker: Any, config: MtpOutputConfig) -> None:
         num_slots=config.slots,
         is_async=is_async,
     )
-    runner.attach_outputs(VllmOutputs(runner, outputs, history if routing.sends else None))
+    runner.attach_outputs(VllmOutputs(runner, outputs))
     apply_patches(patches(runner))
 
 
@@ -98,7 +98,13 @@ def _packed_output(runner: Any, config: MtpOutputConfig, num_speculative_tokens:
     columns = 1 + max(runner.model_config.max_logprobs, MAX_LOGPROB_TOKEN_IDS)
     num_slots = LaunchBound.largest(1, num_speculative_tokens)
     largest = PackedShape(runner.max_num_reqs, num_slots, columns, num_speculative_tokens)
-    return PackedOutput(device, largest, num_slots=config.slots, deadline_s=config.deadline_s)
+    return PackedOutput(
+        device,
+        largest,
+        num_slots=config.slots,
+        deadline_s=config.deadline_s,
+        vocab_size=runner.input_batch.vocab_size,
+    )
 
 
 def _outlet(config: MtpOutputConfig, replica: int, max_num_seqs: int, num_speculative_tokens: int) -> EngineOutlet:
@@ -132,17 +138,17 @@ def _peers(vllm_config: Any, config: MtpOutputConfig, *, is_async: bool) -> Repl
 
 
 def report(runner: Any) -> dict[str, Any] | None:
-    """What this rank copied, received and sent; None without MTP output saving."""
+    """What this rank copied, received and sent; None without MTP output saving.
+
+    copies: None on a rank that has nothing to copy with.
+    """
     if runner.step_outputs is None:
         return None
     outputs: StepOutputs = runner.step_outputs.outputs
-    copies = PackedOutputStats() if outputs.packed is None else outputs.packed.stats
-    document: dict[str, Any] = {
-        "copies": copies.num_copies,
-        "copied_bytes": copies.num_bytes,
-        "received": outputs.num_received,
-    }
-    if outputs.sender is not None:
+    document: dict[str, Any] = {"copies": None, "received": outputs.num_received}
+    if outputs.packed is not None and outputs.sender is not None:
+        copies = outputs.packed.stats
+        document |= {"copies": copies.num_copies, "copied_bytes": copies.num_bytes}
         stats, outlet = outputs.sender.stats, outputs.sender.outlet_stats
         document |= {
             "frames": stats.num_frames,

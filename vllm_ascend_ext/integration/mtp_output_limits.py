@@ -46,7 +46,9 @@ def _limits(vllm_config: Any, config: MtpOutputConfig) -> Iterator[str]:
     kv_transfer = vllm_config.kv_transfer_config
     if kv_transfer is not None and kv_transfer.kv_load_failure_policy == "recompute":
         yield (
-            "cannot take back tokens that were sent, as kv_load_failure_policy='recompute' does; set it to 'fail'"
+            "cannot take back tokens that were sent, as kv_load_failure_policy='recompute' does; set it to "
+            "'fail': a request whose load fails then ends, but its frames may hold tokens of its last steps that "
+            "the engine does not put out"
         )
     speculative_config = vllm_config.speculative_config
     if speculative_config is not None and speculative_config.method == "ngram_gpu":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from vllm.v1.outputs import LogprobsLists, LogprobsTensors
 
-from vllm_ascend_ext.integration.engine_requests import EngineRequests, num_prompt_tokens
+from vllm_ascend_ext.integration.engine_requests import num_prompt_tokens
 from vllm_ascend_ext.mtp.packed_output import PackedShape, Sampled, draft_rows
 from vllm_ascend_ext.mtp.request_states import StepEvents
 from vllm_ascend_ext.runner.step_output import StepOutput, StepOutputs
@@ -29,33 +29,26 @@ def marked(sampled_token_ids: Any) -> tuple[VllmOutputs, StepOutput | None] | No
 class VllmOutputs:
     """What the mixin of a vLLM runner calls.
 
-    Args:
-        history: on the rank that sends, the requests as the scheduler judges them.
-
     Attributes:
         returns_errors: see `PackedAsyncOutput.get_output`.
     """
 
-    def __init__(self, runner: Any, outputs: StepOutputs, history: EngineRequests | None) -> None:
+    def __init__(self, runner: Any, outputs: StepOutputs) -> None:
         self.outputs = outputs
         self.returns_errors = runner.parallel_config.distributed_executor_backend == "mp"
-        self._runner, self._history = runner, history
+        self._runner = runner
         self._prompts: dict[str, int] = {}  # requests in their prompt (or recomputing) → tokens of all of it
         self._step: StepOutput | None = None
 
     def begin_step(self, scheduler_output: Any) -> None:
         """See `RunnerOutputs.begin_step`. Raises LaunchBoundError when the launch is larger than was said."""
-        new = scheduler_output.scheduled_new_reqs
-        if self._history is not None:
-            for request in new:
-                self._history.announce(request)
         self._follow_launch(scheduler_output)
         cached = scheduler_output.scheduled_cached_reqs
         known = dict(zip(cached.req_ids, cached.num_output_tokens, strict=True))
         if self.outputs.is_async:  # of the others, tokens are on their way
             known = {request_id: known[request_id] for request_id in cached.resumed_req_ids}
         events = StepEvents(
-            new=tuple(request.req_id for request in new),
+            new={request.req_id: request for request in scheduler_output.scheduled_new_reqs},
             finished=tuple(sorted(scheduler_output.finished_req_ids)),
             preempted=tuple(sorted(scheduler_output.preempted_req_ids or ())),
             resumed=frozenset(cached.resumed_req_ids),

@@ -31,9 +31,9 @@ class LaunchBoundError(RuntimeError):
 class LaunchBound:
     """The requests of one replica, by id, and the most tokens each can have in the next launch.
 
-    All ranks of the replica call the same methods in the same order. Between two launches, in any order:
-    `prefill`, `resume`, `insert`, `preempt`, `finish`, `reset`; then `check` with the launch's tokens, which
-    begins the next.
+    Between two launches, in any order: `prefill`, `resume`, `insert`, `preempt`, `finish`, `reset`; then `check`
+    with the launch's tokens, which begins the next. All ranks of the replica call these alike; `counts_arrived` is
+    for those that have the counts (in the engine, the one that sends), whose bound is then the smaller one.
 
     Args:
         num_speculative_tokens: k.
@@ -134,7 +134,8 @@ class LaunchBound:
 def exchange_bounds(collectives: Collectives, bound: int) -> tuple[int, ...]:
     """Every replica's bound of the next launch, in the order of the ranks of `collectives` (Gloo, one a replica).
 
-    It needs nothing of the device, so that it can run while the device still computes.
+    It needs nothing of the device, so that it can run while the device still computes. For callers that size
+    buffers across replicas; no step of the engine calls it yet.
 
     Raises:
         CollectiveError: a replica is missing at the deadline.

@@ -16,7 +16,6 @@ Slots, pinned memory and events live as long as the object; nothing else crosses
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TypeVar
@@ -86,11 +85,10 @@ class PackedShape:
 
 @dataclass(slots=True)
 class PackedOutputStats:
-    """What was copied: how often, how many bytes, and the seconds that the host waited for it."""
+    """What was copied: how often, and how many bytes."""
 
     num_copies: int = 0
     num_bytes: int = 0
-    waited_s: float = 0.0
 
 
 class _Slot:
@@ -118,9 +116,7 @@ class PackedStep:
         """
         if self._is_released:
             raise RuntimeError("the output of this step was released")
-        started = time.monotonic()
         self._slot.arrived.synchronize(self._owner.deadline_s)
-        self._owner.stats.waited_s += time.monotonic() - started
         return self._slot.words_N_cpu[: self.shape.words]
 
     def release(self) -> None:
@@ -140,13 +136,18 @@ class PackedOutput:
         largest: the shape of the largest step; slots are sized by it.
         num_slots: steps that may be on their way.
         deadline_s: of every wait.
+        vocab_size: where drafts were verified, an id that is not below it does not count, as vLLM filters what its
+            rejection sampler has put out. It can only be a request's last: drafts are in the vocabulary.
     """
 
-    def __init__(self, device: Device, largest: PackedShape, *, num_slots: int, deadline_s: float) -> None:
+    def __init__(
+        self, device: Device, largest: PackedShape, *, num_slots: int, deadline_s: float, vocab_size: int
+    ) -> None:
         if num_slots < 1 or deadline_s <= 0:
             raise ValueError(f"{num_slots} slots, a deadline of {deadline_s:g} s")
         self.stats = PackedOutputStats()
         self.device, self.largest, self.deadline_s = device, largest, deadline_s
+        self._vocab_size = vocab_size
         self.side = device.stream(SIDE_STREAM)
         self.free = deque(_Slot(largest.words, device) for _ in range(num_slots))
         for slot in self.free:
@@ -192,7 +193,10 @@ class PackedOutput:
         torch.cat([part.flatten() for part in parts], out=out_N)
 
     def _records(self, token_ids_BS: torch.Tensor, *topk: torch.Tensor | None) -> torch.Tensor:
-        num_tokens_B = (token_ids_BS >= 0).sum(dim=1, dtype=torch.int32)
+        is_token_BS = token_ids_BS >= 0
+        if token_ids_BS.shape[1] > 1:
+            is_token_BS &= token_ids_BS < self._vocab_size
+        num_tokens_B = is_token_BS.sum(dim=1, dtype=torch.int32)
         return mtp_pack_output(token_ids_BS, num_tokens_B, self._running_B[: len(token_ids_BS)], *topk)
 
 

@@ -6,15 +6,16 @@ even a step past it. A frame holds what the engine puts out, so the same judgeme
 own rule.
 
 A request's rows: RUNNING with tokens or SKIPPED without (a part of a prompt), PREEMPTED when it loses its place,
-RECOVERED when it comes back (with tokens or without), FINISHED with its last tokens, or, when the engine ended it
-(an abort, a stop string that only the front end sees), without any. After FINISHED there is no row.
+or, where the engine does not tell of that, before it comes back; RECOVERED when it comes back (with tokens or
+without); FINISHED with its last tokens, or, when the engine ended it (an abort, a stop string that only the front
+end sees), without any. After FINISHED there is no row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from vllm_ascend_ext.mtp.section import RequestStatus
 
@@ -25,11 +26,12 @@ NO_ROW = -1
 class StepEvents:
     """What the scheduler did before a step, by request id; the same on all ranks.
 
-    new: seen for the first time. finished: ended since the last step. preempted: lost their place before it.
-    resumed: came back in it. num_output_tokens: what the engine has of a request, where that is known for sure.
+    new: seen for the first time, each with what `History.start` takes. finished: ended since the last step.
+    preempted: lost their place before it. resumed: came back in it. num_output_tokens: what the engine has of a
+    request, where that is known for sure.
     """
 
-    new: tuple[str, ...] = ()
+    new: Mapping[str, Any] = field(default_factory=dict)
     finished: tuple[str, ...] = ()
     preempted: tuple[str, ...] = ()
     resumed: frozenset[str] = frozenset()
@@ -68,8 +70,8 @@ class StepRows:
 class History(Protocol):
     """The engine's rule of what counts, with each request's output so far."""
 
-    def start(self, request_id: str) -> None:
-        """The request begins; an earlier one of this id has been forgotten."""
+    def start(self, request_id: str, request: Any, /) -> None:
+        """The request, as `StepEvents.new` has it, begins; an earlier one of this id has been forgotten."""
         ...
 
     def accept(self, request_id: str, token_ids: list[int]) -> tuple[int, bool]:
@@ -86,7 +88,8 @@ class History(Protocol):
 
 
 class OutputMismatchError(RuntimeError):
-    """The engine has other output of a request than the frames say: tokens were taken back, or this is a bug."""
+    """The engine has other output of a request than the frames say: tokens were taken back, the request goes on
+    after its end (streaming input), or this is a bug."""
 
 
 class RequestStates:
@@ -95,6 +98,7 @@ class RequestStates:
     def __init__(self, history: History) -> None:
         self._history = history
         self._open: set[str] = set()
+        self._preempted: set[str] = set()  # of the open ones
         self._closed: set[str] = set()  # FINISHED was said, but the engine has not yet told that it knows
 
     def begin(self, events: StepEvents) -> StepRows:
@@ -105,13 +109,23 @@ class RequestStates:
                 rows.add(request_id, RequestStatus.FINISHED)
                 self._history.forget(request_id)
             self._open.discard(request_id)
+            self._preempted.discard(request_id)
             self._closed.discard(request_id)
-        for request_id in events.preempted:
-            if request_id in self._open:
+        # a reset of the prefix cache preempts, too, and only tells who comes back
+        for request_id in (*events.preempted, *sorted(events.resumed)):
+            if request_id in self._open and request_id not in self._preempted:
                 rows.add(request_id, RequestStatus.PREEMPTED)
-        for request_id in events.new:
+                self._preempted.add(request_id)
+        self._preempted -= events.resumed
+        for request_id, request in events.new.items():
+            if request_id in self._open or request_id in self._closed:
+                raise OutputMismatchError(
+                    f"request {request_id!r} begins again and has not ended: it is a session with streaming "
+                    "input, which takes its last token back and goes on after a stop. Frames cannot say that; "
+                    "send each input as a request of its own, or set mtp_output.enabled to false"
+                )
             self._open.add(request_id)
-            self._history.start(request_id)
+            self._history.start(request_id, request)
         for request_id, expected in events.num_output_tokens.items():
             if request_id in self._open and self._history.num_tokens(request_id) != expected:
                 raise OutputMismatchError(

@@ -42,17 +42,15 @@ class OutputLayout:
 class OutputRouting:
     """What a rank does with a step's output.
 
-    samples: the rank is in the stage that samples.
-    sends: it copies the step's output to the host and sends it. One rank of a replica does.
     replica: whose output it is.
+    sends: the rank copies the step's output to the host and sends it. One rank of a replica does.
     """
 
     replica: int
-    samples: bool
     sends: bool
 
 
 def route_output(layout: OutputLayout) -> OutputRouting:
     """The rule of this module."""
-    samples = layout.pp_rank == layout.pp_size - 1
-    return OutputRouting(layout.replica, samples, samples and layout.tp_rank == 0 and layout.cp_rank == 0)
+    is_last_stage = layout.pp_rank == layout.pp_size - 1  # the one that samples
+    return OutputRouting(layout.replica, is_last_stage and layout.tp_rank == 0 and layout.cp_rank == 0)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -74,12 +75,13 @@ class StepSender:
         self.stats = StepSenderStats()
         self._outlet, self._top_k, self._max_rows = outlet, top_k, max_rows
         self._states = RequestStates(history)
-        self._ended: set[str] = set()
+        self._announced: deque[tuple[int, Sequence[str]]] = deque()
 
-    def announce(self, finished: Sequence[str]) -> None:
-        """The engine has ended these, which a step will tell: what steps before it, if still on their way, have
-        sampled for them is dropped, as the engine will. Any thread may call it."""
-        self._ended.update(finished)
+    def announce(self, step: int, finished: Sequence[str]) -> None:
+        """The engine has ended these, which `step` will tell: what steps before it, if still on their way, have
+        sampled for them is dropped, as the engine will. Any thread may call it, in the order of the steps."""
+        if finished:
+            self._announced.append((step, finished))
 
     def send(self, step: int, events: StepEvents, sampled: SampledStep | None) -> list[str]:
         """Judges a step and sends its frame, none if there is nothing to say.
@@ -92,7 +94,9 @@ class StepSender:
             OutputMismatchError: see there.
         """
         rows = self._states.begin(events)
-        self._ended.difference_update(events.finished)
+        while self._announced and self._announced[0][0] <= step:  # told; the id may be in use again
+            self._announced.popleft()
+        ended = {request_id for _, finished in self._announced.copy() for request_id in finished}
         batch = () if sampled is None else sampled.request_ids
         # in frames of their own where they do not fit, or where an id that ended is in use again
         if len(rows.request_ids) + len(batch) > self._max_rows or not set(rows.request_ids).isdisjoint(batch):
@@ -102,8 +106,8 @@ class StepSender:
         if sampled is None:
             self._send(step, rows, None)
             return []
-        self._states.sampled(rows, events, sampled.request_ids, sampled.token_ids, self._ended)
-        self._count(sampled)
+        self._states.sampled(rows, events, sampled.request_ids, sampled.token_ids, ended)
+        self._count(rows, sampled)
         self._send(step, rows, sampled)
         return [
             request_id
@@ -132,9 +136,10 @@ class StepSender:
         if sampled is not None:
             self.stats.latency_s += time.monotonic() - sampled.sampled_s
 
-    def _count(self, sampled: SampledStep) -> None:
-        """All that was sampled, also beyond a stop: as vLLM counts it."""
-        num_tokens_B = np.array([len(tokens) for tokens in sampled.token_ids], np.int32)
+    def _count(self, rows: StepRows, sampled: SampledStep) -> None:
+        """As vLLM counts: of requests that had not ended before, all that was sampled, also beyond a stop."""
+        counted = [row for row in rows.sampled if row != NO_ROW]
+        num_tokens_B = np.array([len(sampled.token_ids[row]) for row in counted], np.int32)
         _, draft_BW = sampled.shape.split(sampled.words_N)
-        num_drafts_B = np.zeros_like(num_tokens_B) if draft_BW is None else draft_BW[:, 0]
+        num_drafts_B = np.zeros_like(num_tokens_B) if draft_BW is None else draft_BW[counted, 0]
         self.stats.acceptance.add(num_drafts_B, num_tokens_B)

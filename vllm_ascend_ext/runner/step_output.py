@@ -12,10 +12,11 @@ The other tensor-parallel ranks run `begin_step` alike and copy nothing. Where t
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -89,7 +90,8 @@ class StepOutputs:
         self.step = 0  # that began last
         self._events = StepEvents()
         self._pending: deque[StepOutput] = deque()
-        self._resolving = threading.RLock()
+        self._resolving = threading.RLock()  # taken before the other one
+        self._arriving = threading.RLock()
         self._failure: Exception | None = None
         self._ended: deque[tuple[int, list[str]]] = deque()  # launches whose outcome has arrived, on the sender
 
@@ -100,7 +102,7 @@ class StepOutputs:
         self.step += 1
         self._events = events
         if self.sender is not None:
-            self.sender.announce(events.finished)
+            self.sender.announce(self.step, events.finished)
 
     def take_counts(self) -> None:
         """Tells the launch bound what has arrived of earlier launches; called before a launch is announced to it.
@@ -160,22 +162,26 @@ class StepOutputs:
         thread that runs the model; see `resolve` for what it raises.
         """
         collectives = self.peers.collectives
-        if step.packed is not None or step.is_shared:
+        if step.is_shared:
             self.resolve(step)
             assert step.target is not None
-            token_ids_BS = step.target.token_ids_BS.contiguous()
-        else:
-            token_ids_BS = torch.empty(step.shape.num_requests, step.shape.num_slots, dtype=torch.int32)
-        if collectives is not None and not step.is_shared:
-            collectives.broadcast_(token_ids_BS, 0)
-            self.num_received += step.packed is None
+            return step.target.token_ids_BS.contiguous()
+        with self._fails(step.step):
+            if step.packed is not None:  # not its frame: peers need not wait for a reader
+                token_ids_BS = self._arrive(step).token_ids_BS.contiguous()
+            else:
+                token_ids_BS = torch.empty(step.shape.num_requests, step.shape.num_slots, dtype=torch.int32)
+            if collectives is not None:
+                collectives.broadcast_(token_ids_BS, 0)
+                self.num_received += step.packed is None
         return token_ids_BS
 
     def nothing_sampled(self) -> None:
         """The step ends without sampling: what happened before it is said all the same."""
         self._resolve_all()
         if self.sender is not None:
-            self.sender.send(self.step, self._events, None)
+            with self._fails(self.step):
+                self.sender.send(self.step, self._events, None)
 
     def resolve(self, step: StepOutput) -> None:
         """Blocks until the step is on the host; on the sender its frame, and those before it, have then been sent.
@@ -187,14 +193,16 @@ class StepOutputs:
             OutputMismatchError: see there.
         """
         with self._resolving:
-            while not step.is_resolved:
-                if self._failure is not None:
-                    raise self._failure
-                try:
-                    self._resolve_next()
-                except Exception as error:
-                    self._failure = error
-                    raise
+            if step.is_resolved:
+                return
+            if self._failure is not None:
+                raise self._failure
+            with self._fails(step.step):
+                for earlier in self._pending.copy():  # before any frame: peers need not wait for a reader
+                    if earlier.step <= step.step:
+                        self._arrive(earlier)
+                while not step.is_resolved:
+                    self._send_next()
 
     def close(self) -> None:
         """Ends the frames."""
@@ -204,26 +212,41 @@ class StepOutputs:
     def _resolve_all(self) -> None:
         with self._resolving:
             while self._pending:
-                self.resolve(self._pending[0])
+                self.resolve(self._pending[-1])
 
-    def _resolve_next(self) -> None:
+    def _send_next(self) -> None:
         step = self._pending[0]
-        words_N = self._words(step)
-        target, _ = unpack(words_N, step.shape)
-        counts = target.num_accepted_B.tolist()
-        rows = target.token_ids_BS.tolist()
-        step.token_ids = [row[:count] for row, count in zip(rows, counts, strict=True)]
-        for row in step.skipped:
-            step.token_ids[row] = []
-        # the engine may keep it for as long as it likes, the slot goes back now
-        step.target = MtpOutput._make(None if part is None else part.clone() for part in target)
-        if self.sender is not None:
-            words = SampledStep(step.request_ids, step.token_ids, step.shape, words_N.numpy(), step.sampled_s)
+        if self.sender is not None and step.packed is not None:
+            words_N = step.packed.words().numpy()
+            words = SampledStep(step.request_ids, step.token_ids, step.shape, words_N, step.sampled_s)
             self._ended.append((step.launch, self.sender.send(step.step, step.events, words)))
-        if step.packed is not None:
             step.packed.release()
         step.is_resolved = True
         self._pending.popleft()
+
+    def _arrive(self, step: StepOutput) -> MtpOutput:
+        """Blocks until the step's tokens are on the host; its frame may still have to be sent."""
+        with self._arriving:
+            if step.target is None:
+                target, _ = unpack(self._words(step), step.shape)
+                counts = target.num_accepted_B.tolist()
+                rows = target.token_ids_BS.tolist()
+                step.token_ids = [row[:count] for row, count in zip(rows, counts, strict=True)]
+                for row in step.skipped:
+                    step.token_ids[row] = []
+                # the engine may keep it for as long as it likes, while the slot goes back with the frame
+                step.target = MtpOutput._make(None if part is None else part.clone() for part in target)
+            return step.target
+
+    @contextlib.contextmanager
+    def _fails(self, step: int) -> Iterator[None]:
+        """What ends this early, a signal included, ends all that follows: a step is judged once."""
+        try:
+            yield
+        except BaseException as error:
+            if self._failure is None:
+                self._failure = error if isinstance(error, Exception) else _interrupted(step, error)
+            raise
 
     def _words(self, step: StepOutput) -> torch.Tensor:
         """The step's buffer; on the ranks that received it, without drafts."""
@@ -240,3 +263,12 @@ class StepOutputs:
         if step.shape.num_draft_slots:
             words_N[step.shape.target_words :].view(step.shape.num_requests, -1)[:, 0] = 0
         return words_N
+
+
+def _interrupted(step: int, cause: BaseException) -> RuntimeError:
+    error = RuntimeError(
+        f"the output of step {step} was interrupted by {type(cause).__name__}: its frame may have been sent or "
+        "not, so no other can follow; start the engine again"
+    )
+    error.__cause__ = cause
+    return error

@@ -25,13 +25,15 @@ def test_never_below_the_launch_and_exact_in_steady_decode() -> None:
     assert num_sequences_old_fails > NUM_SEQUENCES // 20  # the old formula does not pass the same sequences
 
 
-def test_old_formula_is_below_the_second_step_of_an_inserted_request() -> None:
-    """Prefilled elsewhere, k = 3: 2 tokens in the first launch, 4 in the second."""
+def test_an_inserted_request_has_more_tokens_in_its_second_launch_than_in_its_first() -> None:
+    """Prefilled elsewhere, k = 3: 2 tokens, then 4. The old formula goes on from the first one's."""
     bound = LaunchBound(3)
     bound.insert("a")
     assert bound.check(2) == 4
-    assert bound.bound == 4 and 2 + 0 * 4 < 4  # Σ lens + Σ blocked · (k + 1) of the first launch, and the second
+    assert bound.bound == 4
     assert bound.check(4) == 4
+    with pytest.raises(LaunchBoundError):
+        bound.check(5)
 
 
 def test_launch_above_the_bound_is_an_error() -> None:

@@ -20,11 +20,6 @@ def test_one_rank_of_each_replica_sends(tp: int, pp: int, cp: int, dp: int) -> N
     assert senders == [(replica, 0, pp - 1, 0) for replica in range(dp)]
 
 
-def test_ranks_before_the_last_stage_sample_nothing() -> None:
-    assert not route_output(OutputLayout(0, 0, 2, pp_rank=0, pp_size=2)).samples
-    assert route_output(OutputLayout(0, 1, 2, pp_rank=1, pp_size=2)).samples
-
-
 def test_rank_outside_its_group_is_refused() -> None:
     with pytest.raises(ValueError, match="tp 2/2"):
         OutputLayout(0, 2, 2)

@@ -44,9 +44,12 @@ class Outlet:
 class StopsAt99:
     def __init__(self) -> None:
         self.tokens: dict[str, list[int]] = {}
+        self.started: list[Any] = []
 
-    def start(self, request_id: str) -> None:
+    def start(self, request_id: str, request: Any, /) -> None:
+        assert request_id not in self.tokens
         self.tokens[request_id] = []
+        self.started.append(request)
 
     def accept(self, request_id: str, token_ids: list[int]) -> tuple[int, bool]:
         is_finished = STOP in token_ids
@@ -66,17 +69,29 @@ class Replica:
 
     def __init__(self, num_speculative_tokens: int = 2, max_rows: int = 8, top_k: int = 0) -> None:
         self.outlet, self.slots = Outlet(), num_speculative_tokens + 1
-        self.sender = StepSender(self.outlet, StopsAt99(), top_k=top_k, max_rows=max_rows)
+        self.history = StopsAt99()
+        self.sender = StepSender(self.outlet, self.history, top_k=top_k, max_rows=max_rows)
         largest = PackedShape(max_rows, self.slots, 4, num_speculative_tokens)
-        self.packed = PackedOutput(create_device("cpu"), largest, num_slots=1, deadline_s=1.0)
+        self.packed = PackedOutput(create_device("cpu"), largest, num_slots=1, deadline_s=1.0, vocab_size=100)
         self.step = 0
 
-    def go(self, tokens: dict[str, list[int] | None] | None, *, top_k: int = 0, **events: Any) -> None:
+    def begin(self, **events: Any) -> tuple[int, StepEvents]:
+        """A step is told of; `end` brings its outcome. Under asynchronous scheduling others begin in between."""
         self.step += 1
-        told = StepEvents(**{name: frozenset(ids) if name == "resumed" else ids for name, ids in events.items()})
-        self.sender.announce(told.finished)
+        kinds: dict[str, Any] = {"resumed": frozenset, "new": lambda ids: {name: self.step for name in ids}}
+        told = StepEvents(**{name: kinds.get(name, lambda ids: ids)(ids) for name, ids in events.items()})
+        self.sender.announce(self.step, told.finished)
+        return self.step, told
+
+    def go(self, tokens: dict[str, list[int] | None] | None, *, top_k: int = 0, **events: Any) -> None:
+        self.end(self.begin(**events), tokens, top_k=top_k)
+
+    def end(
+        self, begun: tuple[int, StepEvents], tokens: dict[str, list[int] | None] | None, *, top_k: int = 0
+    ) -> None:
+        number, told = begun
         if tokens is None:
-            self.sender.send(self.step, told, None)
+            self.sender.send(number, told, None)
             return
         # a row in its prompt samples something, too, which does not count
         rows = [[7] if ids is None else ids for ids in tokens.values()]
@@ -91,7 +106,7 @@ class Replica:
         words_N = step.words()
         unpack(words_N, step.shape)
         accepted = [ids or [] for ids in tokens.values()]
-        self.sender.send(self.step, told, SampledStep(list(tokens), accepted, step.shape, words_N.numpy(), 0.0))
+        self.sender.send(number, told, SampledStep(list(tokens), accepted, step.shape, words_N.numpy(), 0.0))
         step.release()
 
     @property
@@ -126,12 +141,30 @@ def test_a_batch_that_is_preempted_as_a_whole_is_told() -> None:
     assert [step for step, _ in replica.outlet.frames] == [1, 2, 3]
 
 
+def test_who_comes_back_without_having_been_told_preempted_is_told_so_first() -> None:
+    """`reset_prefix_cache(reset_running_requests=True)`: vLLM names in no step whom it has preempted."""
+    replica = Replica()
+    replica.go({"a": [1], "b": [2]}, new=("a", "b"))
+    replica.go({"b": [3], "a": None}, resumed=("a", "b"), num_output_tokens={"a": 1, "b": 1})
+    replica.go({"b": [4], "a": [5]})
+    replica.go({"b": [6]}, preempted=("a",))
+    replica.go({"b": [7], "a": [8]}, resumed=("a",))
+    assert replica.frames[1:] == [
+        {"a": (PREEMPTED, []), "b": (PREEMPTED, [])},
+        {"b": (RECOVERED, [3]), "a": (RECOVERED, [])},
+        {"b": (RUNNING, [4]), "a": (RUNNING, [5])},
+        {"a": (PREEMPTED, []), "b": (RUNNING, [6])},
+        {"b": (RUNNING, [7]), "a": (RECOVERED, [8])},
+    ]
+    assert [step for step, _ in replica.outlet.frames] == [1, 2, 2, 3, 4, 5]
+
+
 def test_an_abort_ends_the_request_and_drops_what_is_on_its_way() -> None:
     replica = Replica()
     replica.go({"a": [1], "b": [2]}, new=("a", "b"))
-    replica.sender.announce(("a",))  # while the next step runs
-    replica.go({"a": [3], "b": [4]})
-    replica.go(None, finished=("a",))
+    running, after = replica.begin(), replica.begin(finished=("a",))
+    replica.end(running, {"a": [3], "b": [4]})
+    replica.end(after, None)
     replica.go(None, finished=("unknown",))  # was aborted before it ever ran
     assert replica.frames[1:] == [{"b": (RUNNING, [4])}, {"a": (FINISHED, [])}]
 
@@ -141,6 +174,29 @@ def test_an_id_that_is_used_again_is_told_in_two_frames() -> None:
     replica.go({"a": [1]}, new=("a",))
     replica.go({"a": [2]}, new=("a",), finished=("a",))
     assert replica.frames[1:] == [{"a": (FINISHED, [])}, {"a": (RUNNING, [2])}]
+
+
+def test_an_id_that_is_used_again_before_its_steps_have_ended() -> None:
+    """Asynchronous scheduling: the outcome of every step comes one step later."""
+    replica = Replica()
+    first = replica.begin(new=("a",))
+    second = replica.begin(new=("a",), finished=("a",))
+    replica.end(first, {"a": [1]})
+    third = replica.begin(new=("a",), finished=("a",))
+    replica.end(second, {"a": [2]})
+    replica.end(third, {"a": [3]})
+    assert replica.frames == [{"a": (FINISHED, [])}, {"a": (FINISHED, [])}, {"a": (RUNNING, [3])}]
+    assert replica.history.started == [1, 2, 3]
+
+
+@pytest.mark.parametrize("last", [STOP, 5], ids=["after its stop", "while it runs"])
+def test_a_session_with_streaming_input_is_an_error(last: int) -> None:
+    """vLLM schedules it as new once more, and has never said that it finished."""
+    replica = Replica()
+    replica.go({"a": [1, last]}, new=("a",))
+    with pytest.raises(OutputMismatchError, match=r"'a' begins again and has not ended: .* streaming input"):
+        replica.go({"a": [2]}, new=("a",))
+    assert len(replica.frames) == 1
 
 
 def test_more_ends_than_a_frame_has_rows() -> None:
