@@ -18,6 +18,7 @@ from tests.engine.saved_output import SavedRun, Told, next_instance, run_saved
 from vllm_ascend_ext.integration.engine import EngineCase, run_engine
 from vllm_ascend_ext.integration.ranks import Layout, RankError
 from vllm_ascend_ext.mtp.frame import RequestStatus
+from vllm_ascend_ext.mtp.ring_folder import ring_path
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 
@@ -190,14 +191,18 @@ def test_without_a_reader_the_engine_stops_and_says_so(
     tiny_model: str, prompts: list[list[int]], is_async: bool, executor: str
 ) -> None:
     """With `mp`, on a thread of the worker whose exceptions nobody sees: the engine must not wait for it."""
-    output = {"enabled": True, "instance": next_instance(), "frames": 2, "deadline_s": 1.0}
+    instance = next_instance()
+    output = {"enabled": True, "instance": instance, "frames": 2, "deadline_s": 1.0}
     case = EngineCase(
         tiny_model,
         num_speculative_tokens=2,
         ascend_ext={"mtp_output": output},
         engine_args=ENGINE | {"async_scheduling": is_async, "distributed_executor_backend": executor},
     )
-    with pytest.raises(RankError) as error:
-        run_engine(case, prompts[:2], max_tokens=NUM_TOKENS, deadline_s=120)
+    try:
+        with pytest.raises(RankError) as error:
+            run_engine(case, prompts[:2], max_tokens=NUM_TOKENS, deadline_s=120)
+    finally:
+        ring_path(instance, 0).unlink(missing_ok=True)  # stays for a reader that comes late
     message = str(error.value).splitlines()[0]  # the engine's own error; the rank's log follows
     assert "is full for 1 s: its reader, " in message, error.value
