@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,19 @@ def backend(name: str) -> Backend:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
     return native_backend(build / "libascend_ext_channel.so")
+
+
+def in_a_process_that_is_killed(job):
+    """Runs `job` in a child, which is killed afterwards with what it holds."""
+    process = os.fork()
+    if process == 0:
+        try:
+            job()
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(process, 0)
+    assert os.WIFSIGNALED(status), "the job failed"
 
 
 def new_instance() -> int:

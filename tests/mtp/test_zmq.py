@@ -138,7 +138,7 @@ def test_a_killed_forwarder_is_replaced_and_nothing_is_lost(monkeypatch):
 
 
 def test_the_roster_of_a_frame_that_only_the_killed_forwarder_sent_is_kept():
-    """The reader has frame 3 and its roster, the ring does not know: the next forwarder must look, then keep it."""
+    """The reader has frame 3 and its roster, the ring knows nothing of it: the next forwarder must."""
     of, instance = backend("python"), new_instance()
     sender = OutputSender(instance, 0, SIZE, timeout_s=20, backend=of)
     for step in range(4):
@@ -179,7 +179,7 @@ def test_a_reader_that_pauses_goes_on(ends, monkeypatch):
 
 
 class Proxy:
-    """Passes TCP on to `endpoint`; `lose` and `damage` say what becomes of the next frame on its way to the reader.
+    """Passes TCP on to `endpoint`; `lose` and `damage` say what becomes of the next frame to the reader.
 
     A frame that is lost is followed by the end of the connection, which the peers then make anew.
     """
