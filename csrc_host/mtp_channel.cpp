@@ -24,6 +24,7 @@ constexpr uint64_t kDescriptorsAt = 4096 / 8;
 constexpr uint64_t kHeaderBytes = 64, kSectionBytes = 8, kTrailerBytes = 8;
 constexpr uint32_t kMagic = 0x464D5841;  // "AXMF"
 constexpr uint32_t kVersion = 1;         // major 1, minor 0
+constexpr uint64_t kAbi = 2;             // mtp/end_state.py
 constexpr uint64_t kUnusual = 2, kNothing = 1;
 
 // What both ends know; Python writes it when an end is opened and whenever a frame has gone the long way.
@@ -175,6 +176,8 @@ bool ReadFrame(End& end, const uint8_t* frame, uint64_t length, int32_t* const r
 }  // namespace
 
 extern "C" {
+
+uint64_t ascend_ext_abi() { return kAbi; }
 
 uint64_t ascend_ext_state_words() { return sizeof(End) / 8; }
 
