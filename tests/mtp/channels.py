@@ -7,13 +7,16 @@ import itertools
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from vllm_ascend_ext.mtp import ring_folder
 from vllm_ascend_ext.mtp.frame import Section, Source
 from vllm_ascend_ext.mtp.native import Backend, native_backend, python_backend
 from vllm_ascend_ext.mtp.receiver import OutputReceiver
@@ -53,6 +56,14 @@ def in_a_process_that_is_killed(job):
             os._exit(1)
     _, status = os.waitpid(process, 0)
     assert os.WIFSIGNALED(status), "the job failed"
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """Rings lie in a folder of their own: others' are not ours to clear away, nor ours others'."""
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ring_folder, "SHARED_MEMORY", Path(name))
+        yield Path(name)
 
 
 def new_instance() -> int:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.mtp.channels import BACKENDS, backend, random_section, same
-from tests.mtp_fuzz import frames_of, fuzz, sealed
+from tests.mtp_fuzz import frames_of, fuzz, fuzz_ring, sealed
 from vllm_ascend_ext.mtp.errors import FrameError, FrameVersionError, UnknownRosterError
 from vllm_ascend_ext.mtp.frame import SECTION, FrameReader, FrameWriter, Section, Source
 from vllm_ascend_ext.mtp.rows import MAX_RECORD_BYTES, Memory
@@ -90,6 +90,12 @@ def test_every_truncation_and_every_flipped_bit_is_refused(name):
 def test_fuzzed_frames(name, seed):
     refused, accepted = fuzz(backend(name), 100, seed)
     assert refused > accepted
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_fuzzed_frames_in_a_ring(seed):
+    left, read = fuzz_ring(4_000, seed)
+    assert left > 2_000 and read > 100
 
 
 def test_sections_of_the_next_minor_version_are_skipped_and_its_major_is_refused():

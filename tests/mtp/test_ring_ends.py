@@ -4,9 +4,7 @@
 import fcntl
 import logging
 import os
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +15,12 @@ from tests.mtp.channels import (
     backend,
     in_a_process_that_is_killed,
     new_instance,
+    own_folder,
     random_section,
     same,
 )
-from vllm_ascend_ext.mtp import channel_reader, ring_folder
-from vllm_ascend_ext.mtp.errors import ChannelClosedError, ChannelError, ChannelInUseError
+from vllm_ascend_ext.mtp import channel_reader
+from vllm_ascend_ext.mtp.errors import ChannelClosedError, ChannelError, ChannelInUseError, NoFrameError
 from vllm_ascend_ext.mtp.frame import Source
 from vllm_ascend_ext.mtp.outlet import EngineOutlet
 from vllm_ascend_ext.mtp.owner import Owner
@@ -37,11 +36,9 @@ PYTHON = backend("python")
 
 
 @pytest.fixture
-def folder(monkeypatch):
-    """A folder of rings of its own: others' are not ours to clear away."""
-    with tempfile.TemporaryDirectory(dir=ring_folder.SHARED_MEMORY) as name:
-        monkeypatch.setattr(ring_folder, "SHARED_MEMORY", Path(name))
-        yield Path(name)
+def folder():
+    with own_folder() as path:
+        yield path
 
 
 def leave_ring(instance, replica=0, num_frames=1):
@@ -200,6 +197,8 @@ def test_an_engine_that_starts_again_continues_what_its_last_end_left(folder):
     assert sender.send(1, SECTION) == 1
     receiver = OutputReceiver(instance, 0, backend=PYTHON)
     assert [receiver.receive(5).step for _ in range(2)] == [0, 1]
+    with pytest.raises(NoFrameError):  # and not ChannelClosedError
+        receiver.receive(0)
     receiver.acknowledge()
     assert sender.close(keeps_unread=True) == 0
     receiver.close()
