@@ -261,7 +261,7 @@ def measure(num_requests: int, top_k: int, backends: list[Any], arguments: argpa
     section = section_of(num_requests, top_k)
     rate = arguments.rate / (10 if top_k else 1)
     print(f"{num_requests} requests x 3 tokens, top-k {top_k}; latency at {rate:g}/s")
-    print(f"  {'':22} {'messages/s':>28} {'p50 us':>24} {'p99 us':>26} {'bytes':>9}")
+    print(f"  {'':28} {'messages/s':>28} {'p50 us':>24} {'p99 us':>26} {'bytes':>9}")
     results: dict[str, list[tuple[float, float, float, float]]] = {}
     for _ in range(arguments.rounds):
         for name, make in transports(section, backends).items():
