@@ -2,6 +2,7 @@
 """Frames: what is written is read, by both backends alike; what is damaged is refused whole."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from tests.mtp.channels import BACKENDS, backend, random_section, same
 from tests.mtp_fuzz import frames_of, fuzz, fuzz_ring, sealed
+from vllm_ascend_ext.mtp import native
+from vllm_ascend_ext.mtp.end_state import ABI
 from vllm_ascend_ext.mtp.errors import FrameError, FrameVersionError, UnknownRosterError
 from vllm_ascend_ext.mtp.frame import SECTION, FrameReader, FrameWriter, Section, Source
 from vllm_ascend_ext.mtp.rows import MAX_RECORD_BYTES, Memory
@@ -69,6 +72,14 @@ def test_our_checksum_is_xxh64():
     for length in [*range(70), 1000, 4096]:
         data = rng.bytes(length)
         assert functions.ascend_ext_xxh64(data, length) == xxhash.xxh64_intdigest(data)
+
+
+def test_a_stale_library_is_refused(monkeypatch):
+    path = Path(backend("native").functions._name)
+    for library, abi in ((path, ABI + 1), (Path("libm.so.6"), ABI)):
+        monkeypatch.setattr(native, "ABI", abi)
+        with pytest.raises(OSError, match="built from other sources"):
+            native.native_backend(library)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
