@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -91,6 +92,15 @@ class Ring:
 
     def close(self) -> None:
         self.sender.close()
+
+
+class ChangingRing(Ring):
+    """Ours, where the batch changes with every step: each frame carries its roster, and goes the long way."""
+
+    def send(self) -> Call:
+        other = self.section._replace(request_ids=tuple(f"{name}-again" for name in self.section.request_ids))
+        send, following = self.sender.send, itertools.cycle([self.section, other])
+        return lambda now: send(now, next(following))
 
 
 class Queue:
@@ -236,7 +246,9 @@ def run(make: Callable[[], Any], num_messages: int, rate: float | None) -> tuple
 
 def transports(section: Section, backends: list[Any]) -> dict[str, Callable[[], Any]]:
     made: dict[str, Callable[[], Any]] = {
-        f"our ring, {backend.name}": lambda backend=backend: Ring(section, backend) for backend in backends
+        f"our ring, {backend.name}{of}": lambda kind=kind, backend=backend: kind(section, backend)
+        for backend in backends
+        for kind, of in ((Ring, ""), (ChangingRing, ", new batch"))
     }
     made["MessageQueue, lists"] = lambda: Queue(section, True)
     made["MessageQueue, arrays"] = lambda: Queue(section, False)
@@ -249,7 +261,7 @@ def measure(num_requests: int, top_k: int, backends: list[Any], arguments: argpa
     section = section_of(num_requests, top_k)
     rate = arguments.rate / (10 if top_k else 1)
     print(f"{num_requests} requests x 3 tokens, top-k {top_k}; latency at {rate:g}/s")
-    print(f"  {'':22} {'messages/s':>28} {'p50 us':>24} {'p99 us':>26} {'bytes':>9}")
+    print(f"  {'':28} {'messages/s':>28} {'p50 us':>24} {'p99 us':>26} {'bytes':>9}")
     results: dict[str, list[tuple[float, float, float, float]]] = {}
     for _ in range(arguments.rounds):
         for name, make in transports(section, backends).items():
@@ -260,7 +272,7 @@ def measure(num_requests: int, top_k: int, backends: list[Any], arguments: argpa
     for name, rounds in results.items():
         speeds, p50, p99, num_bytes = zip(*rounds, strict=True)
         print(
-            f"  {name:22} {spread(speeds, ',.0f'):>28} {spread(p50, ',.0f'):>24} {spread(p99, ',.0f'):>26} "
+            f"  {name:28} {spread(speeds, ',.0f'):>28} {spread(p50, ',.0f'):>24} {spread(p99, ',.0f'):>26} "
             f"{num_bytes[0]:9,.0f}",
             flush=True,
         )

@@ -2,7 +2,7 @@
 // The usual case of vllm_ascend_ext/mtp in one call a frame: request ids and shapes are those of the frame before,
 // there is room in the ring, and nothing is wrong. Whatever else is the case is left to the code in Python, which
 // this is held to by tests. Knows nothing of Python; the layout of frames is in mtp/frame.py, the ring's in
-// mtp/ring_file.py, the words of an end's state in mtp/native.py.
+// mtp/ring_file.py, the words of an end's state in mtp/end_state.py.
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -24,6 +24,7 @@ constexpr uint64_t kDescriptorsAt = 4096 / 8;
 constexpr uint64_t kHeaderBytes = 64, kSectionBytes = 8, kTrailerBytes = 8;
 constexpr uint32_t kMagic = 0x464D5841;  // "AXMF"
 constexpr uint32_t kVersion = 1;         // major 1, minor 0
+constexpr uint64_t kAbi = 2;             // mtp/end_state.py
 constexpr uint64_t kUnusual = 2, kNothing = 1;
 
 // What both ends know; Python writes it when an end is opened and whenever a frame has gone the long way.
@@ -127,6 +128,12 @@ uint64_t WriteFrame(const End& end, uint64_t step, const int32_t* const records[
   return length;
 }
 
+bool IsExpected(const Header& header, const End& end, uint64_t length) {
+  return header.magic == kMagic && header.version == kVersion && header.length == length &&
+         header.instance == end.instance && header.replica == end.replica && header.sequence == end.sequence &&
+         header.roster_sequence == end.roster_sequence && header.num_sections == (end.shapes[1].slots ? 2 : 1);
+}
+
 // Whether this is frame `end.sequence` as expected: whole, with the known roster and sections of the known shapes.
 bool ReadFrame(End& end, const uint8_t* frame, uint64_t length, int32_t* const records[2]) {
   Header header;
@@ -136,15 +143,18 @@ bool ReadFrame(End& end, const uint8_t* frame, uint64_t length, int32_t* const r
   }
   std::memcpy(&header, frame, sizeof(header));
   std::memcpy(&checksum, frame + length - kTrailerBytes, sizeof(checksum));
-  const uint16_t num_sections = end.shapes[1].slots ? 2 : 1;
-  if (header.magic != kMagic || header.version != kVersion || header.length != length ||
-      header.instance != end.instance || header.replica != end.replica || header.sequence != end.sequence ||
-      header.roster_sequence != end.roster_sequence || header.num_sections != num_sections ||
-      checksum != ascend_ext::Xxh64(frame, length - kTrailerBytes)) {
+  if (!IsExpected(header, end, length) || checksum != ascend_ext::Xxh64(frame, length - kTrailerBytes)) {
+    return false;
+  }
+  // A writer without fences may have been seen to publish before it wrote. What is loaded after the hash is what
+  // was hashed; the copy before may be of an older frame with the same fields.
+  __atomic_thread_fence(__ATOMIC_ACQUIRE);
+  std::memcpy(&header, frame, sizeof(header));
+  if (!IsExpected(header, end, length)) {
     return false;
   }
   const uint8_t *at = frame + kHeaderBytes, *stop = frame + length - kTrailerBytes;
-  for (uint16_t source = 0; source < num_sections; ++source) {
+  for (uint16_t source = 0; source < header.num_sections; ++source) {
     SectionHead head;
     if (static_cast<uint64_t>(stop - at) < kSectionBytes) {
       return false;
@@ -166,6 +176,8 @@ bool ReadFrame(End& end, const uint8_t* frame, uint64_t length, int32_t* const r
 }  // namespace
 
 extern "C" {
+
+uint64_t ascend_ext_abi() { return kAbi; }
 
 uint64_t ascend_ext_state_words() { return sizeof(End) / 8; }
 

@@ -113,7 +113,7 @@ int64_t WriteRows(const int32_t* packed, Shape shape, uint8_t* out) {
 bool IsBodyOf(const uint8_t* body, uint64_t bytes, Shape shape) {
   return bytes >= CountsEnd(shape.batch) && Load(body) == shape.batch &&
          Load(body + 4) == (shape.slots | shape.top_k << 16) && Load(body + 12) == 0 &&
-         bytes == CountsEnd(shape.batch) + 4 * Load(body + 8) * shape.WordsPerToken();
+         bytes == CountsEnd(shape.batch) + 4 * static_cast<uint64_t>(Load(body + 8)) * shape.WordsPerToken();
 }
 
 int64_t ReadRows(const uint8_t* body, Shape shape, int32_t* packed) {

@@ -5,6 +5,9 @@ Half of the frames are damaged and keep their checksum; the reader must refuse a
 and sealed again with the right checksum, which no accident does but a bug of a sender may; the reader must refuse
 them by FrameError, or read something that is a frame.
 
+`fuzz_ring` puts such frames into a ring and reads them by one call into C++, as a receiver does in the usual case.
+What that accepts, the code in Python must read alike.
+
     python -m tests.mtp_fuzz --frames 1000000
 """
 
@@ -18,11 +21,14 @@ import time
 import numpy as np
 import xxhash
 
-from tests.mtp.channels import backend, random_section, same
+from tests.mtp.channels import SIZE, backend, new_instance, random_section, same
 from vllm_ascend_ext.mtp.errors import FrameError
-from vllm_ascend_ext.mtp.frame import FrameReader, FrameWriter, Section, Source
+from vllm_ascend_ext.mtp.frame import Frame, FrameReader, FrameWriter, Section, Source
 from vllm_ascend_ext.mtp.native import Backend
+from vllm_ascend_ext.mtp.receiver import OutputReceiver
+from vllm_ascend_ext.mtp.ring_folder import open_ring
 from vllm_ascend_ext.mtp.rows import Memory
+from vllm_ascend_ext.mtp.sender import OutputSender
 
 SLOW_S = 2.0
 
@@ -106,6 +112,46 @@ def fuzz(of: Backend, num_frames: int, seed: int) -> tuple[int, int]:
     return refused, accepted
 
 
+def fuzz_ring(num_frames: int, seed: int) -> tuple[int, int]:
+    """Damaged frames in a ring, read in the usual way; returns how many C++ left to Python, and how many it read.
+
+    Raises:
+        AssertionError: it read one that Python refuses, or read it differently.
+    """
+    rng, instance, of = random.Random(seed), new_instance(), backend("native")
+    numbers = np.random.default_rng(seed)
+    sender, counts = OutputSender(instance, 0, SIZE, backend=of), [0, 0]
+    receiver = OutputReceiver(instance, 0, backend=of)
+    for step in range(2):
+        target = random_section(numbers, Source.TARGET, 4, top_k=seed % 2)
+        sender.send(step, target, random_section(numbers, Source.DRAFT, 3, slots=2))
+    receiver.receive(5)
+    usual, known = receiver._usual, receiver._intake.reader
+    assert usual is not None
+    ring = open_ring(sender.path, writable=True)
+    begin, length = ring.words[ring.descriptor(1)], ring.words[ring.descriptor(1) + 1]
+    whole = bytes(ring.frames[begin : begin + length])
+    for number in range(num_frames):
+        data = damaged(rng, whole, whole)
+        data = (sealed(data) if number % 2 else data)[: SIZE.max_frame_bytes]
+        ring.frames[begin : begin + len(data)] = data
+        ring.words[ring.descriptor(1) + 1] = len(data)
+        frame = usual.receive()
+        assert frame is not True, "the frame is published"
+        counts[isinstance(frame, Frame)] += 1
+        if isinstance(frame, Frame):
+            reference = FrameReader(backend("python").codec)
+            reference.adopt(known.roster_sequence, known.roster_blob)
+            expected = reference.read(data)
+            assert frame[:4] == expected[:4] and frame.sent_ns == expected.sent_ns and frame.sequence == 1
+            assert same(frame.sections, list(expected.sections)), data.hex()
+            receiver._ring.sequence = 1
+    ring.close()
+    sender.close()
+    receiver.close()
+    return counts[0], counts[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=1_000_000)
@@ -118,6 +164,9 @@ def main() -> None:
         f"backend {arguments.backend}, seed {arguments.seed}: {refused + accepted} damaged frames, all refused; "
         f"as many sealed again: {refused} refused, {accepted} were frames; {time.monotonic() - begin:.0f} s"
     )
+    if arguments.backend == "native":
+        left, read = fuzz_ring(arguments.frames, arguments.seed)
+        print(f"in a ring, read by one call: {left} were left to Python, {read} read like there")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from vllm_ascend_ext.mtp import ring_folder
 from vllm_ascend_ext.mtp.frame import Section, Source
 from vllm_ascend_ext.mtp.native import Backend, native_backend, python_backend
 from vllm_ascend_ext.mtp.receiver import OutputReceiver
@@ -39,6 +43,27 @@ def backend(name: str) -> Backend:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
     return native_backend(build / "libascend_ext_channel.so")
+
+
+def in_a_process_that_is_killed(job):
+    """Runs `job` in a child, which is killed afterwards with what it holds."""
+    process = os.fork()
+    if process == 0:
+        try:
+            job()
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(process, 0)
+    assert os.WIFSIGNALED(status), "the job failed"
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """Rings lie in a folder of their own: others' are not ours to clear away, nor ours others'."""
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ring_folder, "SHARED_MEMORY", Path(name))
+        yield Path(name)
 
 
 def new_instance() -> int:

@@ -2,17 +2,23 @@
 """The ring: lossless and ordered, whoever dies; every wait ends; nothing is left."""
 
 import os
-import signal
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.mtp.channels import BACKENDS, SIZE, backend, new_instance, open_pair, random_section, rings_of, same
-from vllm_ascend_ext.mtp import ring_folder
+from tests.mtp.channels import (
+    BACKENDS,
+    SIZE,
+    backend,
+    in_a_process_that_is_killed,
+    new_instance,
+    open_pair,
+    random_section,
+    rings_of,
+    same,
+)
 from vllm_ascend_ext.mtp.channel import RingWriter
 from vllm_ascend_ext.mtp.errors import (
     ChannelClosedError,
@@ -29,24 +35,11 @@ from vllm_ascend_ext.mtp.errors import (
 from vllm_ascend_ext.mtp.frame import FrameWriter, Source
 from vllm_ascend_ext.mtp.receiver import OutputObserver, OutputReceiver
 from vllm_ascend_ext.mtp.ring_file import Word
-from vllm_ascend_ext.mtp.ring_folder import clear_dead_rings, open_ring, ring_path
+from vllm_ascend_ext.mtp.ring_folder import open_ring, ring_path
 from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.sender import OutputSender
 
 SECTION = random_section(np.random.default_rng(0), Source.TARGET, 4)
-
-
-def in_a_process_that_is_killed(job):
-    """Runs `job` in a child, which is killed afterwards with what it holds."""
-    process = os.fork()
-    if process == 0:
-        try:
-            job()
-            os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(process, 0)
-    assert os.WIFSIGNALED(status), "the job failed"
 
 
 @pytest.mark.parametrize("receiving", BACKENDS)
@@ -339,22 +332,3 @@ def test_waiting_does_not_spin(name):
         with pytest.raises(NoFrameError):
             receiver.receive(1.0)
         assert time.process_time() - begin < 0.3
-
-
-def test_dead_rings_are_cleared_away_after_a_while(monkeypatch, request):
-    folder = tempfile.TemporaryDirectory(dir=ring_folder.SHARED_MEMORY)  # others' rings are not ours to clear
-    request.addfinalizer(folder.cleanup)
-    monkeypatch.setattr(ring_folder, "SHARED_MEMORY", Path(folder.name))
-    read, unread = new_instance(), new_instance()
-
-    def job():
-        OutputSender(read, 0, SIZE, backend=backend("python"))
-        OutputSender(unread, 0, SIZE, backend=backend("python")).send(0, SECTION)
-
-    in_a_process_that_is_killed(job)
-    paths = [ring_path(instance, 0) for instance in (read, unread)]
-    with open_pair(backend("python")) as (sender, _, _):  # which looks as it starts
-        assert clear_dead_rings() == []
-        assert clear_dead_rings(keep=paths[0], grace_s=0) == [paths[1]]
-        assert clear_dead_rings(grace_s=0) == [paths[0]]
-        assert clear_dead_rings(grace_s=0) == [] and sender.path.exists()

@@ -2,6 +2,7 @@
 """Frames: what is written is read, by both backends alike; what is damaged is refused whole."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.mtp.channels import BACKENDS, backend, random_section, same
-from tests.mtp_fuzz import frames_of, fuzz, sealed
+from tests.mtp_fuzz import frames_of, fuzz, fuzz_ring, sealed
+from vllm_ascend_ext.mtp import native
+from vllm_ascend_ext.mtp.end_state import ABI
 from vllm_ascend_ext.mtp.errors import FrameError, FrameVersionError, UnknownRosterError
 from vllm_ascend_ext.mtp.frame import SECTION, FrameReader, FrameWriter, Section, Source
 from vllm_ascend_ext.mtp.rows import MAX_RECORD_BYTES, Memory
@@ -71,6 +74,14 @@ def test_our_checksum_is_xxh64():
         assert functions.ascend_ext_xxh64(data, length) == xxhash.xxh64_intdigest(data)
 
 
+def test_a_stale_library_is_refused(monkeypatch):
+    path = Path(backend("native").functions._name)
+    for library, abi in ((path, ABI + 1), (Path("libm.so.6"), ABI)):
+        monkeypatch.setattr(native, "ABI", abi)
+        with pytest.raises(OSError, match="built from other sources"):
+            native.native_backend(library)
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_every_truncation_and_every_flipped_bit_is_refused(name):
     data = frames_of(backend(name), 3, 1)[0][0]
@@ -90,6 +101,12 @@ def test_every_truncation_and_every_flipped_bit_is_refused(name):
 def test_fuzzed_frames(name, seed):
     refused, accepted = fuzz(backend(name), 100, seed)
     assert refused > accepted
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_fuzzed_frames_in_a_ring(seed):
+    left, read = fuzz_ring(4_000, seed)
+    assert left > 2_000 and read > 100
 
 
 def test_sections_of_the_next_minor_version_are_skipped_and_its_major_is_refused():

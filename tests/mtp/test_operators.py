@@ -22,18 +22,22 @@ INSTANCES = itertools.count(INSTANCE + 10_000)
 @pytest.fixture
 def channels():
     """make(max_num_seqs, k, top_k=0) → numbers of a sender and its receiver."""
-    opened = []
+    opened, rings = [], []
 
     def make(*size, num_frames=8):
         instance = next(INSTANCES)
         ring = RingSize.for_engine(*size, num_frames=num_frames)
-        opened.append(operators.open_output_sender(OutputSender(instance, 0, ring, timeout_s=0.2)))
+        sender = OutputSender(instance, 0, ring, timeout_s=0.2)
+        rings.append(sender.path)
+        opened.append(operators.open_output_sender(sender))
         opened.append(operators.open_output_receiver(OutputReceiver(instance, 0, timeout_s=5)))
         return opened[-2:]
 
     yield make
     for channel in opened:
         operators.close_output_channel(channel)
+    for path in rings:
+        path.unlink(missing_ok=True)  # with frames that the test did not read
 
 
 def tokens_of(batch, slots):
@@ -173,6 +177,36 @@ def test_tensors_that_are_too_small_are_refused_and_lose_nothing(channels):
     with pytest.raises(ValueError, match="4 requests of 3 slots do not fit"):
         get(receiver, 3, 3)
     assert operators.received_frame(receiver).sections[0].token_ids() == [[0], [3], [6], [9]]
+
+
+def test_what_would_be_dropped_in_part_is_refused(channels):
+    sender, receiver = channels(2, 1, 3)
+    sent = (tokens_of(2, 2), torch.ones(2, dtype=torch.int32), torch.zeros(2))
+    rest = (*topk_of(2, 2, 3, 1), sender, 0, ids_of(2))
+    for draft in (
+        {"draft_tokens": sent[0]},
+        {"draft_num": sent[1]},
+        {"draft_topk": list(topk_of(2, 2, 3, 2))},
+    ):
+        with pytest.raises(ValueError, match="draft_tokens and draft_num come together"):
+            OPS.speculate_save_output_with_topk(*sent, *rest, **draft)
+    with pytest.raises(ValueError, match="a rank of a tensor-parallel group is 0 or more, not -1"):
+        OPS.speculate_save_output(*sent, sender, 0, ids_of(2), -1)
+    assert OPS.speculate_save_output(*sent, sender, 0, ids_of(2)) == 0  # nothing was sent before
+
+
+@pytest.mark.parametrize("sent_top_k", [0, 3])
+def test_a_refusal_of_the_top_k_writes_nothing(channels, sent_top_k):
+    sender, receiver = channels(2, 1, 3)
+    sent = (tokens_of(2, 2), torch.ones(2, dtype=torch.int32), torch.zeros(2))
+    if sent_top_k:
+        OPS.speculate_save_output_with_topk(*sent, *topk_of(2, 2, 3, 1), sender, 0, ids_of(2))
+    else:
+        OPS.speculate_save_output(*sent, sender, 0, ids_of(2))
+    tokens, counts = torch.full((2, 2), 7, dtype=torch.int32), torch.full((2,), 7, dtype=torch.int32)
+    with pytest.raises(ValueError, match="does not fit" if sent_top_k else "no top-k"):
+        OPS.speculate_get_output_with_topk(tokens, counts, *topk_of(2, 2, 2, 9), receiver, 5.0)
+    assert (tokens == 7).all() and (counts == 7).all()
 
 
 def test_a_channel_that_is_not_open():

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TypeVar
 
 from vllm_ascend_ext.mtp.end_state import EndState, State
 from vllm_ascend_ext.mtp.errors import (
@@ -22,7 +21,7 @@ from vllm_ascend_ext.mtp.errors import (
     ReaderGoneError,
 )
 from vllm_ascend_ext.mtp.native import Backend
-from vllm_ascend_ext.mtp.owner import Owner
+from vllm_ascend_ext.mtp.owner import NOBODY, Owner
 from vllm_ascend_ext.mtp.ring_file import RingFile, Word
 from vllm_ascend_ext.mtp.ring_folder import clear_dead_rings, create, open_ring, ring_path
 from vllm_ascend_ext.mtp.ring_size import RingSize
@@ -30,11 +29,6 @@ from vllm_ascend_ext.mtp.rows import Memory
 
 SLICE_S = 0.1
 """The longest sleep without a look at whether the other end lives."""
-_POLL_S = 0.005
-_SETTLE_S = 1.0
-_SETTLE_POLL_S = 0.0005
-
-_Parsed = TypeVar("_Parsed")
 _logger = logging.getLogger(__name__)
 
 
@@ -52,7 +46,7 @@ class RingWriter:
 
     def __init__(self, instance: int, replica: int, size: RingSize, backend: Backend) -> None:
         self.path = ring_path(instance, replica)
-        clear_dead_rings(keep=self.path)
+        clear_dead_rings(instance)
         self._file = self._create_or_continue(instance, replica, size)
         self.size = self._file.size
         self.memory = Memory(self._file.frames, self._file.frames_address)
@@ -82,27 +76,27 @@ class RingWriter:
             file = open_ring(self.path, writable=True)
         except FileNotFoundError:
             return None
-        with file.locked():
-            if file.is_unlinked:
-                pass  # somebody was quicker
-            elif file.writer.is_alive:
-                writer = file.writer
-                file.close()
-                raise ChannelInUseError(f"{self.path} is written by {writer}; one instance writes one ring")
-            elif file.size == size and not file.words[Word.IS_CLOSED]:
-                file.words[Word.ORPHANED_AT] = 0
-                file.words[Word.WRITER_START] = me.start_ticks
-                file.words[Word.WRITER_PID] = me.pid
-                return file
-            else:
-                self._replace(file)
+        try:
+            with file.locked():
+                if not file.is_unlinked and file.writer.is_alive:
+                    writer = file.writer
+                    raise ChannelInUseError(f"{self.path} is written by {writer}; one instance writes one ring")
+                if not file.is_unlinked and file.size == size:
+                    file.words[Word.ORPHANED_AT] = file.words[Word.IS_CLOSED] = 0
+                    file.writer = me
+                    return file
+                if not file.is_unlinked:  # otherwise somebody was quicker
+                    self._replace(file)
+        except BaseException:
+            file.close()
+            raise
         file.close()
         return None
 
     def _replace(self, file: RingFile) -> None:
         if num_unread := file.num_unread:
             _logger.warning(
-                "%s of %s is replaced, being closed or of another size: %d unread frames, from %d on, are lost",
+                "%s of %s is replaced, being of another size: %d unread frames, from %d on, are lost",
                 *(self.path, file.writer, num_unread, file.words[Word.ACKNOWLEDGED]),
             )
         self.path.unlink(missing_ok=True)
@@ -189,8 +183,16 @@ class RingWriter:
         self._published.publish(sequence + 1)
         return sequence
 
-    def close(self, timeout_s: float = 0.0) -> int:
+    @property
+    def is_closed(self) -> bool:
+        return self._file.is_closed
+
+    def close(self, timeout_s: float = 0.0, *, keeps_unread: bool = False) -> int:
         """Waits until all is acknowledged, at most `timeout_s` seconds; then removes the ring.
+
+        Args:
+            keeps_unread: leave a ring with unread frames; the reader that reads to its end removes it, and a
+                sender of this instance continues it.
 
         Returns:
             How many frames nobody acknowledged. A reader that is attached can still read them.
@@ -202,9 +204,12 @@ class RingWriter:
         while self.num_unread and (left_s := deadline - time.monotonic()) > 0:
             acknowledged = self._words[Word.ACKNOWLEDGED]
             self._acknowledged.wait(acknowledged, min(left_s, SLICE_S))
-        num_unread = self.num_unread
-        self._file.words[Word.IS_CLOSED] = 1
-        self.path.unlink(missing_ok=True)
+        with self._file.locked():  # a reader at the end decides likewise
+            num_unread = self.num_unread
+            self._words[Word.IS_CLOSED] = 1
+            self._file.writer = NOBODY
+            if not (self._file.is_unlinked or (num_unread and keeps_unread)):
+                self.path.unlink(missing_ok=True)
         self._published.wake()
         self.memory.view.release()
         self._file.close()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,15 +30,13 @@ _SETTLE_S = 1.0
 _SETTLE_POLL_S = 0.0005
 
 _Parsed = TypeVar("_Parsed")
-_logger = logging.getLogger(__name__)
 
 
 class _Looker:
     """What a reader and an observer have in common."""
 
-    def __init__(self, path: Path, timeout_s: float, backend: Backend, *, writable: bool) -> None:
-        self.path = path
-        self._file = _await_ring(path, timeout_s, writable=writable)
+    def __init__(self, file: RingFile, backend: Backend) -> None:
+        self.path, self._file = file.path, file
         self._words = self._file.words
         self._published = backend.counter(self._file, Word.PUBLISHED, Word.READER_WAITS)
         self.state = EndState(self._file)
@@ -114,6 +111,10 @@ class _Looker:
     def _over_error(self) -> ChannelError:
         if self._words[Word.IS_CLOSED]:
             return ChannelClosedError(f"{self.path} was closed after {self.sequence} frames")
+        if self._file.is_unlinked:
+            return ChannelClosedError(
+                f"{self.path} was replaced or removed after {self.sequence} frames: open it again"
+            )
         return WriterGoneError(f"the writer of {self.path}, {self._file.writer}, sent {self.sequence} frames")
 
     def read(self, parse: Callable[[bytes], _Parsed]) -> _Parsed:
@@ -162,18 +163,9 @@ class RingReader(_Looker):
     """
 
     def __init__(self, instance: int, replica: int, timeout_s: float, backend: Backend) -> None:
-        super().__init__(ring_path(instance, replica), timeout_s, backend, writable=True)
+        super().__init__(_claim_ring(ring_path(instance, replica), timeout_s), backend)
         self._acknowledged = backend.counter(self._file, Word.ACKNOWLEDGED, Word.WRITER_WAITS)
         self._kept = -1
-        with self._file.locked():
-            if self._file.reader.is_alive:
-                reader = self._file.reader
-                self._file.close()
-                raise ChannelInUseError(f"{self.path} is read by {reader}; others can only observe")
-            me = Owner.this_process()
-            self._words[Word.READER_START] = me.start_ticks
-            self._words[Word.READER_PID] = me.pid
-            self.sequence = self._words[Word.ACKNOWLEDGED]
 
     def _say_waiting(self, wanted: int) -> None:
         self._published.announce(wanted)
@@ -201,10 +193,21 @@ class RingReader(_Looker):
             self._file.keep_roster(sequence, blob)
             self._kept = sequence
 
+    def _over_error(self) -> ChannelError:
+        self._remove_if_over()
+        return super()._over_error()
+
+    def _remove_if_over(self) -> None:
+        """A ring that its writer left closed goes with its last unread frame."""
+        with self._file.locked():
+            if self._words[Word.IS_CLOSED] and not self._file.num_unread and not self._file.is_unlinked:
+                self.path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Leaves the ring to the next reader, even that of a dead writer, who may come back and count on."""
         if not self._file.is_closed:
-            self._words[Word.READER_PID] = NOBODY.pid
+            self._remove_if_over()
+            self._file.reader = NOBODY
         super().close()
 
 
@@ -212,7 +215,7 @@ class RingObserver(_Looker):
     """Looks on, without a right to write, and may be overtaken."""
 
     def __init__(self, instance: int, replica: int, timeout_s: float, backend: Backend) -> None:
-        super().__init__(ring_path(instance, replica), timeout_s, backend, writable=False)
+        super().__init__(_await_ring(ring_path(instance, replica), timeout_s, writable=False), backend)
 
     def catch_up(self) -> int:
         """Goes on with the oldest frame that is surely there; returns how many were skipped."""
@@ -231,3 +234,22 @@ def _await_ring(path: Path, timeout_s: float, *, writable: bool) -> RingFile:
             if time.monotonic() >= deadline:
                 raise NoFrameError(f"{path} was not made within {timeout_s:g} s: no sender has started") from None
             time.sleep(_POLL_S)
+
+
+def _claim_ring(path: Path, timeout_s: float) -> RingFile:
+    """The ring, of which this process is the reader now."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        file = _await_ring(path, deadline - time.monotonic(), writable=True)
+        try:
+            with file.locked():
+                if file.reader.is_alive:
+                    raise ChannelInUseError(f"{path} is read by {file.reader}; others can only observe")
+                if not file.is_unlinked:
+                    file.reader = Owner.this_process()
+                    file.words[Word.ORPHANED_AT] = 0
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # replaced since it was opened

@@ -9,6 +9,9 @@ from enum import IntEnum
 from vllm_ascend_ext.mtp.ring_file import RingFile, Word
 from vllm_ascend_ext.mtp.section import Section
 
+ABI = 2
+"""Of the library's functions and of `State`; ``kAbi`` in mtp_channel.cpp."""
+
 
 class State(IntEnum):
     """Words of `EndState`; ``End`` in mtp_channel.cpp. TARGET and DRAFT are three each: requests, slots, top-k."""

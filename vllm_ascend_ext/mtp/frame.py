@@ -69,7 +69,7 @@ class FrameWriter:
         self._codec = codec
         self._roster: Roster = ()
         self._blob = b""
-        self._sent: Roster | None = None  # the roster that a reader knows, and the frame that carried it
+        self._sent: Roster | None = None  # the roster that a reader knows
         self.roster_sequence = 0
 
     def bound(self, sections: tuple[Section, ...]) -> int:

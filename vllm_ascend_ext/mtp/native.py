@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vllm_ascend_ext.mtp.end_state import NUM_WORDS
+from vllm_ascend_ext.mtp.end_state import ABI, NUM_WORDS
 from vllm_ascend_ext.mtp.errors import FrameError
 from vllm_ascend_ext.mtp.ring_file import RingFile, Word
 from vllm_ascend_ext.mtp.rows import HEAD, Memory, NumpyRows, RowsCodec, RowsHead
@@ -65,6 +65,7 @@ def _load(library: Path) -> Any:
     i64, u64, pointer = ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p
     records = ctypes.POINTER(ctypes.c_int32)
     signatures = {
+        "abi": (u64, []),
         "state_words": (u64, []),
         "send": (u64, [pointer, u64, records, records]),
         "receive": (u64, [pointer, records, records]),
@@ -74,11 +75,14 @@ def _load(library: Path) -> Any:
         "store": (None, [pointer, u64]),
         "publish": (None, [pointer, u64, pointer]),
     }
+    stale = f"{library} was built from other sources than these: build again, or remove it"
     for name, (result, arguments) in signatures.items():
-        function = getattr(functions, f"ascend_ext_{name}")
+        function = getattr(functions, f"ascend_ext_{name}", None)
+        if function is None:
+            raise OSError(stale)
         function.restype, function.argtypes = result, arguments
-    if functions.ascend_ext_state_words() != NUM_WORDS:
-        raise OSError(f"{library} was built from other sources than these: build again, or remove it")
+    if (functions.ascend_ext_abi(), functions.ascend_ext_state_words()) != (ABI, NUM_WORDS):
+        raise OSError(stale)
     return functions
 
 

@@ -55,12 +55,15 @@ def open_output_receiver(receiver: OutputReceiver) -> int:
 
 
 def close_output_channel(channel: int) -> None:
-    """Closes the sender or receiver, and forgets it.
+    """Closes the sender or receiver, and forgets it. A sender's unread frames stay for the reader.
 
     Raises:
         KeyError: there is no such channel.
     """
-    (_senders.pop(channel) if channel in _senders else _receivers.pop(channel)).close()
+    if channel in _senders:
+        _senders.pop(channel).close(keeps_unread=True)
+    else:
+        _receivers.pop(channel).close()
     _last_frames.pop(channel, None)
 
 
@@ -94,6 +97,12 @@ def _section(
     return Section.from_arrays(source, tuple(request_ids), np.maximum(counts_B, 0), status_B, tokens, *arrays)
 
 
+def _is_sender(rank_id: int) -> bool:
+    if rank_id < 0:
+        raise ValueError(f"a rank of a tensor-parallel group is 0 or more, not {rank_id}")
+    return rank_id == 0
+
+
 def _save_output(
     accept_tokens: torch.Tensor,
     accept_num: torch.Tensor,
@@ -104,7 +113,7 @@ def _save_output(
     rank_id: int = 0,
     save_each_rank: bool = False,
 ) -> int:
-    if rank_id > 0:
+    if not _is_sender(rank_id):
         return -1
     target = _section(Source.TARGET, request_ids, accept_tokens, accept_num, stop_flags, None)
     return _senders[channel].send(step, target)
@@ -126,8 +135,10 @@ def _save_output_with_topk(
     draft_num: torch.Tensor | None = None,
     draft_topk: list[torch.Tensor] | None = None,
 ) -> int:
-    if rank_id > 0:
+    if not _is_sender(rank_id):
         return -1
+    if (draft_tokens is None) != (draft_num is None) or (draft_topk and draft_tokens is None):
+        raise ValueError("draft_tokens and draft_num come together, and draft_topk only with them")
     topk = (topk_ids, topk_logprobs, token_ranks)
     target = _section(Source.TARGET, request_ids, accept_tokens, accept_num, stop_flags, topk)
     draft = None
@@ -189,22 +200,30 @@ def _fill(
             f"{batch} requests of {num_slots} slots do not fit tokens {list(tokens_BS.shape)} and counts "
             f"{list(num_accepted_B.shape)}"
         )
+    if topk is not None:
+        _check_topk(section, *topk)
     counts_B = section.num_accepted_B.copy()
     for status, number in _COUNT_OF_STATUS.items():
         counts_B[(section.status_B == status) & (counts_B == 0)] = number
     num_accepted_B[:batch].copy_(torch.from_numpy(counts_B))
     tokens_BS[:batch, :num_slots].copy_(torch.from_numpy(section.token_ids_BS.copy()))
     if topk is not None:
-        ids, logprobs, ranks = section.topk_ids_BSK, section.topk_logprobs_BSK, section.token_ranks_BS
-        if ids is None or logprobs is None or ranks is None:
-            raise ValueError("the frame has no top-k: read it by speculate_get_output")
+        _, ids, logprob_bits, ranks = section.parts()
         top_k = section.top_k
-        if topk[0].shape[2] < top_k:
-            raise ValueError(f"top-k {top_k} does not fit {list(topk[0].shape)}")
         topk[0][:batch, :num_slots, :top_k].copy_(torch.from_numpy(ids.copy()))
-        topk[1][:batch, :num_slots, :top_k].copy_(torch.from_numpy(logprobs.copy()))
+        topk[1][:batch, :num_slots, :top_k].copy_(torch.from_numpy(logprob_bits.view(np.float32).copy()))
         topk[2][:batch, :num_slots].copy_(torch.from_numpy(ranks.copy()))
     return batch
+
+
+def _check_topk(section: Section, ids: torch.Tensor, logprobs: torch.Tensor, ranks: torch.Tensor) -> None:
+    """Before anything is written."""
+    if not section.top_k:
+        raise ValueError("the frame has no top-k: read it by speculate_get_output")
+    needed = (len(section.request_ids), section.num_slots, section.top_k)
+    for tensor in (ids, logprobs, ranks):
+        if any(has < wants for has, wants in zip(tensor.shape, needed, strict=False)):
+            raise ValueError(f"top-k {list(needed)} does not fit {list(tensor.shape)}")
 
 
 _SENDING = "int channel, int step, str[] request_ids, int rank_id=0, bool save_each_rank=False"
@@ -242,6 +261,7 @@ Args:
 
 Raises:
     ChannelFullError, ReaderGoneError, ChannelSizeError, ValueError: what `OutputSender.send` says.
+    ValueError: a negative `rank_id`.
     KeyError: there is no such channel.
 """
 speculate_save_output_with_topk = torch.ops.ascend_ext.speculate_save_output_with_topk.default

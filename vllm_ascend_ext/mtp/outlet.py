@@ -6,6 +6,7 @@ The ring holds what is not acknowledged in every case, so the guarantees are alw
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 
@@ -14,6 +15,7 @@ from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.section import Section
 from vllm_ascend_ext.mtp.sender import OutputSender, SenderStats
 
+_logger = logging.getLogger(__name__)
 _ENDPOINT = re.compile(r"tcp://(?P<host>[^:\s]+):(?P<port>[1-9]\d{0,4})")
 _FAREWELL_S = 5.0  # that a remote reader has for the last frames when the engine ends
 
@@ -49,7 +51,7 @@ class EngineOutlet:
     ) -> None:
         address = replica_endpoint(endpoint, replica) if endpoint else ""
         self._sender = OutputSender(instance, replica, size, timeout_s=timeout_s)
-        self._forwarder = None
+        self._forwarder, self._has_reader = None, has_reader
         try:
             if not has_reader:
                 DiscardingReader(instance, replica)
@@ -73,12 +75,16 @@ class EngineOutlet:
         return self._sender.stats
 
     def close(self) -> None:
-        """No frame follows. A remote reader that is connected gets the last ones."""
-        if self._forwarder is None:
-            self._sender.close()
-            return
-        from vllm_ascend_ext.mtp.zmq_messages import BEAT_S
+        """No frame follows. A remote reader that is connected gets the last ones.
 
-        self._sender.close(_FAREWELL_S)
-        time.sleep(2 * BEAT_S)  # the forwarder tells its reader of the end
-        self._forwarder.close()
+        Where somebody must read them, a ring with unread frames stays until he has; a warning counts them.
+        """
+        wait_s = 0.0 if self._forwarder is None else _FAREWELL_S  # a local reader does not end with this process
+        path, num_unread = self._sender.path, self._sender.close(wait_s, keeps_unread=self._has_reader)
+        if num_unread and self._has_reader:
+            _logger.warning("ascend_ext.mtp_output: %d unread frames stay in %s for its reader", num_unread, path)
+        if self._forwarder is not None:
+            from vllm_ascend_ext.mtp.zmq_messages import BEAT_S
+
+            time.sleep(2 * BEAT_S)  # the forwarder tells its reader of the end
+            self._forwarder.close()

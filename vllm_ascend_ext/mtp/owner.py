@@ -9,14 +9,21 @@ from typing import NamedTuple
 
 
 class Owner(NamedTuple):
-    """A process: its id, and when it started (clock ticks since boot), for ids are used again. 0, 0 is nobody."""
+    """A process, or nobody (all 0).
+
+    Attributes:
+        pid: its id.
+        start_ticks: when it started (clock ticks since boot), for ids are used again.
+        namespace: the inode of the PID namespace in which `pid` counts.
+    """
 
     pid: int
     start_ticks: int
+    namespace: int
 
     @classmethod
     def this_process(cls) -> Owner:
-        return cls(os.getpid(), _start_ticks(os.getpid()) or 0)
+        return cls(os.getpid(), _start_ticks(os.getpid()) or 0, _namespace())
 
     @property
     def is_somebody(self) -> bool:
@@ -24,16 +31,27 @@ class Owner(NamedTuple):
 
     @property
     def is_alive(self) -> bool:
-        """A process that was killed and that nobody has waited for is dead."""
-        return self.is_somebody and _start_ticks(self.pid) == self.start_ticks
+        """A process that was killed and that nobody has waited for is dead. One that cannot be seen may live."""
+        return self.is_somebody and (self.is_elsewhere or _start_ticks(self.pid) == self.start_ticks)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is of another PID namespace (a container's), so that nobody here knows whether it lives."""
+        return self.is_somebody and self.namespace != _namespace()
 
     def __str__(self) -> str:
         if not self.is_somebody:
             return "nobody"
+        if self.is_elsewhere:
+            return f"process {self.pid} of another PID namespace (remove the file once it is dead for sure)"
         return f"process {self.pid}" if self.is_alive else f"process {self.pid}, which is dead"
 
 
-NOBODY = Owner(0, 0)
+NOBODY = Owner(0, 0, 0)
+
+
+def _namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def _start_ticks(pid: int) -> int | None:

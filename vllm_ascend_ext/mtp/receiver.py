@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_ascend_ext.mtp.channel_reader import RingObserver, RingReader
-from vllm_ascend_ext.mtp.errors import FrameError, SequenceError, UnknownRosterError
+from vllm_ascend_ext.mtp.errors import ChannelClosedError, FrameError, SequenceError, UnknownRosterError
 from vllm_ascend_ext.mtp.frame import Frame, FrameReader
 from vllm_ascend_ext.mtp.native import Backend, installed_backend
 from vllm_ascend_ext.mtp.usual_case import UsualReceive
@@ -65,7 +65,7 @@ class OutputReceiver:
 
     def _read_from(self, ring: RingReader | ZmqReader, usual: UsualReceive | None, intake: _Intake) -> None:
         self._ring, self._usual, self._intake = ring, usual, intake
-        self._has_learned = False
+        self._has_learned = self._is_closed = False
 
     def receive(self, timeout_s: float) -> Frame:
         """Acknowledges what was received before and returns the next frame.
@@ -73,7 +73,7 @@ class OutputReceiver:
         Raises:
             NoFrameError: none came within `timeout_s` seconds, though the writer lives.
             WriterGoneError: the writer died, and all it sent was received.
-            ChannelClosedError: the writer closed the channel, and all it sent was received.
+            ChannelClosedError: the writer closed the channel, and all it sent was received; or after `close`.
             FrameError: the next frame is damaged. It stays unacknowledged.
             SequenceError: it is not the next of this replica.
         """
@@ -100,13 +100,20 @@ class OutputReceiver:
         return frame
 
     def acknowledge(self) -> None:
-        """Acknowledges all that was received: it is this process's now and will not come again."""
+        """Acknowledges all that was received: it is this process's now and will not come again.
+
+        Raises:
+            ChannelClosedError: after `close`.
+        """
+        if self._is_closed:
+            raise ChannelClosedError("this receiver has been closed")
         ring = self._ring
         if ring.acknowledged != ring.sequence:
             ring.acknowledge(ring.sequence)
 
     def close(self) -> None:
         """Leaves what is not acknowledged to the next reader."""
+        self._usual, self._is_closed = None, True  # it has addresses in memory that goes
         self._ring.close()
 
 

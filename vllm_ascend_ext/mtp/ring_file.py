@@ -19,7 +19,7 @@ from vllm_ascend_ext.mtp.errors import ChannelError, ChannelInUseError, ChannelS
 from vllm_ascend_ext.mtp.owner import Owner
 from vllm_ascend_ext.mtp.ring_size import DESCRIPTOR_BYTES, HEADER_BYTES, SLOT_HEAD, RingSize
 
-MAGIC = int.from_bytes(b"AEXTRNG1", "little")
+MAGIC = int.from_bytes(b"AEXTRNG2", "little")
 _LABEL_BYTES = 160
 _LOCK_DEADLINE_S = 5.0
 _LOCK_POLL_S = 0.0005
@@ -40,7 +40,9 @@ class Word(IntEnum):
     READER_PID = 10
     READER_START = 11
     IS_CLOSED = 12
-    ORPHANED_AT = 13
+    ORPHANED_AT = 13  # seconds since boot
+    WRITER_NAMESPACE = 14
+    READER_NAMESPACE = 15
     PUBLISHED = 32
     WRITER_WAITS = 48
     ACKNOWLEDGED = 64
@@ -98,11 +100,23 @@ class RingFile:
 
     @property
     def writer(self) -> Owner:
-        return Owner(self.words[Word.WRITER_PID], self.words[Word.WRITER_START])
+        words = self.words
+        return Owner(words[Word.WRITER_PID], words[Word.WRITER_START], words[Word.WRITER_NAMESPACE])
+
+    @writer.setter
+    def writer(self, owner: Owner) -> None:
+        self.words[Word.WRITER_START], self.words[Word.WRITER_NAMESPACE] = owner.start_ticks, owner.namespace
+        self.words[Word.WRITER_PID] = owner.pid
 
     @property
     def reader(self) -> Owner:
-        return Owner(self.words[Word.READER_PID], self.words[Word.READER_START])
+        words = self.words
+        return Owner(words[Word.READER_PID], words[Word.READER_START], words[Word.READER_NAMESPACE])
+
+    @reader.setter
+    def reader(self, owner: Owner) -> None:
+        self.words[Word.READER_START], self.words[Word.READER_NAMESPACE] = owner.start_ticks, owner.namespace
+        self.words[Word.READER_PID] = owner.pid
 
     @property
     def reader_label(self) -> str:
@@ -173,20 +187,20 @@ class RingFile:
         return os.fstat(self._file).st_nlink == 0
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, timeout_s: float = _LOCK_DEADLINE_S) -> Iterator[None]:
         """One process at a time decides who owns an end. Nobody holds this for longer than that takes.
 
         Raises:
             ChannelInUseError: somebody does.
         """
-        deadline = time.monotonic() + _LOCK_DEADLINE_S
+        deadline = time.monotonic() + timeout_s
         while True:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise ChannelInUseError(f"{self.path} is locked for {_LOCK_DEADLINE_S:g} s") from None
+                    raise ChannelInUseError(f"{self.path} is locked for {timeout_s:g} s") from None
                 time.sleep(_LOCK_POLL_S)
         try:
             yield

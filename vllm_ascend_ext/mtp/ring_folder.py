@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -58,6 +60,7 @@ def create(path: Path, instance: int, replica: int, size: RingSize, writer: Owne
             Word.ROSTER_BYTES: size.roster_bytes,
             Word.WRITER_PID: writer.pid,
             Word.WRITER_START: writer.start_ticks,
+            Word.WRITER_NAMESPACE: writer.namespace,
         }.items():
             words[word] = value
         os.pwrite(file, words.tobytes(), 0)
@@ -75,38 +78,46 @@ def open_ring(path: Path, *, writable: bool) -> RingFile:
         FileNotFoundError: there is none.
         ChannelError: it is damaged, or not this user's alone.
     """
-    file = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # whatever it is, opening it does not wait
+    file = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | flags)
     try:
         status = os.fstat(file)
         if status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise ChannelError(
                 f"{path} belongs to user {status.st_uid} and has mode {status.st_mode & 0o777:o}: not ours alone"
             )
+        if not stat.S_ISREG(status.st_mode) or status.st_size < mmap.PAGESIZE:
+            raise ChannelError(f"{path} is no ring: it is no file, or one of {status.st_size} bytes")
         return RingFile(file, path, writable=writable)
     except BaseException:
         os.close(file)
         raise
 
 
-def clear_dead_rings(keep: Path | None = None, *, grace_s: float = ORPHAN_GRACE_S) -> list[Path]:
+def clear_dead_rings(instance: int, *, grace_s: float = ORPHAN_GRACE_S) -> list[Path]:
     """Removes the rings that were found `grace_s` seconds ago, and are now, with writer and reader dead.
 
-    Those of other users and `keep` are left alone. Even a ring that was read to its end is kept for a while: its
-    writer may be restarted, and counts on. Returns what it removed.
+    Those of `instance`, whose replicas may start as late as they like, of other users, and what is no ring or is
+    locked are left alone. Even a ring that was read to its end is kept for a while: its writer may be restarted,
+    and counts on. Returns what it removed.
     """
     removed = []
     for path in sorted(SHARED_MEMORY.glob(f"{PREFIX}*")):
-        if path == keep:
+        if path.name.startswith(f"{PREFIX}{instance}-"):
             continue
         try:
             file = open_ring(path, writable=True)
         except (ChannelError, OSError):
             continue
-        with file.locked():
-            if not file.is_unlinked and _is_done_with(file, grace_s):
-                path.unlink(missing_ok=True)
-                removed.append(path)
-        file.close()
+        try:
+            with file.locked(0.0):
+                if not file.is_unlinked and _is_done_with(file, grace_s):
+                    path.unlink(missing_ok=True)
+                    removed.append(path)
+        except ChannelError:
+            continue  # somebody is opening it
+        finally:
+            file.close()
     return removed
 
 
@@ -115,8 +126,8 @@ def _is_done_with(file: RingFile, grace_s: float) -> bool:
     if file.writer.is_alive or file.reader.is_alive:
         words[Word.ORPHANED_AT] = 0
         return False
-    now = int(time.time())
-    if not words[Word.ORPHANED_AT]:
+    now = int(time.clock_gettime(time.CLOCK_BOOTTIME))  # nobody sets it, and /dev/shm is as old at most
+    if not 0 < words[Word.ORPHANED_AT] <= now:
         words[Word.ORPHANED_AT] = now
     if now - words[Word.ORPHANED_AT] < grace_s:
         return False

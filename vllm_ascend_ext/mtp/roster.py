@@ -56,12 +56,13 @@ def read_roster(blob: bytes, start: int = 0) -> Roster:
         raise FrameError(start, f"a roster of {len(blob)} bytes")
     (num_lists,) = _COUNT.unpack_from(blob)
     lists: list[tuple[int, tuple[str, ...]]] = []
-    at = _COUNT.size
+    at, kinds = _COUNT.size, set[int]()
     while len(lists) < num_lists:
         entry, at = _read_list(blob, at, start, lists)
-        if any(entry[0] == kind for kind, _ in lists):
+        if entry[0] in kinds:
             raise FrameError(start + at, f"two lists for sections of kind {entry[0]}")
         lists.append(entry)
+        kinds.add(entry[0])
     if at != len(blob):
         raise FrameError(start + at, f"{len(blob) - at} bytes after the end of the roster")
     return tuple(lists)

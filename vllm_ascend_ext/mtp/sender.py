@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vllm_ascend_ext.mtp.channel import RingWriter
 from vllm_ascend_ext.mtp.end_state import State
+from vllm_ascend_ext.mtp.errors import ChannelClosedError
 from vllm_ascend_ext.mtp.frame import FrameWriter
 from vllm_ascend_ext.mtp.native import Backend, installed_backend
 from vllm_ascend_ext.mtp.ring_size import RingSize
@@ -78,9 +79,13 @@ class OutputSender:
             ChannelFullError: the reader lives and did not make room in time. Nothing was sent; try again.
             ReaderGoneError: the ring is full and its reader is dead, or never came. Likewise.
             ChannelSizeError: the frame is larger than the ring was made for.
-            ValueError: the sections are of the wrong sources, or impossible.
+            ChannelClosedError: after `close`.
+            ValueError: the sections are of the wrong sources, or impossible, or `step` is no unsigned 64-bit
+                number.
         """
         begin = time.perf_counter_ns()
+        if not 0 <= step < 2**64:
+            raise ValueError(f"a frame's step is an unsigned 64-bit number, not {step}")
         if self._usual is None or not self._usual.send(step, target, draft):
             self._send(step, target, draft, self._timeout_s if timeout_s is None else timeout_s)
         self._frames += 1
@@ -89,6 +94,7 @@ class OutputSender:
 
     def _send(self, step: int, target: Section, draft: Section | None, timeout_s: float) -> None:
         """Whatever the frame before was like."""
+        self._check_open()
         if target.source != Source.TARGET or (draft is not None and draft.source != Source.DRAFT):
             raise ValueError("a frame has a section of the target and, after it, one of the draft or none")
         sections = (target,) if draft is None else (target, draft)
@@ -112,6 +118,10 @@ class OutputSender:
 
     @property
     def stats(self) -> SenderStats:
+        """Raises:
+        ChannelClosedError: after `close`.
+        """
+        self._check_open()
         ring = self._ring
         return SenderStats(
             self._frames,
@@ -122,6 +132,11 @@ class OutputSender:
             ring.size.num_descriptors,
         )
 
-    def close(self, timeout_s: float = 0.0) -> int:
+    def _check_open(self) -> None:
+        if self._ring.is_closed:
+            raise ChannelClosedError(f"this sender has closed {self._ring.path}")
+
+    def close(self, timeout_s: float = 0.0, *, keeps_unread: bool = False) -> int:
         """See `RingWriter.close`."""
-        return self._ring.close(timeout_s)
+        self._usual = None  # it has addresses in memory that goes
+        return self._ring.close(timeout_s, keeps_unread=keeps_unread)

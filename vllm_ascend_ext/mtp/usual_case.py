@@ -91,6 +91,7 @@ class UsualReceive:
 def _is_like(section: Section, known: Section | None) -> bool:
     return (
         known is not None
+        and section.source == known.source
         and (section.request_ids is known.request_ids or section.request_ids == known.request_ids)
         and section.num_slots == known.num_slots
         and section.top_k == known.top_k

@@ -94,7 +94,9 @@ class RingForwarder:
                 elif not self._socket.poll(0):
                     self._ring.sleep(SLICE_S if self._reader is None else min(SLICE_S, 0.02))
                 while self._socket.poll(0):
-                    self._hear(*self._socket.recv_multipart())
+                    parts = self._socket.recv_multipart()
+                    if len(parts) == 2:  # anybody can connect, and say anything
+                        self._hear(*parts)
                 self._keep_company()
         except Exception as error:
             self.error = error
@@ -126,7 +128,9 @@ class RingForwarder:
             self._socket.send_multipart([reader, bytes([Kind.REFUSED]) + refusal.encode()])
             return
         self._reader, self._heard = reader, time.monotonic()
-        self._ring.sequence = acknowledged if first == FROM_ACKNOWLEDGED else first
+        self._ring.sequence = acknowledged
+        while first != FROM_ACKNOWLEDGED and self._ring.sequence < first:
+            self._next_frame()  # which the forwarder before us sent, and whose rosters died with it
         roster_sequence, blob = self._roster_before(self._ring.sequence)
         welcome = WELCOME.pack(Kind.WELCOME, self._ring.sequence, roster_sequence) + blob
         self._socket.send_multipart([reader, welcome])
@@ -140,12 +144,17 @@ class RingForwarder:
         return self._ring.newest_kept_roster(sequence) or (0, b"")
 
     def _forward(self) -> None:
+        data = self._next_frame()
+        self._socket.send_multipart([self._reader or b"", bytes([Kind.FRAME]) + data])
+
+    def _next_frame(self) -> bytes:
+        """Reads frame `sequence` of the ring, notes the roster that it carries, and goes on."""
         sequence, data = self._ring.sequence, self._ring.read(self._checked)
         blob = inline_roster(data)
         if blob is not None and (not self._rosters or self._rosters[-1][0] < sequence):
             self._rosters.append((sequence, blob))
-        self._socket.send_multipart([self._reader or b"", bytes([Kind.FRAME]) + data])
         self._ring.sequence = sequence + 1
+        return data
 
     def _checked(self, data: bytes) -> bytes:
         sequence = frame_sequence(data)
@@ -172,7 +181,8 @@ class RingForwarder:
             self._say(f"its reader has been silent for {SILENCE_S:g} s")
         elif now - self._beaten > BEAT_S:
             self._beaten = now
-            beat = BEAT.pack(Kind.BEAT, self._writer_state(), self._ring.num_published, self._ring.writer.pid)
+            ring, state = self._ring, self._writer_state()  # the state first: nothing is published after an end
+            beat = BEAT.pack(Kind.BEAT, state, ring.num_published, ring.writer.pid, ring.sequence)
             self._socket.send_multipart([self._reader, beat])
 
     def _writer_state(self) -> WriterState:

@@ -26,7 +26,7 @@ class Kind(IntEnum):
     ACKNOWLEDGE = 2  # SEQUENCE
     WELCOME = 3  # WELCOME: first frame, frame that carried the roster; the roster
     FRAME = 4  # the frame
-    BEAT = 5  # BEAT: state of the writer, next frame it will send, its process
+    BEAT = 5  # BEAT: state of the writer, frames it published, its process; next frame to forward
     REFUSED = 6  # text: why
     WHO = 7  # nothing: say HELLO
 
@@ -39,8 +39,8 @@ class WriterState(IntEnum):
     CLOSED = 2
 
 
-VERSION = 1
+VERSION = 2
 HELLO = struct.Struct("<BHQIQ")
 SEQUENCE = struct.Struct("<BQ")
 WELCOME = struct.Struct("<BQQ")
-BEAT = struct.Struct("<BBQQ")
+BEAT = struct.Struct("<BBQQQ")

@@ -58,7 +58,7 @@ class ZmqReader:
         self._frame: bytes | None = None
         self._roster: tuple[int, bytes] | None = None
         self._is_welcome = False
-        self._heard = time.monotonic()
+        self._heard = self._listened = time.monotonic()
         self._spoken = 0.0
         self.sequence, self.acknowledged = FROM_ACKNOWLEDGED, FROM_ACKNOWLEDGED
         try:
@@ -90,15 +90,23 @@ class ZmqReader:
             WriterGoneError: the writer died, or nothing was heard of the forwarder for `SILENCE_S` seconds.
             ChannelError: the forwarder refuses to go on.
         """
-        deadline = time.monotonic() + timeout_s
-        while self._frame is None:
-            self._show_life()
-            left_s = deadline - time.monotonic()
-            if time.monotonic() - self._heard > SILENCE_S:
-                raise WriterGoneError(f"nothing was heard of {self._endpoint} for {SILENCE_S:g} s")
-            if left_s <= 0:
-                raise NoFrameError(f"{self._endpoint} sent no frame {self.sequence} for {timeout_s:g} s")
-            self._hear(min(left_s, BEAT_S))
+        begin = time.monotonic()
+        # while nobody listened there was no silence; who polls often has listened
+        self._heard += max(begin - self._listened - BEAT_S, 0.0)
+        try:
+            while self._frame is None:
+                self._show_life()
+                if self._hear(0):  # all that was said is heard before anything is judged
+                    continue
+                now = time.monotonic()
+                if now - self._heard > SILENCE_S:
+                    raise WriterGoneError(f"nothing was heard of {self._endpoint} for {SILENCE_S:g} s")
+                left_s = begin + timeout_s - now
+                if left_s <= 0:
+                    raise NoFrameError(f"{self._endpoint} sent no frame {self.sequence} for {timeout_s:g} s")
+                self._hear(min(left_s, BEAT_S))
+        finally:
+            self._listened = time.monotonic()
 
     def _show_life(self) -> None:
         now = time.monotonic()
@@ -115,10 +123,10 @@ class ZmqReader:
         self._spoken = time.monotonic()
         self._socket.send(HELLO.pack(Kind.HELLO, VERSION, *self._identity, self.sequence))
 
-    def _hear(self, timeout_s: float) -> None:
-        """One message, if one comes within `timeout_s` seconds."""
+    def _hear(self, timeout_s: float) -> bool:
+        """Whether a message came within `timeout_s` seconds; it is taken in."""
         if not self._socket.poll(int(timeout_s * 1000)):
-            return
+            return False
         message = self._socket.recv()
         self._heard = time.monotonic()
         kind = message[0] if message else 0
@@ -136,15 +144,23 @@ class ZmqReader:
             text = message[1:].decode(errors="replace")
             kind_of_error = ChannelInUseError if "another reader" in text else ChannelError
             raise kind_of_error(f"{self._endpoint} refuses: {text}")
+        return True
 
     def _take(self, data: bytes) -> None:
-        sequence = frame_sequence(data)
+        try:
+            sequence = frame_sequence(data)
+        except FrameError:
+            self._say_hello()  # what the ring has may be whole
+            raise
         if sequence == self.sequence:
             self._frame = data
         elif sequence > self.sequence:
             self._say_hello()  # something was lost on the way: all again from what is missing
 
-    def _judge(self, state: int, num_published: int, process: int) -> None:
+    def _judge(self, state: int, num_published: int, process: int, next_sequence: int) -> None:
+        if next_sequence > self.sequence:
+            self._say_hello()  # the last frames were lost: what is sent before a beat comes before it
+            return
         if num_published > self.sequence or state == WriterState.ALIVE:
             return
         if state == WriterState.CLOSED:
@@ -155,9 +171,12 @@ class ZmqReader:
         """What `parse` makes of frame `sequence`, which `wait` has waited for."""
         if self._frame is None:
             raise FrameError(0, "no frame is here")
-        parsed = parse(self._frame)
-        self._frame = None
-        return parsed
+        frame, self._frame = self._frame, None
+        try:
+            return parse(frame)
+        except FrameError:
+            self._say_hello()
+            raise
 
     def kept_roster(self, sequence: int) -> bytes | None:
         """The roster of frame `sequence`, if it is the one that the forwarder began with."""
