@@ -39,9 +39,11 @@ def create(path: Path, instance: int, replica: int, size: RingSize, writer: Owne
     """
     size.check()
     status = os.statvfs(path.parent)
-    free = status.f_bavail * status.f_frsize
-    if size.file_bytes > free:
-        raise ChannelSizeError(f"{path} needs {size.file_bytes} bytes, {path.parent} has {free} left")
+    free, memory = status.f_bavail * status.f_frsize, _available_memory()
+    if size.file_bytes > min(free, memory):  # the folder may promise more than the machine has
+        raise ChannelSizeError(
+            f"{path} needs {size.file_bytes} bytes, {path.parent} has {free} left and the machine {memory} of memory"
+        )
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     file = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
@@ -69,6 +71,12 @@ def create(path: Path, instance: int, replica: int, size: RingSize, writer: Owne
     finally:
         os.close(file)
         os.close(folder)
+
+
+def _available_memory() -> int:
+    """Bytes that the kernel says can be had without swapping."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
 
 
 def open_ring(path: Path, *, writable: bool) -> RingFile:
