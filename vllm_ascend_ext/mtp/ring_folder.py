@@ -42,7 +42,8 @@ def create(path: Path, instance: int, replica: int, size: RingSize, writer: Owne
     free, memory = status.f_bavail * status.f_frsize, _available_memory()
     if size.file_bytes > min(free, memory):  # the folder may promise more than the machine has
         raise ChannelSizeError(
-            f"{path} needs {size.file_bytes} bytes, {path.parent} has {free} left and the machine {memory} of memory"
+            f"{path} needs {size.file_bytes} bytes, {path.parent} has {free} left and the machine {memory} of "
+            "memory"
         )
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     file = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
