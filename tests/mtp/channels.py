@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.host_build import host_library
 from vllm_ascend_ext.mtp import ring_folder
 from vllm_ascend_ext.mtp.frame import Section, Source
 from vllm_ascend_ext.mtp.native import Backend, native_backend, python_backend
@@ -24,7 +24,6 @@ from vllm_ascend_ext.mtp.ring_folder import SHARED_MEMORY
 from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.sender import OutputSender
 
-ROOT = Path(__file__).resolve().parents[2]
 INSTANCE = os.getpid() << 20  # tests that run beside each other have channels of their own
 SIZE = RingSize.for_engine(8, 3, num_frames=8)
 BACKENDS = ["python", "native"]
@@ -36,13 +35,7 @@ def backend(name: str) -> Backend:
     """The one in Python, or the C++ library, which CMake builds once a checkout."""
     if name == "python":
         return python_backend()
-    build = ROOT / "build" / "host"
-    environment = {key: value for key, value in os.environ.items() if key != "ASCEND_HOME_PATH"}
-    target = ["--target", "ascend_ext_channel"]
-    for command in (["cmake", "-S", str(ROOT), "-B", str(build)], ["cmake", "--build", str(build), *target]):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return native_backend(build / "libascend_ext_channel.so")
+    return native_backend(host_library("ascend_ext_channel"))
 
 
 def in_a_process_that_is_killed(job):

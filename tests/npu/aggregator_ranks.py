@@ -1,21 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of `test_aggregator_ranks_npu`: RANK, the number of ranks, the way, a folder, and how many schedules.
-
-Writes what it was handed over in each schedule as JSON into the folder.
-"""
+"""One rank of `test_aggregator_ranks_npu`, its argument the way: reports what it was handed over."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
-from datetime import timedelta
-from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
-from tests.npu.schedules import races, set_seed
+from tests.npu.two_ranks import NUM_RANKS, RankProcess
 from vllm_ascend_ext.collectives import Collectives
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.eplb.aggregator import ExpertLoadAggregator
@@ -56,15 +48,13 @@ def serve(
     return [(load.step_begin, load.step_end, load.load_LE.tolist(), load.num_tokens) for (load,) in handed]
 
 
-def main(rank: int, num_ranks: int, way: str, folder: str, num_schedules: int) -> None:
-    torch.npu.set_device(rank)
-    device = create_device("npu", rank)
-    rendezvous = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=num_ranks)
-    backend = {"host": "gloo", "device": "hccl"}[way]
-    group = dist.new_group(backend=backend, timeout=timedelta(seconds=60))
+def main() -> None:
+    process = RankProcess()
+    (way,) = process.arguments
+    device = create_device("npu", process.rank)
+    group = process.new_group({"host": "gloo", "device": "hccl"}[way])
     collectives = Collectives(group, 60.0, "expert load", stream_ordered=way == "device")
-    recorder = ExpertLoadRecorder(LAYERS, EXPERTS, device.device, max_slots(num_ranks))
+    recorder = ExpertLoadRecorder(LAYERS, EXPERTS, device.device, max_slots(NUM_RANKS))
     aggregator: ExpertLoadAggregator
     if way == "host":
         aggregator = HostAggregator([recorder], device, collectives)
@@ -81,14 +71,11 @@ def main(rank: int, num_ranks: int, way: str, folder: str, num_schedules: int) -
     with torch.npu.graph(graph):
         record()
     handed = []
-    for schedule in range(num_schedules):
-        if num_schedules > 1:
-            set_seed(1 + schedule * num_ranks + rank)
-        handed += serve(rank, aggregator, recorder, ids, graph.replay if schedule % 2 else record)
+    for schedule in process.schedules():
+        handed += serve(process.rank, aggregator, recorder, ids, graph.replay if schedule % 2 else record)
     aggregator.close()
-    Path(folder, f"{rank}.json").write_text(json.dumps({"handed": handed, "races": races()}))
-    dist.barrier()
+    process.report(handed=handed)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    main()

@@ -1,22 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of `test_attn_scatter_npu`: RANK, the number of ranks, a folder, and how many schedules.
+"""One rank of `test_attn_scatter_npu`.
 
-Runs scattered layers over HCCL and compares with one process in float64; writes the largest relative error and the
-races of this rank as JSON into the folder.
+Runs scattered layers over HCCL and compares with one process in float64; reports the largest relative error.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from datetime import timedelta
-from pathlib import Path
-
 import torch
-import torch.distributed as dist
 
 from tests.distributed.scatter_layers import LayerWeights, norm_of, rms_norm
-from tests.npu.schedules import races, set_seed
+from tests.npu.two_ranks import RankProcess
 from vllm_ascend_ext.collectives import Collectives
 from vllm_ascend_ext.parallel.attn_scatter import AttentionScatter
 from vllm_ascend_ext.parallel.layout import PartialSum
@@ -47,20 +40,14 @@ def error(group: Collectives, num_rows: int, full: bool) -> float:
     return float(((found.double() - exact).abs() / exact.abs().amax(1, keepdim=True)).max())
 
 
-def main(rank: int, num_ranks: int, folder: str, num_schedules: int) -> None:
-    torch.npu.set_device(rank)
-    rendezvous = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=num_ranks)
-    hccl = dist.new_group(backend="hccl", timeout=timedelta(seconds=60))
-    group = Collectives(hccl, 60.0, "scatter", stream_ordered=True)
+def main() -> None:
+    process = RankProcess()
+    group = Collectives(process.new_group(), 60.0, "scatter", stream_ordered=True)
     errors = []
-    for schedule in range(num_schedules):
-        if num_schedules > 1:
-            set_seed(1 + schedule * num_ranks + rank)
+    for _ in process.schedules():
         errors += [error(group, num_rows, full) for num_rows in (1, 2, 5, 8) for full in (False, True)]
-    Path(folder, f"{rank}.json").write_text(json.dumps({"error": max(errors), "races": races()}))
-    dist.barrier()
+    process.report(error=max(errors))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    main()

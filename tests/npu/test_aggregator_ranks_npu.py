@@ -6,42 +6,24 @@ SCHEDULES sets the number of schedules (3 by default); every other one replays a
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.npu.aggregator_ranks import EXPERTS, LAYERS, NUM_STEPS, REQUIRED, route
+from tests.npu.two_ranks import NUM_RANKS, needs_two_npus, run_ranks
 
-NUM_RANKS = 2
 NUM_SCHEDULES = int(os.environ.get("SCHEDULES", "3"))
-ROOT = Path(__file__).parents[2]
 
-pytestmark = [
-    pytest.mark.npu,
-    pytest.mark.skipif(
-        not (hasattr(torch, "npu") and torch.npu.device_count() >= NUM_RANKS), reason="no two Ascend NPUs"
-    ),
-]
+pytestmark = needs_two_npus
 
 
 @pytest.mark.parametrize("way", ["host", "device"])
 def test_two_npus_are_handed_the_same_exact_sums(way: str, tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "tests.npu.aggregator_ranks"]
-    ranks = [
-        subprocess.Popen([*program, str(rank), str(NUM_RANKS), way, str(tmp_path), str(NUM_SCHEDULES)], cwd=ROOT)
-        for rank in range(NUM_RANKS)
-    ]
-    try:
-        assert [rank.wait(timeout=120 + 2 * NUM_SCHEDULES) for rank in ranks] == [0] * NUM_RANKS
-    finally:
-        for process in ranks:
-            process.kill()
-    outcomes = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(NUM_RANKS)]
+    timeout_s = 120 + 2 * NUM_SCHEDULES
+    outcomes = run_ranks("tests.npu.aggregator_ranks", tmp_path, NUM_SCHEDULES, way, timeout_s=timeout_s)
     assert [outcome["races"] for outcome in outcomes] == [[]] * NUM_RANKS
     handed = outcomes[0]["handed"]
     assert outcomes[1]["handed"] == handed

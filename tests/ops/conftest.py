@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.ops.host_kernels import HostKernels, build
+from tests.host_build import host_library
+from tests.ops.host_kernels import LIBRARY, HostKernels
 
 
 @pytest.fixture(scope="session")
 def host_kernels() -> HostKernels:
     """The AscendC kernels on the CPU, 48 cores, eager schedule."""
-    return HostKernels(build())
+    return HostKernels(host_library(LIBRARY))

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The AscendC kernels compiled for the host, called on torch tensors. CMake builds them once a checkout."""
+"""The AscendC kernels compiled for the host, called on torch tensors."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build" / "host"
+LIBRARY = "ascend_ext_host"
 ALIGNMENT = 512
 _TYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 
@@ -61,21 +58,6 @@ class Schedule(NamedTuple):
 
 EAGER, LOADS_FIRST, STORES_FIRST = Schedule(0), Schedule(1), Schedule(2)
 SCHEDULES = {"eager": EAGER, "lazy, loads first": LOADS_FIRST, "lazy, stores first": STORES_FIRST}
-
-
-def build() -> Path:
-    """The host library, built or brought up to date.
-
-    Raises:
-        AssertionError: CMake or the compiler failed; the message is their output.
-    """
-    environment = {name: value for name, value in os.environ.items() if name != "ASCEND_HOME_PATH"}
-    for command in (["cmake", "-S", ROOT, "-B", BUILD], ["cmake", "--build", BUILD, "--parallel", "2"]):
-        done = subprocess.run(
-            [str(part) for part in command], capture_output=True, text=True, timeout=600, env=environment
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    return BUILD / "libascend_ext_host.so"
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ops.host_kernels import ROOT
+from tests.host_build import ROOT
 
 PARTS = ("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc_ascendc", "pyproject.toml", "setup.py")
 PARTS += ("vllm_ascend_ext",)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.ops.host_kernels import build
+from tests.host_build import host_library
+from tests.ops.host_kernels import LIBRARY
 
 UNIFIED_BUFFER_BYTES = 188_160
 BAD_ARGUMENT, TOO_MANY_EXPERTS, ROW_TOO_WIDE = 1, 2, 3
@@ -34,7 +35,7 @@ class Tiling(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(build()))
+    return ctypes.CDLL(str(host_library(LIBRARY)))
 
 
 def tile(

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ops.host_kernels import EAGER, ROOT, SCHEDULES, BrokenRuleError, HostKernels, Schedule, aligned, build
+from tests.host_build import ROOT, host_library
+from tests.ops.host_kernels import EAGER, LIBRARY, SCHEDULES, BrokenRuleError, HostKernels, Schedule, aligned
 
 BUGS = Path(__file__).parent / "seeded_bugs"
 SOURCES = ("memory.cpp", "queues.cpp", "order.cpp")
@@ -37,7 +38,7 @@ def compile_bugs(arguments: list[str | Path]) -> subprocess.CompletedProcess[str
 def run(tmp_path_factory: pytest.TempPathFactory, host_kernels: HostKernels) -> Run:
     """Runs one bug, returns `out`; raises BrokenRuleError."""
     library = tmp_path_factory.mktemp("bugs") / "libbugs.so"
-    host = build()
+    host = host_library(LIBRARY)
     sources = [BUGS / name for name in (*SOURCES, "run.cpp")]
     done = compile_bugs(["-O0", "-fPIC", "-shared", *sources, host, f"-Wl,-rpath,{host.parent}", "-o", library])
     assert done.returncode == 0, done.stderr
@@ -142,7 +143,7 @@ def test_the_process_aborts_with_kernel_core_line_and_rule(tmp_path: Path) -> No
         '#include "kernel_operator.h"\n#include "launch.h"\nusing namespace AscendC;\n'
         'int main() { return ascendc_host::Launch("k", 2, {}, [] { SetFlag<HardEvent::V_S>(0); }); }\n'
     )
-    host = build()
+    host = host_library(LIBRARY)
     done = compile_bugs([program, host, f"-Wl,-rpath,{host.parent}", "-o", tmp_path / "abort"])
     assert done.returncode == 0, done.stderr
     ran = subprocess.run([tmp_path / "abort"], capture_output=True, text=True, timeout=60)

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from tests.host_build import ROOT, host_library
 from tests.ops.cases import LONG, LONG_TESTS, counts_case, load_case, norm_case, pack_case, rows_case
-from tests.ops.host_kernels import EAGER, ROOT, BrokenRuleError, HostKernels, build
+from tests.ops.host_kernels import EAGER, LIBRARY, BrokenRuleError, HostKernels
 
 SOURCES = ROOT / "csrc_ascendc"
 RACES = {"race", "flag-unpaired", "flag-unset", "flag-doubled", "uninitialised"}
@@ -84,7 +85,7 @@ def _compile(mutant: Mutant, folder: Path) -> Path:
             r"(if \(.*\) )?AscendC::(PipeBarrier|SetFlag|WaitFlag)<.*|Order<AscendC.*", "", lines[index]
         )
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    host, library = build(), folder / "libmutant.so"
+    host, library = host_library(LIBRARY), folder / "libmutant.so"
     tiling = [file for file in copy.glob(f"{mutant.operator}/tiling.cpp")]
     command = [
         "g++",

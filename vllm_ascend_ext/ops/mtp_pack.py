@@ -7,7 +7,7 @@ layout of a record is in `vllm_ascend_ext.mtp_record`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -31,9 +31,9 @@ def check(
     token_ids_BS: torch.Tensor,
     num_accepted_B: torch.Tensor,
     status_B: torch.Tensor,
-    topk_ids_BSK: torch.Tensor | None,
-    topk_logprobs_BSK: torch.Tensor | None,
-    token_ranks_BS: torch.Tensor | None,
+    topk_ids_BSK: torch.Tensor | None = None,
+    topk_logprobs_BSK: torch.Tensor | None = None,
+    token_ranks_BS: torch.Tensor | None = None,
 ) -> MtpRecord:
     """The record these make. Raises what `mtp_pack_output` says it raises."""
     topk = (topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
@@ -83,16 +83,8 @@ def _reference(
     return torch.cat(padded, dim=1)
 
 
-def _fake(
-    token_ids_BS: torch.Tensor,
-    num_accepted_B: torch.Tensor,
-    status_B: torch.Tensor,
-    topk_ids_BSK: torch.Tensor | None = None,
-    topk_logprobs_BSK: torch.Tensor | None = None,
-    token_ranks_BS: torch.Tensor | None = None,
-) -> torch.Tensor:
-    record = check(token_ids_BS, num_accepted_B, status_B, topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
-    return token_ids_BS.new_empty(token_ids_BS.shape[0], record.words)
+def _fake(token_ids_BS: torch.Tensor, *others: Any) -> torch.Tensor:
+    return token_ids_BS.new_empty(token_ids_BS.shape[0], check(token_ids_BS, *others).words)
 
 
 _OP = define_op(
