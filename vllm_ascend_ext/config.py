@@ -58,6 +58,8 @@ class DpGatherConfig(_Section):
         mode: carry out this mode whatever the rule says; `planned` leaves it to the rule.
         machine: a known machine's name, or a file that `benchmarks/dp_gather.py` wrote.
         overlap_counts: the replicas' row counts of a pass are exchanged beside its first layers, not before it.
+        counts_ahead: the scheduler commits to how many rows the next pass has at most, so that replicas which all
+            only decode know each other's counts without asking; new requests wait for one pass at most.
         deadline_s: of every exchange, in seconds (where the device's collectives are in stream order, the group's
             own deadline counts).
     """
@@ -67,6 +69,7 @@ class DpGatherConfig(_Section):
     mode: Literal["planned", "max_len", "sum_len", "variable"] = "planned"
     machine: str = ""
     overlap_counts: bool = False
+    counts_ahead: bool = False
     deadline_s: float = Field(default=60.0, gt=0, le=3600)
 
 

@@ -134,11 +134,13 @@ def configure(vllm_config: Any, device_type: str) -> None:
     if config.eplb_load.enabled:
         check_expert_load(vllm_config, device, config.eplb_load)
     if config.dp_gather.enabled:
-        from vllm_ascend_ext.integration import dp_gather_limits
+        from vllm_ascend_ext.integration import counts_ahead_limits, dp_gather_limits
 
         dp_gather_limits.check(
             vllm_config, config.dp_gather, routes_itself=device.routes_itself, verified=device.dp_gather
         )
+        if config.dp_gather.counts_ahead:
+            counts_ahead_limits.use_scheduler(vllm_config.scheduler_config)
     if config.attn_scatter.enabled:
         from vllm_ascend_ext.integration import attn_scatter_limits
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -27,10 +27,10 @@ _NAME = "coordinate_batch_across_dp"
 
 @dataclass(slots=True)
 class CountsStats:
-    """Exchanges begun, and seconds that this rank stood still for them."""
+    """Exchanges begun beside a pass, and seconds that this rank stood still for them."""
 
     num_exchanges: int = 0
-    wait_s: float = 0.0
+    exchange_wait_s: float = 0.0
 
 
 class OverlappedCounts:
@@ -90,11 +90,27 @@ class OverlappedCounts:
         finish, self._finish = self._finish, None
         started = time.perf_counter()
         finish()
-        self.stats.wait_s += time.perf_counter() - started
+        self.stats.exchange_wait_s += time.perf_counter() - started
+
+    def report(self) -> dict[str, Any]:
+        """What was counted since the last `reset`."""
+        return asdict(self.stats)
+
+    def reset(self) -> None:
+        """Forgets what was counted."""
+        self.stats = CountsStats()
 
 
 def bind(runner: Any, config: DpGatherConfig) -> OverlappedCounts:
     """Let a runner and its drafter exchange their counts by the result. Every rank calls it: it makes a group."""
+    counts = OverlappedCounts(replicas(config, "DP counts"))
+    put_in_place(runner, counts.coordinate, counts.coordinate)
+    wait_before_phase(runner, counts.wait)
+    return counts
+
+
+def replicas(config: DpGatherConfig, name: str) -> Collectives:
+    """One tensor-parallel place's replicas, in a Gloo group of their own. Every rank calls it."""
     from vllm.distributed import get_dp_group
 
     group = dist.new_group(
@@ -103,27 +119,34 @@ def bind(runner: Any, config: DpGatherConfig) -> OverlappedCounts:
         timeout=timedelta(seconds=config.deadline_s),
         use_local_synchronization=True,  # ranks of other tensor-parallel places make groups of their own
     )
-    counts = OverlappedCounts(Collectives(group, config.deadline_s, "DP counts"))
-    _use(runner, "vllm.v1.worker.gpu_model_runner", counts)
+    return Collectives(group, config.deadline_s, name)
+
+
+def put_in_place(runner: Any, of_target: Callable[..., Any], of_draft: Callable[..., Any]) -> None:
+    """Let both stand for vLLM's function: one in the runner, the other in its drafter, if that has passes."""
+    _use(runner, "vllm.v1.worker.gpu_model_runner", of_target)
     drafter = getattr(runner, "drafter", None)
     if hasattr(drafter, "_determine_batch_execution_and_padding"):
-        _use(drafter, "vllm.v1.spec_decode.llm_base_proposer", counts)
+        _use(drafter, "vllm.v1.spec_decode.llm_base_proposer", of_draft)
+
+
+def wait_before_phase(runner: Any, wait: Callable[[], None]) -> None:
+    """A phase of expert load is chosen before the pass, by all counts."""
     features = runner.step_features
-    if features.largest_replica is not None:  # a phase of expert load is chosen before the pass, by all counts
-        features.largest_replica = _after(counts.wait, features.largest_replica)
-    return counts
+    if features.largest_replica is not None:
+        features.largest_replica = _after(wait, features.largest_replica)
 
 
-def _use(owner: Any, module: str, counts: OverlappedCounts) -> None:
+def _use(owner: Any, module: str, coordinate: Callable[..., Any]) -> None:
     """While `owner` decides on its batch, its module's name stands for ours."""
     determine = owner._determine_batch_execution_and_padding
 
     @functools.wraps(determine)
-    def overlapped(*args: Any, **kwargs: Any) -> Any:
-        with compat.rebind(f"{module}:{_NAME}", counts.coordinate):
+    def ours(*args: Any, **kwargs: Any) -> Any:
+        with compat.rebind(f"{module}:{_NAME}", coordinate):
             return determine(*args, **kwargs)
 
-    owner._determine_batch_execution_and_padding = overlapped
+    owner._determine_batch_execution_and_padding = ours
 
 
 def _after(first: Callable[[], None], then: Callable[[int], int]) -> Callable[[int], int]:

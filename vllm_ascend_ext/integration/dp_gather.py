@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from vllm.distributed.device_communicators.all2all import AgRsAll2AllManager
 
 from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.integration import counts_exchange, dp_gather_limits
+from vllm_ascend_ext.integration import counts_ahead, counts_exchange, dp_gather_limits
 from vllm_ascend_ext.integration.gather_planner import LayerPlanner, make_planner
 
 
@@ -37,7 +38,7 @@ class PlannedAll2AllManager(AgRsAll2AllManager):  # type: ignore[misc]
         extra_tensors: list[torch.Tensor] | None = None,
     ) -> Any:
         """Gather before routing; the router of the layer then routes no padding (`_without_padding`)."""
-        return self._dispatch([hidden_states, router_logits], extra_tensors, ids=None)
+        return self._dispatch([hidden_states, router_logits], extra_tensors, mark=-math.inf, fill=0)
 
     def dispatch(
         self,
@@ -48,7 +49,7 @@ class PlannedAll2AllManager(AgRsAll2AllManager):  # type: ignore[misc]
         extra_tensors: list[torch.Tensor] | None = None,
     ) -> Any:
         """Gather after routing; padding gets the expert -1."""
-        return self._dispatch([hidden_states, topk_weights, topk_ids], extra_tensors, ids=2)
+        return self._dispatch([hidden_states, topk_weights, topk_ids], extra_tensors, mark=-1, fill=-1)
 
     def combine(self, hidden_states: torch.Tensor, is_sequence_parallel: bool = False) -> torch.Tensor:
         """This rank's rows of the sum of all ranks' outputs."""
@@ -59,13 +60,29 @@ class PlannedAll2AllManager(AgRsAll2AllManager):  # type: ignore[misc]
         rows, rank = self._gather.plan.rows, self._gather.rank
         return slice(rows.offsets[rank], rows.offsets[rank] + rows.held[rank])
 
-    def _dispatch(self, tensors: list[torch.Tensor], extra: list[torch.Tensor] | None, ids: int | None) -> Any:
-        every = [*tensors, *(extra or [])]
-        self._planner.put_in_force(every)
-        gathered = [self._gather.gather(x, fill=-1 if i == ids else 0) for i, x in enumerate(every)]
+    def _dispatch(
+        self, tensors: list[torch.Tensor], extra: list[torch.Tensor] | None, mark: float, fill: int
+    ) -> Any:
+        """Gathers all; the last of `tensors` says where rows go: `mark` in those that this rank has only up to its
+        bound, `fill` in the plan's padding."""
+        self._planner.put_in_force([*tensors, *(extra or [])])
+        *others, routing = tensors
+        gathered = [
+            *(self._gather.gather(x) for x in others),
+            self._gather.gather(_marked(routing, self._planner.bound_padding(), mark), fill=fill),
+        ]
         if extra is None:
             return tuple(gathered)
-        return (*gathered[: len(tensors)], gathered[len(tensors) :])
+        return (*gathered, [self._gather.gather(x) for x in extra])
+
+
+def _marked(x: torch.Tensor, rows: slice, mark: float) -> torch.Tensor:
+    """`x`, or a copy with `mark` in all of `rows`."""
+    if rows.start == rows.stop:
+        return x
+    marked = x.clone()
+    marked[rows] = mark
+    return marked
 
 
 def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPlanner:
@@ -81,7 +98,9 @@ def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPl
     planner = make_planner(runner, split_rows=first.moe_config.is_sequence_parallel, config=config)
     communicator = get_ep_group().device_communicator
     communicator.all2all_manager = PlannedAll2AllManager(communicator.all2all_manager.cpu_group, planner)
-    if config.overlap_counts:
+    if config.counts_ahead:
+        planner.counts = counts_ahead.bind(runner, config)
+    elif config.overlap_counts:
         planner.counts = counts_exchange.bind(runner, config)
     for layer in layers.values():
         _hook(layer, planner)
@@ -105,12 +124,19 @@ def _hook(layer: Any, planner: LayerPlanner) -> None:
 
 
 def _without_padding(compute_routing: Any, planner: LayerPlanner) -> Any:
-    """The router's function, with -1 for the experts of padding rows."""
+    """The router's function, with -1 for the experts of padding rows: the plan's, and those by which a replica
+    reached its bound, whose logits it has marked as no request's can be."""
 
     @functools.wraps(compute_routing)
-    def compute(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        topk_weights, topk_ids = compute_routing(*args, **kwargs)
+    def compute(
+        hidden_states: torch.Tensor, router_logits: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        topk_weights, topk_ids = compute_routing(hidden_states, router_logits, *args, **kwargs)
         planner.gather.fill_padding_(topk_ids, -1)
+        if planner.is_ahead:
+            is_padding = torch.isneginf(router_logits).all(dim=1, keepdim=True)
+            topk_ids.masked_fill_(is_padding, -1)
+            topk_weights.masked_fill_(is_padding, 0)  # a softmax of these logits is NaN
         return topk_weights, topk_ids
 
     return compute

@@ -15,6 +15,7 @@ from vllm_ascend_ext.collectives import Collectives
 from vllm_ascend_ext.config import DpGatherConfig
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.integration import agreement, traffic
+from vllm_ascend_ext.integration.counts_ahead import CountsAhead
 from vllm_ascend_ext.integration.counts_exchange import OverlappedCounts
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.parallel.cost import RowWidths
@@ -53,7 +54,7 @@ class LayerPlanner:
         self.topology = topology
         self.stats: dict[str, ModeStats] = {}
         self.mode = None if config.mode == "planned" else GatherMode(config.mode)  # all ranks' the same
-        self.counts: OverlappedCounts | None = None
+        self.counts: OverlappedCounts | CountsAhead | None = None
         self._config = config
         self._machine = machine
         self._layer: ExitStack | None = None
@@ -63,6 +64,20 @@ class LayerPlanner:
         """The counts in the forward context are those of all replicas from here on."""
         if self.counts is not None:
             self.counts.wait()
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether replicas may have rows beyond their requests' in this pass, up to their bounds."""
+        return isinstance(self.counts, CountsAhead) and self.counts.is_ahead
+
+    def bound_padding(self) -> slice:
+        """The rows that this rank holds only to reach its replica's bound; nobody else can tell them."""
+        rows, rank = self.gather.plan.rows, self.gather.rank
+        held, real = rows.held[rank], rows.real[rank]
+        if not (isinstance(self.counts, CountsAhead) and self.counts.is_ahead):
+            return slice(real, real)
+        first = rank % self.topology.attn_tp_size * held  # of the replica's rows
+        return slice(min(max(self.counts.num_own_rows - first, 0), real), real)
 
     @contextmanager
     def layer(self) -> Iterator[None]:
@@ -97,8 +112,18 @@ class LayerPlanner:
         return plan
 
     def report(self) -> dict[str, dict[str, int]]:
-        """Mode → what was exchanged by it since `stats` was cleared."""
+        """Mode → what was exchanged by it since `reset`."""
         return {mode: asdict(stats) for mode, stats in self.stats.items()}
+
+    def counts_report(self) -> dict[str, Any] | None:
+        """How the replicas' counts were known since `reset`; None where vLLM exchanges them."""
+        return None if self.counts is None else self.counts.report()
+
+    def reset(self) -> None:
+        """Forgets what was counted."""
+        self.stats.clear()
+        if self.counts is not None:
+            self.counts.reset()
 
     def _make_plan(
         self, counts: tuple[int, ...], widths: RowWidths, in_graph: bool, mode: GatherMode | None

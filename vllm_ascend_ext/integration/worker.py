@@ -17,7 +17,9 @@ from vllm_ascend_ext.integration import (
     mtp_output,
     traffic,
 )
+from vllm_ascend_ext.integration.counts_ahead import CountsAhead
 from vllm_ascend_ext.ops import require_kernels
+from vllm_ascend_ext.parallel.commitment import Commitment
 from vllm_ascend_ext.runner.features import StepFeatures
 from vllm_ascend_ext.runner.step import RankLayout
 
@@ -72,6 +74,13 @@ class ExtWorker:
 
         self.gather_planner = dp_gather.bind(self.model_runner, layers, config)
 
+    def execute_dummy_batch(self, max_rows: int = 0, max_draft_rows: int = 0) -> None:
+        """RPC: a dummy pass, carrying the commitment about the next that `commitments` makes; else none."""
+        counts = None if self.gather_planner is None else self.gather_planner.counts
+        if isinstance(counts, CountsAhead):
+            counts.commit(Commitment(max_rows, max_draft_rows))
+        super().execute_dummy_batch()  # type: ignore[misc]
+
     def shutdown(self) -> None:
         """End what the features started, then the device's worker."""
         runner = getattr(self, "model_runner", None)
@@ -113,6 +122,7 @@ class ExtWorker:
             "attn_scatter": self.scattered_model and self.scattered_model.report(),
             "traffic": traffic.report(),
             "dp_gather": {} if self.gather_planner is None else self.gather_planner.report(),
+            "dp_counts": None if self.gather_planner is None else self.gather_planner.counts_report(),
             "physical_to_logical": self.placements(),
             "output": mtp_output.report(self.model_runner),
         }
@@ -121,7 +131,7 @@ class ExtWorker:
             if self.scattered_model is not None:
                 self.scattered_model.reset()
             if self.gather_planner is not None:
-                self.gather_planner.stats.clear()
+                self.gather_planner.reset()
             if features is not None:
                 features.reset_load()
         return report
