@@ -162,7 +162,7 @@ def _overlap(rank: int) -> None:
         if step:  # a pass may need no counts at all
             counts.wait()
             assert rows.tolist() == [8 + step, 9 + step, 10 + step]
-    assert counts.stats.num_exchanges == 3 and (counts.stats.wait_s > 0.3) == (rank != 1)
+    assert counts.stats.num_exchanges == 3 and (counts.stats.exchange_wait_s > 0.3) == (rank != 1)
 
 
 def test_passes_begin_before_all_counts_are_there() -> None:

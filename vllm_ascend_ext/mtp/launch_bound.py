@@ -19,10 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
-from vllm_ascend_ext.collectives import Collectives
-
 
 class LaunchBoundError(RuntimeError):
     """A launch has more tokens than was said: buffers sized by the bound would overflow."""
@@ -129,17 +125,3 @@ class LaunchBound:
                 self._decoding[request_id] = self.step
         self._prompts.clear()
         return bound
-
-
-def exchange_bounds(collectives: Collectives, bound: int) -> tuple[int, ...]:
-    """Every replica's bound of the next launch, in the order of the ranks of `collectives` (Gloo, one a replica).
-
-    It needs nothing of the device, so that it can run while the device still computes. For callers that size
-    buffers across replicas; no step of the engine calls it yet.
-
-    Raises:
-        CollectiveError: a replica is missing at the deadline.
-    """
-    bounds = torch.empty(collectives.num_ranks, dtype=torch.int64)
-    collectives.all_gather_into(bounds, torch.tensor([bound]))
-    return tuple(bounds.tolist())
