@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commitments over real Gloo processes: who plans ahead when, in which rows, and who is named when one is silent."""
+"""Commitments over real Gloo processes: who plans ahead when, in which rows, and who is named when silent."""
 
 from __future__ import annotations
 

@@ -5,12 +5,12 @@ for a while, a wave ends and another begins. The tokens are the plain engine's, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from tests.engine.test_dp_gather import ENGINE, _ExpertRows, gathering, make_prompts
+from tests.engine.test_dp_gather import ENGINE, ExpertRows, gathering, make_prompts
 from vllm_ascend_ext.integration.engine import EngineCase, run_engine
 from vllm_ascend_ext.integration.ranks import Layout, Rank, run_ranks
 
@@ -25,80 +25,180 @@ WAVES: tuple[tuple[tuple[int, int, int, int], ...], ...] = (
 )
 
 
-def serve(case: EngineCase) -> list[dict[str, Any]]:
-    """What each rank saw: tokens by prompt, the passes of the target model, and the report."""
+NUM_SEQS = 16
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Of the target or the draft model: whether planned ahead, its rows, those before padding, and whether the
+    step is of requests."""
+
+    is_ahead: bool
+    num_rows: int
+    num_own_rows: int
+    is_real: bool
+
+
+@dataclass
+class Seen:
+    """By one rank; `first_wave`: passes of the target model in it."""
+
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+    target: list[Pass] = field(default_factory=list)
+    draft: list[Pass] = field(default_factory=list)
+    num_layers: tuple[int, int] = (0, 0)
+    num_routed: int = 0
+    first_wave: int = 0
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def serve(case: EngineCase) -> list[Seen]:
+    """The waves in an engine; by rank."""
     prompts = make_prompts(case.model, LENGTHS)
 
-    def job(rank: Rank) -> dict[str, Any]:
-        from vllm import LLM, SamplingParams
+    def job(rank: Rank) -> Seen:
+        from vllm import LLM
 
         llm = LLM(**case.llm_arguments())
-        worker = llm.llm_engine.model_executor.driver_worker.worker
-        expert_rows, passes = _ExpertRows(worker.model_runner), _watch(worker)
+        worker, seen = llm.llm_engine.model_executor.driver_worker.worker, Seen()
+        expert_rows = ExpertRows(worker.model_runner)
+        _watch(worker, seen)
         llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
-        tokens: dict[int, list[int]] = {}
         for wave in WAVES:
-            own = [arrival[1:] for arrival in wave if arrival[0] == rank.dp_rank]
-            _run_wave(llm, own, prompts, tokens, SamplingParams)
-        report = llm.collective_rpc("ascend_ext_report")[0]
-        return {
-            "tp_rank": rank.tp_rank,
-            "tokens": tokens,
-            "passes": passes,
-            "num_routed": expert_rows.num_routed,
-            **report,
-        }
+            _run_wave(llm, [arrival[1:] for arrival in wave if arrival[0] == rank.dp_rank], prompts, seen)
+            seen.first_wave = seen.first_wave or len(seen.target)
+        seen.num_routed, seen.report = expert_rows.num_routed, llm.collective_rpc("ascend_ext_report")[0]
+        return seen
 
     return run_ranks(job, case.layout, deadline_s=200)
 
 
-def _run_wave(
-    llm: Any,
-    arrivals: Sequence[tuple[int, int, int]],
-    prompts: list[list[int]],
-    tokens: dict[int, list[int]],
-    params: Any,
-) -> None:
+def _run_wave(llm: Any, arrivals: list[tuple[int, int, int]], prompts: list[list[int]], seen: Seen) -> None:
+    from vllm import SamplingParams
+
     engine, index = llm.llm_engine, 0
     while True:
         for _, prompt, num_tokens in (arrival for arrival in arrivals if arrival[0] == index):
-            options = params(temperature=0.0, max_tokens=num_tokens, ignore_eos=True)
+            options = SamplingParams(temperature=0.0, max_tokens=num_tokens, ignore_eos=True)
             engine.add_request(str(prompt), {"prompt_token_ids": prompts[prompt]}, options)
         if not engine.has_unfinished_requests():
             return
         for output in engine.step():
-            tokens[int(output.request_id)] = list(output.outputs[0].token_ids)
+            seen.tokens[int(output.request_id)] = list(output.outputs[0].token_ids)
         index += 1
 
 
-def _watch(worker: Any) -> list[tuple[bool, int, int]]:
-    """Of each pass of the target model from now on: whether planned ahead, its rows, and those before padding."""
-    passes: list[tuple[bool, int, int]] = []
+def _watch(worker: Any, seen: Seen) -> None:
+    """All passes from now on."""
+    from vllm_ascend_ext.integration.expert_load import _draft_modules, moe_layers
+
     counts, runner = worker.gather_planner.counts, worker.model_runner
 
-    def begins(module: Any, args: Any, kwargs: Any) -> None:
-        passes.append((counts.is_ahead, len(kwargs["input_ids"]), counts.num_own_rows))
+    def note(passes: list[Pass]) -> Any:
+        def begins(module: Any, args: Any, kwargs: Any) -> None:
+            is_real = runner._num_scheduled_tokens > 0
+            passes.append(Pass(counts.is_ahead, len(kwargs["input_ids"]), counts.num_own_rows, is_real))
 
-    runner.get_model().register_forward_pre_hook(begins, with_kwargs=True)
-    return passes
+        return begins
+
+    runner.get_model().register_forward_pre_hook(note(seen.target), with_kwargs=True)
+    if getattr(runner, "drafter", None) is not None:
+        runner.drafter.model.register_forward_pre_hook(note(seen.draft), with_kwargs=True)
+    layers, draft_modules = moe_layers(runner).values(), _draft_modules(runner)
+    num_draft = sum(layer in draft_modules for layer in layers)
+    seen.num_layers = len(layers) - num_draft, num_draft
 
 
-@pytest.mark.parametrize("num_speculative_tokens", [0, 1], ids=["plain", "mtp"])
-def test_arrivals_idle_replica_and_waves(tiny_model: str, num_speculative_tokens: int) -> None:
-    case = EngineCase(
-        tiny_model,
-        Layout(dp=2),
-        expert_parallel=True,
-        num_speculative_tokens=num_speculative_tokens,
-        ascend_ext=gathering(counts_ahead=True),
-        engine_args=ENGINE,
+@pytest.fixture(scope="module")
+def plain_tokens(tiny_model: str) -> list[tuple[int, ...]]:
+    prompts = make_prompts(tiny_model, LENGTHS)
+    return run_engine(EngineCase(tiny_model), prompts, max_tokens=MAX_TOKENS, deadline_s=200).token_ids
+
+
+@pytest.mark.parametrize("num_speculative_tokens", [0, 2], ids=["plain", "mtp"])
+def test_arrivals_idle_replica_and_waves(
+    tiny_model: str, plain_tokens: list[tuple[int, ...]], num_speculative_tokens: int
+) -> None:
+    """With MTP the counts that must be asked for are exchanged beside the first layers, and only the load of steps
+    is collected in which all only decode."""
+    has_drafts = num_speculative_tokens > 0
+    phase = "decode" if has_drafts else "all"
+    ranks = serve(
+        EngineCase(
+            tiny_model,
+            Layout(dp=2),
+            expert_parallel=True,
+            num_speculative_tokens=num_speculative_tokens,
+            ascend_ext=gathering(counts_ahead=True, overlap_counts=has_drafts)
+            | {"eplb_load": {"enabled": True, "interval": 3, "phase": phase}},
+            engine_args=ENGINE | {"max_num_seqs": NUM_SEQS},
+        )
     )
-    ranks = serve(case)
-    for rank in ranks:
-        print(rank["passes"], rank["dp_counts"], rank["dp_gather"], rank["num_routed"])
-    prompts = make_prompts(case.model, LENGTHS)
-    expected = run_engine(EngineCase(tiny_model), prompts, max_tokens=MAX_TOKENS, deadline_s=200).token_ids
-    tokens = {index: ids for rank in ranks for index, ids in rank["tokens"].items()}
-    for wave in WAVES:
-        for _, _, prompt, num_tokens in wave:
-            assert tuple(tokens[prompt]) == expected[prompt][:num_tokens], prompt
+    tokens = {prompt: tuple(ids) for seen in ranks for prompt, ids in seen.tokens.items()}
+    for _, _, prompt, num_tokens in (arrival for wave in WAVES for arrival in wave):
+        assert tokens[prompt] == plain_tokens[prompt][:num_tokens], prompt
+    check_passes(ranks)
+    check_reports(ranks)
+    check_experts(ranks)
+    decode_rows = NUM_SEQS * (1 + num_speculative_tokens)
+    check_load(ranks, decode_rows if phase == "decode" else 10**9)
+
+
+def check_passes(ranks: list[Seen]) -> None:
+    """The counts are asked for in the first pass, in the one after an arrival (which the pass that was promised
+    does not admit), and while a long prompt is prefilled; otherwise all is planned ahead."""
+    second = ranks[0].first_wave
+    for seen in ranks:
+        asked = [index for index, of_pass in enumerate(seen.target) if not of_pass.is_ahead]
+        assert asked == [0, 7, 10, 11, second + 1, second + 5]
+        assert all(p.num_rows == p.num_own_rows for p in seen.target + seen.draft if not p.is_ahead)
+    assert len(ranks[0].target) == len(ranks[1].target) and len(ranks[0].draft) == len(ranks[1].draft)
+    assert all(not of_pass.is_real for of_pass in ranks[1].target[:10])
+    assert sum(p.num_rows > p.num_own_rows for seen in ranks for p in seen.target) >= 5  # as requests stop
+
+
+def check_reports(ranks: list[Seen]) -> None:
+    for seen in ranks:
+        ahead = [of_pass for of_pass in seen.target if of_pass.is_ahead]
+        counts, every = seen.report["dp_counts"], seen.target + seen.draft
+        assert (counts["num_ahead"], counts["num_asked"]) == (len(ahead), 6)
+        assert counts["num_pad_rows"] == sum(p.num_rows - p.num_own_rows for p in every)
+        assert counts["num_rows_ahead"] == sum(p.num_rows for p in every if p.is_ahead)
+        drafts = [of_pass.is_ahead for of_pass in seen.draft]
+        assert (counts["num_draft_ahead"], counts["num_draft_asked"]) == (sum(drafts), len(drafts) - sum(drafts))
+        if seen.draft:
+            assert counts["num_exchanges"] == 6 + counts["num_draft_asked"]
+
+
+def check_experts(ranks: list[Seen]) -> None:
+    """No padding reaches an expert on any rank, neither the plan's nor that up to a bound."""
+    bound_padding = sum(
+        num_layers * (of_pass.num_rows - of_pass.num_own_rows)
+        for seen in ranks
+        for num_layers, passes in zip(seen.num_layers, (seen.target, seen.draft), strict=True)
+        for of_pass in passes
+    )
+    assert bound_padding > 0
+    for seen in ranks:
+        planned = sum(s["num_rows"] - s["num_pad_rows"] for s in seen.report["dp_gather"].values())
+        assert seen.num_routed == planned - bound_padding
+
+
+def check_load(ranks: list[Seen], most_rows: int) -> None:
+    """Expert load counts the rows of requests in all passes of steps in which no replica has more rows."""
+    passes = range(len(ranks[0].target))
+    counted = [max(seen.target[index].num_rows for seen in ranks) <= most_rows for index in passes]
+    drafts = len(ranks[0].draft) // len(passes)
+    for model, of_seen in enumerate(("target", "draft") if drafts else ("target",)):
+        per_step = drafts if of_seen == "draft" else 1
+        real_rows = sum(
+            of_pass.num_own_rows
+            for seen in ranks
+            for index, of_pass in enumerate(getattr(seen, of_seen))
+            if of_pass.is_real and counted[index // per_step]
+        )
+        loads = [seen.report["load"][model] for seen in ranks]
+        assert sum(load["num_tokens"] for load in loads) == real_rows > 0
+        for layer in range(len(loads[0]["layers"])):
+            routed = sum(sum(load["load_LE"][layer]) for load in loads)
+            assert routed == real_rows * loads[0]["top_k"]

@@ -48,7 +48,7 @@ def run_modes(case: EngineCase, prompts: list[list[int]], counts: list[int]) -> 
 
         llm = LLM(**case.llm_arguments())
         worker = llm.llm_engine.model_executor.driver_worker.worker
-        planner, expert_rows = worker.gather_planner, _ExpertRows(worker.model_runner)
+        planner, expert_rows = worker.gather_planner, ExpertRows(worker.model_runner)
         passes = _watch_counts(worker.model_runner, planner)
         begin = sum(counts[: rank.dp_rank])
         own = range(begin, begin + counts[rank.dp_rank])
@@ -85,7 +85,7 @@ def _watch_counts(runner: Any, planner: Any) -> list[tuple[bool, bool]]:
     return passes
 
 
-class _ExpertRows:
+class ExpertRows:
     """Counts the rows that reach the experts of a runner: those with experts, where ids are given."""
 
     def __init__(self, runner: Any) -> None:

@@ -21,7 +21,7 @@ MAX_RUNNING = 4
 ROW_LIMIT = 24
 
 
-class Disagreement(AssertionError):
+class DisagreementError(AssertionError):
     """Replicas plan one pass differently: in an engine they wait for each other in different collectives."""
 
 
@@ -166,7 +166,7 @@ class World:
         passes = [replica.next_pass() for replica in self.replicas]
         plans = [self.decide(index) for index in range(self.num_replicas)]
         if any(plan != plans[0] for plan in plans):
-            raise Disagreement(f"{plans}")
+            raise DisagreementError(f"{plans}")
         self.num_ahead += plans[0] is not None
         self.num_asked += plans[0] is None
         for index, (rows, num_reqs, _) in enumerate(passes):

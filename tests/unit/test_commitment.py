@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.replicas import Disagreement, Forgetful, Hasty, Selfish, World
+from tests.unit.replicas import DisagreementError, Forgetful, Hasty, Selfish, World
 from vllm_ascend_ext.parallel.commitment import (
     OPEN,
     Commitment,
@@ -98,6 +98,6 @@ def test_planted_flag_tied_to_schedules() -> None:
 
 
 def test_planted_decision_from_the_own_commitment() -> None:
-    with pytest.raises(Disagreement):
+    with pytest.raises(DisagreementError):
         for seed in range(20):
             Selfish(seed).run(100)
