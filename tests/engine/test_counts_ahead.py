@@ -94,16 +94,18 @@ def _watch(worker: Any, seen: Seen) -> None:
 
     counts, runner = worker.gather_planner.counts, worker.model_runner
 
-    def note(passes: list[Pass]) -> Any:
-        def begins(module: Any, args: Any, kwargs: Any) -> None:
+    def noted(forward: Any, passes: list[Pass]) -> Any:
+        def noting(*args: Any, **kwargs: Any) -> Any:
             is_real = runner._num_scheduled_tokens > 0
             passes.append(Pass(counts.is_ahead, len(kwargs["input_ids"]), counts.num_own_rows, is_real))
+            return forward(*args, **kwargs)
 
-        return begins
+        return noting
 
-    runner.get_model().register_forward_pre_hook(note(seen.target), with_kwargs=True)
-    if getattr(runner, "drafter", None) is not None:
-        runner.drafter.model.register_forward_pre_hook(note(seen.draft), with_kwargs=True)
+    model, drafter = runner.get_model(), getattr(runner, "drafter", None)
+    model.forward = noted(model.forward, seen.target)
+    if drafter is not None:
+        drafter.model.forward = noted(drafter.model.forward, seen.draft)
     layers, draft_modules = moe_layers(runner).values(), _draft_modules(runner)
     num_draft = sum(layer in draft_modules for layer in layers)
     seen.num_layers = len(layers) - num_draft, num_draft
@@ -119,8 +121,8 @@ def plain_tokens(tiny_model: str) -> list[tuple[int, ...]]:
 def test_arrivals_idle_replica_and_waves(
     tiny_model: str, plain_tokens: list[tuple[int, ...]], num_speculative_tokens: int
 ) -> None:
-    """With MTP the counts that must be asked for are exchanged beside the first layers, and only the load of steps
-    is collected in which all only decode."""
+    """With MTP under asynchronous scheduling; the counts that must be asked for are then exchanged beside the first
+    layers, and only the load of steps is collected in which all only decode."""
     has_drafts = num_speculative_tokens > 0
     phase = "decode" if has_drafts else "all"
     ranks = serve(
@@ -131,7 +133,7 @@ def test_arrivals_idle_replica_and_waves(
             num_speculative_tokens=num_speculative_tokens,
             ascend_ext=gathering(counts_ahead=True, overlap_counts=has_drafts)
             | {"eplb_load": {"enabled": True, "interval": 3, "phase": phase}},
-            engine_args=ENGINE | {"max_num_seqs": NUM_SEQS},
+            engine_args=ENGINE | {"max_num_seqs": NUM_SEQS, "async_scheduling": has_drafts},
         )
     )
     tokens = {prompt: tuple(ids) for seen in ranks for prompt, ids in seen.tokens.items()}

@@ -5,6 +5,7 @@ processes, a cache so small that requests are preempted, requests that are given
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 import urllib.request
@@ -24,7 +25,7 @@ NUM_TOKENS = 96
 ARGUMENTS = (
     *("--data-parallel-size", "2", "--enable-expert-parallel", "--distributed-executor-backend", "mp"),
     *("--dtype", "float32", "--max-num-batched-tokens", "192", "--max-num-seqs", "16"),
-    *("--num-gpu-blocks-override", "28", "--no-enable-prefix-caching"),
+    *("--block-size", "16", "--num-gpu-blocks-override", "34", "--no-enable-prefix-caching"),
     *("--speculative-config", json.dumps({"method": "mtp", "num_speculative_tokens": 2})),
     *("--additional-config", json.dumps({"ascend_ext": gathering(counts_ahead=True, overlap_counts=True)})),
 )
@@ -50,11 +51,11 @@ def in_waves(server: Server, prompts: list[list[int]]) -> dict[int, tuple[int, .
         with complete(server, prompts[index]) as answer:
             tokens[index] = tuple(json.load(answer)["choices"][0]["token_ids"])
 
-    for wave in (range(7), range(7, 8), range(8, 12)):
+    for wave in (range(10), range(10, 11), range(11, 12)):
         asking = [threading.Thread(target=ask, args=(index,)) for index in wave]
         for thread in asking:
             thread.start()
-            time.sleep(0.15)
+            time.sleep(0.05)
         complete(server, prompts[0], stream=True).close()
         for thread in asking:
             thread.join()
@@ -69,10 +70,10 @@ def test_waves_preemption_and_aborts(tiny_model: str, tmp_path: Path) -> None:
         server.wait_until_healthy(600)  # a bound, not a measurement
         tokens = in_waves(server, prompts)
         with post(server, "/collective_rpc", {"method": "ascend_ext_report"}) as answer:
-            print(answer.read())
-        metrics = server.get("/metrics")[1]
-        print([line for line in metrics.splitlines() if "preemptions" in line])
-        print("\n".join(server.output().splitlines()[-30:]))
+            counts = json.load(answer)["results"][0]["dp_counts"]
+        assert counts["num_ahead"] > counts["num_asked"] > 0
+        found = re.findall(r"vllm:num_preemptions_total\{.*\} (\S+)", server.get("/metrics")[1])
+        assert len(found) == 2 and sum(map(float, found)) > 0
         assert "Asynchronous scheduling is enabled" in server.output()
     finally:
         server.stop()
