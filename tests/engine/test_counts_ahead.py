@@ -117,18 +117,25 @@ def plain_tokens(tiny_model: str) -> list[tuple[int, ...]]:
     return run_engine(EngineCase(tiny_model), prompts, max_tokens=MAX_TOKENS, deadline_s=200).token_ids
 
 
-@pytest.mark.parametrize("num_speculative_tokens", [0, 2], ids=["plain", "mtp"])
+@pytest.mark.parametrize(
+    ("layout", "num_speculative_tokens"),
+    [
+        pytest.param(Layout(dp=2), 0, id="plain"),
+        pytest.param(Layout(dp=2), 2, id="mtp"),
+        pytest.param(Layout(dp=2, tp=2), 1, id="split rows, mtp", marks=pytest.mark.slow),
+    ],
+)
 def test_arrivals_idle_replica_and_waves(
-    tiny_model: str, plain_tokens: list[tuple[int, ...]], num_speculative_tokens: int
+    tiny_model: str, plain_tokens: list[tuple[int, ...]], layout: Layout, num_speculative_tokens: int
 ) -> None:
-    """With MTP under asynchronous scheduling; the counts that must be asked for are then exchanged beside the first
+    """With MTP under asynchronous scheduling; counts that must be asked for are then exchanged beside the first
     layers, and only the load of steps is collected in which all only decode."""
     has_drafts = num_speculative_tokens > 0
     phase = "decode" if has_drafts else "all"
     ranks = serve(
         EngineCase(
             tiny_model,
-            Layout(dp=2),
+            layout,
             expert_parallel=True,
             num_speculative_tokens=num_speculative_tokens,
             ascend_ext=gathering(counts_ahead=True, overlap_counts=has_drafts)
@@ -141,9 +148,9 @@ def test_arrivals_idle_replica_and_waves(
         assert tokens[prompt] == plain_tokens[prompt][:num_tokens], prompt
     check_passes(ranks)
     check_reports(ranks)
-    check_experts(ranks)
+    check_experts(ranks, ranks[:: layout.tp])
     decode_rows = NUM_SEQS * (1 + num_speculative_tokens)
-    check_load(ranks, decode_rows if phase == "decode" else 10**9)
+    check_load(ranks, ranks[:: layout.tp], decode_rows if phase == "decode" else 10**9)
 
 
 def check_passes(ranks: list[Seen]) -> None:
@@ -154,9 +161,9 @@ def check_passes(ranks: list[Seen]) -> None:
         asked = [index for index, of_pass in enumerate(seen.target) if not of_pass.is_ahead]
         assert asked == [0, 7, 10, 11, second + 1, second + 5]
         assert all(p.num_rows == p.num_own_rows for p in seen.target + seen.draft if not p.is_ahead)
-    assert len(ranks[0].target) == len(ranks[1].target) and len(ranks[0].draft) == len(ranks[1].draft)
-    assert all(not of_pass.is_real for of_pass in ranks[1].target[:10])
-    assert sum(p.num_rows > p.num_own_rows for seen in ranks for p in seen.target) >= 5  # as requests stop
+    assert len({(len(seen.target), len(seen.draft)) for seen in ranks}) == 1
+    assert all(not of_pass.is_real for of_pass in ranks[-1].target[:10])
+    assert sum(p.num_rows > p.num_own_rows for seen in ranks for p in seen.target) >= 3  # as requests stop
 
 
 def check_reports(ranks: list[Seen]) -> None:
@@ -172,11 +179,11 @@ def check_reports(ranks: list[Seen]) -> None:
             assert counts["num_exchanges"] == 6 + counts["num_draft_asked"]
 
 
-def check_experts(ranks: list[Seen]) -> None:
+def check_experts(ranks: list[Seen], replicas: list[Seen]) -> None:
     """No padding reaches an expert on any rank, neither the plan's nor that up to a bound."""
     bound_padding = sum(
         num_layers * (of_pass.num_rows - of_pass.num_own_rows)
-        for seen in ranks
+        for seen in replicas
         for num_layers, passes in zip(seen.num_layers, (seen.target, seen.draft), strict=True)
         for of_pass in passes
     )
@@ -186,7 +193,7 @@ def check_experts(ranks: list[Seen]) -> None:
         assert seen.num_routed == planned - bound_padding
 
 
-def check_load(ranks: list[Seen], most_rows: int) -> None:
+def check_load(ranks: list[Seen], replicas: list[Seen], most_rows: int) -> None:
     """Expert load counts the rows of requests in all passes of steps in which no replica has more rows."""
     passes = range(len(ranks[0].target))
     counted = [max(seen.target[index].num_rows for seen in ranks) <= most_rows for index in passes]
@@ -195,7 +202,7 @@ def check_load(ranks: list[Seen], most_rows: int) -> None:
         per_step = drafts if of_seen == "draft" else 1
         real_rows = sum(
             of_pass.num_own_rows
-            for seen in ranks
+            for seen in replicas
             for index, of_pass in enumerate(getattr(seen, of_seen))
             if of_pass.is_real and counted[index // per_step]
         )
