@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a decode pass stands still for the replicas' row counts: asked for before it, beside it, known ahead.
+
+All ways run in one engine of two replicas, one generation each in turns, in the order A B C, C B A, ...; the first
+turn is not counted. Under this launcher the replicas meet before every pass anyway, so that what is seen is the
+round trip, not the time by which one replica is late: that one it costs in the first layer that exchanges rows,
+whichever way the counts went.
+
+    python benchmarks/counts_ahead.py --model tests/assets/tiny-deepseek
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are forked
+
+from report import print_machine, spread  # noqa: E402
+
+from vllm_ascend_ext.integration.engine import EngineCase  # noqa: E402
+from vllm_ascend_ext.integration.ranks import Layout, Rank, preload, run_ranks  # noqa: E402
+
+BEFORE, BESIDE, AHEAD = "asked before the pass", "asked beside the pass", "known ahead"
+WAYS = (BEFORE, BESIDE, AHEAD)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Microseconds a pass of the target model, by way: standing still for counts, and all together."""
+
+    wait: dict[str, float]
+    wall: dict[str, float]
+
+
+class Switch:
+    """Lets a live engine's passes know their counts in each way, and counts passes and waiting."""
+
+    def __init__(self, worker: Any) -> None:
+        from vllm.v1.worker import dp_utils
+
+        self._runner, self._planner = worker.model_runner, worker.gather_planner
+        self._ahead = self._planner.counts
+        self._ask = dp_utils.coordinate_batch_across_dp
+        self._vllms = self._runner._determine_batch_execution_and_padding.__wrapped__
+        self.num_passes, self._asking_s = 0, 0.0
+
+    def to(self, way: str) -> None:
+        """From the next pass on, on all ranks alike."""
+        from vllm_ascend_ext.integration.counts_exchange import put_in_place
+
+        self._ahead.reset()
+        self._ahead.wait()
+        self._ahead._arriving = None  # of the last pass that this way had; what it promised is long over
+        self.num_passes, self._asking_s = 0, 0.0
+        overlapped = self._ahead._overlapped
+        self._planner.counts = {BEFORE: None, BESIDE: overlapped, AHEAD: self._ahead}[way]
+        coordinate = {
+            BEFORE: self._timed,
+            BESIDE: overlapped.coordinate,
+            AHEAD: self._ahead.of_target,
+        }[way]
+        self._runner._determine_batch_execution_and_padding = self._vllms
+        put_in_place(self._runner, self._counted(coordinate), coordinate)
+
+    def waited_s(self) -> float:
+        report = self._ahead.report()
+        return float(self._asking_s + report["wait_s"] + report["exchange_wait_s"])
+
+    def _timed(self, *args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        result = self._ask(*args, **kwargs)
+        self._asking_s += time.perf_counter() - started
+        return result
+
+    def _counted(self, coordinate: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.num_passes += 1
+            return coordinate(*args, **kwargs)
+
+        return counted
+
+
+def run_engine(case: EngineCase, num_prompts: int, max_tokens: int, num_turns: int) -> list[Turn]:
+    """`num_turns` counted turns, as the first replica saw them."""
+
+    def job(rank: Rank) -> list[Turn]:
+        from vllm import LLM, SamplingParams
+
+        llm = LLM(**case.llm_arguments())
+        switch = Switch(llm.llm_engine.model_executor.driver_worker.worker)
+        prompts = [{"prompt_token_ids": [5 + i % 200, 17, 42, 99]} for i in range(num_prompts)]
+        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+        turns = []
+        for index in range(num_turns + 1):
+            turn = Turn({}, {})
+            for way in WAYS if index % 2 else reversed(WAYS):
+                switch.to(way)
+                started = time.perf_counter()
+                llm.generate(prompts, params, use_tqdm=False)
+                turn.wall[way] = (time.perf_counter() - started) / switch.num_passes * 1e6
+                turn.wait[way] = switch.waited_s() / switch.num_passes * 1e6
+            turns.append(turn)
+        return turns[1:]
+
+    return run_ranks(job, case.layout, deadline_s=900)[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tests/assets/tiny-deepseek")
+    parser.add_argument("--turns", type=int, default=60)
+    parser.add_argument("--prompts", type=int, default=8, help="of each replica")
+    parser.add_argument("--max-tokens", type=int, default=24)
+    arguments = parser.parse_args()
+    preload()
+    import torch
+    import vllm
+
+    print_machine(torch, vllm, setting="2 replicas")
+    section = {"enabled": True, "overlap_counts": True, "counts_ahead": True}
+    case = EngineCase(
+        arguments.model, Layout(dp=2), expert_parallel=True, ascend_ext={"dp_gather": section}
+    )
+    turns = run_engine(case, arguments.prompts, arguments.max_tokens, arguments.turns)
+    print(f"{len(turns)} turns; median [middle half], microseconds a pass")
+    for way in WAYS:
+        wait = spread([turn.wait[way] for turn in turns], ".0f")
+        ratio = spread([turn.wall[BEFORE] / turn.wall[way] for turn in turns], ".3f")
+        print(f"  {way:22} waits {wait:20} of {spread([turn.wall[way] for turn in turns], '.0f')}, speed {ratio}")
+
+
+if __name__ == "__main__":
+    main()
