@@ -26,6 +26,6 @@ def print_machine(*modules: Any, accelerator: str = "", setting: str = "") -> No
 
 
 def spread(values: Sequence[float], form: str, width: str = "") -> str:
-    """Median, at least `width` wide, and the middle half of the values."""
-    low, middle, high = statistics.quantiles(values, n=4)
+    """Median, at least `width` wide, and the middle half of the values. One value alone has neither."""
+    low, middle, high = statistics.quantiles(values if len(values) > 1 else [*values] * 2, n=4)
     return f"{middle:{width}{form}} [{low:{form}}, {high:{form}}]"

@@ -24,7 +24,7 @@ constexpr uint64_t kDescriptorsAt = 4096 / 8;
 constexpr uint64_t kHeaderBytes = 64, kSectionBytes = 8, kTrailerBytes = 8;
 constexpr uint32_t kMagic = 0x464D5841;  // "AXMF"
 constexpr uint32_t kVersion = 1;         // major 1, minor 0
-constexpr uint64_t kAbi = 2;             // mtp/end_state.py
+constexpr uint64_t kAbi = 3;             // mtp/end_state.py
 constexpr uint64_t kUnusual = 2, kNothing = 1;
 
 // What both ends know; Python writes it when an end is opened and whenever a frame has gone the long way.
@@ -218,6 +218,24 @@ uint64_t ascend_ext_receive(End* end, int32_t* target, int32_t* draft) {
   }
   ++end->sequence;
   return 0;
+}
+
+// As ascend_ext_receive, but where there is no frame it sleeps until one is published, for `timeout_ns` at most; may
+// return early with kNothing. The only function here that sleeps.
+uint64_t ascend_ext_receive_within(End* end, int32_t* target, int32_t* draft, uint64_t timeout_ns) {
+  const uint64_t code = ascend_ext_receive(end, target, draft);
+  if (code != kNothing) {
+    return code;
+  }
+  uint64_t *published = end->words + kPublished, *waits = end->words + kReaderWaits;
+  Store(waits, end->sequence + 1);
+  if (Load(published) <= end->sequence) {
+    const timespec timeout{static_cast<time_t>(timeout_ns / 1'000'000'000),
+                           static_cast<long>(timeout_ns % 1'000'000'000)};
+    syscall(SYS_futex, published, FUTEX_WAIT, static_cast<uint32_t>(end->sequence), &timeout, nullptr, 0);
+  }
+  Store(waits, 0);
+  return ascend_ext_receive(end, target, draft);
 }
 
 // A body alone; see WriteRows and ReadRows.

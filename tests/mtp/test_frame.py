@@ -137,6 +137,15 @@ def test_a_few_bytes_cannot_ask_for_much_memory():
         FrameReader(backend("python").codec).read(sealed(bytes(data)))
 
 
+def test_a_frame_that_was_not_published_is_written_again_with_its_roster():
+    of = backend("python")
+    writer, reader = FrameWriter(0, 0, of.codec), FrameReader(of.codec)
+    section = random_section(np.random.default_rng(0), Source.TARGET, 2)
+    written(of, (section,), 7, writer)
+    assert same(reader.read(written(of, (section,), 7, writer)).sections, [section])
+    assert same(reader.read(written(of, (section,), 8, writer)).sections, [section])
+
+
 def test_a_frame_under_a_roster_that_was_not_seen():
     section, of = random_section(np.random.default_rng(1), Source.TARGET, 3), backend("python")
     writer, first = FrameWriter(0, 0, of.codec), FrameReader(of.codec)

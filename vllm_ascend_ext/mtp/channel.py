@@ -26,9 +26,8 @@ from vllm_ascend_ext.mtp.ring_file import RingFile, Word
 from vllm_ascend_ext.mtp.ring_folder import clear_dead_rings, create, open_ring, ring_path
 from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.rows import Memory
+from vllm_ascend_ext.mtp.wakeup import SLICE_S
 
-SLICE_S = 0.1
-"""The longest sleep without a look at whether the other end lives."""
 _logger = logging.getLogger(__name__)
 
 

@@ -22,9 +22,8 @@ from vllm_ascend_ext.mtp.native import Backend
 from vllm_ascend_ext.mtp.owner import NOBODY, Owner
 from vllm_ascend_ext.mtp.ring_file import RingFile, Word
 from vllm_ascend_ext.mtp.ring_folder import open_ring, ring_path
+from vllm_ascend_ext.mtp.wakeup import SLICE_S
 
-SLICE_S = 0.1
-"""The longest sleep without a look at whether the other end lives."""
 _POLL_S = 0.005
 _SETTLE_S = 1.0
 _SETTLE_POLL_S = 0.0005
@@ -74,8 +73,11 @@ class _Looker:
         """Whether frame `sequence` was acknowledged, so that it may be gone."""
         return self._words[Word.ACKNOWLEDGED] > self.sequence
 
-    def wait(self, timeout_s: float) -> None:
+    def wait(self, timeout_s: float, begin: float | None = None) -> None:
         """Waits until frame `sequence` is there.
+
+        Args:
+            begin: since when `timeout_s` counts, by ``time.monotonic()``; by default from now on.
 
         Raises:
             NoFrameError: it did not come within `timeout_s` seconds.
@@ -84,17 +86,21 @@ class _Looker:
         """
         if self._words[Word.PUBLISHED] > self.sequence:
             return
-        deadline = time.monotonic() + timeout_s
+        deadline = (time.monotonic() if begin is None else begin) + timeout_s
+        has_slept = begin is not None
         self._say_waiting(self.sequence + 1)
         try:
             while self._words[Word.PUBLISHED] <= self.sequence:
-                is_over = self._words[Word.IS_CLOSED] or not self._file.writer.is_alive
+                left_s = deadline - time.monotonic()
+                is_over = self._words[Word.IS_CLOSED]
+                if has_slept or left_s <= 0:  # not before: to look costs more than most frames take to come
+                    is_over = is_over or not self._file.writer.is_alive
                 if is_over and self._words[Word.PUBLISHED] <= self.sequence:  # look again: it was alive before
                     raise self._over_error()
-                left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise NoFrameError(f"{self._file.writer} sent no frame {self.sequence} for {timeout_s:g} s")
                 self._published.wait(self.sequence, min(left_s, SLICE_S))
+                has_slept = True
         finally:
             self._say_waiting(0)
 

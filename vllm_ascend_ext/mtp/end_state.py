@@ -9,7 +9,7 @@ from enum import IntEnum
 from vllm_ascend_ext.mtp.ring_file import RingFile, Word
 from vllm_ascend_ext.mtp.section import Section
 
-ABI = 2
+ABI = 3
 """Of the library's functions and of `State`; ``kAbi`` in mtp_channel.cpp."""
 
 

@@ -87,7 +87,8 @@ class FrameWriter:
     def write(self, memory: Memory, begin: int, step: int, sequence: int, sections: tuple[Section, ...]) -> int:
         """Writes a frame at `begin`, where `bound` bytes are free; returns its length.
 
-        A frame that could be written counts as sent: the following ones refer to its roster.
+        The frames of higher sequences refer to its roster. One that was not published after all is written again,
+        under the same sequence.
 
         Raises:
             ValueError: a section with impossible counts or statuses.
@@ -95,7 +96,7 @@ class FrameWriter:
         self._call_roll(sections)
         view, at, num_sections = memory.view, begin + HEADER.size, len(sections)
         roster_sequence = self.roster_sequence
-        if self._sent is not self._roster:
+        if self._sent is not self._roster or self.roster_sequence == sequence:
             roster_sequence, num_sections = sequence, num_sections + 1
             SECTION.pack_into(view, at, ROSTER_KIND, 0, len(self._blob))
             at += SECTION.size

@@ -60,8 +60,9 @@ def installed_backend() -> Backend:
 
 
 def _load(library: Path) -> Any:
-    """Calls keep the interpreter's lock: each is a few microseconds, and none waits."""
-    functions = ctypes.PyDLL(str(library))
+    """Calls keep the interpreter's lock, each being a few microseconds; but not the one that waits."""
+    functions: Any = ctypes.PyDLL(str(library))
+    functions.ascend_ext_receive_within = getattr(ctypes.CDLL(str(library)), "ascend_ext_receive_within", None)
     i64, u64, pointer = ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p
     records = ctypes.POINTER(ctypes.c_int32)
     signatures = {
@@ -69,6 +70,7 @@ def _load(library: Path) -> Any:
         "state_words": (u64, []),
         "send": (u64, [pointer, u64, records, records]),
         "receive": (u64, [pointer, records, records]),
+        "receive_within": (u64, [pointer, records, records, u64]),
         "rows_write": (i64, [records, u64, u64, u64, pointer]),
         "rows_read": (i64, [ctypes.c_char_p, u64, u64, u64, u64, records]),
         "xxh64": (u64, [ctypes.c_char_p, u64]),

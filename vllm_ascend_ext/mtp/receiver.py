@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class OutputReceiver:
-    """The one reader of a replica that acknowledges.
+    """The one reader of a replica that acknowledges; for one thread.
 
     What was received and not acknowledged is received again after a restart; `Frame.sequence` tells.
 
@@ -34,7 +34,7 @@ class OutputReceiver:
     ) -> None:
         backend = backend or installed_backend()
         ring = RingReader(instance, replica, timeout_s, backend)
-        usual = UsualReceive(backend.functions, ring.state) if backend.functions else None
+        usual = UsualReceive(backend.functions, ring) if backend.functions else None
         self._read_from(ring, usual, _Intake(instance, replica, backend))
 
     @classmethod
@@ -78,11 +78,8 @@ class OutputReceiver:
             SequenceError: it is not the next of this replica.
         """
         if self._usual is not None and self._has_learned:
-            frame = self._usual.receive()
-            if frame is True:
-                self._ring.wait(timeout_s)
-                frame = self._usual.receive()
-            if isinstance(frame, Frame):
+            frame = self._usual.receive(timeout_s)
+            if frame is not None:
                 return frame
         return self._receive(timeout_s)
 

@@ -7,14 +7,17 @@ Each says so when a frame is not of that kind; the code in Python then does all 
 from __future__ import annotations
 
 import ctypes
+import time
 from typing import Any
 
 import numpy as np
 
+from vllm_ascend_ext.mtp.channel_reader import RingReader
 from vllm_ascend_ext.mtp.end_state import EndState, State
 from vllm_ascend_ext.mtp.frame import Frame
 from vllm_ascend_ext.mtp.native import records_of
 from vllm_ascend_ext.mtp.section import Int32Array, Section
+from vllm_ascend_ext.mtp.wakeup import SLICE_S
 
 _NOTHING = 1
 STEP, SEQUENCE, SENT_NS = int(State.STEP), int(State.SEQUENCE), int(State.SENT_NS)  # quicker to index with
@@ -52,9 +55,10 @@ class UsualSend:
 class UsualReceive:
     """Receives like the frame before."""
 
-    def __init__(self, functions: Any, state: EndState) -> None:
-        self._receive, self._words, self._address = functions.ascend_ext_receive, state.words, state.address
-        self._state = state
+    def __init__(self, functions: Any, ring: RingReader) -> None:
+        state = ring.state
+        self._receive, self._receive_within = functions.ascend_ext_receive, functions.ascend_ext_receive_within
+        self._ring, self._state, self._words, self._address = ring, state, state.words, state.address
         self._identity = state.words[State.INSTANCE], state.words[State.REPLICA]
         self._sections: tuple[Section, ...] = ()
         self._shapes: list[tuple[int, ...]] = []
@@ -68,17 +72,22 @@ class UsualReceive:
         self._shapes = [section.packed_BW.shape for section in sections]
         self._memory = []
 
-    def receive(self) -> Frame | bool:
-        """The next frame; True when there is none, False when it is not usual. Acknowledges what was read before.
+    def receive(self, timeout_s: float) -> Frame | None:
+        """The next frame, None when it is not usual. Acknowledges what was read before.
 
         Needs to have learned, and the roster in force to be kept.
+
+        Raises:
+            NoFrameError, ChannelClosedError, WriterGoneError: what `RingReader.wait` says.
         """
         if not self._memory:
             self._memory = [np.empty(shape, np.int32) for shape in self._shapes]
             self._pointers = [*map(records_of, self._memory), None][:2]
         code = self._receive(self._address, *self._pointers)
+        if code == _NOTHING:
+            code = self._await(timeout_s)
         if code:
-            return bool(code == _NOTHING)
+            return None
         records, self._memory = self._memory, []
         words = self._words
         filled = [
@@ -86,6 +95,14 @@ class UsualReceive:
             for (source, request_ids, _, num_slots, top_k), packed_BW in zip(self._sections, records, strict=True)
         ]
         return Frame(*self._identity, words[STEP], words[SEQUENCE] - 1, tuple(filled), words[SENT_NS])
+
+    def _await(self, timeout_s: float) -> int:
+        begin, slice_s = time.monotonic(), min(max(timeout_s, 0.0), SLICE_S)
+        code: int = self._receive_within(self._address, *self._pointers, int(slice_s * 1e9))
+        if code == _NOTHING:
+            self._ring.wait(timeout_s, begin)
+            code = self._receive(self._address, *self._pointers)
+        return code
 
 
 def _is_like(section: Section, known: Section | None) -> bool:

@@ -8,6 +8,9 @@ from typing import Protocol
 from vllm_ascend_ext.mtp.futex import Futex
 from vllm_ascend_ext.mtp.ring_file import RingFile, Word
 
+SLICE_S = 0.1
+"""The longest sleep without a look at whether the other end lives."""
+
 
 class Counter(Protocol):
     """A word that one process counts up and another waits for; `waits` is where that says what it waits for."""

@@ -13,10 +13,11 @@ from collections import deque
 
 import zmq
 
-from vllm_ascend_ext.mtp.channel_reader import SLICE_S, RingReader
+from vllm_ascend_ext.mtp.channel_reader import RingReader
 from vllm_ascend_ext.mtp.errors import ChannelError, SequenceError
 from vllm_ascend_ext.mtp.frame import frame_sequence, inline_roster
 from vllm_ascend_ext.mtp.native import Backend, installed_backend
+from vllm_ascend_ext.mtp.wakeup import SLICE_S
 from vllm_ascend_ext.mtp.zmq_messages import (
     BEAT,
     BEAT_S,

@@ -136,6 +136,7 @@ std::vector<std::shared_ptr<Stream>> StreamsOf(int device) {
   return streams;
 }
 
+// Without a limit of its own: whatever a task waits for (ranks, words, host functions) has a deadline.
 void DrainDevice(int device) {
   for (const auto& stream : StreamsOf(device)) stream->WaitFinished(stream->pushed(), -1);
 }
