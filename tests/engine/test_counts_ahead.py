@@ -122,7 +122,7 @@ def plain_tokens(tiny_model: str) -> list[tuple[int, ...]]:
     [
         pytest.param(Layout(dp=2), 0, id="plain"),
         pytest.param(Layout(dp=2), 2, id="mtp"),
-        pytest.param(Layout(dp=2, tp=2), 1, id="split rows, mtp", marks=pytest.mark.slow),
+        pytest.param(Layout(dp=2, tp=2), 1, id="scattered and split rows, mtp", marks=pytest.mark.slow),
     ],
 )
 def test_arrivals_idle_replica_and_waves(
@@ -139,7 +139,8 @@ def test_arrivals_idle_replica_and_waves(
             expert_parallel=True,
             num_speculative_tokens=num_speculative_tokens,
             ascend_ext=gathering(counts_ahead=True, overlap_counts=has_drafts)
-            | {"eplb_load": {"enabled": True, "interval": 3, "phase": phase}},
+            | {"eplb_load": {"enabled": True, "interval": 3, "phase": phase}}
+            | {"attn_scatter": {"enabled": layout.tp > 1, "full": True, "min_tokens": 2}},
             engine_args=ENGINE | {"max_num_seqs": NUM_SEQS, "async_scheduling": has_drafts},
         )
     )

@@ -48,10 +48,10 @@ def test_registering_again_changes_nothing(vllm_preloaded: None) -> None:
 
 @pytest.mark.engine
 def test_every_patch_row_is_complete_and_resolves(vllm_preloaded: None) -> None:
-    from vllm_ascend_ext.integration import compat
+    from vllm_ascend_ext.integration import commitments, compat
     from vllm_ascend_ext.integration.cpu_platform.patches import patches
 
-    rows = patches()
+    rows = [*patches(), *commitments.patches()]
     compat.apply_patches(rows)
     assert len({row.target for row in rows}) == len(rows)
     for row in rows:

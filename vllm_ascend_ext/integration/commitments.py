@@ -27,7 +27,7 @@ class _Committing:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        compat.apply_patches([_DUMMIES])
+        compat.apply_patches(patches())
         self._admission = Admission()
         parallel = self.vllm_config.parallel_config
         # there a worker runs a dummy by itself when nothing was scheduled
@@ -87,11 +87,15 @@ def execute_dummy_batch(self: Any) -> None:
     self.model_executor.collective_rpc("execute_dummy_batch", args=arguments)
 
 
-_DUMMIES = compat.Patch(
-    target="vllm.v1.engine.core:EngineCore.execute_dummy_batch",
-    replacement=execute_dummy_batch,
-    reason="a scheduler does not learn of the dummies that its replica runs, nor can they carry anything",
-    upstream="vLLM 0.23.0, v1/engine/core.py",
-    remove_when="vLLM exchanges the counts of a step ahead by itself",
-    parameters=("self",),
-)
+def patches() -> list[compat.Patch]:
+    """The row for the process of an engine core."""
+    return [
+        compat.Patch(
+            target="vllm.v1.engine.core:EngineCore.execute_dummy_batch",
+            replacement=execute_dummy_batch,
+            reason="a scheduler does not learn of its replica's dummies, and they cannot carry anything",
+            upstream="https://github.com/vllm-project/vllm/blob/v0.23.0/vllm/v1/engine/core.py",
+            remove_when="vLLM knows a pass's counts before it, or tells its scheduler of dummies",
+            parameters=("self",),
+        )
+    ]

@@ -216,14 +216,14 @@ def _parts_of(device_type: str, operators: list[dict[str, str | None]]) -> list[
 
 
 def _patches(facts: dict[str, str | None], problems: list[Problem]) -> list[dict[str, str]]:
-    """The CPU platform's replacements in vLLM, each tried on the installed one; none on other platforms."""
+    """Replacements in vLLM, the CPU platform's and others, each tried on the installed one; none on other platforms."""
     if not (facts["platform_class"] or "").startswith("vllm_ascend_ext."):
         return []
     try:
-        from vllm_ascend_ext.integration import faults
+        from vllm_ascend_ext.integration import commitments, faults
         from vllm_ascend_ext.integration.cpu_platform.patches import patches
 
-        patch_rows = [*patches(), *faults.patches()]
+        patch_rows = [*patches(), *faults.patches(), *commitments.patches()]
     except Exception as error:
         problems.append(Problem(f"our vLLM replacements cannot be read ({_first_line(error)})", "set up again"))
         return []
