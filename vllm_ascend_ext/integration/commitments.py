@@ -49,8 +49,9 @@ class _Committing:
 
     def decide_pass(self) -> Commitment:
         """A pass is about to run, real or dummy: what it carries."""
+        num_waiting = len(self.waiting) + len(self.skipped_waiting) - self.num_waiting_for_streaming_input
         commitment = commit(
-            num_waiting=len(self.waiting) + len(self.skipped_waiting),
+            num_waiting=num_waiting,
             all_decode=not any(request.is_prefill_chunk for request in self.running),
             num_running=len(self.running),
             decode_rows=LaunchBound.largest(1, self.num_spec_tokens),
@@ -63,6 +64,7 @@ class _Committing:
     vllm_config: Any
     waiting: Any
     skipped_waiting: Any
+    num_waiting_for_streaming_input: int
     running: list[Any]
     num_spec_tokens: int
     max_num_scheduled_tokens: int

@@ -101,11 +101,6 @@ class CountsAhead:
         """Whether the rows of the step's passes are bounds: on all replicas or on none."""
         return self._bounds is not None
 
-    @property
-    def pending(self) -> bool:
-        """Whether an exchange of counts has been begun and not yet awaited."""
-        return self._overlapped is not None and self._overlapped.pending
-
     def commit(self, commitment: Commitment) -> None:
         """What the coming pass carries about the one after it; without it that is nothing."""
         self._own = commitment

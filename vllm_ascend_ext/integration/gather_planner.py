@@ -72,12 +72,12 @@ class LayerPlanner:
 
     def bound_padding(self) -> slice:
         """The rows that this rank holds only to reach its replica's bound; nobody else can tell them."""
-        rows, rank = self.gather.plan.rows, self.gather.rank
+        rows, rank, counts = self.gather.plan.rows, self.gather.rank, self.counts
         held, real = rows.held[rank], rows.real[rank]
-        if not (isinstance(self.counts, CountsAhead) and self.counts.is_ahead):
+        if not (isinstance(counts, CountsAhead) and counts.is_ahead):
             return slice(real, real)
         first = rank % self.topology.attn_tp_size * held  # of the replica's rows
-        return slice(min(max(self.counts.num_own_rows - first, 0), real), real)
+        return slice(min(max(counts.num_own_rows - first, 0), real), real)
 
     @contextmanager
     def layer(self) -> Iterator[None]:
