@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 NUM_PROMPTS, NUM_TOKENS, LONGEST = 64, 8, 300
 LAYOUTS = {"TP2": Layout(tp=2), "DP2xTP2": Layout(tp=2, dp=2), "DP2xTP2+EP": Layout(tp=2, dp=2)}
 NEVER = 1 << 30
-# steps of at most 96 rows: most prompts are prefilled in chunks, beside others that decode
-ENGINE_ARGS = {"max_num_batched_tokens": 96, "max_num_seqs": 24, "enable_prefix_caching": False}
+# steps of at most 95 rows, an odd number: most prompts are prefilled in chunks, beside others that decode
+ENGINE_ARGS = {"max_num_batched_tokens": 95, "max_num_seqs": 24, "enable_prefix_caching": False}
 
 
 @pytest.fixture(scope="module")
