@@ -13,6 +13,8 @@ from tests.engine.reference import make_prompts, write_model
 from tests.engine.test_models import MODELS
 from vllm_ascend_ext.integration.engine import EngineCase, run_engine
 from vllm_ascend_ext.integration.ranks import Layout, Rank, run_ranks
+from vllm_ascend_ext.parallel import scatter_cost
+from vllm_ascend_ext.parallel.scatter_cost import LayerSizes
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 
@@ -194,6 +196,34 @@ def test_a_plain_qkv_projection(
             num_requests = len(plain["tokens"])  # of one replica
             assert len(set(plain["tokens"])) > min(4, num_requests - 1)
             _check_phase(always, plain["tokens"])
+
+
+@pytest.mark.slow
+def test_the_cost_models_threshold(
+    tiny_model: str, prompts: list[list[int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Nobody sets `min_tokens`. The tiny model never has one, for its latent is wider than its hidden state; this
+    one has 128 columns and gathers 24 + 32 + 8."""
+    latent = {"q_lora_rank": 24, "kv_lora_rank": 32, "qk_rope_head_dim": 8}
+    heads = {"qk_nope_head_dim": 16, "v_head_dim": 16}
+    experts = {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+    more = {"moe_intermediate_size": 64, "first_k_dense_replace": 1, "topk_method": "noaux_tc"}
+    model = write_model(
+        tmp_path_factory.mktemp("latent"), tiny_model, "DeepseekV3Config", **latent, **heads, **experts, **more
+    )
+    plain = EngineCase(model, Layout(tp=2), engine_args=ENGINE_ARGS | {"max_num_batched_tokens": 1023})
+    ours = dataclasses.replace(plain, ascend_ext={"attn_scatter": {"enabled": True}})
+    expected, result = (run_engine(x, prompts, max_tokens=NUM_TOKENS, deadline_s=300) for x in (plain, ours))
+    assert result.token_ids == expected.token_ids and len(set(expected.token_ids)) > NUM_PROMPTS // 2
+    dense = LayerSizes(hidden=128, gathered=sum(latent.values()), element_bytes=4)
+    threshold = scatter_cost.min_tokens([dense, dense], 2, scatter_cost.RATES["cpu"])
+    assert threshold is not None and 300 < threshold < 1000
+    for rank in result.ranks:
+        assert rank.report is not None
+        report, traffic = rank.report["attn_scatter"], rank.report["traffic"]["attn_scatter"]
+        assert report["min_tokens"] == threshold
+        assert report["num_scattered"] > 0 and report["num_plain"] > 0
+        assert sum(counts["bytes"] for counts in traffic.values()) == report["predicted_bytes"]
 
 
 @pytest.mark.slow
