@@ -134,7 +134,7 @@ def _target_load(phases: list[dict[str, Any]]) -> list[list[int]]:
         ("DP2xTP2+EP", 2, [(False, False), (True, True)]),
         ("DP2xTP2", 0, [(True, False)]),
     ],
-    ids=str,
+    ids=["TP2-plain", "TP2-mtp", "DP2xTP2+EP-plain", "DP2xTP2+EP-mtp", "DP2xTP2-plain"],
 )
 def test_tokens_of_a_plain_engine(
     tiny_model: str,
