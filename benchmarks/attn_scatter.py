@@ -6,8 +6,8 @@ ways differ: sum of the previous output, input norm with residual, `fused_qkv_a_
 attention output, norm before the experts. Attention and experts themselves are the same in all and left out.
 
 * plain: all-reduce, norm of all rows, projection of all rows; all-reduce, norm of all rows.
-* scattered: reduce-scatter, norm and projection of the own rows, gather of 2112 columns; the rest as plain. Its uneven
-  kind has no padding where the ranks do not divide the rows.
+* scattered: reduce-scatter, norm and projection of the own rows, gather of 2112 columns; the rest as plain.
+* scattered, uneven: the same without padding where the ranks do not divide the rows.
 * full: also reduce-scatter, norm of the own rows, gather of 7168 columns in place of the second all-reduce.
 * full, FP8 wire: with that gather in FP8.
 
