@@ -131,7 +131,7 @@ def _target_load(phases: list[dict[str, Any]]) -> list[list[int]]:
         ("TP2", 0, [(False, False), (True, False)]),
         ("TP2", 2, [(False, False), (True, False)]),
         ("DP2xTP2+EP", 0, [(False, False), (True, True)]),
-        ("DP2xTP2+EP", 2, [(False, False), (True, True)]),
+        ("DP2xTP2+EP", 2, [(True, False), (False, True)]),
         ("DP2xTP2", 0, [(True, False)]),
     ],
     ids=["TP2-plain", "TP2-mtp", "DP2xTP2+EP-plain", "DP2xTP2+EP-mtp", "DP2xTP2-plain"],
