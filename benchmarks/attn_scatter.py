@@ -7,6 +7,7 @@ attention output, norm before the experts. Attention and experts themselves are 
 
 * plain: all-reduce, norm of all rows, projection of all rows; all-reduce, norm of all rows.
 * scattered: reduce-scatter, norm and projection of the own rows, gather of 2112 columns; the rest as plain.
+* scattered, uneven: the same without padding where the ranks do not divide the rows.
 * full: also reduce-scatter, norm of the own rows, gather of 7168 columns in place of the second all-reduce.
 * full, FP8 wire: with that gather in FP8.
 
@@ -45,6 +46,7 @@ HIDDEN, LATENT, EPS = 7168, 1536 + 512 + 64, 1e-6
 WAYS: dict[str, dict[str, bool] | None] = {
     "plain": None,
     "scattered": {},
+    "scattered, uneven": {"uneven": True},
     "full": {"full": True},
     "full, FP8 wire": {"full": True, "fp8_wire": True},
 }
@@ -78,7 +80,13 @@ class TimedCollectives:
 
     def __init__(self, collectives: Collectives, clock: Clock) -> None:
         self.rank, self.num_ranks = collectives.rank, collectives.num_ranks
-        for name in ("all_reduce_", "all_gather_into", "reduce_scatter_into"):
+        for name in (
+            "all_reduce_",
+            "all_gather_into",
+            "reduce_scatter_into",
+            "all_gather_variable",
+            "reduce_scatter_variable",
+        ):
             setattr(self, name, clock.timed("collectives", getattr(collectives, name)))
 
 
@@ -100,8 +108,11 @@ class Step:
             torch.randn(num_rows, HIDDEN).to(dtype),
             torch.zeros(num_rows, HIDDEN, dtype=dtype),
         )
-        split = RowSplit.even(num_rows, collectives.num_ranks)
-        self.own_residual = own_rows(Replicated(self.residual, "residual"), split, collectives.rank)
+        whole, num_ranks = Replicated(self.residual, "residual"), collectives.num_ranks
+        self.own_residual = {
+            uneven: own_rows(whole, RowSplit.even(num_rows, num_ranks, is_padded=not uneven), collectives.rank)
+            for uneven in (False, True)
+        }
         self.output, self.attended = torch.empty_like(self.rows), torch.empty_like(self.rows)
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
@@ -124,7 +135,8 @@ class Step:
             self.norm,
             lambda x, logits: x,
         )
-        scatter.layer(parts, ScatteredStream(PartialSum(self.output, "output"), self.own_residual), torch.empty(0))
+        residual = self.own_residual[scatter.uneven]
+        scatter.layer(parts, ScatteredStream(PartialSum(self.output, "output"), residual), torch.empty(0))
 
     def run(self, way: str) -> dict[str, float]:
         """Seconds of each part."""

@@ -79,12 +79,15 @@ class AttnScatterConfig(_Section):
     Attributes:
         full: reduce-scatter after attention too, so that the second norm and the router run on the shard.
         fp8_wire: with `full`, the rows for the experts and the MLP are gathered in FP8.
+        odd_rows: of a step whose rows the ranks do not divide: `pad` exchanges equal shards, with zero rows below
+            the own; `uneven` exchanges the own rows only, by all-to-alls.
         min_tokens: rows of a step from which on it is scattered; None for the cost model's threshold.
     """
 
     enabled: bool = False
     full: bool = False
     fp8_wire: bool = False
+    odd_rows: Literal["pad", "uneven"] = "pad"
     min_tokens: int | None = Field(default=None, ge=1)
 
 

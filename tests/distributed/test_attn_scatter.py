@@ -27,7 +27,8 @@ pytestmark = pytest.mark.distributed
 
 HIDDEN, LATENT, EXPERTS = 48, 20, 8
 KINDS = ("dense", "routed", "shards")
-OPTIONS = ({}, {"full": True}, {"full": True, "fp8_wire": True})
+WAYS = ({}, {"full": True}, {"full": True, "fp8_wire": True})
+OPTIONS = [way | odd_rows for way in WAYS for odd_rows in ({}, {"uneven": True})]
 
 
 def _model(latent: int | None, num_layers: int = 4) -> list[LayerWeights]:
@@ -146,7 +147,7 @@ def _bytes_of_steps(rank: int) -> None:
                 stream = scatter.layer(layer.parts(rank, group.num_ranks), stream, torch.arange(num_rows))
             scatter.leave(stream, norm_of(model[0].input_H))
             predicted = scatter_cost.scattered_forward(
-                sizes, num_rows, group.num_ranks, entry_owes_sum=owes_sum, **options
+                sizes, num_rows, group.num_ranks, entry_owes_sum=owes_sum, rank=rank, **options
             )
             # the last layer is of kind `dense`: its reduce-scatter is the last norm's
             assert _sent(group) == predicted, (latent, options, dtype, num_rows, owes_sum)
@@ -184,7 +185,7 @@ def _bytes_of_a_v3_layer(rank: int, num_rows: int) -> list[int]:
             route=route,
         )
         scatter, split = AttentionScatter(group, **options), RowSplit.even(num_rows, group.num_ranks)
-        own = RowShard(torch.ones(split.shard_rows, V3.hidden, dtype=torch.bfloat16), "residual", split, rank)
+        own = RowShard(torch.ones(split.held(rank), V3.hidden, dtype=torch.bfloat16), "residual", split, rank)
         scatter.layer(parts, ScatteredStream(PartialSum(x, "output"), own), torch.arange(num_rows))
         sent.append(_sent(group))
     return sent

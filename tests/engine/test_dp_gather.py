@@ -6,6 +6,7 @@ One engine runs all modes, one after the other.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import random
@@ -20,7 +21,8 @@ from vllm_ascend_ext.integration.ranks import Layout, Rank, run_ranks
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 
 NUM_TOKENS = 8
-MODES = (None, "max_len", "sum_len", "variable")
+Modes = tuple[str | None, ...]
+MODES: Modes = (None, "max_len", "sum_len", "variable")  # None: the rule's
 # prompts are prefilled in chunks beside others' decoding
 ENGINE = {"enable_prefix_caching": False, "max_num_batched_tokens": 192, "max_num_seqs": 16}
 
@@ -38,7 +40,9 @@ def make_prompts(model: str, lengths: list[int]) -> list[list[int]]:
     return [token_ids[(start := chance.randint(0, len(token_ids) - 301)) : start + n] for n in lengths]
 
 
-def run_modes(case: EngineCase, prompts: list[list[int]], counts: list[int]) -> list[list[Outcome]]:
+def run_modes(
+    case: EngineCase, prompts: list[list[int]], counts: list[int], modes: Modes = MODES
+) -> list[list[Outcome]]:
     """For each rank and mode; replica r gets counts[r] of the prompts."""
 
     def job(rank: Rank) -> list[Any]:
@@ -54,7 +58,7 @@ def run_modes(case: EngineCase, prompts: list[list[int]], counts: list[int]) -> 
         own = range(begin, begin + counts[rank.dp_rank])
         params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
         outcomes = []
-        for mode in MODES:
+        for mode in modes:
             planner.mode = None if mode is None else GatherMode(mode)
             llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
             expert_rows.num_routed = 0
@@ -105,17 +109,27 @@ class ExpertRows:
 
 
 def check_modes(
-    model: str, prompts: list[list[int]], case: EngineCase, counts: list[int], rule_uses: set[str]
+    plain: EngineCase,
+    case: EngineCase,
+    prompts: list[list[int]],
+    counts: list[int],
+    rule_uses: set[str],
+    modes: Modes = MODES,
+) -> list[list[Outcome]]:
+    """Tokens are those of the engine `plain`, bytes those foretold, and every mode did what its name says."""
+    split = counts if plain.layout.dp > 1 else None
+    expected = run_engine(plain, prompts, max_tokens=NUM_TOKENS, deadline_s=300, split=split).token_ids
+    outcomes = run_modes(case, prompts, counts, modes)
+    check_bytes(outcomes, expected, rule_uses, modes)
+    return outcomes
+
+
+def check_bytes(
+    outcomes: list[list[Outcome]], expected: list[tuple[int, ...]], rule_uses: set[str], modes: Modes = MODES
 ) -> None:
-    """Tokens, bytes, and that every mode did what its name says."""
-    plain = run_engine(EngineCase(model), prompts, max_tokens=NUM_TOKENS, deadline_s=200).token_ids
-    check_bytes(run_modes(case, prompts, counts), plain, rule_uses)
-
-
-def check_bytes(outcomes: list[list[Outcome]], expected: list[tuple[int, ...]], rule_uses: set[str]) -> None:
     """What `run_modes` returned: these tokens, the bytes foretold, the mode asked for, the same plans on all, and
     no padding in the experts."""
-    for index, mode in enumerate(MODES):
+    for index, mode in enumerate(modes):
         ranks = [rank[index] for rank in outcomes]
         tokens = {i: ids for tp_rank, by_prompt, _ in ranks if tp_rank == 0 for i, ids in by_prompt.items()}
         assert [tokens[i] for i in range(len(expected))] == expected, mode
@@ -200,7 +214,7 @@ def test_modes_give_the_plain_tokens_with_mtp(tiny_model: str) -> None:
         ascend_ext=gathering("cost", machine="h20", overlap_counts=True),
         engine_args=ENGINE,
     )
-    check_modes(tiny_model, prompts, case, [7, 1], {"max_len", "variable"})
+    check_modes(EngineCase(tiny_model), case, prompts, [7, 1], {"max_len", "variable"})
 
 
 def test_modes_give_the_plain_tokens_with_split_rows(tiny_model: str) -> None:
@@ -213,13 +227,14 @@ def test_modes_give_the_plain_tokens_with_split_rows(tiny_model: str) -> None:
         ascend_ext=gathering() | {"eplb_load": {"enabled": True, "interval": 3}},
         engine_args=ENGINE,
     )
-    check_modes(tiny_model, prompts, case, [4, 1], {"max_len"})
+    check_modes(EngineCase(tiny_model), case, prompts, [4, 1], {"max_len"})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_speculative_tokens", [0, 2], ids=["plain", "mtp"])
 @pytest.mark.parametrize("layout", [Layout(dp=2), Layout(tp=2, dp=2)], ids=["DP2", "DP2xTP2"])
 def test_64_prompts(tiny_model: str, layout: Layout, num_speculative_tokens: int) -> None:
+    """Beside an engine of the same layout without us."""
     lengths = [1, 300, *random.Random(1).choices(range(1, 301), k=62)]
     case = EngineCase(
         tiny_model,
@@ -229,5 +244,37 @@ def test_64_prompts(tiny_model: str, layout: Layout, num_speculative_tokens: int
         ascend_ext=gathering(),
         engine_args=ENGINE,
     )
+    plain = dataclasses.replace(case, ascend_ext=None)
     counts = even_split(len(lengths), layout.dp)
-    check_modes(tiny_model, make_prompts(tiny_model, lengths), case, counts, {"max_len"})
+    check_modes(plain, case, make_prompts(tiny_model, lengths), counts, {"max_len"})
+
+
+@pytest.mark.slow
+def test_three_replicas_and_sglangs_rule(tiny_model: str) -> None:
+    """While one replica prefills and the others decode or are idle, the rule chooses sum_len; MTP drafts."""
+    case = EngineCase(
+        tiny_model,
+        Layout(dp=3),
+        expert_parallel=True,
+        num_speculative_tokens=2,
+        ascend_ext=gathering("auto"),
+        engine_args=ENGINE,
+    )
+    prompts = make_prompts(tiny_model, [299, 255, 3, 1, 121])
+    plain = dataclasses.replace(case, ascend_ext=None)
+    check_modes(plain, case, prompts, [3, 1, 1], {"max_len", "sum_len"}, (None,))
+
+
+@pytest.mark.slow
+def test_eplb_moves_experts_meanwhile(tiny_model: str) -> None:
+    """vLLM's own EPLB, with experts in several places: in every mode the tokens of an engine with neither."""
+    case = EngineCase(tiny_model, Layout(dp=2), expert_parallel=True, num_speculative_tokens=2, engine_args=ENGINE)
+    eplb = {
+        "enable_eplb": True,
+        "eplb_config": {"window_size": 8, "step_interval": 8, "num_redundant_experts": 4, "use_async": False},
+    }
+    ours = dataclasses.replace(case, ascend_ext=gathering(), engine_args=ENGINE | eplb)
+    prompts = make_prompts(tiny_model, [1, 299, 17, 40, 3, 121, 2, 9])
+    for modes in check_modes(case, ours, prompts, [7, 1], {"max_len"}):
+        placements = [str(report["physical_to_logical"]["target"]) for _, _, report in modes]
+        assert len({*placements, str([[*range(16), *range(4)]] * 2)}) > 2  # experts moved more than once

@@ -6,6 +6,8 @@ Runs scattered layers over HCCL and compares with one process in float64; report
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from tests.distributed.scatter_layers import LayerWeights, norm_of, rms_norm
@@ -18,8 +20,8 @@ HIDDEN, LATENT, EXPERTS = 48, 20, 8
 KINDS = ("dense", "routed", "shards")
 
 
-def error(group: Collectives, num_rows: int, full: bool) -> float:
-    """Of a forward pass, relative to the largest value."""
+def error(group: Collectives, num_rows: int, full: bool, uneven: bool) -> float:
+    """Of a forward pass, relative to the largest value of a row."""
     model = [LayerWeights.random(i, kind, HIDDEN, LATENT, EXPERTS) for i, kind in enumerate(KINDS)]
     generator = torch.Generator().manual_seed(num_rows)
     addends = torch.randn(group.num_ranks, num_rows, HIDDEN, generator=generator)
@@ -32,11 +34,14 @@ def error(group: Collectives, num_rows: int, full: bool) -> float:
         values = (getattr(layer, name) for name in layer.__dataclass_fields__)
         return LayerWeights(*(v.npu() if isinstance(v, torch.Tensor) else v for v in values))
 
-    ours, scatter = [on_device(layer) for layer in model], AttentionScatter(group, full=full)
+    ours, scatter = [on_device(layer) for layer in model], AttentionScatter(group, full=full, uneven=uneven)
     stream, rows = scatter.enter(PartialSum(addends[group.rank].npu(), "embedding")), positions.npu()
     for layer in ours:
         stream = scatter.layer(layer.parts(group.rank, group.num_ranks), stream, rows)
     found = scatter.leave(stream, norm_of(ours[0].input_H)).tensor.cpu()
+    assert found.shape == exact.shape
+    if not num_rows:
+        return 0.0
     return float(((found.double() - exact).abs() / exact.abs().amax(1, keepdim=True)).max())
 
 
@@ -45,8 +50,9 @@ def main() -> None:
     group = Collectives(process.new_group(), 60.0, "scatter", stream_ordered=True)
     errors = []
     for _ in process.schedules():
-        errors += [error(group, num_rows, full) for num_rows in (1, 2, 5, 8) for full in (False, True)]
-    process.report(error=max(errors))
+        ways = itertools.product((0, 1, 2, 5, 8), (False, True), (False, True))
+        errors += [error(group, *way) for way in ways]
+    process.report(error=max(errors), operations=sorted(group.traffic()))
 
 
 if __name__ == "__main__":

@@ -21,3 +21,6 @@ def test_two_npus_equal_one_process(tmp_path: Path) -> None:
     outcomes = run_ranks("tests.npu.scatter_ranks", tmp_path, NUM_SCHEDULES, timeout_s=timeout_s)
     assert [outcome["races"] for outcome in outcomes] == [[]] * NUM_RANKS
     assert all(outcome["error"] <= 1e-6 for outcome in outcomes), outcomes
+    both_ways = {"reduce_scatter_into", "all_gather_variable", "reduce_scatter_variable"}
+    for outcome in outcomes:
+        assert both_ways <= set(outcome["operations"])

@@ -25,17 +25,19 @@ def _rows(num_rows: int = 5) -> torch.Tensor:
 
 def _of(kind: type) -> Replicated | PartialSum | RowShard:
     if kind is RowShard:
-        return RowShard(_rows(SPLIT.shard_rows), "residual", SPLIT, 0)
+        return RowShard(_rows(SPLIT.held(0)), "residual", SPLIT, 0)
     return kind(_rows(), "attention output")
 
 
 @settings(deadline=None)
-@given(num_rows=st.integers(0, 70), num_ranks=st.integers(1, 9))
-def test_even_split_covers_all_rows_in_order(num_rows: int, num_ranks: int) -> None:
-    split = RowSplit.even(num_rows, num_ranks)
+@given(num_rows=st.integers(0, 70), num_ranks=st.integers(1, 9), is_padded=st.booleans())
+def test_even_split_covers_all_rows_in_order(num_rows: int, num_ranks: int, is_padded: bool) -> None:
+    split = RowSplit.even(num_rows, num_ranks, is_padded=is_padded)
     assert split.num_rows == num_rows and split.num_ranks == num_ranks
-    assert split.shard_rows * num_ranks - num_rows < num_ranks
+    assert split.num_held - num_rows < num_ranks and (is_padded or split.num_held == num_rows)
+    assert split.has_equal_shards == (len({split.held(rank) for rank in range(num_ranks)}) == 1)
     assert split.counts == tuple(sorted(split.counts, reverse=True))
+    assert split.longest * num_ranks - num_rows < num_ranks
     whole = Replicated(_rows(num_rows), "batch")
     shards = [own_rows(whole, split, rank) for rank in range(num_ranks)]
     assert torch.equal(torch.cat([shard.tensor[: shard.num_own] for shard in shards]), whole.tensor)
@@ -43,9 +45,9 @@ def test_even_split_covers_all_rows_in_order(num_rows: int, num_ranks: int) -> N
 
 
 @settings(deadline=None)
-@given(num_rows=st.integers(0, 40), num_ranks=st.integers(1, 9))
-def test_every_row_is_added_once(num_rows: int, num_ranks: int) -> None:
-    split, rows = RowSplit.even(num_rows, num_ranks), _rows(num_rows)
+@given(num_rows=st.integers(0, 40), num_ranks=st.integers(1, 9), is_padded=st.booleans())
+def test_every_row_is_added_once(num_rows: int, num_ranks: int, is_padded: bool) -> None:
+    split, rows = RowSplit.even(num_rows, num_ranks, is_padded=is_padded), _rows(num_rows)
     shards = [own_rows(Replicated(rows, "residual"), split, rank) for rank in range(num_ranks)]
     addends = [PartialSum(rows * rank, "output") for rank in range(num_ranks)]
     sums = [add_once(a, shard, "sum").tensor for a, shard in zip(addends, shards, strict=True)]
@@ -94,5 +96,17 @@ def test_wrong_kinds_raise() -> None:
         add(shard, other, "sum")
     with pytest.raises(LayoutError, match="are not a shard of"):
         RowShard(_rows(2), "residual", SPLIT, 0)
-    with pytest.raises(ValueError, match="do not fit into shards of 2"):
-        RowSplit((3, 1), 2)
+    with pytest.raises(ValueError, match="are not the rows of each rank"):
+        RowSplit((3, -1))
+
+
+def test_padded_and_unpadded_shards_are_two_layouts() -> None:
+    """On rank 0, which has no padding, their tensors look the same."""
+    unpadded = RowSplit.even(5, 2, is_padded=False)
+    left, right = RowShard(_rows(3), "output", SPLIT, 0), RowShard(_rows(3), "residual", unpadded, 0)
+    with pytest.raises(
+        LayoutError, match=r"cannot add output .*on rank 0\) and residual .*on rank 0, unpadded\) to sum"
+    ):
+        add(left, right, "sum")
+    with pytest.raises(LayoutError, match="3 rows on rank 1 are not a shard of"):
+        RowShard(_rows(3), "residual", unpadded, 1)

@@ -64,7 +64,9 @@ def bind(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
             f"{RATES[runner.device.type].name}; set attn_scatter.enabled to false, or attn_scatter.min_tokens"
         )
     logger.info("ascend_ext.attn_scatter: steps of %d rows and more (full: %s)", threshold, config.full)
-    scatter = AttentionScatter(collectives, full=config.full, fp8_wire=config.fp8_wire)
+    scatter = AttentionScatter(
+        collectives, full=config.full, fp8_wire=config.fp8_wire, uneven=config.odd_rows == "uneven"
+    )
     return ScatteredModel(model, layers, sizes, scatter, threshold)
 
 
@@ -110,6 +112,7 @@ class ScatteredModel:
         return {
             "min_tokens": self.min_tokens,
             "full": self._scatter.full,
+            "odd_rows": "uneven" if self._scatter.uneven else "pad",
             "num_scattered": self.num_scattered,
             "num_plain": self.num_plain,
             "predicted_bytes": self.predicted_bytes,
@@ -140,6 +143,8 @@ class ScatteredModel:
             entry_owes_sum=isinstance(hidden, PartialSum),
             full=self._scatter.full,
             fp8_wire=self._scatter.fp8_wire,
+            uneven=self._scatter.uneven,
+            rank=self._scatter.rank,
         )
         with self._switches.thrown():
             stream = self._scatter.enter(hidden)

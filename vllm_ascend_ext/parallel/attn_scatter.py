@@ -5,7 +5,7 @@ Between two layers the sum over the tensor-parallel ranks is not given to all ra
 each rank norms and projects its own rows only, and what is gathered is the narrow result of the projection. With
 `full`, the same is done after attention. What a tensor is of the batch is its type (`layout`), all along.
 
-Shapes: R = ranks, T = rows of the batch, P = ceil(T / R) rows of a shard, H = hidden size, W = width gathered.
+Shapes: R = ranks, T = rows of the batch, P = rows of this rank's shard, H = hidden size, W = width gathered.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class LayerParts:
         begins with a projection split among the ranks, so that the normed rows themselves are gathered (W = H).
     attend: (``[T, W]``, positions) → ``[T, H]``, this rank's addend.
     mlp: (``[T, H]``, router logits or None) → ``[T, H]``, this rank's addend; with `mlp_on_shards`
-        (``[P, H]``, None) → ``[P, H]``, complete, as of sequence-parallel experts.
+        (``[ceil(T / R), H]``, None) → the same shape, complete, as of sequence-parallel experts, which exchange
+        equally many rows of each rank.
     route: ``[P, H]`` → router logits ``[P, E]``; None for a dense layer and for experts that route inside.
     """
 
@@ -81,14 +82,18 @@ class AttentionScatter:
         full: reduce-scatter after attention too, so that the second norm and the router run on the shard.
         fp8_wire: the gather before the experts or the MLP, which `full` needs, carries FP8 (`fp8_wire`). Router
             logits come from the exact rows and are gathered as they are.
+        uneven: where R does not divide the rows, shards hold the own rows only, and are exchanged by variable
+            collectives; otherwise they are padded with zero rows to ceil(T / R).
     """
 
-    def __init__(self, collectives: Collectives, *, full: bool = False, fp8_wire: bool = False) -> None:
+    def __init__(
+        self, collectives: Collectives, *, full: bool = False, fp8_wire: bool = False, uneven: bool = False
+    ) -> None:
         if fp8_wire and not full:
             raise ValueError("fp8_wire belongs to the gather before the experts, which only full=True has")
         self._collectives = collectives
-        self.num_ranks = collectives.num_ranks
-        self.full, self.fp8_wire = full, fp8_wire
+        self.rank, self.num_ranks = collectives.rank, collectives.num_ranks
+        self.full, self.fp8_wire, self.uneven = full, fp8_wire, uneven
 
     def enter(self, hidden: PartialSum | Replicated) -> ScatteredStream:
         """From the embedding's rows: an addend is reduce-scattered, what is complete already is sliced."""
@@ -127,10 +132,12 @@ class AttentionScatter:
 
     def gather(self, shard: RowShard) -> Replicated:
         """The rows of all ranks; pad rows are cut off."""
-        x = shard.tensor.contiguous()
-        out = x.new_empty(self._collectives.num_ranks * x.shape[0], *x.shape[1:])
+        split, x = shard.split, shard.tensor.contiguous()
+        if not split.has_equal_shards:
+            return Replicated(self._collectives.all_gather_variable(x, split.counts), shard.name)
+        out = x.new_empty(split.num_held, *x.shape[1:])
         self._collectives.all_gather_into(out, x)
-        return Replicated(out[: shard.split.num_rows], shard.name)
+        return Replicated(out[: split.num_rows], shard.name)
 
     def _mlp_from_all_rows(self, parts: LayerParts, output: PartialSum, residual: RowShard) -> ScatteredStream:
         total = add_once(output, residual, f"{parts.name} attention + residual")
@@ -143,7 +150,8 @@ class AttentionScatter:
         normed, residual = self._add_norm(stream, parts.output_norm, f"{parts.name} attention")
         name = f"{parts.name} mlp"
         if parts.mlp_on_shards:
-            return ScatteredStream(normed.with_tensor(parts.mlp(normed.tensor, None), name), residual)
+            output = parts.mlp(padded(normed.tensor, normed.split.longest), None)
+            return ScatteredStream(normed.with_tensor(output[: normed.tensor.shape[0]], name), residual)
         logits = None
         if parts.route is not None:
             logits = self.gather(normed.with_tensor(parts.route(normed.tensor), f"{parts.name} logits")).tensor
@@ -171,11 +179,13 @@ class AttentionScatter:
         """This rank's rows: reduce-scattered, sliced, or there already."""
         if isinstance(rows, RowShard):
             return rows
-        split = RowSplit.even(rows.tensor.shape[0], self._collectives.num_ranks)
-        rank = self._collectives.rank
+        split = RowSplit.even(rows.tensor.shape[0], self.num_ranks, is_padded=not self.uneven)
         if isinstance(rows, Replicated):
-            return own_rows(rows, split, rank)
-        x = padded(rows.tensor, split.num_ranks * split.shard_rows).contiguous()
-        out = x.new_empty(split.shard_rows, *x.shape[1:])
+            return own_rows(rows, split, self.rank)
+        if not split.has_equal_shards:
+            out = self._collectives.reduce_scatter_variable(rows.tensor, split.counts)
+            return RowShard(out, rows.name, split, self.rank)
+        x = padded(rows.tensor, split.num_held).contiguous()
+        out = x.new_empty(split.held(self.rank), *x.shape[1:])
         self._collectives.reduce_scatter_into(out, x)
-        return RowShard(out, rows.name, split, rank)
+        return RowShard(out, rows.name, split, self.rank)

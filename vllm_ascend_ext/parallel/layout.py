@@ -5,7 +5,7 @@ The same tensor shape can be all rows, an addend of them, or some of them, and n
 a type of its own here, made where it is known, so that adding or sending the wrong one raises instead of
 computing. A layout is never inferred from a number of rows: with one row, a shard and the batch look the same.
 
-Shapes: R = ranks of the group, T = rows of the batch, P = rows that each rank holds of it, padding included.
+Shapes: R = ranks of the group, T = rows of the batch, P = rows that a rank holds of it, padding included.
 """
 
 from __future__ import annotations
@@ -26,23 +26,42 @@ class LayoutError(TypeError):
 class RowSplit:
     """How the rows of a batch are divided among the ranks, in the order of the ranks.
 
-    counts: rows of each rank, zero allowed. shard_rows: P, rows that each holds; those after its own are zero.
+    counts: rows of each rank, zero allowed. is_padded: every rank holds as many rows as the one with most, zeros
+    after its own; otherwise each holds its own only, and the shards are uneven where the counts are.
     """
 
     counts: tuple[int, ...]
-    shard_rows: int
+    is_padded: bool = True
 
     def __post_init__(self) -> None:
-        if not self.counts or min(self.counts) < 0 or max(self.counts) > self.shard_rows:
-            raise ValueError(f"{list(self.counts)} rows do not fit into shards of {self.shard_rows}")
+        if not self.counts or min(self.counts) < 0:
+            raise ValueError(f"{list(self.counts)} are not the rows of each rank")
 
     @classmethod
-    def even(cls, num_rows: int, num_ranks: int) -> RowSplit:
+    def even(cls, num_rows: int, num_ranks: int, *, is_padded: bool = True) -> RowSplit:
         """``ceil(T / R)`` rows for each rank, the last ranks having fewer or none."""
-        shard_rows = -(-num_rows // num_ranks)
-        return cls(
-            tuple(min(max(num_rows - rank * shard_rows, 0), shard_rows) for rank in range(num_ranks)), shard_rows
-        )
+        longest = -(-num_rows // num_ranks)
+        counts = (min(max(num_rows - rank * longest, 0), longest) for rank in range(num_ranks))
+        return cls(tuple(counts), is_padded)
+
+    @property
+    def longest(self) -> int:
+        """Rows of the rank with most."""
+        return max(self.counts)
+
+    @property
+    def has_equal_shards(self) -> bool:
+        """All ranks hold equally many rows, so that the collectives of equal parts do."""
+        return self.is_padded or min(self.counts) == self.longest
+
+    def held(self, rank: int) -> int:
+        """P, rows that `rank` holds."""
+        return self.longest if self.is_padded else self.counts[rank]
+
+    @property
+    def num_held(self) -> int:
+        """Rows that all ranks together hold."""
+        return sum(self.held(rank) for rank in range(self.num_ranks))
 
     @property
     def num_rows(self) -> int:
@@ -93,13 +112,14 @@ class RowShard:
     rank: int
 
     def __post_init__(self) -> None:
-        if self.tensor.shape[0] != self.split.shard_rows or not 0 <= self.rank < self.split.num_ranks:
+        if not 0 <= self.rank < self.split.num_ranks or self.tensor.shape[0] != self.split.held(self.rank):
             raise LayoutError(
                 f"{self.name}: {self.tensor.shape[0]} rows on rank {self.rank} are not a shard of {self.split}"
             )
 
     def __str__(self) -> str:
-        return f"{self.name} (shard of {list(self.split.counts)} rows on rank {self.rank})"
+        unpadded = "" if self.split.is_padded else ", unpadded"
+        return f"{self.name} (shard of {list(self.split.counts)} rows on rank {self.rank}{unpadded})"
 
     @property
     def num_own(self) -> int:
@@ -158,7 +178,7 @@ def add_once(partial: PartialSum, shard: RowShard, name: str) -> PartialSum:
 
 
 def own_rows(rows: Replicated, split: RowSplit, rank: int) -> RowShard:
-    """This rank's shard of rows that it has already: a slice, padded with zeros, no communication.
+    """This rank's shard of rows that it has already: a slice, padded as `split` says, no communication.
 
     Raises:
         LayoutError: a partial sum, whose slice would still owe the sum, or a shard; or not the rows of `split`.
@@ -167,4 +187,4 @@ def own_rows(rows: Replicated, split: RowSplit, rank: int) -> RowShard:
     if rows.tensor.shape[0] != split.num_rows:
         raise LayoutError(f"cannot split {rows} into {list(split.counts)} rows")
     part = rows.tensor.narrow(0, split.begin(rank), split.counts[rank])
-    return RowShard(padded(part, split.shard_rows), rows.name, split, rank)
+    return RowShard(padded(part, split.held(rank)), rows.name, split, rank)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from vllm_ascend_ext import sent_bytes
 from vllm_ascend_ext.parallel.fp8_wire import wire_bytes
+from vllm_ascend_ext.parallel.layout import RowSplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,33 +55,48 @@ def _all_reduce(num_rows: int, row_bytes: int, num_ranks: int) -> int:
     return sent_bytes.all_reduce(num_rows * row_bytes, num_ranks)
 
 
-def _shards(num_rows: int, row_bytes: int, num_ranks: int) -> int:
-    """Of an all-gather of padded shards; their reduce-scatter sends the same."""
-    return sent_bytes.all_gather(-(-num_rows // num_ranks) * row_bytes, num_ranks)
+def _gather(split: RowSplit, rank: int, row_bytes: int) -> int:
+    return sent_bytes.all_gather(split.held(rank) * row_bytes, split.num_ranks)
+
+
+def _reduce_scatter(split: RowSplit, rank: int, row_bytes: int) -> int:
+    """Of every rank the others' shards, equal or not."""
+    return sent_bytes.reduce_scatter_variable(split.num_held * row_bytes, split.held(rank) * row_bytes)
 
 
 def plain_layer(layer: LayerSizes, num_rows: int, num_ranks: int) -> int:
     """Bytes of a layer as vLLM runs it: two all-reduces, or with sequence-parallel experts one and a gather."""
     row_bytes = layer.hidden * layer.element_bytes
-    second = _shards if layer.mlp_on_shards else _all_reduce
-    return _all_reduce(num_rows, row_bytes, num_ranks) + second(num_rows, row_bytes, num_ranks)
+    sent = _all_reduce(num_rows, row_bytes, num_ranks)
+    if layer.mlp_on_shards:
+        return sent + _gather(RowSplit.even(num_rows, num_ranks), 0, row_bytes)
+    return 2 * sent
 
 
 def scattered_layer(
-    layer: LayerSizes, num_rows: int, num_ranks: int, *, full: bool = False, fp8_wire: bool = False
+    layer: LayerSizes,
+    num_rows: int,
+    num_ranks: int,
+    *,
+    full: bool = False,
+    fp8_wire: bool = False,
+    uneven: bool = False,
+    rank: int = 0,
 ) -> int:
     """Bytes of a layer with scattered attention input; the reduce-scatter of its output, where it owes a sum, is
-    counted here, though the next layer does it."""
+    counted here, though the next layer does it. With uneven shards they are those that `rank` sends; otherwise
+    all ranks send as many."""
+    split = RowSplit.even(num_rows, num_ranks, is_padded=not uneven)
     row_bytes = layer.hidden * layer.element_bytes
-    sent = _shards(num_rows, layer.gathered * layer.element_bytes, num_ranks)
+    sent = _gather(split, rank, layer.gathered * layer.element_bytes)
+    sent += _reduce_scatter(split, rank, row_bytes)
     if layer.mlp_on_shards:
-        return sent + _shards(num_rows, row_bytes, num_ranks)
-    sent += _shards(num_rows, row_bytes, num_ranks)
+        return sent
     if not full:
         return sent + _all_reduce(num_rows, row_bytes, num_ranks)
-    sent += _shards(num_rows, row_bytes, num_ranks)
     wire = wire_bytes(layer.hidden) if fp8_wire else row_bytes
-    return sent + _shards(num_rows, wire, num_ranks) + _shards(num_rows, layer.logits_bytes, num_ranks)
+    sent += _reduce_scatter(split, rank, row_bytes) + _gather(split, rank, wire)
+    return sent + _gather(split, rank, layer.logits_bytes)
 
 
 def scattered_forward(
@@ -91,12 +107,16 @@ def scattered_forward(
     entry_owes_sum: bool,
     full: bool = False,
     fp8_wire: bool = False,
+    uneven: bool = False,
+    rank: int = 0,
 ) -> int:
     """Bytes of a forward pass: `layers`, the embedding's reduce-scatter if it owes a sum, and the last gather."""
+    split = RowSplit.even(num_rows, num_ranks, is_padded=not uneven)
     row_bytes = layers[-1].hidden * layers[-1].element_bytes
-    ends = _shards(num_rows, row_bytes, num_ranks) * (1 + entry_owes_sum)
+    ends = _gather(split, rank, row_bytes) + entry_owes_sum * _reduce_scatter(split, rank, row_bytes)
     return ends + sum(
-        scattered_layer(layer, num_rows, num_ranks, full=full, fp8_wire=fp8_wire) for layer in layers
+        scattered_layer(layer, num_rows, num_ranks, full=full, fp8_wire=fp8_wire, uneven=uneven, rank=rank)
+        for layer in layers
     )
 
 
