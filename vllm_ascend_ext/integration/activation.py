@@ -140,6 +140,7 @@ def configure(vllm_config: Any, device_type: str) -> None:
             vllm_config, config.dp_gather, routes_itself=device.routes_itself, verified=device.dp_gather
         )
         if config.dp_gather.counts_ahead:
+            counts_ahead_limits.check(vllm_config, routes_itself=device.routes_itself)
             counts_ahead_limits.use_scheduler(vllm_config.scheduler_config)
     if config.attn_scatter.enabled:
         from vllm_ascend_ext.integration import attn_scatter_limits

@@ -14,7 +14,10 @@ _METHODS = ("mtp", "eagle", "eagle3", "ngram")
 
 
 def check(vllm_config: Any, *, routes_itself: bool) -> None:
-    """Raises UnsupportedCombinationError; see `dp_gather_limits.check`."""
+    """Refuse what commitments cannot be combined with; raises UnsupportedCombinationError.
+
+    routes_itself: see `DeviceIntegration`.
+    """
     speculative = vllm_config.speculative_config
     problems = {
         "is not built for vllm-ascend's exchange of counts; set it to false": routes_itself,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.integration import counts_ahead_limits
 from vllm_ascend_ext.integration.drafts import is_draft
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.parallel.machine import NAMED, MachineError, read
@@ -53,8 +52,6 @@ def check(vllm_config: Any, config: DpGatherConfig, *, routes_itself: bool, veri
             "ascend_ext.dp_gather is not built for LoRA, with which vLLM gathers the adapter of each row too; "
             "turn enable_lora off or set dp_gather.enabled to false"
         )
-    if config.counts_ahead:
-        counts_ahead_limits.check(vllm_config, routes_itself=routes_itself)
     if config.rule == "cost" and not config.machine:
         raise UnsupportedCombinationError(
             "ascend_ext.dp_gather.rule='cost' needs dp_gather.machine: a known name or a description that "
