@@ -123,6 +123,11 @@ CASES = {
     "unknown machine": Case(
         _DP, ("dp_gather.machine", "h20, mi355x"), additional_config=_gather_on(machine="cray")
     ),
+    "promises about the next pass by another scheduler": Case(
+        {**_DP, "scheduler_cls": "vllm.v1.core.sched.scheduler.Scheduler"},
+        ("dp_gather.counts_ahead", "leave scheduler_cls unset"),
+        additional_config=_gather_on(counts_ahead=True),
+    ),
     "gather and routed experts": Case(
         {**_DP, "enable_return_routed_experts": True},
         ("dp_gather", "enable_return_routed_experts"),
