@@ -47,7 +47,7 @@ class VectorCounts {
     AscendC::Duplicate(sevens_, int16_t(7), static_cast<int32_t>(kRepeatLanes));
     AscendC::Duplicate(low_bits_, uint16_t(0x1111), static_cast<int32_t>(kRepeatLanes));
     AscendC::Duplicate(low_nibbles_, uint16_t(0x0f0f), static_cast<int32_t>(kRepeatLanes));
-    AscendC::PipeBarrier<PIPE_V>();
+    // before the first use of these come the barriers of ReadIds
   }
 
   // ids: 1 .. kBatchIds of them.
@@ -60,7 +60,7 @@ class VectorCounts {
       And(upper_[group * UpperLanes()], Row(1, group), Row(2, group), lanes_ / kDigits / kDigits,
           {1, num_groups_, 0, 8, 0, num_groups_});
     }
-    AscendC::PipeBarrier<PIPE_V>();
+    // before the first use of upper_ comes the barrier of slice_
     for (uint32_t bit = 0; bit < kNibbleBits; ++bit) {
       And(slice_, rows_, low_bits_, num_groups_, {1, 1, 1, 8, 8, 0});
       AscendC::PipeBarrier<PIPE_V>();
