@@ -25,8 +25,9 @@ import torch  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from benchmarks.report import print_machine, spread  # noqa: E402
+from tests.host_build import host_library  # noqa: E402
 from tests.ops.cases import counts_case, load_case, norm_case, pack_case  # noqa: E402
-from tests.ops.host_kernels import HostKernels, Statistics, build  # noqa: E402
+from tests.ops.host_kernels import LIBRARY, HostKernels, Statistics  # noqa: E402
 from tests.ops.traffic import least_bytes  # noqa: E402
 from vllm_ascend_ext import ops  # noqa: E402
 
@@ -109,7 +110,7 @@ def kernel_row(case: Case, s: Statistics) -> str:
 
 
 def print_kernels() -> None:
-    kernels = HostKernels(build())
+    kernels = HostKernels(host_library(LIBRARY))
     print(
         f"\nAscendC kernels on {CORES} emulated cores. Copies of 16 KB or more, and on 512 B; vector instructions."
     )

@@ -8,19 +8,23 @@
 namespace ascend_ext {
 namespace {
 
-// Cycles of a core for one id, assumed: a scalar access takes 8, a repeat of 256 bytes 1.
-constexpr int64_t kScalarCycles = 24;  // three accesses: the id, its counter twice
-int64_t CountingCycles(int64_t lanes) {
-  return lanes == 0 ? kScalarCycles : std::max<int64_t>(8, 4 * CeilDiv(lanes, 128));
+// What a core counts at most for the sake of few bytes, as ids times lanes: some 9,000 cycles.
+constexpr int64_t kMaxIdLanes = 20 * 256 * 257;
+
+// Each core adds all counters, so fewer cores move fewer bytes: as many as keep them within 5 % of what must be moved,
+// unless those would count for long. The scalar unit is too slow to do without cores.
+int64_t IdsPerCore(int64_t num_ids, int64_t num_experts, int64_t id_bytes, int64_t lanes, int64_t num_vector_cores) {
+  const int64_t all_cores = std::max<int64_t>(CeilDiv(num_ids, num_vector_cores), kMinIdsPerCore);
+  if (lanes == 0) return all_cores;
+  const int64_t few_bytes = 20 * (num_experts + 1) * static_cast<int64_t>(sizeof(int32_t)) / id_bytes;
+  return std::max(all_cores, std::min(few_bytes, kMaxIdLanes / lanes));
 }
 
-// Each core adds all counters, so fewer cores move fewer bytes: as few as count no slower than the scalar unit of all
-// of them, unless more keep the counters within 5 % of the ids' bytes.
-int64_t IdsPerCore(int64_t num_ids, int64_t num_experts, int64_t id_bytes, int64_t lanes, int64_t num_vector_cores) {
-  const int64_t by_scalar = std::max<int64_t>(CeilDiv(num_ids, num_vector_cores), kMinIdsPerCore);
-  const int64_t as_fast = by_scalar * kScalarCycles / CountingCycles(lanes);
-  const int64_t few_bytes = 20 * num_experts * static_cast<int64_t>(sizeof(int32_t)) / id_bytes;
-  return std::max(by_scalar, std::min(as_fast, few_bytes));
+// About as many for each of as many cores as `wanted` rows a core make, in whole lines.
+int64_t RowsPerCore(int64_t num_rows, int64_t wanted, int64_t rows_per_line) {
+  if (num_rows == 0) return 0;
+  const int64_t most = std::min(RoundUp(wanted, rows_per_line), num_rows);
+  return std::min(RoundUp(CeilDiv(num_rows, CeilDiv(num_rows, most)), rows_per_line), num_rows);
 }
 
 }  // namespace
@@ -35,11 +39,12 @@ TilingError TileExpertLoad(int64_t num_rows, int64_t top_k, int64_t num_experts,
   }
   const int64_t max_counters = kUnifiedBufferBytes / static_cast<int64_t>(sizeof(int32_t));
   if (num_experts > max_counters) return TilingError::kTooManyExperts;
-  const int64_t lanes = num_experts > kMaxVectorExperts ? 0 : RoundUp(num_experts, kBlockBytes / 2);
+  const int64_t lanes = num_experts > kMaxVectorExperts ? 0 : RoundUp(num_experts, kDigits * kDigits);
   const int64_t counters = lanes == 0 ? num_experts : lanes;
   const int64_t histogram_bytes = RoundUp(counters * static_cast<int64_t>(sizeof(int32_t)), kBlockBytes);
+  const int64_t vector_bytes = lanes == 0 ? 0 : kVectorBytes + lanes * kVectorLaneBytes;
   const int64_t bytes_per_buffer =
-      (kUnifiedBufferBytes - histogram_bytes - lanes * kVectorLaneBytes) / kNumIdBuffers / kBlockBytes * kBlockBytes;
+      (kUnifiedBufferBytes - histogram_bytes - vector_bytes) / kNumIdBuffers / kBlockBytes * kBlockBytes;
   if (bytes_per_buffer <= 0) return TilingError::kTooManyExperts;
   if (top_k > bytes_per_buffer / id_bytes) return TilingError::kRowTooWide;
   const int64_t row_bytes = top_k * id_bytes;
@@ -47,10 +52,10 @@ TilingError TileExpertLoad(int64_t num_rows, int64_t top_k, int64_t num_experts,
   // a core's rows and tiles start on 512 B where that many rows are at hand
   const int64_t rows_per_line = kLineBytes / std::gcd<int64_t>(kLineBytes, row_bytes);
   const int64_t ids_per_core = IdsPerCore(num_rows * top_k, num_experts, id_bytes, lanes, num_vector_cores);
-  int64_t rows_per_core = CeilDiv(ids_per_core, top_k);
-  rows_per_core = std::min(RoundUp(rows_per_core, rows_per_line), num_rows);
+  const int64_t rows_per_core = RowsPerCore(num_rows, CeilDiv(ids_per_core, top_k), rows_per_line);
   const int64_t num_cores = num_rows == 0 ? 0 : CeilDiv(num_rows, rows_per_core);
-  int64_t rows_per_tile = std::max<int64_t>(1, std::min(rows_per_core, bytes_per_buffer / row_bytes));
+  const int64_t tile_bytes = std::min<int64_t>(bytes_per_buffer, kIdBytes);
+  int64_t rows_per_tile = std::max<int64_t>(1, std::min(rows_per_core, tile_bytes / row_bytes));
   if (rows_per_tile > rows_per_line) rows_per_tile -= rows_per_tile % rows_per_line;
   tiling->num_cores = static_cast<uint32_t>(num_cores);
   tiling->rows_per_core = static_cast<uint32_t>(rows_per_core);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "copy.h"
 
@@ -20,6 +21,8 @@ template <typename T>
 constexpr bool kArithmetic = kOneOf<T, int16_t, half, int32_t, float>;
 template <typename T>
 constexpr bool kReal = kOneOf<T, half, float>;
+template <typename T>
+constexpr bool kShifted = kOneOf<T, int16_t, uint16_t, int32_t, uint32_t>;
 template <typename T>
 constexpr bool kCopied = kOneOf<T, int16_t, uint16_t, half, bfloat16_t, int32_t, uint32_t, float>;
 
@@ -120,6 +123,7 @@ ASCENDC_BINARY(Min, kArithmetic, a < b ? a : b)
 ASCENDC_BINARY(Div, kReal, a / b)
 ASCENDC_SCALAR(Adds, a + b)
 ASCENDC_SCALAR(Muls, a* b)
+ASCENDC_SCALAR(Maxs, a > b ? a : b)
 ASCENDC_SCALAR(Mins, a < b ? a : b)
 #undef ASCENDC_BINARY
 #undef ASCENDC_SCALAR
@@ -128,6 +132,39 @@ template <typename T>
 void Sqrt(const LocalTensor<T>& dst, const LocalTensor<T>& src, int32_t count, ASCENDC_HERE) {
   static_assert(vector::kReal<T>, "Sqrt: unsupported data type");
   vector::WithScalar(dst, src, T(0.0f), count, here, [](auto a, auto) { return std::sqrt(a); });
+}
+
+// Logical for unsigned types, arithmetic for signed ones.
+template <typename T>
+void ShiftRight(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count,
+                ASCENDC_HERE) {
+  static_assert(vector::kShifted<T>, "ShiftRight: unsupported data type");
+  if (scalarValue < T(0) || static_cast<uint64_t>(scalarValue) > 8 * sizeof(T)) {
+    ascendc_host::Fail("shift-range", here, Text("shifts %zu bits by %lld", 8 * sizeof(T),
+                                                 static_cast<long long>(scalarValue)));
+  }
+  vector::WithScalar(dst, src, scalarValue, count, here, [](auto a, auto b) { return a >> b; });
+}
+
+enum class CMPMODE : uint8_t { EQ };  // of six, the one our kernels use
+
+// Bit i % 8 of byte i / 8 of `dst`: whether src0[i] equals src1[i].
+template <typename T, typename U>
+void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE,
+             uint32_t count, ASCENDC_HERE) {
+  static_assert(vector::kReal<T> && vector::kOneOf<U, int8_t, uint8_t>, "Compare: unsupported data type");
+  if (count * sizeof(T) % 256 != 0) {
+    ascendc_host::Fail("compare-count", here, Text("compares %u elements, which do not fill 256 bytes", count));
+  }
+  vector::Instruct({dst, count / 8, here}, {{src0, count, here}, {src1, count, here}}, here, [=](Core& core) {
+    U* bits = vector::At(core, dst);
+    const T *a = vector::At(core, src0), *b = vector::At(core, src1);
+    std::fill_n(bits, count / 8, U(0));
+    for (uint32_t i = 0; i < count; ++i) {
+      const bool equal = static_cast<float>(a[i]) == static_cast<float>(b[i]);
+      bits[i / 8] = static_cast<U>(bits[i / 8] | (equal ? 1 << (i % 8) : 0));
+    }
+  });
 }
 
 template <typename T>
@@ -142,20 +179,28 @@ void Duplicate(const LocalTensor<T>& dst, T value, int32_t count, ASCENDC_HERE) 
 template <typename To, typename From>
 void Cast(const LocalTensor<To>& dst, const LocalTensor<From>& src, const RoundMode& mode, uint32_t count,
           ASCENDC_HERE) {
-  constexpr bool widens = std::is_same_v<To, float> && vector::kOneOf<From, half, bfloat16_t>;
-  constexpr bool narrows = std::is_same_v<From, float> && vector::kOneOf<To, half, bfloat16_t>;
+  using vector::kOneOf;
+  constexpr bool widens = (std::is_same_v<To, float> && kOneOf<From, half, bfloat16_t>) ||
+                          (std::is_same_v<To, half> && std::is_same_v<From, uint8_t>);
+  constexpr bool narrows = std::is_same_v<From, float> && kOneOf<To, half, bfloat16_t>;
   constexpr bool integers = (std::is_same_v<To, int32_t> && std::is_same_v<From, int64_t>) ||
                             (std::is_same_v<To, int64_t> && std::is_same_v<From, int32_t>);
-  constexpr bool rounds = std::is_same_v<From, half> && std::is_same_v<To, int32_t>;
-  static_assert(widens || narrows || integers || rounds, "Cast: unsupported pair of data types");
-  const bool known = narrows || rounds ? mode == RoundMode::CAST_RINT : mode == RoundMode::CAST_NONE;
+  constexpr bool to_real = (std::is_same_v<To, float> && kOneOf<From, int32_t, int64_t>) ||
+                           (std::is_same_v<To, half> && std::is_same_v<From, int16_t>);
+  constexpr bool rounds = (std::is_same_v<To, int32_t> && std::is_same_v<From, half>) ||
+                          (std::is_same_v<To, int16_t> && std::is_same_v<From, float>);
+  static_assert(widens || narrows || integers || to_real || rounds, "Cast: unsupported pair of data types");
+  const bool known = mode == (widens || integers ? RoundMode::CAST_NONE : RoundMode::CAST_RINT);
   if (!known) ascendc_host::Fail("cast-mode", here, "a rounding mode that this pair of types does not have here");
   vector::Instruct({dst, count, here}, {{src, count, here}}, here, [=](Core& core) {
     To* out = vector::At(core, dst);
     const From* in = vector::At(core, src);
     for (uint32_t i = 0; i < count; ++i) {
-      if constexpr (rounds) {
-        out[i] = static_cast<To>(std::nearbyint(static_cast<float>(in[i])));
+      if constexpr (rounds) {  // and saturates
+        const float value = std::nearbyint(static_cast<float>(in[i]));
+        const float most = static_cast<float>(std::numeric_limits<To>::max());
+        out[i] = value >= most ? std::numeric_limits<To>::max()
+                               : static_cast<To>(std::max(value, -most - 1));
       } else {
         out[i] = static_cast<To>(in[i]);
       }

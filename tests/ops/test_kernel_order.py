@@ -25,9 +25,10 @@ RACES = {"race", "flag-unpaired", "flag-unset", "flag-doubled", "uninitialised"}
 
 
 class Mutant(NamedTuple):
-    """`kernel.h` of `operator` without the synchronisation that starts on `line` (1-based)."""
+    """`header` of `operator` without the synchronisation that starts on `line` (1-based)."""
 
     operator: str
+    header: str
     line: int
     text: str
 
@@ -35,17 +36,13 @@ class Mutant(NamedTuple):
 def _mutants() -> Iterator[Mutant]:
     """A flag's Set and Wait go together when they follow each other; apart they are two mutants."""
     pattern = re.compile(r"(AscendC::(PipeBarrier|SetFlag|WaitFlag)<|\bOrder<AscendC)")
-    for operator in sorted(path.parent.name for path in SOURCES.glob("*/kernel.h")):
-        lines = (SOURCES / operator / "kernel.h").read_text(encoding="utf-8").splitlines()
-        in_helper = 0
+    for path in sorted(SOURCES.glob("*/*.h")):
+        if path.parent.name == "host":
+            continue
+        lines = path.read_text(encoding="utf-8").splitlines()
         for number, line in enumerate(lines, 1):
-            in_helper = 4 if "void Order()" in line else in_helper - 1
-            if (
-                pattern.search(line)
-                and in_helper <= 0
-                and not ("WaitFlag" in line and "SetFlag" in lines[number - 2])
-            ):
-                yield Mutant(operator, number, line.strip())
+            if pattern.search(line) and not ("WaitFlag" in line and "SetFlag" in lines[number - 2]):
+                yield Mutant(path.parent.name, path.name, number, line.strip())
 
 
 MUTANTS = list(_mutants())
@@ -77,7 +74,7 @@ def _exercise(kernels: HostKernels) -> dict[str, Callable[[], object]]:
 def _compile(mutant: Mutant, folder: Path) -> Path:
     copy = folder / "csrc_ascendc"
     shutil.copytree(SOURCES, copy)
-    path = copy / mutant.operator / "kernel.h"
+    path = copy / mutant.operator / mutant.header
     lines = path.read_text(encoding="utf-8").splitlines()
     last = mutant.line + 1 if "SetFlag" in mutant.text and "WaitFlag" in lines[mutant.line] else mutant.line
     for index in range(mutant.line - 1, last):
@@ -112,7 +109,7 @@ def test_there_are_mutants_of_every_kernel_with_flags() -> None:
 
 
 @pytest.mark.skipif(not LONG, reason=LONG_TESTS + "=1")
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.operator}:{mutant.line}")
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.operator}/{mutant.header}:{mutant.line}")
 def test_missing_synchronisation_is_found(mutant: Mutant, tmp_path: Path) -> None:
     kernels = HostKernels(_compile(mutant, tmp_path))
     with kernels.setting(1, EAGER), pytest.raises(BrokenRuleError) as caught:

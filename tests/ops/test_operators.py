@@ -69,6 +69,28 @@ def test_expert_load_add(kernels: HostKernels, rows: int, top_k: int, experts: i
         assert torch.equal(load, expected)
 
 
+@pytest.mark.parametrize("experts", (1, 64, 256, 257, 512, 600))
+def test_expert_load_add_of_one_expert(kernels: HostKernels, experts: int) -> None:
+    """Every id the same: the highest counts, where fields of bits overflow first."""
+    for expert in {0, experts // 2, experts - 1}:
+        load, ids = torch.zeros(experts, dtype=torch.int32), torch.full((1025, 8), expert, dtype=torch.int32)
+        kernels.expert_load_add_(load, ids, torch.tensor([1025], dtype=torch.int32))
+        assert load[expert] == 1025 * 8 == load.sum()
+
+
+@pytest.mark.parametrize("experts", (8, 256, 512, 600))
+def test_expert_load_add_ignores_ids_of_any_size(kernels: HostKernels, experts: int) -> None:
+    for dtype in INTEGERS:
+        info = torch.iinfo(dtype)
+        strange = [info.min, info.min + 3, -65536, -experts, -1, experts, 65539, 1 << 24, info.max - 3, info.max]
+        if dtype == torch.int64:
+            strange += [sign * (1 << bits) + 3 for bits in (31, 32, 33, 48, 62) for sign in (1, -1)]
+        ids = torch.tensor([3, *strange, 3], dtype=dtype).repeat(70, 1)
+        load = torch.zeros(experts, dtype=torch.int32)
+        kernels.expert_load_add_(load, ids, torch.tensor([70], dtype=torch.int32))
+        assert load[3] == 140 == load.sum()
+
+
 @pytest.mark.parametrize("experts", (*NUM_EXPERTS, 5000))
 @pytest.mark.parametrize("is_cumsum", [False, True])
 def test_expert_load_add_counts(kernels: HostKernels, experts: int, is_cumsum: bool) -> None:
@@ -188,18 +210,19 @@ def test_any_records(host_kernels: HostKernels, cores, schedule, batch, slots, t
 
 @pytest.mark.parametrize("cores", CORES)
 def test_kernels_move_little_more_than_they_must(host_kernels: HostKernels, cores: int) -> None:
-    """At most 5 % more, where there is enough work; each core adds its own E counters in expert_load_add_."""
-    load, ids, _ = load_case(16384, 8, 256, torch.int32, seed=1)
-    shapes = {
-        "expert_load_add_": (load, ids, torch.tensor([16384], dtype=torch.int32)),
-        "expert_load_add_counts_": (*counts_case(512, True, torch.int64, 1), True),
-        "dp_pad": (torch.ones(70, 2112), 64, 7, 100),
-        "dp_unpad": (torch.ones(70, 2112), 64, 3),
-        "add_rms_norm": norm_case(8 * cores, 2112, torch.bfloat16, 1),
-        "mtp_pack_output": tuple(pack_case(64, 4, 20, 1)),
-    }
+    """At most 5 % more, where there is enough work."""
+    shapes: list[tuple[str, tuple[object, ...]]] = [
+        ("expert_load_add_counts_", (*counts_case(512, True, torch.int64, 1), True)),
+        ("dp_pad", (torch.ones(70, 2112), 64, 7, 100)),
+        ("dp_unpad", (torch.ones(70, 2112), 64, 3)),
+        ("add_rms_norm", norm_case(8 * cores, 2112, torch.bfloat16, 1)),
+        ("mtp_pack_output", tuple(pack_case(64, 4, 20, 1))),
+    ]
+    for rows, dtype in itertools.product((256, 1024, 4096, 16384), INTEGERS):
+        load, ids, num_tokens = load_case(rows, 8, 256, dtype, seed=1)
+        shapes.append(("expert_load_add_", (load, ids, num_tokens.fill_(rows))))
     with host_kernels.setting(cores):
-        for name, arguments in shapes.items():
+        for name, arguments in shapes:
             getattr(host_kernels, name)(*arguments)
             moved = host_kernels.statistics.gm_bytes_read + host_kernels.statistics.gm_bytes_written
             assert 1 <= moved / least_bytes(name, arguments) <= 1.05, name

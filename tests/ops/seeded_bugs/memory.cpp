@@ -139,6 +139,42 @@ void CastMode(bool broken, GM_ADDR, GM_ADDR) {
   Cast(ub.b.ReinterpretCast<bfloat16_t>(), from, broken ? RoundMode::CAST_NONE : RoundMode::CAST_RINT, 64);  // here
 }
 
+void CompareCount(bool broken, GM_ADDR, GM_ADDR) {
+  Buffers ub;
+  Duplicate(ub.a, 0, 64);
+  Duplicate(ub.b, 0, 64);
+  PipeBarrier<PIPE_V>();
+  Compare(ub.c.ReinterpretCast<uint8_t>(), ub.a.ReinterpretCast<half>(), ub.b.ReinterpretCast<half>(), CMPMODE::EQ, broken ? 64 : 128);  // here
+}
+
+void ShiftRange(bool broken, GM_ADDR, GM_ADDR) {
+  Buffers ub;
+  Duplicate(ub.a, 0, 64);
+  PipeBarrier<PIPE_V>();
+  ShiftRight(ub.b.ReinterpretCast<uint16_t>(), ub.a.ReinterpretCast<uint16_t>(), uint16_t(broken ? 17 : 16), 128);  // here
+}
+
+// b = a & a.
+void Repeat(uint64_t mask, int32_t repeats, const BinaryRepeatParams& strides, Here here) {
+  Buffers ub;
+  Duplicate(ub.a, 0, 64);
+  PipeBarrier<PIPE_V>();
+  const LocalTensor<int16_t> from = ub.a.ReinterpretCast<int16_t>();
+  And(ub.b.ReinterpretCast<int16_t>(), from, from, mask, repeats, strides, here);
+}
+
+void RepeatTime(bool broken, GM_ADDR, GM_ADDR) {
+  Repeat(128, broken ? 256 : 255, {1, 1, 1, 0, 0, 0}, Here::Caller());  // here
+}
+
+void RepeatMask(bool broken, GM_ADDR, GM_ADDR) {
+  Repeat(broken ? 129 : 128, 1, {1, 1, 1, 8, 8, 8}, Here::Caller());  // here
+}
+
+void RepeatStride(bool broken, GM_ADDR, GM_ADDR) {
+  Repeat(128, 1, {static_cast<uint8_t>(broken ? 0 : 1), 0, 0, 8, 8, 8}, Here::Caller());  // here
+}
+
 void AtomicLeftOn(bool broken, GM_ADDR, GM_ADDR out) {
   Buffers ub;
   Duplicate(ub.a, 1, 64);
@@ -218,6 +254,11 @@ const Bug kMemoryBugs[] = {
     {"vector-count", VectorCount},
     {"vector-overlap", VectorOverlap},
     {"cast-mode", CastMode},
+    {"compare-count", CompareCount},
+    {"shift-range", ShiftRange},
+    {"repeat-time", RepeatTime},
+    {"repeat-mask", RepeatMask},
+    {"repeat-stride", RepeatStride},
     {"atomic-left-on", AtomicLeftOn},
     {"atomic-type", AtomicType},
     {"cross-core/writes", CoresWriteTheSame},
