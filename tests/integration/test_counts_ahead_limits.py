@@ -22,7 +22,7 @@ def speculative(method: str, **changes: Any) -> Any:
 def vllm_config(**changes: Any) -> Any:
     """A supported one, changed at top-level names."""
     settings = {
-        "parallel_config": SimpleNamespace(pipeline_parallel_size=1),
+        "parallel_config": SimpleNamespace(pipeline_parallel_size=1, distributed_executor_backend="mp"),
         "scheduler_config": SimpleNamespace(scheduler_cls=None, async_scheduling=False),
         "compilation_config": SimpleNamespace(pass_config=SimpleNamespace(enable_sp=None)),
         "kv_transfer_config": None,
@@ -50,7 +50,14 @@ def test_supported() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"parallel_config": SimpleNamespace(pipeline_parallel_size=2)}, "pipeline stages"),
+        (
+            {
+                "parallel_config": SimpleNamespace(
+                    pipeline_parallel_size=2, distributed_executor_backend="external_launcher"
+                )
+            },
+            "pipeline stages",
+        ),
         ({"kv_transfer_config": object()}, "leave kv_transfer_config"),
         ({"ec_transfer_config": object()}, "leave kv_transfer_config and ec_transfer_config unset"),
         ({"scheduler_config": SimpleNamespace(scheduler_cls="mine.Scheduler")}, "leave scheduler_cls unset"),
@@ -66,6 +73,13 @@ def test_refused(changes: dict[str, Any], reason: str) -> None:
     text = message(vllm_config(**changes))
     assert text.startswith("ascend_ext.dp_gather.counts_ahead ") and reason in text
     assert "counts_ahead to false" in text
+
+
+def test_an_engine_core_that_runs_no_dummies_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    assert "set VLLM_ENABLE_V1_MULTIPROCESSING to 1 or set" in message(vllm_config())
+    launched = SimpleNamespace(pipeline_parallel_size=1, distributed_executor_backend="external_launcher")
+    assert message(vllm_config(parallel_config=launched)) == ""
 
 
 def test_ascend_and_graphs() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm import envs
+
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
 _SCHEDULERS = "vllm_ascend_ext.integration.commitments"
@@ -18,11 +20,16 @@ def check(vllm_config: Any, *, routes_itself: bool) -> None:
 
     routes_itself: see `DeviceIntegration`.
     """
-    speculative = vllm_config.speculative_config
+    speculative, parallel = vllm_config.speculative_config, vllm_config.parallel_config
     problems = {
         "is not built for vllm-ascend's exchange of counts; set it to false": routes_itself,
         f"commits to one pass after the other, and pipeline stages have several under way; set "
-        f"pipeline_parallel_size to 1 {_OFF}": vllm_config.parallel_config.pipeline_parallel_size > 1,
+        f"pipeline_parallel_size to 1 {_OFF}": parallel.pipeline_parallel_size > 1,
+        f"needs dummies of replicas whose new requests are held back, which vLLM's engine core runs in a process of "
+        f"its own only; set VLLM_ENABLE_V1_MULTIPROCESSING to 1 {_OFF}": (
+            parallel.distributed_executor_backend != "external_launcher"
+            and not envs.VLLM_ENABLE_V1_MULTIPROCESSING
+        ),
         f"commits to what running requests can have, which KV and encoder-cache transfers change outside the "
         f"scheduler's steps; leave kv_transfer_config and ec_transfer_config unset {_OFF}": (
             vllm_config.kv_transfer_config is not None or vllm_config.ec_transfer_config is not None

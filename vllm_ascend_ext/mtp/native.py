@@ -119,9 +119,10 @@ class NativeRows:
 
 def records_of(array: Int32Array) -> Any:
     """The memory of `array`, for a pointer argument; quicker than ``array.ctypes``."""
-    if array.flags.writeable and array.size:
+    try:
         return ctypes.c_int32.from_buffer(array.data)
-    return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctypes.c_int32))
+    except (TypeError, ValueError):  # read-only, empty
+        return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctypes.c_int32))
 
 
 class NativeCounter(PythonCounter):

@@ -89,12 +89,9 @@ class UsualReceive:
         if code:
             return None
         records, self._memory = self._memory, []
-        words = self._words
-        filled = [
-            Section(source, request_ids, packed_BW, num_slots, top_k)
-            for (source, request_ids, _, num_slots, top_k), packed_BW in zip(self._sections, records, strict=True)
-        ]
-        return Frame(*self._identity, words[STEP], words[SEQUENCE] - 1, tuple(filled), words[SENT_NS])
+        words, (instance, replica) = self._words, self._identity
+        sections = tuple(map(_filled, self._sections, records))
+        return Frame(instance, replica, words[STEP], words[SEQUENCE] - 1, sections, words[SENT_NS])
 
     def _await(self, timeout_s: float) -> int:
         begin, slice_s = time.monotonic(), min(max(timeout_s, 0.0), SLICE_S)
@@ -103,6 +100,11 @@ class UsualReceive:
             self._ring.wait(timeout_s, begin)
             code = self._receive(self._address, *self._pointers)
         return code
+
+
+def _filled(like: Section, packed_BW: Int32Array) -> Section:
+    source, request_ids, _, num_slots, top_k = like
+    return Section(source, request_ids, packed_BW, num_slots, top_k)
 
 
 def _is_like(section: Section, known: Section | None) -> bool:
