@@ -25,8 +25,8 @@ def check(vllm_config: Any, *, routes_itself: bool) -> None:
         "is not built for vllm-ascend's exchange of counts; set it to false": routes_itself,
         f"commits to one pass after the other, and pipeline stages have several under way; set "
         f"pipeline_parallel_size to 1 {_OFF}": parallel.pipeline_parallel_size > 1,
-        f"needs dummies of replicas whose new requests are held back, which vLLM's engine core runs in a process of "
-        f"its own only; set VLLM_ENABLE_V1_MULTIPROCESSING to 1 {_OFF}": (
+        f"needs dummies of replicas whose new requests are held back, which vLLM's engine core runs in a process "
+        f"of its own only; set VLLM_ENABLE_V1_MULTIPROCESSING to 1 {_OFF}": (
             parallel.distributed_executor_backend != "external_launcher"
             and not envs.VLLM_ENABLE_V1_MULTIPROCESSING
         ),
