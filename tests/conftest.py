@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported anywhere
 
@@ -32,6 +33,13 @@ def vllm_preloaded() -> None:
     from vllm_ascend_ext.integration import ranks
 
     ranks.preload()
+
+
+def pytest_configure() -> None:
+    """A shell that starts pytest in the background lets it ignore SIGINT, and so the programs that it runs: some of
+    these are to be interrupted."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
