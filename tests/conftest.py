@@ -36,8 +36,8 @@ def vllm_preloaded() -> None:
 
 
 def pytest_configure() -> None:
-    """A shell that starts pytest in the background lets it ignore SIGINT, and so the programs that it runs: some of
-    these are to be interrupted."""
+    """A shell that starts pytest in the background lets it ignore SIGINT, and so the programs that it runs, some
+    of which are to be interrupted."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
