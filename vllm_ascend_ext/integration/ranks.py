@@ -174,9 +174,11 @@ def _end(children: list[_Child]) -> None:
             child.process.kill()
     for child in children:
         child.process.join(5)
-        end = time.monotonic() + 2
-        while _signal(child, 0) and time.monotonic() < end:
-            time.sleep(0.02)
+        for number in (0, signal.SIGTERM):  # the tracker ignores that, but waits for the rank's workers to end
+            _signal(child, number)
+            end = time.monotonic() + 2
+            while _signal(child, 0) and time.monotonic() < end:
+                time.sleep(0.02)
         _signal(child, signal.SIGKILL)
         child.pipe.close()
 
