@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 import time
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,20 @@ def test_no_process_is_left_behind() -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_no_shared_memory_is_left_behind_by_a_rank_that_fails_beside_its_worker(tmp_path: Path) -> None:
+    def job(rank: Rank) -> None:
+        memory = SharedMemory(create=True, size=16)
+        (tmp_path / "name").write_text(memory.name)
+        if os.fork() == 0:  # holds the resource tracker's pipe, as an engine's workers do
+            time.sleep(60)
+            os._exit(0)
+        raise KeyError("missing")
+
+    with pytest.raises(RankError, match="missing"):
+        run_ranks(job, Layout(), deadline_s=30)
+    assert not Path("/dev/shm", (tmp_path / "name").read_text()).exists()
 
 
 @pytest.mark.parametrize(("tp", "dp"), [(0, 1), (1, 0), (-1, 1)])
