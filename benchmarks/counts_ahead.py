@@ -21,20 +21,21 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are forked
 
 from report import print_machine, spread  # noqa: E402
+from turns import run_turns  # noqa: E402
 
 from vllm_ascend_ext.integration.engine import EngineCase  # noqa: E402
-from vllm_ascend_ext.integration.ranks import Layout, Rank, preload, run_ranks  # noqa: E402
+from vllm_ascend_ext.integration.ranks import Layout, preload  # noqa: E402
 
 BEFORE, BESIDE, AHEAD = "asked before the pass", "asked beside the pass", "known ahead"
 WAYS = (BEFORE, BESIDE, AHEAD)
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Microseconds a pass of the target model, by way: standing still for counts, and all together."""
+class APass:
+    """Microseconds a pass of the target model: standing still for counts, and all together."""
 
-    wait: dict[str, float]
-    wall: dict[str, float]
+    wait: float
+    wall: float
 
 
 class Switch:
@@ -67,6 +68,13 @@ class Switch:
         self._runner._determine_batch_execution_and_padding = self._vllms
         put_in_place(self._runner, self._counted(coordinate), coordinate)
 
+    def measure(self, way: str, generate: Callable[[], Any]) -> APass:
+        self.to(way)
+        started = time.perf_counter()
+        generate()
+        wall_s = time.perf_counter() - started
+        return APass(self.waited_s() / self.num_passes * 1e6, wall_s / self.num_passes * 1e6)
+
     def waited_s(self) -> float:
         report = self._ahead.report()
         return float(self._asking_s + report["wait_s"] + report["exchange_wait_s"])
@@ -85,31 +93,6 @@ class Switch:
         return counted
 
 
-def run_engine(case: EngineCase, num_prompts: int, max_tokens: int, num_turns: int) -> list[Turn]:
-    """`num_turns` counted turns, as the first replica saw them."""
-
-    def job(rank: Rank) -> list[Turn]:
-        from vllm import LLM, SamplingParams
-
-        llm = LLM(**case.llm_arguments())
-        switch = Switch(llm.llm_engine.model_executor.driver_worker.worker)
-        prompts = [{"prompt_token_ids": [5 + i % 200, 17, 42, 99]} for i in range(num_prompts)]
-        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-        turns = []
-        for index in range(num_turns + 1):
-            turn = Turn({}, {})
-            for way in WAYS if index % 2 else reversed(WAYS):
-                switch.to(way)
-                started = time.perf_counter()
-                llm.generate(prompts, params, use_tqdm=False)
-                turn.wall[way] = (time.perf_counter() - started) / switch.num_passes * 1e6
-                turn.wait[way] = switch.waited_s() / switch.num_passes * 1e6
-            turns.append(turn)
-        return turns[1:]
-
-    return run_ranks(job, case.layout, deadline_s=900)[0]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tests/assets/tiny-deepseek")
@@ -126,12 +109,19 @@ def main() -> None:
     case = EngineCase(
         arguments.model, Layout(dp=2), expert_parallel=True, ascend_ext={"dp_gather": section}
     )
-    turns = run_engine(case, arguments.prompts, arguments.max_tokens, arguments.turns)
+    turns = run_turns(
+        case,
+        WAYS,
+        lambda worker: Switch(worker).measure,
+        num_prompts=arguments.prompts,
+        max_tokens=arguments.max_tokens,
+        num_turns=arguments.turns,
+    )
     print(f"{len(turns)} turns; median [middle half], microseconds a pass")
     for way in WAYS:
-        wait = spread([turn.wait[way] for turn in turns], ".0f")
-        ratio = spread([turn.wall[BEFORE] / turn.wall[way] for turn in turns], ".3f")
-        print(f"  {way:22} waits {wait:20} of {spread([turn.wall[way] for turn in turns], '.0f')}, speed {ratio}")
+        wait = spread([turn[way].wait for turn in turns], ".0f")
+        ratio = spread([turn[BEFORE].wall / turn[way].wall for turn in turns], ".3f")
+        print(f"  {way:22} waits {wait:20} of {spread([turn[way].wall for turn in turns], '.0f')}, speed {ratio}")
 
 
 if __name__ == "__main__":

@@ -16,26 +16,28 @@ import argparse
 import os
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are forked
 
 from report import print_machine, spread  # noqa: E402
+from turns import run_turns  # noqa: E402
 
 from vllm_ascend_ext.integration.engine import EngineCase  # noqa: E402
-from vllm_ascend_ext.integration.ranks import Rank, preload, run_ranks  # noqa: E402
+from vllm_ascend_ext.integration.ranks import preload  # noqa: E402
 
 BASELINE, OFF, ON = "the device's own runner", "everything off", "eplb_load on"
 VARIANTS = (BASELINE, OFF, ON)
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Seconds of one generation by each variant, by the wall clock and by this process's CPU time."""
+class Seconds:
+    """Of one generation, by the wall clock and by this process's CPU time."""
 
-    wall: dict[str, float]
-    cpu: dict[str, float]
+    wall: float
+    cpu: float
 
 
 class Switch:
@@ -56,30 +58,11 @@ class Switch:
         for router, capture in zip(self.routers, self.captures, strict=True):
             router.set_capture_fn(capture if variant == ON else None)
 
-
-def run_engine(case: EngineCase, num_prompts: int, max_tokens: int, num_turns: int) -> list[Turn]:
-    """One engine, `num_turns` counted turns."""
-
-    def job(rank: Rank) -> list[Turn]:
-        from vllm import LLM, SamplingParams
-
-        llm = LLM(**case.llm_arguments())
-        switch = Switch(llm.llm_engine.model_executor.driver_worker.worker.model_runner)
-        prompts = [{"prompt_token_ids": [5 + i % 200, 17, 42, 99]} for i in range(num_prompts)]
-        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-        turns = []
-        for index in range(num_turns + 1):
-            turn = Turn({}, {})
-            for variant in VARIANTS if index % 2 else reversed(VARIANTS):
-                switch.to(variant)
-                wall, cpu = time.perf_counter(), time.process_time()
-                llm.generate(prompts, params, use_tqdm=False)
-                turn.wall[variant] = time.perf_counter() - wall
-                turn.cpu[variant] = time.process_time() - cpu
-            turns.append(turn)
-        return turns[1:]
-
-    return run_ranks(job, case.layout, deadline_s=900)[0]
+    def measure(self, variant: str, generate: Callable[[], Any]) -> Seconds:
+        self.to(variant)
+        wall, cpu = time.perf_counter(), time.process_time()
+        generate()
+        return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def main() -> None:
@@ -102,14 +85,21 @@ def main() -> None:
     turns = [
         turn
         for _ in range(arguments.engines)
-        for turn in run_engine(case, arguments.prompts, arguments.max_tokens, arguments.turns)
+        for turn in run_turns(
+            case,
+            VARIANTS,
+            lambda worker: Switch(worker.model_runner).measure,
+            num_prompts=arguments.prompts,
+            max_tokens=arguments.max_tokens,
+            num_turns=arguments.turns,
+        )
     ]
     num_tokens = arguments.prompts * arguments.max_tokens
     print(f"{len(turns)} turns; median [middle half]; throughput ratios, above 1 is faster than the baseline")
     for variant in VARIANTS:
-        speed = num_tokens / statistics.median(turn.wall[variant] for turn in turns)
-        wall = spread([turn.wall[BASELINE] / turn.wall[variant] for turn in turns], ".4f")
-        cpu = spread([turn.cpu[BASELINE] / turn.cpu[variant] for turn in turns], ".4f")
+        speed = num_tokens / statistics.median(turn[variant].wall for turn in turns)
+        wall = spread([turn[BASELINE].wall / turn[variant].wall for turn in turns], ".4f")
+        cpu = spread([turn[BASELINE].cpu / turn[variant].cpu for turn in turns], ".4f")
         print(f"  {variant:24} {speed:7.1f} tokens/s   ratio by wall time {wall}   by CPU time {cpu}")
 
 
