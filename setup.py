@@ -3,7 +3,8 @@
 
 auto   npu where ASCEND_HOME_PATH is set, else none (the default)
 none   pure Python, which says so
-host   CMake builds the AscendC kernels for the CPU, for tests; needs a C++ compiler only
+host   CMake builds the AscendC kernels for the CPU, for tests, and the channel of MTP output; needs a C++ compiler
+       and Python's headers
 npu    CMake builds them for the NPU and binds them to torch; needs CANN, torch and torch_npu
 """
 
@@ -53,7 +54,7 @@ class BuildPy(build_py):
             return
         target = ROOT if self.editable_mode else Path(self.build_lib).resolve()
         build = ROOT / "build" / choice()
-        cmake("-S", ROOT, "-B", build, *package_folders())
+        cmake("-S", ROOT, "-B", build, f"-DPython3_EXECUTABLE={sys.executable}", *package_folders())
         cmake("--build", build, "--parallel", "2")
         cmake("--install", build, "--prefix", target / "vllm_ascend_ext" / "lib")
 

@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -120,10 +121,11 @@ def main() -> None:
     backends = [python_backend()]
     if arguments.build:
         build = ROOT / "build/host"
-        for command in (["-S", ROOT, "-B", build], ["--build", build, "--target", "ascend_ext_channel"]):
+        configure = ["-S", ROOT, "-B", build, f"-DPython3_EXECUTABLE={sys.executable}"]
+        for command in (configure, ["--build", build, "--target", "ascend_ext_channel"]):
             subprocess.run(["cmake", *map(str, command)], check=True, stdout=subprocess.DEVNULL)
-        backends.insert(0, native_backend(build / "libascend_ext_channel.so"))
-    elif installed_backend().functions:
+        backends.insert(0, native_backend(build))
+    elif installed_backend().module:
         backends.insert(0, installed_backend())
     sizes = [Path(f"/proc/sys/kernel/{name}").read_text().strip() for name in ("msgmax", "msgmnb")]
     setting = f"xxhash {xxhash.VERSION}, kernel.msgmax {sizes[0]}, kernel.msgmnb {sizes[1]}"

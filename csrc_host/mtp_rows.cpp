@@ -10,6 +10,7 @@ namespace {
 
 constexpr uint64_t kHeaderWords = 8;
 constexpr uint64_t kUnit = 8;
+static_assert(kHeaderWords == kUnit, "the shortest record is two units");
 
 uint64_t RoundUp(uint64_t words) { return (words + kUnit - 1) / kUnit * kUnit; }
 
@@ -61,7 +62,30 @@ uint8_t* Compact(const int32_t* packed, uint64_t batch, uint64_t words, Part par
   return out;
 }
 
-// The inverse; what a unit reads too much becomes -1 again.
+// Of a unit of which the first n words count, the others become -1 by `kMasks.of[n]`.
+struct Masks {
+  int32_t of[kUnit + 1][kUnit] = {};
+
+  constexpr Masks() {
+    for (uint64_t count = 0; count <= kUnit; ++count) {
+      for (uint64_t word = count; word < kUnit; ++word) {
+        of[count][word] = -1;
+      }
+    }
+  }
+};
+constexpr Masks kMasks;
+
+void Unit(const uint8_t* in, uint64_t count, int32_t* values) {
+  int32_t unit[kUnit];
+  std::memcpy(unit, in, sizeof(unit));
+  for (uint64_t word = 0; word < kUnit; ++word) {
+    unit[word] |= kMasks.of[count][word];
+  }
+  std::memcpy(values, unit, sizeof(unit));
+}
+
+// The inverse of Compact.
 const uint8_t* Expand(const uint8_t* in, const uint8_t* end, int32_t* packed, uint64_t batch, uint64_t words,
                       Part part) {
   for (uint64_t row = 0; row < batch; ++row) {
@@ -69,11 +93,7 @@ const uint8_t* Expand(const uint8_t* in, const uint8_t* end, int32_t* packed, ui
     const uint64_t count = static_cast<uint64_t>(record[0]) * part.width;
     int32_t* values = record + part.start;
     if (count <= kUnit && in + kUnit * 4 <= end) {
-      int32_t unit[kUnit];
-      std::memcpy(unit, in, sizeof(unit));
-      for (uint32_t word = 0; word < kUnit; ++word) {
-        values[word] = unit[word] | -static_cast<int32_t>(word >= count);
-      }
+      Unit(in, count, values);
     } else {
       std::memcpy(values, in, count * 4);
     }
@@ -82,7 +102,47 @@ const uint8_t* Expand(const uint8_t* in, const uint8_t* end, int32_t* packed, ui
   return in;
 }
 
+// ReadRows where a record is a unit of head and a unit of tokens: one pass, which writes no word twice.
+int64_t ReadUnits(const uint8_t* body, Shape shape, int32_t* packed) {
+  const uint64_t batch = shape.batch;
+  const uint8_t* counts = body + kRowsHeadBytes;
+  const uint8_t *in = body + CountsEnd(batch), *end = in + static_cast<uint64_t>(Load(body + 8)) * 4;
+  for (uint64_t row = 0; row < batch; ++row, packed += 2 * kUnit) {
+    const uint64_t count = counts[row], left = static_cast<uint64_t>(end - in) / 4;
+    if (count > shape.slots) {
+      return -1 - static_cast<int64_t>(row);
+    }
+    const uint64_t first = count | static_cast<uint64_t>(counts[batch + row]) << 32;
+    std::memcpy(packed, &first, sizeof(first));
+    std::memset(packed + 2, 0xff, (kUnit - 2) * 4);
+    if (left >= kUnit) {
+      Unit(in, count, packed + kUnit);
+    } else if (left >= count) {
+      std::memset(packed + kUnit, 0xff, kUnit * 4);
+      std::memcpy(packed + kUnit, in, count * 4);
+    } else {
+      return -1 - static_cast<int64_t>(batch);
+    }
+    in += count * 4;
+  }
+  return in == end ? 0 : -1 - static_cast<int64_t>(batch);
+}
+
+// Bytes of the body whose head is at `body`, as its numbers tell; 0 when they are not those of `shape`.
+uint64_t BodyBytes(const uint8_t* body, uint64_t bytes, Shape shape) {
+  const uint64_t counts_end = CountsEnd(shape.batch);
+  if (bytes < counts_end || Load(body) != shape.batch || Load(body + 4) != (shape.slots | shape.top_k << 16) ||
+      Load(body + 12) != 0) {
+    return 0;
+  }
+  return counts_end + 4 * static_cast<uint64_t>(Load(body + 8)) * shape.WordsPerToken();
+}
+
 }  // namespace
+
+uint64_t RowsBound(Shape shape) {
+  return CountsEnd(shape.batch) + 4 * shape.batch * shape.slots * shape.WordsPerToken();
+}
 
 int64_t WriteRows(const int32_t* packed, Shape shape, uint8_t* out) {
   const Record record(shape);
@@ -111,13 +171,21 @@ int64_t WriteRows(const int32_t* packed, Shape shape, uint8_t* out) {
 }
 
 bool IsBodyOf(const uint8_t* body, uint64_t bytes, Shape shape) {
-  return bytes >= CountsEnd(shape.batch) && Load(body) == shape.batch &&
-         Load(body + 4) == (shape.slots | shape.top_k << 16) && Load(body + 12) == 0 &&
-         bytes == CountsEnd(shape.batch) + 4 * static_cast<uint64_t>(Load(body + 8)) * shape.WordsPerToken();
+  return bytes > 0 && BodyBytes(body, bytes, shape) == bytes;
 }
+
+bool IsPrefixOf(const uint8_t* body, uint64_t bytes, Shape shape) {
+  const uint64_t own = BodyBytes(body, bytes, shape);
+  return own > 0 && own <= bytes;
+}
+
+uint64_t RecordWords(Shape shape) { return Record(shape).words; }
 
 int64_t ReadRows(const uint8_t* body, Shape shape, int32_t* packed) {
   const Record record(shape);
+  if (record.words == 2 * kUnit) {
+    return ReadUnits(body, shape, packed);
+  }
   const uint64_t batch = shape.batch, num_tokens = Load(body + 8);
   const uint8_t* counts = body + kRowsHeadBytes;
   uint64_t sum = 0;

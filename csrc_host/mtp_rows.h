@@ -17,12 +17,21 @@ struct Shape {
 
 constexpr uint64_t kRowsHeadBytes = 16;
 
-// Writes a body to `out`, where there is room for all slots accepted. Returns its bytes, or -1 - row of the first
+// Words of one record.
+uint64_t RecordWords(Shape shape);
+
+// The most bytes that a body can take.
+uint64_t RowsBound(Shape shape);
+
+// Writes a body to `out`, where there are `RowsBound` bytes. Returns its bytes, or -1 - row of the first
 // record with an impossible count or status.
 int64_t WriteRows(const int32_t* packed, Shape shape, uint8_t* out);
 
 // Whether `bytes` bytes at `body` begin as a body of `shape` does and are as long as its counts of tokens say.
 bool IsBodyOf(const uint8_t* body, uint64_t bytes, Shape shape);
+
+// Whether what is at `body` begins with a body of `shape` that ends within `bytes` bytes.
+bool IsPrefixOf(const uint8_t* body, uint64_t bytes, Shape shape);
 
 // Reads a body of which `IsBodyOf` is true. Returns 0, or -1 - row of the first record with more tokens than slots, or
 // -1 - batch when the counts are not those of the head; the records are undefined then.

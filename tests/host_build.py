@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from filelock import FileLock
@@ -15,7 +16,12 @@ DEADLINE_S = 600
 
 
 def host_library(target: str) -> Path:
-    """The library of a CMake target, built or brought up to date; other processes wait meanwhile.
+    """The library of a CMake target, built as `build_host` says."""
+    return build_host(target) / f"lib{target}.so"
+
+
+def build_host(target: str) -> Path:
+    """The folder of a CMake target, built or brought up to date; other processes wait meanwhile.
 
     Raises:
         AssertionError: CMake or the compiler failed; the message is their output.
@@ -24,8 +30,9 @@ def host_library(target: str) -> Path:
     BUILD.mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name != "ASCEND_HOME_PATH"}
     with FileLock(BUILD / "lock", timeout=DEADLINE_S):
-        for arguments in (["-S", ROOT, "-B", BUILD], ["--build", BUILD, "--parallel", "2", "--target", target]):
+        configure = ["-S", ROOT, "-B", BUILD, f"-DPython3_EXECUTABLE={sys.executable}"]
+        for arguments in (configure, ["--build", BUILD, "--parallel", "2", "--target", target]):
             command = ["cmake", *map(str, arguments)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, env=environment)
             assert done.returncode == 0, done.stdout + done.stderr
-    return BUILD / f"lib{target}.so"
+    return BUILD

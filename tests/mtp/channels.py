@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.host_build import host_library
+from tests.host_build import build_host
 from vllm_ascend_ext.mtp import ring_folder
 from vllm_ascend_ext.mtp.frame import Section, Source
 from vllm_ascend_ext.mtp.native import Backend, native_backend, python_backend
@@ -35,7 +35,7 @@ def backend(name: str) -> Backend:
     """The one in Python, or the C++ library, which CMake builds once a checkout."""
     if name == "python":
         return python_backend()
-    return native_backend(host_library("ascend_ext_channel"))
+    return native_backend(build_host("ascend_ext_channel"))
 
 
 def in_a_process_that_is_killed(job):

@@ -325,7 +325,7 @@ def test_a_second_sender_into_one_ring_is_noticed(name):
         writer = FrameWriter(int(instance), 1, of.codec)  # replica 1 writes as replica 0
         ring: RingWriter = sender._ring
         at = ring.reserve(writer.bound((SECTION,)), 0)
-        ring.publish(writer.write(ring.memory, at, 1, 1, (SECTION,)))
+        ring.publish(writer.write(ring.frames, at, 1, 1, (SECTION,)))
         with pytest.raises(SequenceError, match="replica 1, where frame 1 of .* a second sender"):
             receiver.receive(1)
 

@@ -16,14 +16,14 @@ from vllm_ascend_ext.mtp import native
 from vllm_ascend_ext.mtp.end_state import ABI
 from vllm_ascend_ext.mtp.errors import FrameError, FrameVersionError, UnknownRosterError
 from vllm_ascend_ext.mtp.frame import SECTION, FrameReader, FrameWriter, Section, Source
-from vllm_ascend_ext.mtp.rows import MAX_RECORD_BYTES, Memory
+from vllm_ascend_ext.mtp.rows import MAX_RECORD_BYTES
 
 
 def written(of, sections, sequence=0, writer=None):
     memory = np.full(1 << 21, 0xAB, np.uint8)
     writer = writer or FrameWriter(2**63, 3, of.codec)
     bound = writer.bound(sections)
-    length = writer.write(Memory(memory.data, memory.ctypes.data), 8, 5, sequence, sections)
+    length = writer.write(memory.data, 8, 5, sequence, sections)
     assert length <= bound
     assert (memory[:8] == 0xAB).all() and (memory[8 + bound :] == 0xAB).all()
     return memory[8 : 8 + length].tobytes()
@@ -68,18 +68,28 @@ def test_bytes_are_proportional_to_accepted_tokens():
 
 
 def test_our_checksum_is_xxh64():
-    functions, rng = backend("native").functions, np.random.default_rng(0)
+    module, rng = backend("native").module, np.random.default_rng(0)
     for length in [*range(70), 1000, 4096]:
         data = rng.bytes(length)
-        assert functions.ascend_ext_xxh64(data, length) == xxhash.xxh64_intdigest(data)
+        assert module.xxh64(data) == xxhash.xxh64_intdigest(data)
 
 
-def test_a_stale_library_is_refused(monkeypatch):
-    path = Path(backend("native").functions._name)
-    for library, abi in ((path, ABI + 1), (Path("libm.so.6"), ABI)):
-        monkeypatch.setattr(native, "ABI", abi)
-        with pytest.raises(OSError, match="built from other sources"):
-            native.native_backend(library)
+def test_a_stale_library_is_refused(monkeypatch, tmp_path):
+    built = Path(backend("native").module.__file__)
+    monkeypatch.setattr(native, "ABI", ABI + 1)
+    with pytest.raises(OSError, match="built from other sources"):
+        native.native_backend(built.parent)
+    monkeypatch.setattr(native, "ABI", ABI)
+    (tmp_path / built.name).write_bytes(b"no library")
+    with pytest.raises(OSError, match="built from other sources"):
+        native.native_backend(tmp_path)
+    (tmp_path / built.name).rename(tmp_path / "ascend_ext_channel.cpython-39-x86_64-linux-gnu.so")
+    with pytest.raises(OSError, match="of another Python: build again"):
+        native.native_backend(tmp_path)
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    with pytest.raises(OSError, match="is not there"):
+        native.native_backend(tmp_path / "nowhere")
+    assert native.python_backend().module is None
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -14,8 +14,8 @@ import pytest
 
 from tests.host_build import ROOT
 
-PARTS = ("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc_ascendc", "pyproject.toml", "setup.py")
-PARTS += ("vllm_ascend_ext",)
+PARTS = ("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc_ascendc", "csrc_host", "pyproject.toml")
+PARTS += ("setup.py", "vllm_ascend_ext")
 
 
 def wheel(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -67,6 +67,32 @@ def test_wheel_without_cann_is_pure_python_and_works(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(site)},
     )
     assert ran.stdout.strip() == f"{site}/vllm_ascend_ext/__init__.py [[0.0, 0.0], [1.0, 1.0]]", ran.stderr
+
+
+def test_host_wheel_has_the_channel_in_cpp(tmp_path: Path) -> None:
+    done = wheel(tmp_path, VLLM_ASCEND_EXT_BUILD="host")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = tmp_path.glob("*.whl")
+    assert f"-cp{sys.version_info.major}{sys.version_info.minor}-" in path.name
+    site = tmp_path / "site"
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(site)
+    program = (
+        "import numpy as np; from vllm_ascend_ext.mtp.native import installed_backend; "
+        "backend = installed_backend(); memory = memoryview(bytearray(100)); "
+        "written = backend.module.rows_write(np.zeros((2, 16), np.int32), 2, 4, 0, memory, 0); "
+        "print(backend.name, backend.module.__file__, written)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=site,
+        env=os.environ | {"PYTHONPATH": str(site)},
+    )
+    name, file, written = ran.stdout.split()
+    assert (name, written) == ("native", "20") and file.startswith(f"{site}/vllm_ascend_ext/lib/"), ran.stderr
 
 
 @pytest.mark.parametrize("choice", ["auto", "npu"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 
-from vllm_ascend_ext.mtp.end_state import EndState, State
+from vllm_ascend_ext.mtp.end_state import State, new_state
 from vllm_ascend_ext.mtp.errors import (
     ChannelError,
     ChannelFullError,
@@ -25,7 +25,6 @@ from vllm_ascend_ext.mtp.owner import NOBODY, Owner
 from vllm_ascend_ext.mtp.ring_file import RingFile, Word
 from vllm_ascend_ext.mtp.ring_folder import clear_dead_rings, create, open_ring, ring_path
 from vllm_ascend_ext.mtp.ring_size import RingSize
-from vllm_ascend_ext.mtp.rows import Memory
 from vllm_ascend_ext.mtp.wakeup import SLICE_S
 
 _logger = logging.getLogger(__name__)
@@ -48,13 +47,13 @@ class RingWriter:
         clear_dead_rings(instance)
         self._file = self._create_or_continue(instance, replica, size)
         self.size = self._file.size
-        self.memory = Memory(self._file.frames, self._file.frames_address)
+        self.frames = self._file.frames
         self._words = self._file.words
         self._published = backend.counter(self._file, Word.PUBLISHED, Word.READER_WAITS)
         self._acknowledged = backend.counter(self._file, Word.ACKNOWLEDGED, Word.WRITER_WAITS)
-        self.state = EndState(self._file)
-        self.state.words[State.SEQUENCE] = self._words[Word.PUBLISHED]
-        self.state.words[State.HEAD] = self._end_of_last()
+        self.state = new_state()
+        self.state[State.SEQUENCE] = self._words[Word.PUBLISHED]
+        self.state[State.HEAD] = self._end_of_last()
         self.blocked_s = 0.0
 
     def _create_or_continue(self, instance: int, replica: int, size: RingSize) -> RingFile:
@@ -101,9 +100,14 @@ class RingWriter:
         self.path.unlink(missing_ok=True)
 
     @property
+    def memory(self) -> tuple[memoryview, memoryview, memoryview]:
+        """What this end works on, for the C++ module: `RingFile.words` and `frames`, and its own `State`."""
+        return self._words, self.frames, self.state
+
+    @property
     def sequence(self) -> int:
         """Of the next frame."""
-        return self.state.words[State.SEQUENCE]
+        return self.state[State.SEQUENCE]
 
     def _end_of_last(self) -> int:
         if not self.sequence:
@@ -132,7 +136,7 @@ class RingWriter:
         return at if at is not None else self._wait_for_room(num_bytes, timeout_s)
 
     def _free(self, num_bytes: int) -> int | None:
-        words, size, head = self._words, self.size, self.state.words[State.HEAD]
+        words, size, head = self._words, self.size, self.state[State.HEAD]
         acknowledged = words[Word.ACKNOWLEDGED]
         offset = head % size.capacity
         if offset + num_bytes > size.capacity:  # a frame lies in one piece
@@ -141,7 +145,7 @@ class RingWriter:
             oldest = words[self._file.descriptor(acknowledged)]
             if self.sequence - acknowledged >= size.num_descriptors or head + num_bytes - oldest > size.capacity:
                 return None
-        self.state.words[State.HEAD] = head
+        self.state[State.HEAD] = head
         return offset
 
     def _wait_for_room(self, num_bytes: int, timeout_s: float) -> int:
@@ -173,7 +177,7 @@ class RingWriter:
 
     def publish(self, num_bytes: int) -> int:
         """Makes the frame of `num_bytes` that was written where `reserve` said visible; returns its sequence."""
-        sequence, words, state = self.sequence, self._words, self.state.words
+        sequence, words, state = self.sequence, self._words, self.state
         descriptor = self._file.descriptor(sequence)
         words[descriptor] = state[State.HEAD]
         words[descriptor + 1] = num_bytes
@@ -210,7 +214,6 @@ class RingWriter:
             if not (self._file.is_unlinked or (num_unread and keeps_unread)):
                 self.path.unlink(missing_ok=True)
         self._published.wake()
-        self.memory.view.release()
         self._file.close()
         return num_unread
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from vllm_ascend_ext.mtp.end_state import EndState, State
+from vllm_ascend_ext.mtp.end_state import State, new_state
 from vllm_ascend_ext.mtp.errors import (
     ChannelClosedError,
     ChannelError,
@@ -38,17 +38,22 @@ class _Looker:
         self.path, self._file = file.path, file
         self._words = self._file.words
         self._published = backend.counter(self._file, Word.PUBLISHED, Word.READER_WAITS)
-        self.state = EndState(self._file)
+        self.state = new_state()
         self.sequence = self._words[Word.ACKNOWLEDGED]
+
+    @property
+    def memory(self) -> tuple[memoryview, memoryview, memoryview]:
+        """What this end works on, for the C++ module: `RingFile.words` and `frames`, and its own `State`."""
+        return self._words, self._file.frames, self.state
 
     @property
     def sequence(self) -> int:
         """Of the frame that comes next."""
-        return self.state.words[State.SEQUENCE]
+        return self.state[State.SEQUENCE]
 
     @sequence.setter
     def sequence(self, sequence: int) -> None:
-        self.state.words[State.SEQUENCE] = sequence
+        self.state[State.SEQUENCE] = sequence
 
     @property
     def num_published(self) -> int:

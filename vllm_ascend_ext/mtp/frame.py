@@ -17,7 +17,7 @@ import xxhash
 from vllm_ascend_ext.mtp import rows
 from vllm_ascend_ext.mtp.errors import FrameError, FrameVersionError, UnknownRosterError
 from vllm_ascend_ext.mtp.roster import Roster, read_roster, write_roster
-from vllm_ascend_ext.mtp.rows import Memory, RowsCodec
+from vllm_ascend_ext.mtp.rows import RowsCodec
 from vllm_ascend_ext.mtp.section import RequestStatus, Section, Source
 
 __all__ = ["Frame", "FrameReader", "FrameWriter", "RequestStatus", "Section", "Source"]
@@ -84,8 +84,8 @@ class FrameWriter:
             num_bytes += SECTION.size + rows.bound(len(section.request_ids), section.num_slots, section.top_k)
         return num_bytes
 
-    def write(self, memory: Memory, begin: int, step: int, sequence: int, sections: tuple[Section, ...]) -> int:
-        """Writes a frame at `begin`, where `bound` bytes are free; returns its length.
+    def write(self, view: memoryview, begin: int, step: int, sequence: int, sections: tuple[Section, ...]) -> int:
+        """Writes a frame to `view` at `begin`, where `bound` bytes are free; returns its length.
 
         The frames of higher sequences refer to its roster. One that was not published after all is written again,
         under the same sequence.
@@ -94,7 +94,7 @@ class FrameWriter:
             ValueError: a section with impossible counts or statuses.
         """
         self._call_roll(sections)
-        view, at, num_sections = memory.view, begin + HEADER.size, len(sections)
+        at, num_sections = begin + HEADER.size, len(sections)
         roster_sequence = self.roster_sequence
         if self._sent is not self._roster or self.roster_sequence == sequence:
             roster_sequence, num_sections = sequence, num_sections + 1
@@ -103,7 +103,7 @@ class FrameWriter:
             view[at : at + len(self._blob)] = self._blob
             at += len(self._blob)
         for section in sections:
-            num_bytes = self._codec.write(section, memory, at + SECTION.size)
+            num_bytes = self._codec.write(section, view, at + SECTION.size)
             SECTION.pack_into(view, at, section.source, 0, num_bytes)
             at += SECTION.size + num_bytes
         length = at + TRAILER.size - begin

@@ -1,38 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The channel's inner loops in C++ (csrc_host/mtp_channel.cpp), by ctypes; and which of the two an install has."""
+"""The channel's inner loops in C++ (csrc_host/, a module of Python's); and which of the two an install has."""
 
 from __future__ import annotations
 
-import ctypes
+import sysconfig
 from collections.abc import Callable
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vllm_ascend_ext.mtp.end_state import ABI, NUM_WORDS
+from vllm_ascend_ext.mtp.end_state import ABI, State
 from vllm_ascend_ext.mtp.errors import FrameError
 from vllm_ascend_ext.mtp.ring_file import RingFile, Word
-from vllm_ascend_ext.mtp.rows import HEAD, Memory, NumpyRows, RowsCodec, RowsHead
+from vllm_ascend_ext.mtp.rows import HEAD, NumpyRows, RowsCodec, RowsHead
 from vllm_ascend_ext.mtp.section import Int32Array, Section
 from vllm_ascend_ext.mtp.wakeup import Counter, PythonCounter
 from vllm_ascend_ext.mtp_record import MtpRecord
 
-LIBRARY = Path(__file__).resolve().parent.parent / "lib" / "libascend_ext_channel.so"
-"""What ``VLLM_ASCEND_EXT_BUILD=host`` (or npu) builds."""
+MODULE = "ascend_ext_channel"
+FOLDER = Path(__file__).resolve().parent.parent / "lib"
+"""Where ``VLLM_ASCEND_EXT_BUILD=host`` (or npu) puts it."""
 
 
 class Backend(NamedTuple):
     """How frames are encoded and counters published. Both kinds write the same bytes.
 
     Attributes:
-        functions: the loaded library, None without one.
+        module: the C++ module, None without one.
     """
 
     name: str
     codec: RowsCodec
     counter: Callable[[RingFile, Word, Word], Counter]
-    functions: Any
+    module: Any
 
 
 def python_backend() -> Backend:
@@ -40,64 +43,59 @@ def python_backend() -> Backend:
     return Backend("python", NumpyRows(), PythonCounter, None)
 
 
-def native_backend(library: Path = LIBRARY) -> Backend:
-    """The C++ library.
+def native_backend(folder: Path = FOLDER) -> Backend:
+    """The C++ module in `folder`.
 
     Raises:
         OSError: it is not there, cannot be loaded, or is of another version.
     """
-    functions = _load(library)
+    module = _load(folder / (MODULE + sysconfig.get_config_var("EXT_SUFFIX")))
 
     def counter(file: RingFile, word: Word, waits: Word) -> Counter:
-        return NativeCounter(functions, file, word, waits)
+        return NativeCounter(module, file, word, waits)
 
-    return Backend("native", NativeRows(functions), counter, functions)
+    return Backend("native", NativeRows(module), counter, module)
 
 
 def installed_backend() -> Backend:
-    """The native one where it was built, and the one in Python of a pure-Python install."""
-    return native_backend() if LIBRARY.is_file() else python_backend()
+    """The native one where it was built, and the one in Python of a pure-Python install.
+
+    Raises:
+        OSError: what `native_backend` says.
+    """
+    return native_backend() if any(FOLDER.glob(f"{MODULE}.*")) else python_backend()
 
 
-def _load(library: Path) -> Any:
-    """Calls keep the interpreter's lock, each being a few microseconds; but not the one that waits."""
-    functions: Any = ctypes.PyDLL(str(library))
-    functions.ascend_ext_receive_within = getattr(ctypes.CDLL(str(library)), "ascend_ext_receive_within", None)
-    i64, u64, pointer = ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p
-    records = ctypes.POINTER(ctypes.c_int32)
-    signatures = {
-        "abi": (u64, []),
-        "state_words": (u64, []),
-        "send": (u64, [pointer, u64, records, records]),
-        "receive": (u64, [pointer, records, records]),
-        "receive_within": (u64, [pointer, records, records, u64]),
-        "rows_write": (i64, [records, u64, u64, u64, pointer]),
-        "rows_read": (i64, [ctypes.c_char_p, u64, u64, u64, u64, records]),
-        "xxh64": (u64, [ctypes.c_char_p, u64]),
-        "store": (None, [pointer, u64]),
-        "publish": (None, [pointer, u64, pointer]),
-    }
-    stale = f"{library} was built from other sources than these: build again, or remove it"
-    for name, (result, arguments) in signatures.items():
-        function = getattr(functions, f"ascend_ext_{name}", None)
-        if function is None:
-            raise OSError(stale)
-        function.restype, function.argtypes = result, arguments
-    if (functions.ascend_ext_abi(), functions.ascend_ext_state_words()) != (ABI, NUM_WORDS):
+def _load(path: Path) -> Any:
+    again = "build again (VLLM_ASCEND_EXT_BUILD=host pip install ...), or remove it"
+    if not path.is_file():
+        others = sorted(other.name for other in path.parent.glob(f"{MODULE}.*"))
+        raise OSError(f"{path} is not there" + (f", only {others}, of another Python: {again}" if others else ""))
+    loader = ExtensionFileLoader(MODULE, str(path))
+    spec = spec_from_loader(MODULE, loader)
+    assert spec is not None
+    stale = f"{path} was built from other sources than these: {again}"
+    try:
+        module = module_from_spec(spec)
+        loader.exec_module(module)
+    except ImportError as error:
+        raise OSError(f"{stale}: {error}") from error
+    built_for = module.ABI, module.STATE_WORDS
+    if built_for != (ABI, len(State)):
         raise OSError(stale)
-    return functions
+    return module
 
 
 class NativeRows:
     """`RowsCodec` in C++."""
 
-    def __init__(self, functions: Any) -> None:
-        self._write, self._read = functions.ascend_ext_rows_write, functions.ascend_ext_rows_read
+    def __init__(self, module: Any) -> None:
+        self._write, self._read = module.rows_write, module.rows_read
 
-    def write(self, section: Section, memory: Memory, at: int) -> int:
+    def write(self, section: Section, memory: memoryview, at: int) -> int:
         packed_BW = section.packed_BW
         num_bytes: int = self._write(
-            *(records_of(packed_BW), packed_BW.shape[0], section.num_slots, section.top_k, memory.address + at)
+            packed_BW, packed_BW.shape[0], section.num_slots, section.top_k, memory, at
         )
         if num_bytes < 0:
             count, status = packed_BW[-1 - num_bytes, :2].tolist()
@@ -110,31 +108,22 @@ class NativeRows:
     def read(self, frame: bytes, at: int, head: RowsHead) -> Int32Array:
         batch, num_slots, top_k, _ = head
         packed_BW = np.empty((batch, MtpRecord(num_slots, top_k).words), np.int32)
-        code = self._read(frame, at, batch, num_slots, top_k, records_of(packed_BW))
+        code = self._read(frame, at, batch, num_slots, top_k, packed_BW)
         if code:
             row = min(-1 - code, batch)
             raise FrameError(at + HEAD.size + row, "counts of accepted tokens that are too large, or not all")
         return packed_BW
 
 
-def records_of(array: Int32Array) -> Any:
-    """The memory of `array`, for a pointer argument; quicker than ``array.ctypes``."""
-    try:
-        return ctypes.c_int32.from_buffer(array.data)
-    except (TypeError, ValueError):  # read-only, empty
-        return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctypes.c_int32))
-
-
 class NativeCounter(PythonCounter):
     """Publishes with a release store and a fence, and asks the kernel only when what was waited for is there."""
 
-    def __init__(self, functions: Any, file: RingFile, word: Word, waits: Word) -> None:
+    def __init__(self, module: Any, file: RingFile, word: Word, waits: Word) -> None:
         super().__init__(file, word, waits)
-        self._publish, self._store = functions.ascend_ext_publish, functions.ascend_ext_store
-        self._waits_address = file.word_address(waits)
+        self._publish, self._store = module.publish, module.store
 
     def publish(self, value: int) -> None:
-        self._publish(self._address, value, self._waits_address)
+        self._publish(self._words, self._word, value, self._waits)
 
     def announce(self, wanted: int) -> None:
-        self._store(self._waits_address, wanted)
+        self._store(self._words, self._waits, wanted)

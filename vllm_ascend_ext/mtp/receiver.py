@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from vllm_ascend_ext.mtp.channel_reader import RingObserver, RingReader
+from vllm_ascend_ext.mtp.end_state import State
 from vllm_ascend_ext.mtp.errors import ChannelClosedError, FrameError, SequenceError, UnknownRosterError
 from vllm_ascend_ext.mtp.frame import Frame, FrameReader
 from vllm_ascend_ext.mtp.native import Backend, installed_backend
-from vllm_ascend_ext.mtp.usual_case import UsualReceive
+from vllm_ascend_ext.mtp.section import Section
+from vllm_ascend_ext.mtp.wakeup import SLICE_S
 
 if TYPE_CHECKING:
     from vllm_ascend_ext.mtp.zmq_reader import ZmqReader
@@ -29,13 +35,19 @@ class OutputReceiver:
         NoFrameError, ChannelInUseError, ChannelError: what `RingReader` says.
     """
 
+    _usual: Any  # the C++ module's `UsualReceive`
+    _receive_usual: Callable[[float], Frame | None]
+
     def __init__(
         self, instance: int, replica: int, *, timeout_s: float = 60.0, backend: Backend | None = None
     ) -> None:
         backend = backend or installed_backend()
         ring = RingReader(instance, replica, timeout_s, backend)
-        usual = UsualReceive(backend.functions, ring) if backend.functions else None
-        self._read_from(ring, usual, _Intake(instance, replica, backend))
+        self._read_from(ring, _Intake(instance, replica, backend))
+        if backend.module:
+            arrays = np.empty, np.dtype(np.int32)
+            self._usual = backend.module.UsualReceive(*ring.memory, Section, Frame, *arrays, SLICE_S)
+            self._receive_usual = self._usual.receive
 
     @classmethod
     def connect(
@@ -60,12 +72,12 @@ class OutputReceiver:
 
         receiver = cls.__new__(cls)
         intake = _Intake(instance, replica, backend or installed_backend())
-        receiver._read_from(ZmqReader(endpoint, instance, replica, timeout_s), None, intake)
+        receiver._read_from(ZmqReader(endpoint, instance, replica, timeout_s), intake)
         return receiver
 
-    def _read_from(self, ring: RingReader | ZmqReader, usual: UsualReceive | None, intake: _Intake) -> None:
-        self._ring, self._usual, self._intake = ring, usual, intake
-        self._has_learned = self._is_closed = False
+    def _read_from(self, ring: RingReader | ZmqReader, intake: _Intake) -> None:
+        self._ring, self._intake, self._is_closed = ring, intake, False
+        self._usual, self._receive_usual = None, _is_unusual
 
     def receive(self, timeout_s: float) -> Frame:
         """Acknowledges what was received before and returns the next frame.
@@ -77,24 +89,31 @@ class OutputReceiver:
             FrameError: the next frame is damaged. It stays unacknowledged.
             SequenceError: it is not the next of this replica.
         """
-        if self._usual is not None and self._has_learned:
-            frame = self._usual.receive(timeout_s)
-            if frame is not None:
-                return frame
-        return self._receive(timeout_s)
+        frame = self._receive_usual(timeout_s)
+        return frame if frame is not None else self._receive(timeout_s)
 
     def _receive(self, timeout_s: float) -> Frame:
         """Whatever the frame before was like."""
         self.acknowledge()
+        frame = self._await(timeout_s)
+        if frame is not None:
+            return frame
         ring, reader = self._ring, self._intake.reader
-        ring.wait(timeout_s)
         frame = self._intake.next_frame(ring)
         ring.keep_roster(reader.roster_sequence, reader.roster_blob)
         ring.sequence += 1
         if self._usual is not None:
             self._usual.learn(reader.roster_sequence, frame.sections)
-            self._has_learned = True
         return frame
+
+    def _await(self, timeout_s: float) -> Frame | None:
+        """Waits for the next frame; reads it where C++ has waited in vain, and it is usual."""
+        ring = self._ring
+        if isinstance(ring, RingReader) and (waited_ns := ring.state[State.WAITED_NS]):
+            ring.wait(timeout_s, time.monotonic() - waited_ns / 1e9)
+            return self._receive_usual(0.0)
+        ring.wait(timeout_s)
+        return None
 
     def acknowledge(self) -> None:
         """Acknowledges all that was received: it is this process's now and will not come again.
@@ -110,8 +129,13 @@ class OutputReceiver:
 
     def close(self) -> None:
         """Leaves what is not acknowledged to the next reader."""
-        self._usual, self._is_closed = None, True  # it has addresses in memory that goes
+        self._usual, self._receive_usual, self._is_closed = None, _is_unusual, True  # what it works on goes
         self._ring.close()
+
+
+def _is_unusual(timeout_s: float) -> Frame | None:
+    """In the place of `UsualReceive.receive` where there is no C++ module."""
+    return None
 
 
 class OutputObserver:

@@ -60,7 +60,7 @@ class RingFile:
         words: the header page and the descriptors as unsigned words; see `Word`.
         frames: the bytes of the frames.
         path: where it is, or was.
-        address, frames_address: of the first word, and of the first frame byte.
+        address: of the first word.
     """
 
     def __init__(self, file: int, path: Path, *, writable: bool) -> None:
@@ -78,7 +78,6 @@ class RingFile:
             raise
         self.words = self._all[: self.size.rosters_at].cast("Q")
         self.frames = self._all[self.size.frames_at :]
-        self.frames_address = self.address + self.size.frames_at
 
     def _checked_size(self) -> RingSize:
         words = self.words

@@ -24,13 +24,6 @@ MAX_RECORD_BYTES = 2**28
 """The most that a reader unpacks of one section: a body of few bytes can speak of many empty slots."""
 
 
-class Memory(NamedTuple):
-    """Writable bytes and where they lie."""
-
-    view: memoryview
-    address: int
-
-
 class RowsHead(NamedTuple):
     """The first fields of a body, in order."""
 
@@ -61,7 +54,7 @@ def bound(batch: int, num_slots: int, top_k: int) -> int:
 class RowsCodec(Protocol):
     """Writes and reads bodies."""
 
-    def write(self, section: Section, memory: Memory, at: int) -> int:
+    def write(self, section: Section, memory: memoryview, at: int) -> int:
         """Writes the body of `section` at `at`, where `bound` bytes are free. Returns its length.
 
         Raises:
@@ -96,7 +89,7 @@ def read_head(frame: bytes, at: int, num_bytes: int) -> RowsHead:
 class NumpyRows:
     """The codec of a pure-Python install."""
 
-    def write(self, section: Section, memory: Memory, at: int) -> int:
+    def write(self, section: Section, memory: memoryview, at: int) -> int:
         batch, num_slots = len(section.request_ids), section.num_slots
         counts_B, status_B = section.num_accepted_B, section.status_B
         is_accepted_BS = np.arange(num_slots) < counts_B[:, None]
@@ -107,8 +100,8 @@ class NumpyRows:
             raise ValueError(
                 f"counts are 0 to {num_slots} and statuses bytes, not {counts_B.tolist()} and {status_B.tolist()}"
             )
-        HEAD.pack_into(memory.view, at, *head, 0)
-        body = np.frombuffer(memory.view, np.uint8, head.num_bytes, at)
+        HEAD.pack_into(memory, at, *head, 0)
+        body = np.frombuffer(memory, np.uint8, head.num_bytes, at)
         body[HEAD.size : HEAD.size + batch] = counts_B
         body[HEAD.size + batch : HEAD.size + 2 * batch] = status_B
         body[HEAD.size + 2 * batch : head.counts_end] = 0

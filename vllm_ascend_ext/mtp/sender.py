@@ -14,7 +14,6 @@ from vllm_ascend_ext.mtp.frame import FrameWriter
 from vllm_ascend_ext.mtp.native import Backend, installed_backend
 from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.section import Section, Source
-from vllm_ascend_ext.mtp.usual_case import UsualSend
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +62,9 @@ class OutputSender:
         self._timeout_s = timeout_s
         self._ring = RingWriter(instance, replica, size, backend)
         self._writer = FrameWriter(instance, replica, backend.codec)
-        self._usual = UsualSend(backend.functions, self._ring.state) if backend.functions else None
-        self._frames = 0
-        self._send_ns = 0
+        module = backend.module
+        self._usual = module.UsualSend(*self._ring.memory, Section) if module else None
+        self._send_usual = self._usual.send if self._usual else _is_unusual
 
     def send(
         self, step: int, target: Section, draft: Section | None = None, *, timeout_s: float | None = None
@@ -83,28 +82,31 @@ class OutputSender:
             ValueError: the sections are of the wrong sources, or impossible, or `step` is no unsigned 64-bit
                 number.
         """
-        begin = time.perf_counter_ns()
+        sequence = self._send_usual(step, target, draft)
+        if sequence < 0:
+            sequence = self._send(step, target, draft, self._timeout_s if timeout_s is None else timeout_s)
+        return sequence
+
+    def _send(self, step: int, target: Section, draft: Section | None, timeout_s: float) -> int:
+        """Whatever the frame before was like."""
+        begin = time.monotonic_ns()
+        self._check_open()
         if not 0 <= step < 2**64:
             raise ValueError(f"a frame's step is an unsigned 64-bit number, not {step}")
-        if self._usual is None or not self._usual.send(step, target, draft):
-            self._send(step, target, draft, self._timeout_s if timeout_s is None else timeout_s)
-        self._frames += 1
-        self._send_ns += time.perf_counter_ns() - begin
-        return self._ring.sequence - 1
-
-    def _send(self, step: int, target: Section, draft: Section | None, timeout_s: float) -> None:
-        """Whatever the frame before was like."""
-        self._check_open()
         if target.source != Source.TARGET or (draft is not None and draft.source != Source.DRAFT):
             raise ValueError("a frame has a section of the target and, after it, one of the draft or none")
         sections = (target,) if draft is None else (target, draft)
         ring, writer = self._ring, self._writer
         at = ring.reserve(writer.bound(sections), timeout_s)
-        num_bytes = writer.write(ring.memory, at, step, ring.sequence, sections)
-        ring.publish(num_bytes)
-        ring.state.words[State.BYTES_SENT] += num_bytes
+        num_bytes = writer.write(ring.frames, at, step, ring.sequence, sections)
+        sequence = ring.publish(num_bytes)
         if self._usual is not None:
-            self._usual.learn(writer.roster_sequence, sections, writer.bound(sections))
+            self._usual.learn(writer.roster_sequence, writer.bound(sections), target, draft)
+        state = ring.state
+        state[State.NUM_SENT] += 1
+        state[State.BYTES_SENT] += num_bytes
+        state[State.SEND_NS] += time.monotonic_ns() - begin
+        return sequence
 
     @property
     def path(self) -> Path:
@@ -122,12 +124,12 @@ class OutputSender:
         ChannelClosedError: after `close`.
         """
         self._check_open()
-        ring = self._ring
+        ring, state = self._ring, self._ring.state
         return SenderStats(
-            self._frames,
-            ring.state.words[State.BYTES_SENT],
+            state[State.NUM_SENT],
+            state[State.BYTES_SENT],
             ring.blocked_s,
-            self._send_ns / 1e9,
+            state[State.SEND_NS] / 1e9,
             ring.num_unread,
             ring.size.num_descriptors,
         )
@@ -138,5 +140,10 @@ class OutputSender:
 
     def close(self, timeout_s: float = 0.0, *, keeps_unread: bool = False) -> int:
         """See `RingWriter.close`."""
-        self._usual = None  # it has addresses in memory that goes
+        self._usual, self._send_usual = None, _is_unusual  # what it works on goes
         return self._ring.close(timeout_s, keeps_unread=keeps_unread)
+
+
+def _is_unusual(step: int, target: Section, draft: Section | None) -> int:
+    """In the place of `UsualSend.send` where there is no C++ module."""
+    return -1

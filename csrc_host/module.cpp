@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// The extension module ascend_ext_channel: what vllm_ascend_ext/mtp/native.py calls.
+#include "usual_case.h"
+#include "xxh64.h"
+
+namespace ascend_ext {
+namespace {
+
+constexpr long kAbi = 4;  // mtp/end_state.py
+
+// rows_write(packed, batch, slots, top_k, memory, at) -> bytes, or -1 - row: see WriteRows.
+PyObject* RowsWrite(PyObject*, PyObject* arguments) {
+  PyObject *packed_object, *memory_object;
+  unsigned long long batch, slots, top_k, at;
+  Buffer packed, memory;
+  if (!PyArg_ParseTuple(arguments, "OKKKOK", &packed_object, &batch, &slots, &top_k, &memory_object, &at) ||
+      !packed.Take(packed_object, PyBUF_ND) || !memory.Take(memory_object, PyBUF_WRITABLE)) {
+    return nullptr;
+  }
+  const Shape shape{batch, slots, top_k};
+  if (packed.size() != batch * RecordWords(shape) * 4 || at > memory.size() ||
+      RowsBound(shape) > memory.size() - at) {
+    PyErr_SetString(PyExc_ValueError, "records of another shape, or memory too short for them");
+    return nullptr;
+  }
+  return PyLong_FromLongLong(WriteRows(packed.As<int32_t>(), shape, memory.As<uint8_t>() + at));
+}
+
+// rows_read(frame, at, batch, slots, top_k, packed) -> 0, or -1 - row: see ReadRows.
+PyObject* RowsRead(PyObject*, PyObject* arguments) {
+  PyObject *frame_object, *packed_object;
+  unsigned long long at, batch, slots, top_k;
+  Buffer frame, packed;
+  if (!PyArg_ParseTuple(arguments, "OKKKKO", &frame_object, &at, &batch, &slots, &top_k, &packed_object) ||
+      !frame.Take(frame_object, PyBUF_SIMPLE) || !packed.Take(packed_object, PyBUF_ND | PyBUF_WRITABLE)) {
+    return nullptr;
+  }
+  const Shape shape{batch, slots, top_k};
+  if (packed.size() != batch * RecordWords(shape) * 4 || at > frame.size() ||
+      !IsPrefixOf(frame.As<uint8_t>() + at, frame.size() - at, shape)) {
+    PyErr_SetString(PyExc_ValueError, "records of another shape, or no body of this shape");
+    return nullptr;
+  }
+  return PyLong_FromLongLong(ReadRows(frame.As<uint8_t>() + at, shape, packed.As<int32_t>()));
+}
+
+PyObject* Hash(PyObject*, PyObject* data) {
+  Buffer bytes;
+  if (!bytes.Take(data, PyBUF_SIMPLE)) {
+    return nullptr;
+  }
+  return PyLong_FromUnsignedLongLong(Xxh64(bytes.As<uint8_t>(), bytes.size()));
+}
+
+// The word at `index` of the first argument; NULL with an exception set when there is none.
+uint64_t* WordAt(const Buffer& words, unsigned long long index) {
+  if (index >= words.size() / 8) {
+    PyErr_SetString(PyExc_IndexError, "no such word");
+    return nullptr;
+  }
+  return words.As<uint64_t>() + index;
+}
+
+// store(words, word, value)
+PyObject* StoreWord(PyObject*, PyObject* arguments) {
+  PyObject* object;
+  unsigned long long word, value;
+  Buffer words;
+  if (!PyArg_ParseTuple(arguments, "OKK", &object, &word, &value) || !words.Take(object, PyBUF_WRITABLE)) {
+    return nullptr;
+  }
+  uint64_t* at = WordAt(words, word);
+  if (!at) {
+    return nullptr;
+  }
+  Store(at, value);
+  Py_RETURN_NONE;
+}
+
+// publish(words, word, value, waits)
+PyObject* PublishWord(PyObject*, PyObject* arguments) {
+  PyObject* object;
+  unsigned long long word, value, waits;
+  Buffer words;
+  if (!PyArg_ParseTuple(arguments, "OKKK", &object, &word, &value, &waits) || !words.Take(object, PyBUF_WRITABLE)) {
+    return nullptr;
+  }
+  uint64_t *at = WordAt(words, word), *waits_at = WordAt(words, waits);
+  if (!at || !waits_at) {
+    return nullptr;
+  }
+  Publish(at, value, waits_at);
+  Py_RETURN_NONE;
+}
+
+int AddAll(PyObject* module) {
+  for (PyType_Spec* spec : {UsualSendSpec(), UsualReceiveSpec()}) {
+    Ref type(PyType_FromModuleAndSpec(module, spec, nullptr));
+    if (!type || PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type.get()))) {
+      return -1;
+    }
+  }
+  return PyModule_AddIntConstant(module, "ABI", kAbi) ||
+                 PyModule_AddIntConstant(module, "STATE_WORDS", static_cast<long>(kStateWords))
+             ? -1
+             : 0;
+}
+
+PyMethodDef functions[] = {
+    {"rows_write", RowsWrite, METH_VARARGS,
+     "rows_write(packed, batch, slots, top_k, memory, at): bytes of the body, or -1 - row of an impossible record."},
+    {"rows_read", RowsRead, METH_VARARGS,
+     "rows_read(frame, at, batch, slots, top_k, packed): 0, or -1 - row of an impossible count (batch: their sum)."},
+    {"xxh64", Hash, METH_O, "xxh64(data): XXH64 with seed 0."},
+    {"store", StoreWord, METH_VARARGS, "store(words, word, value), and a fence."},
+    {"publish", PublishWord, METH_VARARGS,
+     "publish(words, word, value, waits): stores, and wakes who waits for that value, which word `waits` says."},
+    {},
+};
+
+PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(AddAll)}, {}};
+
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "ascend_ext_channel", "The inner loops of vllm_ascend_ext.mtp's channel.",
+    0, functions, slots, nullptr, nullptr, nullptr,
+};
+
+}  // namespace
+}  // namespace ascend_ext
+
+PyMODINIT_FUNC PyInit_ascend_ext_channel() { return PyModuleDef_Init(&ascend_ext::definition); }

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Python types of module.cpp around Send and Receive.
+#pragma once
+
+#include "mtp_ring.h"
+#include "python.h"
+
+namespace ascend_ext {
+
+constexpr int kNumSources = 2;  // target, draft
+
+// Fields of a Section and of a Frame, which mtp/section.py and mtp/frame.py define.
+enum SectionField { kSource, kRequestIds, kPacked, kNumSlots, kTopK, kNumSectionFields };
+enum FrameField { kInstance, kReplica, kStep, kSequence, kSections, kSentNs, kNumFrameFields };
+
+// What both ends hold of a ring; its memory cannot be unmapped before this is gone.
+class RingEnd {
+ public:
+  // False with an exception set when the memory is none of a ring.
+  bool Open(PyObject* words, PyObject* frames, PyObject* state, PyObject* section_type);
+
+ protected:
+  // Takes over what a Section is like; `index` is 0 for the target. False with an exception set when it is none.
+  bool Learn(PyObject* section, int index);
+
+  PyTypeObject* section_type() const { return reinterpret_cast<PyTypeObject*>(section_type_.get()); }
+
+  End end_{};
+  Ref known_[kNumSources];  // sections
+
+ private:
+  Buffer words_, frames_, state_;
+  Ref section_type_;
+};
+
+class UsualSend : public RingEnd {
+ public:
+  bool Open(PyObject* arguments);
+  PyObject* Learn(PyObject* const* arguments, Py_ssize_t count);
+  PyObject* Send(PyObject* const* arguments, Py_ssize_t count);
+
+ private:
+  bool IsLike(PyObject* section, int index, Buffer* packed) const;
+};
+
+class UsualReceive : public RingEnd {
+ public:
+  bool Open(PyObject* arguments);
+  PyObject* Learn(PyObject* const* arguments, Py_ssize_t count);
+  PyObject* Receive(PyObject* timeout_s);
+
+ private:
+  bool Prepare();
+  void Forget();
+  PyObject* NewFrame(const Stamp& stamp);
+
+  double slice_s_ = 0;
+  bool has_learned_ = false;
+  Ref frame_type_, empty_, int32_, instance_, replica_;
+  Ref shapes_[kNumSources];  // of the records
+  // of the frame to come, made before it comes
+  Ref sections_;
+  Buffer records_[kNumSources];
+};
+
+PyType_Spec* UsualSendSpec();
+PyType_Spec* UsualReceiveSpec();
+
+}  // namespace ascend_ext

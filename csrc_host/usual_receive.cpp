@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "usual_case.h"
+
+namespace ascend_ext {
+namespace {
+
+PyObject* LearnReceive(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return Holder<UsualReceive>::Of(self).Learn(arguments, count);
+}
+
+PyObject* ReceiveUsual(PyObject* self, PyObject* timeout_s) {
+  return Holder<UsualReceive>::Of(self).Receive(timeout_s);
+}
+
+}  // namespace
+
+bool UsualReceive::Open(PyObject* arguments) {
+  PyObject *words, *frames, *state, *section_type, *frame_type, *empty, *int32;
+  if (!PyArg_ParseTuple(arguments, "OOOOOOOd", &words, &frames, &state, &section_type, &frame_type, &empty, &int32,
+                        &slice_s_) ||
+      !RingEnd::Open(words, frames, state, section_type)) {
+    return false;
+  }
+  if (!IsNamedTuple(frame_type)) {
+    PyErr_SetString(PyExc_TypeError, "frames are of a class made by NamedTuple");
+    return false;
+  }
+  frame_type_ = Ref::To(frame_type);
+  empty_ = Ref::To(empty);
+  int32_ = Ref::To(int32);
+  instance_ = Ref(PyLong_FromUnsignedLongLong(end_.instance()));
+  replica_ = Ref(PyLong_FromUnsignedLongLong(end_.replica()));
+  return instance_ && replica_;
+}
+
+PyObject* UsualReceive::Learn(PyObject* const* arguments, Py_ssize_t count) {
+  if (count != 2 || !PyTuple_Check(arguments[1]) || PyTuple_GET_SIZE(arguments[1]) > kNumSources) {
+    PyErr_SetString(PyExc_TypeError, "learn takes the roster's sequence and a tuple of sections");
+    return nullptr;
+  }
+  has_learned_ = false;
+  Forget();
+  end_.usual = {};
+  end_.usual.roster_sequence = PyLong_AsUnsignedLongLong(arguments[0]);
+  for (int index = 0; index < kNumSources; ++index) {
+    known_[index] = Ref();
+    shapes_[index] = Ref();
+  }
+  if (PyErr_Occurred()) {
+    return nullptr;
+  }
+  const Py_ssize_t num_sections = PyTuple_GET_SIZE(arguments[1]);
+  for (int index = 0; index < num_sections; ++index) {
+    PyObject* section = PyTuple_GET_ITEM(arguments[1], index);
+    if (!RingEnd::Learn(section, index)) {
+      return nullptr;
+    }
+    if (PyLong_AsLong(PyTuple_GET_ITEM(section, kSource)) != index + 1) {
+      PyErr_Clear();
+      Py_RETURN_NONE;  // a draft without a target: for Python
+    }
+    const Shape& shape = end_.usual.shapes[index];
+    shapes_[index] = Ref(Py_BuildValue("(nn)", static_cast<Py_ssize_t>(shape.batch),
+                                       static_cast<Py_ssize_t>(RecordWords(shape))));
+    if (!shapes_[index]) {
+      return nullptr;
+    }
+  }
+  has_learned_ = num_sections > 0;
+  Py_RETURN_NONE;
+}
+
+PyObject* UsualReceive::Receive(PyObject* timeout_s) {
+  const double seconds = PyFloat_AsDouble(timeout_s);
+  if (seconds == -1.0 && PyErr_Occurred()) {
+    return nullptr;
+  }
+  end_.state->waited_ns = 0;
+  if (!has_learned_) {
+    Py_RETURN_NONE;
+  }
+  Acknowledge(end_);
+  if (!sections_ && !Prepare()) {
+    return nullptr;
+  }
+  int32_t* const records[kNumSources] = {records_[0].As<int32_t>(), records_[1].As<int32_t>()};
+  Stamp stamp;
+  Outcome outcome = ascend_ext::Receive(end_, records, &stamp);
+  if (outcome == Outcome::kNothing && seconds > 0) {
+    const uint64_t begin = MonotonicNs();
+    const uint64_t timeout_ns = static_cast<uint64_t>(std::min(seconds, slice_s_) * 1e9);
+    Py_BEGIN_ALLOW_THREADS
+    AwaitFrame(end_, timeout_ns);
+    Py_END_ALLOW_THREADS
+    outcome = ascend_ext::Receive(end_, records, &stamp);
+    if (outcome != Outcome::kRead) {
+      end_.state->waited_ns = MonotonicNs() - begin;
+    }
+  }
+  if (outcome != Outcome::kRead) {
+    Py_RETURN_NONE;
+  }
+  return NewFrame(stamp);
+}
+
+// Makes the sections of the next frame, whose records are to be filled.
+bool UsualReceive::Prepare() {
+  Ref sections[kNumSources];
+  for (int index = 0; index < kNumSources && known_[index]; ++index) {
+    PyObject* known = known_[index].get();
+    PyObject* const arguments[] = {shapes_[index].get(), int32_.get()};
+    Ref packed(PyObject_Vectorcall(empty_.get(), arguments, 2, nullptr));
+    if (!packed || !records_[index].Take(packed.get(), PyBUF_WRITABLE)) {
+      return false;
+    }
+    if (records_[index].size() != end_.usual.shapes[index].batch * RecordWords(end_.usual.shapes[index]) * 4) {
+      PyErr_SetString(PyExc_ValueError, "the memory for records is of another size");
+      return false;
+    }
+    sections[index] = Ref(MakeTuple(section_type(), {
+        Py_NewRef(PyTuple_GET_ITEM(known, kSource)), Py_NewRef(PyTuple_GET_ITEM(known, kRequestIds)),
+        packed.Release(), Py_NewRef(PyTuple_GET_ITEM(known, kNumSlots)), Py_NewRef(PyTuple_GET_ITEM(known, kTopK))}));
+    if (!sections[index]) {
+      return false;
+    }
+  }
+  sections_ = Ref(known_[1] ? MakeTuple(&PyTuple_Type, {sections[0].Release(), sections[1].Release()})
+                            : MakeTuple(&PyTuple_Type, {sections[0].Release()}));
+  return static_cast<bool>(sections_);
+}
+
+void UsualReceive::Forget() {
+  for (Buffer& records : records_) {
+    records.Drop();
+  }
+  sections_ = Ref();
+}
+
+PyObject* UsualReceive::NewFrame(const Stamp& stamp) {
+  for (Buffer& records : records_) {
+    records.Drop();
+  }
+  return MakeTuple(reinterpret_cast<PyTypeObject*>(frame_type_.get()),
+                   {Py_NewRef(instance_.get()), Py_NewRef(replica_.get()), PyLong_FromUnsignedLongLong(stamp.step),
+                    PyLong_FromUnsignedLongLong(stamp.sequence), sections_.Release(),
+                    PyLong_FromUnsignedLongLong(stamp.sent_ns)});
+}
+
+PyType_Spec* UsualReceiveSpec() {
+  static PyMethodDef methods[] = {
+      {"learn", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(LearnReceive)), METH_FASTCALL,
+       "learn(roster_sequence, sections): the frame before was of these."},
+      {"receive", ReceiveUsual, METH_O,
+       "receive(timeout_s): acknowledges, and reads the next frame; None when it is not like the one before, or did "
+       "not come within the time and `slice_s` seconds."},
+      {},
+  };
+  static PyType_Slot slots[] = {
+      {Py_tp_doc, const_cast<char*>("UsualReceive(words, frames, state, Section, Frame, empty, int32, slice_s): the "
+                                    "reading end of a ring; `empty` makes an array of a shape and a type.")},
+      {Py_tp_new, reinterpret_cast<void*>(Holder<UsualReceive>::New)},
+      {Py_tp_dealloc, reinterpret_cast<void*>(Holder<UsualReceive>::Dealloc)},
+      {Py_tp_methods, methods},
+      {},
+  };
+  static PyType_Spec spec = {"ascend_ext_channel.UsualReceive", sizeof(Holder<UsualReceive>), 0, Py_TPFLAGS_DEFAULT,
+                             slots};
+  return &spec;
+}
+
+}  // namespace ascend_ext
