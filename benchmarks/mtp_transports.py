@@ -19,7 +19,7 @@ from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 from vllm_ascend_ext.mtp.frame import FrameWriter, Section, Source
 from vllm_ascend_ext.mtp.receiver import OutputReceiver
 from vllm_ascend_ext.mtp.ring_size import RingSize
-from vllm_ascend_ext.mtp.rows import NumpyRows
+from vllm_ascend_ext.mtp.native import python_backend
 from vllm_ascend_ext.mtp.sender import OutputSender
 
 NUM_SLOTS = 4
@@ -115,7 +115,7 @@ class Zmq:
 
     def __init__(self, section: Section) -> None:
         memory = np.zeros(1 << 23, np.uint8)
-        writer = FrameWriter(0, 0, NumpyRows())
+        writer = FrameWriter(0, 0, python_backend().codec)
         for sequence in range(2):  # the second refers to the roster of the first, as ours do
             self.num_bytes = writer.write(memory.data, 0, 0, sequence, (section,))
         self.data = memory[8 : self.num_bytes].tobytes()

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The extension module ascend_ext_channel: what vllm_ascend_ext/mtp/native.py calls.
+#include "request_ids.h"
 #include "usual_case.h"
 #include "xxh64.h"
 
@@ -111,6 +112,8 @@ PyMethodDef functions[] = {
      "rows_write(packed, batch, slots, top_k, memory, at): bytes of the body, or -1 - row of an impossible record."},
     {"rows_read", RowsRead, METH_VARARGS,
      "rows_read(frame, at, batch, slots, top_k, packed): 0, or -1 - row of an impossible count (batch: their sum)."},
+    {"ids_write", IdsWrite, METH_O, "ids_write(request_ids): bytes of their text, and the body; None if impossible."},
+    {"ids_read", IdsRead, METH_VARARGS, "ids_read(blob, at, count, bytes of the text): the ids; None if impossible."},
     {"xxh64", Hash, METH_O, "xxh64(data): XXH64 with seed 0."},
     {"store", StoreWord, METH_VARARGS, "store(words, word, value), and a fence."},
     {"publish", PublishWord, METH_VARARGS,

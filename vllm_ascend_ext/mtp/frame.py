@@ -16,7 +16,7 @@ import xxhash
 
 from vllm_ascend_ext.mtp import rows
 from vllm_ascend_ext.mtp.errors import FrameError, FrameVersionError, UnknownRosterError
-from vllm_ascend_ext.mtp.roster import Roster, read_roster, write_roster
+from vllm_ascend_ext.mtp.roster import IdsCodec, Roster, read_roster, write_roster
 from vllm_ascend_ext.mtp.rows import RowsCodec
 from vllm_ascend_ext.mtp.section import RequestStatus, Section, Source
 
@@ -29,6 +29,13 @@ SECTION = struct.Struct("<HHI")
 TRAILER = struct.Struct("<Q")
 _ROSTER_SEQUENCE_AT = 56
 ROSTER_KIND = 16
+
+
+class FrameCodec(NamedTuple):
+    """How the parts of frames are written and read."""
+
+    rows: RowsCodec
+    ids: IdsCodec
 
 
 class Frame(NamedTuple):
@@ -57,14 +64,11 @@ class Frame(NamedTuple):
 class FrameWriter:
     """Encodes the frames of one replica.
 
-    Args:
-        codec: of the rows.
-
     Attributes:
         roster_sequence: the frame that carried the roster in force.
     """
 
-    def __init__(self, instance: int, replica: int, codec: RowsCodec) -> None:
+    def __init__(self, instance: int, replica: int, codec: FrameCodec) -> None:
         self.instance, self.replica = instance, replica
         self._codec = codec
         self._roster: Roster = ()
@@ -103,7 +107,7 @@ class FrameWriter:
             view[at : at + len(self._blob)] = self._blob
             at += len(self._blob)
         for section in sections:
-            num_bytes = self._codec.write(section, view, at + SECTION.size)
+            num_bytes = self._codec.rows.write(section, view, at + SECTION.size)
             SECTION.pack_into(view, at, section.source, 0, num_bytes)
             at += SECTION.size + num_bytes
         length = at + TRAILER.size - begin
@@ -129,7 +133,7 @@ class FrameWriter:
             else:
                 return
         roster = tuple((int(section.source), section.request_ids) for section in sections)
-        self._blob = write_roster(roster)
+        self._blob = write_roster(roster, self._codec.ids)
         self._roster = roster
 
 
@@ -141,7 +145,7 @@ class FrameReader:
         roster_blob: that roster as it was written.
     """
 
-    def __init__(self, codec: RowsCodec) -> None:
+    def __init__(self, codec: FrameCodec) -> None:
         self._codec = codec
         self.roster_sequence = -1
         self.roster_blob = b""
@@ -153,7 +157,7 @@ class FrameReader:
         Raises:
             FrameError: it is no roster.
         """
-        self._ids = dict(read_roster(blob))
+        self._ids = dict(read_roster(blob, self._codec.ids))
         self.roster_sequence, self.roster_blob = sequence, blob
 
     def read(self, data: bytes) -> Frame:
@@ -169,7 +173,7 @@ class FrameReader:
         if ROSTER_KIND in places:
             at, num_bytes = places[ROSTER_KIND]
             blob = data[at : at + num_bytes]
-            ids = dict(read_roster(blob, at))
+            ids = dict(read_roster(blob, self._codec.ids, at))
             if roster_sequence != sequence:
                 raise FrameError(
                     _ROSTER_SEQUENCE_AT, f"frame {sequence} has a roster, and refers to that of {roster_sequence}"
@@ -191,7 +195,7 @@ class FrameReader:
         head = rows.read_head(data, at, num_bytes)
         if request_ids is None or len(request_ids) != head.batch:
             raise FrameError(at, f"{head.batch} rows, and a roster of {request_ids and len(request_ids)}")
-        packed_BW = self._codec.read(data, at, head)
+        packed_BW = self._codec.rows.read(data, at, head)
         return Section(source, request_ids, packed_BW, head.num_slots, head.top_k)
 
 

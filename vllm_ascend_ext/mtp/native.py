@@ -14,8 +14,10 @@ import numpy as np
 
 from vllm_ascend_ext.mtp.end_state import ABI, State
 from vllm_ascend_ext.mtp.errors import FrameError
+from vllm_ascend_ext.mtp.frame import FrameCodec
 from vllm_ascend_ext.mtp.ring_file import RingFile, Word
-from vllm_ascend_ext.mtp.rows import HEAD, NumpyRows, RowsCodec, RowsHead
+from vllm_ascend_ext.mtp.roster import PythonIds
+from vllm_ascend_ext.mtp.rows import HEAD, NumpyRows, RowsHead
 from vllm_ascend_ext.mtp.section import Int32Array, Section
 from vllm_ascend_ext.mtp.wakeup import Counter, PythonCounter
 from vllm_ascend_ext.mtp_record import MtpRecord
@@ -33,14 +35,14 @@ class Backend(NamedTuple):
     """
 
     name: str
-    codec: RowsCodec
+    codec: FrameCodec
     counter: Callable[[RingFile, Word, Word], Counter]
     module: Any
 
 
 def python_backend() -> Backend:
     """numpy and system calls; needs nothing that was compiled here."""
-    return Backend("python", NumpyRows(), PythonCounter, None)
+    return Backend("python", FrameCodec(NumpyRows(), PythonIds()), PythonCounter, None)
 
 
 def native_backend(folder: Path = FOLDER) -> Backend:
@@ -54,7 +56,7 @@ def native_backend(folder: Path = FOLDER) -> Backend:
     def counter(file: RingFile, word: Word, waits: Word) -> Counter:
         return NativeCounter(module, file, word, waits)
 
-    return Backend("native", NativeRows(module), counter, module)
+    return Backend("native", FrameCodec(NativeRows(module), NativeIds(module)), counter, module)
 
 
 def installed_backend() -> Backend:
@@ -113,6 +115,21 @@ class NativeRows:
             row = min(-1 - code, batch)
             raise FrameError(at + HEAD.size + row, "counts of accepted tokens that are too large, or not all")
         return packed_BW
+
+
+class NativeIds(PythonIds):
+    """`IdsCodec` in C++."""
+
+    def __init__(self, module: Any) -> None:
+        self._write, self._read = module.ids_write, module.ids_read
+
+    def write(self, request_ids: tuple[str, ...]) -> tuple[int, bytes]:
+        written: tuple[int, bytes] | None = self._write(request_ids)
+        return super().write(request_ids) if written is None else written
+
+    def read(self, blob: bytes, at: int, count: int, num_bytes: int, start: int) -> tuple[str, ...]:
+        request_ids: tuple[str, ...] | None = self._read(blob, at, count, num_bytes)
+        return super().read(blob, at, count, num_bytes, start) if request_ids is None else request_ids
 
 
 class NativeCounter(PythonCounter):
