@@ -107,6 +107,14 @@ def measure(num_requests: int, top_k: int, backends: list[Any], arguments: argpa
             f"{num_bytes[0]:9,.0f}",
             flush=True,
         )
+    ours, *others = results
+    for name in others:
+        if not name.startswith("our ring"):
+            faster, later = (
+                [mine[column] / theirs[column] for mine, theirs in zip(results[ours], results[name], strict=True)]
+                for column in (0, 2)
+            )
+            print(f"  {ours} over {name}, round by round: messages/s {spread(faster, '.2f')}, p99 {spread(later, '.2f')}")
 
 
 def main() -> None:

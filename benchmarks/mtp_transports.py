@@ -17,9 +17,9 @@ import zmq
 from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 
 from vllm_ascend_ext.mtp.frame import FrameWriter, Section, Source
+from vllm_ascend_ext.mtp.native import python_backend
 from vllm_ascend_ext.mtp.receiver import OutputReceiver
 from vllm_ascend_ext.mtp.ring_size import RingSize
-from vllm_ascend_ext.mtp.native import python_backend
 from vllm_ascend_ext.mtp.sender import OutputSender
 
 NUM_SLOTS = 4
