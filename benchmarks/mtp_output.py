@@ -114,7 +114,8 @@ def measure(num_requests: int, top_k: int, backends: list[Any], arguments: argpa
                 [mine[column] / theirs[column] for mine, theirs in zip(results[ours], results[name], strict=True)]
                 for column in (0, 2)
             )
-            print(f"  {ours} over {name}, round by round: messages/s {spread(faster, '.2f')}, p99 {spread(later, '.2f')}")
+            ratios = f"messages/s {spread(faster, '.2f')}, p99 {spread(later, '.2f')}"
+            print(f"  {ours} over {name}, round by round: {ratios}")
 
 
 def main() -> None:
