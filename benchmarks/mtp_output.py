@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=40_000, help="of a throughput round without top-k")
     parser.add_argument("--rate", type=float, default=4000, help="messages a second, a tenth with top-k")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--build", action="store_true", help="build the C++ library here and measure it, too")
+    parser.add_argument("--build", action="store_true", help="build the C++ module here and measure it, too")
     arguments = parser.parse_args()
     backends = [python_backend()]
     if arguments.build:

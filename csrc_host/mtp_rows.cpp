@@ -14,10 +14,11 @@ static_assert(kHeaderWords == kUnit, "the shortest record is two units");
 
 uint64_t RoundUp(uint64_t words) { return (words + kUnit - 1) / kUnit * kUnit; }
 
-// One part of all records: `width` words a slot, from word `start` of each record.
+// One part of all records: `width` words a slot, in `words` words from word `start` of each record.
 struct Part {
   uint64_t start;
   uint64_t width;
+  uint64_t words;
 };
 
 // The layout in vllm_ascend_ext/mtp_record.py.
@@ -28,10 +29,10 @@ struct Record {
 
   explicit Record(Shape shape) {
     const uint64_t one = RoundUp(shape.slots), top = RoundUp(shape.slots * shape.top_k);
-    parts[0] = {kHeaderWords, 1};
-    parts[1] = {kHeaderWords + one, shape.top_k};
-    parts[2] = {kHeaderWords + one + top, shape.top_k};
-    parts[3] = {kHeaderWords + one + 2 * top, 1};
+    parts[0] = {kHeaderWords, 1, one};
+    parts[1] = {kHeaderWords + one, shape.top_k, top};
+    parts[2] = {kHeaderWords + one + top, shape.top_k, top};
+    parts[3] = {kHeaderWords + one + 2 * top, 1, one};
     num_parts = shape.top_k ? 4 : 1;
     words = kHeaderWords + one + (shape.top_k ? 2 * top + one : 0);
   }
@@ -85,17 +86,25 @@ void Unit(const uint8_t* in, uint64_t count, int32_t* values) {
   std::memcpy(values, unit, sizeof(unit));
 }
 
-// The inverse of Compact.
+// The head of a record. Its first two words in one store: the compiler would join two stores on the stack, and wait.
+void WriteHead(uint64_t count, uint64_t status, int32_t* record) {
+  const uint64_t first = count | status << 32;
+  std::memcpy(record, &first, sizeof(first));
+  std::memset(record + 2, 0xff, (kHeaderWords - 2) * 4);
+}
+
+// The inverse of Compact; what was not accepted becomes -1.
 const uint8_t* Expand(const uint8_t* in, const uint8_t* end, int32_t* packed, uint64_t batch, uint64_t words,
                       Part part) {
   for (uint64_t row = 0; row < batch; ++row) {
     int32_t* record = packed + row * words;
     const uint64_t count = static_cast<uint64_t>(record[0]) * part.width;
     int32_t* values = record + part.start;
-    if (count <= kUnit && in + kUnit * 4 <= end) {
+    if (part.words == kUnit && in + kUnit * 4 <= end) {
       Unit(in, count, values);
     } else {
       std::memcpy(values, in, count * 4);
+      std::memset(values + count, 0xff, (part.words - count) * 4);
     }
     in += count * 4;
   }
@@ -112,9 +121,7 @@ int64_t ReadUnits(const uint8_t* body, Shape shape, int32_t* packed) {
     if (count > shape.slots) {
       return -1 - static_cast<int64_t>(row);
     }
-    const uint64_t first = count | static_cast<uint64_t>(counts[batch + row]) << 32;
-    std::memcpy(packed, &first, sizeof(first));
-    std::memset(packed + 2, 0xff, (kUnit - 2) * 4);
+    WriteHead(count, counts[batch + row], packed);
     if (left >= kUnit) {
       Unit(in, count, packed + kUnit);
     } else if (left >= count) {
@@ -189,13 +196,11 @@ int64_t ReadRows(const uint8_t* body, Shape shape, int32_t* packed) {
   const uint64_t batch = shape.batch, num_tokens = Load(body + 8);
   const uint8_t* counts = body + kRowsHeadBytes;
   uint64_t sum = 0;
-  std::memset(packed, 0xff, batch * record.words * 4);
   for (uint64_t row = 0; row < batch; ++row) {
     if (counts[row] > shape.slots) {
       return -1 - static_cast<int64_t>(row);
     }
-    packed[row * record.words] = counts[row];
-    packed[row * record.words + 1] = counts[batch + row];
+    WriteHead(counts[row], counts[batch + row], packed + row * record.words);
     sum += counts[row];
   }
   if (sum != num_tokens) {

@@ -195,10 +195,10 @@ def main() -> None:
     parser.add_argument("--mean-life", type=float, default=0.1, help="seconds between kills")
     parser.add_argument("--deadline", type=float, default=24 * 3600, help="seconds")
     parser.add_argument("--backend", choices=["installed", "python", "native"], default="installed")
-    parser.add_argument("--library", type=Path, help="of the native backend, when it is not installed")
+    parser.add_argument("--folder", type=Path, help="of the native backend's module, when it is not installed")
     arguments = parser.parse_args()
     makers = {"installed": installed_backend, "python": python_backend, "native": native_backend}
-    backend = native_backend(arguments.library) if arguments.library else makers[arguments.backend]()
+    backend = native_backend(arguments.folder) if arguments.folder else makers[arguments.backend]()
     summary = soak(
         arguments.frames,
         backend,

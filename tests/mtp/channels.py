@@ -32,7 +32,7 @@ _instances = itertools.count(INSTANCE)
 
 @cache
 def backend(name: str) -> Backend:
-    """The one in Python, or the C++ library, which CMake builds once a checkout."""
+    """The one in Python, or the C++ module, which CMake builds once a checkout."""
     if name == "python":
         return python_backend()
     return native_backend(build_host("ascend_ext_channel"))

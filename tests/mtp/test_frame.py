@@ -74,17 +74,17 @@ def test_our_checksum_is_xxh64():
         assert module.xxh64(data) == xxhash.xxh64_intdigest(data)
 
 
-def test_a_stale_library_is_refused(monkeypatch, tmp_path):
+def test_a_stale_module_is_refused(monkeypatch, tmp_path):
     built = Path(backend("native").module.__file__)
     monkeypatch.setattr(native, "ABI", ABI + 1)
     with pytest.raises(OSError, match="built from other sources"):
         native.native_backend(built.parent)
     monkeypatch.setattr(native, "ABI", ABI)
-    (tmp_path / built.name).write_bytes(b"no library")
+    (tmp_path / built.name).write_bytes(b"no module")
     with pytest.raises(OSError, match="built from other sources"):
         native.native_backend(tmp_path)
     (tmp_path / built.name).rename(tmp_path / "ascend_ext_channel.cpython-39-x86_64-linux-gnu.so")
-    with pytest.raises(OSError, match="of another Python: build again"):
+    with pytest.raises(OSError, match="of another Python: reinstall"):
         native.native_backend(tmp_path)
     monkeypatch.setattr(native, "FOLDER", tmp_path)
     with pytest.raises(OSError, match="is not there"):

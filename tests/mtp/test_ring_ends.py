@@ -4,6 +4,7 @@
 import fcntl
 import logging
 import os
+import threading
 import time
 
 import numpy as np
@@ -20,6 +21,7 @@ from tests.mtp.channels import (
     same,
 )
 from vllm_ascend_ext.mtp import channel_reader
+from vllm_ascend_ext.mtp import receiver as receiver_module
 from vllm_ascend_ext.mtp.errors import ChannelClosedError, ChannelError, ChannelInUseError, NoFrameError
 from vllm_ascend_ext.mtp.frame import Source
 from vllm_ascend_ext.mtp.outlet import EngineOutlet
@@ -233,6 +235,29 @@ def test_after_close_an_end_says_so(folder, name):
             call()
     assert sender.close() == 0
     receiver.close()
+
+
+def test_an_end_is_not_unmapped_while_a_thread_waits_in_it(folder, monkeypatch):
+    monkeypatch.setattr(receiver_module, "SLICE_S", 30.0)
+    instance, of = new_instance(), backend("native")
+    sender, receiver = OutputSender(instance, 0, SIZE, backend=of), OutputReceiver(instance, 0, backend=of)
+    sender.send(0, SECTION)
+    receiver.receive(5)
+    ring, frames = open_ring(sender.path, writable=False), []
+    thread = threading.Thread(target=lambda: frames.append(receiver.receive(30)))
+    thread.start()
+    deadline = time.monotonic() + 30
+    while ring.words[Word.READER_WAITS] != 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    with pytest.raises(BufferError):
+        receiver.close()
+    sender.send(1, SECTION)
+    thread.join(30)
+    assert [frame.step for frame in frames] == [1]
+    receiver.close()
+    ring.close()
+    sender.close()
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.host_build import build_host
 from vllm_ascend_ext import envs
-from vllm_ascend_ext.integration.doctor import checks
+from vllm_ascend_ext.integration.doctor import checks, collect
 from vllm_ascend_ext.integration.doctor.summary import print_summary
+from vllm_ascend_ext.mtp import native
 
 ROOT = Path(__file__).resolve().parents[2]
 START = (
@@ -85,7 +87,9 @@ def test_without_vllm(without_vllm):
     assert "scripts/setup.sh" in row["fix"]
     assert document["versions"]["vllm"] is None and document["versions"]["torch"]
     assert set(document["platform"].values()) == {None} and document["patches"] == []
-    assert not any(row["active"] for row in document["parts"])
+    parts = {row["part"]: row["active"] for row in document["parts"]}
+    del parts["C++ channel of mtp_output"]  # needs no vLLM
+    assert parts and not any(parts.values())
     devices = {row["device"]: row for row in document["devices"]}
     assert set(devices) == {"cpu", "cuda", "npu"} and devices["cpu"]["found"]
     assert devices["cpu"]["capabilities"]["side_streams"] is False
@@ -141,6 +145,20 @@ def test_little_shared_memory(monkeypatch):
 def test_missing_model(monkeypatch):
     monkeypatch.setattr(checks, "bundled_model", lambda: None)
     assert any("no bundled model" in row.problem for row in checks.installation_problems())
+
+
+def test_channel_of_mtp_output(monkeypatch, tmp_path):
+    found = []
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    row = collect._channel_part(found)
+    assert not row["active"] and "VLLM_ASCEND_EXT_BUILD=host" in row["why"] and not found
+    (tmp_path / "ascend_ext_channel.cpython-39-x86_64-linux-gnu.so").touch()
+    assert not collect._channel_part(found)["active"]
+    (problem,) = found
+    assert "of another Python" in problem.problem and "VLLM_ASCEND_EXT_BUILD=host" in problem.fix
+    monkeypatch.setattr(native, "FOLDER", build_host("ascend_ext_channel"))
+    row = collect._channel_part(found)
+    assert row["active"] and row["why"].startswith(str(native.FOLDER)) and len(found) == 1
 
 
 def test_summary_shows_every_section(without_vllm, capsys):

@@ -26,6 +26,11 @@ MODULE = "ascend_ext_channel"
 FOLDER = Path(__file__).resolve().parent.parent / "lib"
 """Where ``VLLM_ASCEND_EXT_BUILD=host`` (or npu) puts it."""
 
+SLOWER = (
+    "the C++ module is not built, and frames go through Python, tens of times slower; reinstall with "
+    "VLLM_ASCEND_EXT_BUILD=host, or npu"
+)
+
 
 class Backend(NamedTuple):
     """How frames are encoded and counters published. Both kinds write the same bytes.
@@ -45,13 +50,13 @@ def python_backend() -> Backend:
     return Backend("python", FrameCodec(NumpyRows(), PythonIds()), PythonCounter, None)
 
 
-def native_backend(folder: Path = FOLDER) -> Backend:
-    """The C++ module in `folder`.
+def native_backend(folder: Path | None = None) -> Backend:
+    """The C++ module in `folder`; by default the installed one.
 
     Raises:
         OSError: it is not there, cannot be loaded, or is of another version.
     """
-    module = _load(folder / (MODULE + sysconfig.get_config_var("EXT_SUFFIX")))
+    module = _load((folder or FOLDER) / (MODULE + sysconfig.get_config_var("EXT_SUFFIX")))
 
     def counter(file: RingFile, word: Word, waits: Word) -> Counter:
         return NativeCounter(module, file, word, waits)
@@ -69,7 +74,7 @@ def installed_backend() -> Backend:
 
 
 def _load(path: Path) -> Any:
-    again = "build again (VLLM_ASCEND_EXT_BUILD=host pip install ...), or remove it"
+    again = "reinstall with VLLM_ASCEND_EXT_BUILD=host, or remove it"
     if not path.is_file():
         others = sorted(other.name for other in path.parent.glob(f"{MODULE}.*"))
         raise OSError(f"{path} is not there" + (f", only {others}, of another Python: {again}" if others else ""))

@@ -53,13 +53,14 @@ def examine() -> dict[str, Any]:
     entry_points = _entry_points(problems)
     devices = _devices()
     operators = _operators()
+    parts = [*_plugin_parts(entry_points, facts), _channel_part(problems), *_feature_parts()]
     absent = [row["device"] for row in devices if not row["found"]]
     return {
         "schema": SCHEMA,
         "versions": _versions(),
         "platform": facts,
         "entry_points": entry_points,
-        "parts": [*_plugin_parts(entry_points, facts), *_feature_parts()],
+        "parts": parts,
         "devices": devices,
         "operators": operators,
         "environment": environment,
@@ -149,6 +150,22 @@ def _allowed_plugins() -> list[str] | None:
 
     allowed: list[str] | None = vllm.envs.VLLM_PLUGINS
     return allowed
+
+
+def _channel_part(problems: list[Problem]) -> dict[str, Any]:
+    """Which of its two backends the channel of MTP output has here."""
+    row = {"part": "C++ channel of mtp_output", "active": False}
+    try:
+        from vllm_ascend_ext.mtp.native import SLOWER, installed_backend
+
+        module = installed_backend().module
+    except ImportError as error:
+        return row | {"why": f"no channel at all: {_first_line(error)}"}
+    except OSError as error:
+        fix = "reinstall with VLLM_ASCEND_EXT_BUILD=host, or remove that file"
+        problems.append(Problem(f"mtp_output cannot start: {error}", fix))
+        return row | {"why": "its module does not fit this installation"}
+    return row | {"active": module is not None, "why": f"{module.__file__}" if module else SLOWER}
 
 
 def _feature_parts() -> list[dict[str, Any]]:
