@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from tests.engine.reference import make_prompts
 from tests.engine.saved_output import SavedRun, Told, next_instance, run_saved
+from tests.host_build import build_host
 from vllm_ascend_ext.integration.engine import EngineCase, run_engine
 from vllm_ascend_ext.integration.ranks import Layout, RankError
+from vllm_ascend_ext.mtp import native
 from vllm_ascend_ext.mtp.frame import RequestStatus
 from vllm_ascend_ext.mtp.ring_folder import ring_path
 
@@ -47,6 +50,7 @@ CASES = {  # layout, k, asynchronous scheduling
 }
 QUICK = "TP2 k2 async"
 OVER_ZMQ = "DP2 k2 sync"  # the others' frames go through shared memory
+IN_PYTHON = ("TP1 k1 async", "DP2xTP2 k2 sync")  # the others' channels are in C++
 
 
 def free_ports(count: int) -> int:
@@ -107,8 +111,16 @@ def stop_of(plain: SavedRun) -> tuple[int, list[int]]:
     "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
 def test_frames_are_the_engines_tokens(
-    tiny_model: str, prompts: list[list[int]], plain: SavedRun, name: str
+    tiny_model: str,
+    prompts: list[list[int]],
+    plain: SavedRun,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    folder = tmp_path if name in IN_PYTHON else build_host("ascend_ext_channel")
+    monkeypatch.setattr(native, "FOLDER", folder)  # ranks are forks of this process
+    assert native.installed_backend().name == ("python" if name in IN_PYTHON else "native")
     stop, stopped = stop_of(plain)
     runs = run_saved(
         case_of(tiny_model, name, next_instance()),
@@ -206,3 +218,12 @@ def test_without_a_reader_the_engine_stops_and_says_so(
         ring_path(instance, 0).unlink(missing_ok=True)  # stays for a reader that comes late
     message = str(error.value).splitlines()[0]  # the engine's own error; the rank's log follows
     assert "is full for 1 s: its reader, " in message, error.value
+
+
+def test_a_channel_built_for_another_python_is_refused(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "ascend_ext_channel.cpython-39-x86_64-linux-gnu.so").touch()
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    with pytest.raises(RankError, match="of another Python: reinstall with VLLM_ASCEND_EXT_BUILD=host"):
+        run_engine(case_of(tiny_model, "TP1 k3 sync", next_instance()), [[1]], max_tokens=1, deadline_s=120)
