@@ -95,11 +95,15 @@ def test_no_process_is_left_behind() -> None:
             os.kill(pid, 0)
 
 
-def test_no_shared_memory_is_left_behind_by_a_rank_that_fails_beside_its_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_sigterm", [signal.SIG_DFL, signal.SIG_IGN], ids=["ends", "ignores SIGTERM"])
+def test_no_shared_memory_is_left_behind_by_a_rank_that_fails_beside_its_worker(
+    tmp_path: Path, on_sigterm: signal.Handlers
+) -> None:
     def job(rank: Rank) -> None:
         memory = SharedMemory(create=True, size=16)
         (tmp_path / "name").write_text(memory.name)
         if os.fork() == 0:  # holds the resource tracker's pipe, as an engine's workers do
+            signal.signal(signal.SIGTERM, on_sigterm)
             time.sleep(60)
             os._exit(0)
         raise KeyError("missing")

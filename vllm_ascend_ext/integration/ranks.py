@@ -11,6 +11,7 @@ OMP_NUM_THREADS=1.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import importlib
@@ -165,8 +166,9 @@ def _collect(
 def _end(children: list[_Child]) -> None:
     """Leave no process and no shared memory behind.
 
-    Finished ranks get a moment to exit, the others are killed. A rank's resource tracker outlives it by a moment
-    to unlink the rank's shared memory; only then is the rest of its process group killed.
+    Finished ranks get a moment to exit, the others are killed. A rank's resource tracker outlives it to unlink the
+    rank's shared memory, once all others that have its pipe have ended: they are asked to, then killed, and only
+    then is the tracker.
     """
     for child in children:
         child.process.join(5 if child.done else 0)
@@ -174,13 +176,30 @@ def _end(children: list[_Child]) -> None:
             child.process.kill()
     for child in children:
         child.process.join(5)
-        for number in (0, signal.SIGTERM):  # the tracker ignores that, but waits for the rank's workers to end
-            _signal(child, number)
+        for end_workers in (_wait, _terminate, _kill_all_but_trackers):
+            end_workers(child)
             end = time.monotonic() + 2
             while _signal(child, 0) and time.monotonic() < end:
                 time.sleep(0.02)
         _signal(child, signal.SIGKILL)
         child.pipe.close()
+
+
+def _wait(child: _Child) -> None:
+    """They may be about to end."""
+
+
+def _terminate(child: _Child) -> None:
+    """The tracker ignores that, and so do the servers of multiprocessing's managers."""
+    _signal(child, signal.SIGTERM)
+
+
+def _kill_all_but_trackers(child: _Child) -> None:
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            is_tracker = b"multiprocessing.resource_tracker" in (process / "cmdline").read_bytes()
+            if not is_tracker and os.getpgid(int(process.name)) == child.process.pid:
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _signal(child: _Child, number: int) -> bool:
