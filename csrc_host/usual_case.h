@@ -56,6 +56,7 @@ class UsualReceive : public RingEnd {
 
   double slice_s_ = 0;
   bool has_learned_ = false;
+  bool is_waiting_ = false;  // without the interpreter's lock
   Ref frame_type_, empty_, int32_, instance_, replica_;
   Ref shapes_[kNumSources];  // of the records
   // of the frame to come, made before it comes

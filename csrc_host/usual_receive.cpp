@@ -14,6 +14,11 @@ PyObject* ReceiveUsual(PyObject* self, PyObject* timeout_s) {
   return Holder<UsualReceive>::Of(self).Receive(timeout_s);
 }
 
+PyObject* OneThreadOnly() {
+  PyErr_SetString(PyExc_RuntimeError, "another thread receives here: a receiver is for one thread");
+  return nullptr;
+}
+
 }  // namespace
 
 bool UsualReceive::Open(PyObject* arguments) {
@@ -39,6 +44,9 @@ PyObject* UsualReceive::Learn(PyObject* const* arguments, Py_ssize_t count) {
   if (count != 2 || !PyTuple_Check(arguments[1]) || PyTuple_GET_SIZE(arguments[1]) > kNumSources) {
     PyErr_SetString(PyExc_TypeError, "learn takes the roster's sequence and a tuple of sections");
     return nullptr;
+  }
+  if (is_waiting_) {
+    return OneThreadOnly();
   }
   has_learned_ = false;
   Forget();
@@ -77,6 +85,9 @@ PyObject* UsualReceive::Receive(PyObject* timeout_s) {
   if (seconds == -1.0 && PyErr_Occurred()) {
     return nullptr;
   }
+  if (is_waiting_) {
+    return OneThreadOnly();
+  }
   end_.state->waited_ns = 0;
   if (!has_learned_) {
     Py_RETURN_NONE;
@@ -91,9 +102,11 @@ PyObject* UsualReceive::Receive(PyObject* timeout_s) {
   if (outcome == Outcome::kNothing && seconds > 0) {
     const uint64_t begin = MonotonicNs();
     const uint64_t timeout_ns = static_cast<uint64_t>(std::min(seconds, slice_s_) * 1e9);
+    is_waiting_ = true;
     Py_BEGIN_ALLOW_THREADS
     AwaitFrame(end_, timeout_ns);
     Py_END_ALLOW_THREADS
+    is_waiting_ = false;
     outcome = ascend_ext::Receive(end_, records, &stamp);
     if (outcome != Outcome::kRead) {
       end_.state->waited_ns = MonotonicNs() - begin;

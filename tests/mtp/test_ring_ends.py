@@ -237,7 +237,7 @@ def test_after_close_an_end_says_so(folder, name):
     receiver.close()
 
 
-def test_an_end_is_not_unmapped_while_a_thread_waits_in_it(folder, monkeypatch):
+def test_an_end_in_which_a_thread_waits_is_neither_used_nor_unmapped(folder, monkeypatch):
     monkeypatch.setattr(receiver_module, "SLICE_S", 30.0)
     instance, of = new_instance(), backend("native")
     sender, receiver = OutputSender(instance, 0, SIZE, backend=of), OutputReceiver(instance, 0, backend=of)
@@ -249,6 +249,8 @@ def test_an_end_is_not_unmapped_while_a_thread_waits_in_it(folder, monkeypatch):
     deadline = time.monotonic() + 30
     while ring.words[Word.READER_WAITS] != 2 and time.monotonic() < deadline:
         time.sleep(0.001)
+    with pytest.raises(RuntimeError, match="a receiver is for one thread"):
+        receiver.receive(1)
     with pytest.raises(BufferError):
         receiver.close()
     sender.send(1, SECTION)
