@@ -5,7 +5,7 @@ auto   npu where ASCEND_HOME_PATH is set, else none (the default)
 none   pure Python, which says so
 host   CMake builds the AscendC kernels for the CPU, for tests, and the channel of MTP output; needs a C++ compiler
        and Python's headers
-npu    CMake builds them for the NPU and binds them to torch; needs CANN, torch and torch_npu
+npu    CMake builds both for the NPU and binds the kernels to torch; needs CANN, torch and torch_npu, too
 """
 
 import importlib.util

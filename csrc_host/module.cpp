@@ -7,7 +7,7 @@
 namespace ascend_ext {
 namespace {
 
-constexpr long kAbi = 4;  // mtp/end_state.py
+constexpr long kAbi = 5;  // mtp/end_state.py
 
 // rows_write(packed, batch, slots, top_k, memory, at) -> bytes, or -1 - row: see WriteRows.
 PyObject* RowsWrite(PyObject*, PyObject* arguments) {
@@ -19,7 +19,7 @@ PyObject* RowsWrite(PyObject*, PyObject* arguments) {
     return nullptr;
   }
   const Shape shape{batch, slots, top_k};
-  if (packed.size() != batch * RecordWords(shape) * 4 || at > memory.size() ||
+  if (!shape.IsPossible() || packed.size() != batch * RecordWords(shape) * 4 || at > memory.size() ||
       RowsBound(shape) > memory.size() - at) {
     PyErr_SetString(PyExc_ValueError, "records of another shape, or memory too short for them");
     return nullptr;
@@ -37,7 +37,7 @@ PyObject* RowsRead(PyObject*, PyObject* arguments) {
     return nullptr;
   }
   const Shape shape{batch, slots, top_k};
-  if (packed.size() != batch * RecordWords(shape) * 4 || at > frame.size() ||
+  if (!shape.IsPossible() || packed.size() != batch * RecordWords(shape) * 4 || at > frame.size() ||
       !IsPrefixOf(frame.As<uint8_t>() + at, frame.size() - at, shape)) {
     PyErr_SetString(PyExc_ValueError, "records of another shape, or no body of this shape");
     return nullptr;

@@ -53,19 +53,19 @@ uint64_t Nanoseconds(clockid_t clock) {
 }
 
 uint64_t* Descriptor(const End& end, uint64_t sequence) {
-  return end.words + kDescriptorsAt + 2 * (sequence % end.num_descriptors());
+  return end.words + kDescriptorsAt + 2 * (sequence % end.num_descriptors);
 }
 
 // Where a frame of `bound` bytes may begin, as a position; false when there is no room now.
 bool Reserve(const End& end, uint64_t* position) {
   const uint64_t acknowledged = Load(end.words + kAcknowledged), bound = end.usual.bound, head = end.state->head;
-  const uint64_t capacity = end.capacity(), offset = head % capacity, sequence = end.state->sequence;
+  const uint64_t capacity = end.capacity, offset = head % capacity, sequence = end.state->sequence;
   *position = offset + bound > capacity ? head + capacity - offset : head;
-  if (bound > end.max_frame_bytes()) {
+  if (bound > end.max_frame_bytes) {
     return false;
   }
   return acknowledged == sequence ||
-         (sequence - acknowledged < end.num_descriptors() &&
+         (sequence - acknowledged < end.num_descriptors &&
           *position + bound - *Descriptor(end, acknowledged) <= capacity);
 }
 
@@ -86,7 +86,7 @@ uint64_t WriteFrame(const End& end, uint64_t step, const int32_t* const records[
   }
   const uint64_t length = at + kTrailerBytes - frame;
   const Header header{kMagic, kVersion, static_cast<uint32_t>(length), num_sections, 0,
-                      end.instance(), static_cast<uint32_t>(end.replica()), 0, step, end.state->sequence,
+                      end.instance, static_cast<uint32_t>(end.replica), 0, step, end.state->sequence,
                       Nanoseconds(CLOCK_REALTIME), end.usual.roster_sequence};
   std::memcpy(frame, &header, sizeof(header));
   const uint64_t checksum = Xxh64(frame, length - kTrailerBytes);
@@ -96,7 +96,7 @@ uint64_t WriteFrame(const End& end, uint64_t step, const int32_t* const records[
 
 bool IsExpected(const Header& header, const End& end, uint64_t length) {
   return header.magic == kMagic && header.version == kVersion && header.length == length &&
-         header.instance == end.instance() && header.replica == end.replica() &&
+         header.instance == end.instance && header.replica == end.replica &&
          header.sequence == end.state->sequence && header.roster_sequence == end.usual.roster_sequence &&
          header.num_sections == NumSections(end);
 }
@@ -105,7 +105,7 @@ bool IsExpected(const Header& header, const End& end, uint64_t length) {
 bool ReadFrame(const End& end, const uint8_t* frame, uint64_t length, int32_t* const records[2], Stamp* stamp) {
   Header header;
   uint64_t checksum;
-  if (length < kHeaderBytes + kTrailerBytes || length > end.max_frame_bytes()) {
+  if (length < kHeaderBytes + kTrailerBytes || length > end.max_frame_bytes) {
     return false;
   }
   std::memcpy(&header, frame, sizeof(header));
@@ -147,7 +147,7 @@ bool Send(const End& end, uint64_t step, const int32_t* const records[2]) {
   if (!Reserve(end, &position)) {
     return false;
   }
-  const uint64_t length = WriteFrame(end, step, records, end.frames + position % end.capacity());
+  const uint64_t length = WriteFrame(end, step, records, end.frames + position % end.capacity);
   if (!length) {
     return false;
   }
@@ -173,19 +173,15 @@ Outcome Receive(const End& end, int32_t* const records[2], Stamp* stamp) {
     return Outcome::kNothing;
   }
   const uint64_t* descriptor = Descriptor(end, end.state->sequence);
-  const uint64_t offset = descriptor[0] % end.capacity(), length = descriptor[1];
-  if (length > end.capacity() - offset) {
+  const uint64_t offset = descriptor[0] % end.capacity, length = descriptor[1];
+  if (length > end.capacity - offset) {
     return Outcome::kUnusual;
   }
   const uint8_t* frame = end.frames + offset;
   for (uint64_t at = 0; at < std::min(length, kFetchedBytes); at += kLineBytes) {
     __builtin_prefetch(frame + at);  // the lines are the writer's: to wait for one after the other would take long
   }
-  if (!ReadFrame(end, frame, length, records, stamp)) {
-    return Outcome::kUnusual;
-  }
-  ++end.state->sequence;
-  return Outcome::kRead;
+  return ReadFrame(end, frame, length, records, stamp) ? Outcome::kRead : Outcome::kUnusual;
 }
 
 void AwaitFrame(const End& end, uint64_t timeout_ns) {

@@ -34,13 +34,12 @@ struct End {
   uint8_t* frames;
   State* state;
   Usual usual;
-
-  // Constants of the ring's header, which Python has checked.
-  uint64_t instance() const { return words[1]; }
-  uint64_t replica() const { return words[2]; }
-  uint64_t capacity() const { return words[3]; }
-  uint64_t num_descriptors() const { return words[4]; }
-  uint64_t max_frame_bytes() const { return words[5]; }
+  // the ring's header as it was when the end was opened: what others store there later changes no limit
+  uint64_t instance;
+  uint64_t replica;
+  uint64_t capacity;
+  uint64_t num_descriptors;
+  uint64_t max_frame_bytes;
 };
 
 // What the fields of a frame's header say of it.
@@ -60,7 +59,7 @@ bool Send(const End& end, uint64_t step, const int32_t* const records[2]);
 // Gives up the frames before `state.sequence`.
 void Acknowledge(const End& end);
 
-// Reads the next frame into the records, which are undefined when it is not usual.
+// Reads the next frame into the records, which are undefined when it is not usual. It stays the next one.
 Outcome Receive(const End& end, int32_t* const records[2], Stamp* stamp);
 
 // Sleeps until the next frame is published, for `timeout_ns` at most; may return early.

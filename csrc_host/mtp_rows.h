@@ -13,6 +13,9 @@ struct Shape {
   uint64_t top_k;
 
   uint64_t WordsPerToken() const { return top_k ? 2 + 2 * top_k : 1; }
+
+  // Whether a body can say it, and its sizes can be computed.
+  bool IsPossible() const { return batch <= UINT32_MAX && slots >= 1 && slots <= UINT8_MAX && top_k <= UINT16_MAX; }
 };
 
 constexpr uint64_t kRowsHeadBytes = 16;

@@ -73,7 +73,7 @@ PyObject* IdsRead(PyObject*, PyObject* arguments) {
     return nullptr;
   }
   const uint64_t left = at <= blob.size() ? blob.size() - at : 0;
-  if (count > left / 2 || text_bytes > left || Padded(2 * count) + Padded(text_bytes) > left) {
+  if (at > blob.size() || count > left / 2 || text_bytes > left || Padded(2 * count) + Padded(text_bytes) > left) {
     return LeaveToPython();
   }
   const uint8_t* lengths = blob.As<uint8_t>() + at;

@@ -13,12 +13,15 @@ bool RingEnd::Open(PyObject* words, PyObject* frames, PyObject* state, PyObject*
       !state_.Take(state, PyBUF_WRITABLE)) {
     return false;
   }
-  end_.words = words_.As<uint64_t>();
-  end_.frames = frames_.As<uint8_t>();
-  end_.state = state_.As<State>();
-  if (words_.size() / 8 < kDescriptorsAt || state_.size() != sizeof(State) || end_.num_descriptors() == 0 ||
-      words_.size() / 8 < kDescriptorsAt + 2 * end_.num_descriptors() || end_.capacity() == 0 ||
-      frames_.size() < end_.capacity() || end_.max_frame_bytes() > end_.capacity()) {
+  const uint64_t num_words = words_.size() / 8;
+  uint64_t* words_at = words_.As<uint64_t>();
+  if (num_words >= kDescriptorsAt) {
+    end_ = {words_at, frames_.As<uint8_t>(), state_.As<State>(), {}, words_at[1], words_at[2], words_at[3],
+            words_at[4], words_at[5]};
+  }
+  if (state_.size() != sizeof(State) || end_.num_descriptors == 0 ||
+      end_.num_descriptors > (num_words - kDescriptorsAt) / 2 || end_.capacity == 0 ||
+      frames_.size() < end_.capacity || end_.max_frame_bytes > end_.capacity) {
     PyErr_SetString(PyExc_ValueError, "this is not the memory of a ring and of an end's state");
     return false;
   }
@@ -26,24 +29,38 @@ bool RingEnd::Open(PyObject* words, PyObject* frames, PyObject* state, PyObject*
 }
 
 bool RingEnd::Learn(PyObject* section, int index) {
-  if (!PyObject_TypeCheck(section, section_type()) || PyTuple_GET_SIZE(section) != kNumSectionFields) {
-    PyErr_SetString(PyExc_TypeError, "not a section");
+  if (Py_TYPE(section) != section_type() || PyTuple_GET_SIZE(section) != kNumSectionFields ||
+      !PyTuple_Check(PyTuple_GET_ITEM(section, kRequestIds))) {
     return false;
   }
-  const Py_ssize_t batch = PyObject_Size(PyTuple_GET_ITEM(section, kRequestIds));
-  const long slots = PyLong_AsLong(PyTuple_GET_ITEM(section, kNumSlots));
-  const long top_k = PyLong_AsLong(PyTuple_GET_ITEM(section, kTopK));
-  if (PyErr_Occurred()) {
+  const Py_ssize_t batch = PyTuple_GET_SIZE(PyTuple_GET_ITEM(section, kRequestIds));
+  const long source = PyLong_AsLong(PyTuple_GET_ITEM(section, kSource));
+  const unsigned long slots = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(section, kNumSlots));
+  const unsigned long top_k = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(section, kTopK));
+  const Shape shape{static_cast<uint64_t>(batch), slots, top_k};
+  if (PyErr_Occurred() || source != index + 1 || !shape.IsPossible()) {
+    PyErr_Clear();
     return false;
   }
-  if (batch < 0 || slots < 1 || top_k < 0) {
-    PyErr_SetString(PyExc_ValueError, "a section with impossible numbers");
-    return false;
-  }
-  end_.usual.shapes[index] = {static_cast<uint64_t>(batch), static_cast<uint64_t>(slots),
-                              static_cast<uint64_t>(top_k)};
-  known_[index] = Ref::To(section);
+  end_.usual.shapes[index] = shape;
+  known_[index] = {Ref::To(PyTuple_GET_ITEM(section, kSource)), Ref::To(PyTuple_GET_ITEM(section, kRequestIds)),
+                   Ref::To(PyTuple_GET_ITEM(section, kNumSlots)), Ref::To(PyTuple_GET_ITEM(section, kTopK))};
   return true;
+}
+
+void RingEnd::Forget() {
+  end_.usual = {};
+  for (Known& known : known_) {
+    known = {};
+  }
+}
+
+void RingEnd::Close() {
+  Forget();
+  is_closed_ = true;
+  words_.Drop();
+  frames_.Drop();
+  state_.Drop();
 }
 
 }  // namespace ascend_ext

@@ -13,20 +13,29 @@ constexpr int kNumSources = 2;  // target, draft
 enum SectionField { kSource, kRequestIds, kPacked, kNumSlots, kTopK, kNumSectionFields };
 enum FrameField { kInstance, kReplica, kStep, kSequence, kSections, kSentNs, kNumFrameFields };
 
-// What both ends hold of a ring; its memory cannot be unmapped before this is gone.
+// What a Section was like. No reference to its arrays, which may be anybody's: these types cannot be in a cycle.
+struct Known {
+  Ref source, request_ids, num_slots, top_k;
+  explicit operator bool() const { return static_cast<bool>(source); }
+};
+
+// What both ends hold of a ring; its memory cannot be unmapped before `Close`.
 class RingEnd {
  public:
   // False with an exception set when the memory is none of a ring.
   bool Open(PyObject* words, PyObject* frames, PyObject* state, PyObject* section_type);
 
  protected:
-  // Takes over what a Section is like; `index` is 0 for the target. False with an exception set when it is none.
+  // Takes over what a Section is like; `index` is 0 for the target. False, without an exception, when it is none.
   bool Learn(PyObject* section, int index);
+  void Forget();
+  void Close();
 
   PyTypeObject* section_type() const { return reinterpret_cast<PyTypeObject*>(section_type_.get()); }
 
   End end_{};
-  Ref known_[kNumSources];  // sections
+  Known known_[kNumSources];
+  bool is_closed_ = false;
 
  private:
   Buffer words_, frames_, state_;
@@ -38,6 +47,8 @@ class UsualSend : public RingEnd {
   bool Open(PyObject* arguments);
   PyObject* Learn(PyObject* const* arguments, Py_ssize_t count);
   PyObject* Send(PyObject* const* arguments, Py_ssize_t count);
+  PyObject* ForgetAll();
+  PyObject* CloseEnd();
 
  private:
   bool IsLike(PyObject* section, int index, Buffer* packed) const;
@@ -48,14 +59,14 @@ class UsualReceive : public RingEnd {
   bool Open(PyObject* arguments);
   PyObject* Learn(PyObject* const* arguments, Py_ssize_t count);
   PyObject* Receive(PyObject* timeout_s);
+  PyObject* CloseEnd();
 
  private:
   bool Prepare();
-  void Forget();
+  void DropPrepared();
   PyObject* NewFrame(const Stamp& stamp);
 
   double slice_s_ = 0;
-  bool has_learned_ = false;
   bool is_waiting_ = false;  // without the interpreter's lock
   Ref frame_type_, empty_, int32_, instance_, replica_;
   Ref shapes_[kNumSources];  // of the records

@@ -14,6 +14,8 @@ PyObject* ReceiveUsual(PyObject* self, PyObject* timeout_s) {
   return Holder<UsualReceive>::Of(self).Receive(timeout_s);
 }
 
+PyObject* CloseReceive(PyObject* self, PyObject*) { return Holder<UsualReceive>::Of(self).CloseEnd(); }
+
 PyObject* OneThreadOnly() {
   PyErr_SetString(PyExc_RuntimeError, "another thread receives here: a receiver is for one thread");
   return nullptr;
@@ -35,8 +37,8 @@ bool UsualReceive::Open(PyObject* arguments) {
   frame_type_ = Ref::To(frame_type);
   empty_ = Ref::To(empty);
   int32_ = Ref::To(int32);
-  instance_ = Ref(PyLong_FromUnsignedLongLong(end_.instance()));
-  replica_ = Ref(PyLong_FromUnsignedLongLong(end_.replica()));
+  instance_ = Ref(PyLong_FromUnsignedLongLong(end_.instance));
+  replica_ = Ref(PyLong_FromUnsignedLongLong(end_.replica));
   return instance_ && replica_;
 }
 
@@ -48,35 +50,35 @@ PyObject* UsualReceive::Learn(PyObject* const* arguments, Py_ssize_t count) {
   if (is_waiting_) {
     return OneThreadOnly();
   }
-  has_learned_ = false;
+  DropPrepared();
   Forget();
-  end_.usual = {};
   end_.usual.roster_sequence = PyLong_AsUnsignedLongLong(arguments[0]);
-  for (int index = 0; index < kNumSources; ++index) {
-    known_[index] = Ref();
-    shapes_[index] = Ref();
-  }
   if (PyErr_Occurred()) {
     return nullptr;
   }
-  const Py_ssize_t num_sections = PyTuple_GET_SIZE(arguments[1]);
+  const Py_ssize_t num_sections = is_closed_ ? 0 : PyTuple_GET_SIZE(arguments[1]);
   for (int index = 0; index < num_sections; ++index) {
-    PyObject* section = PyTuple_GET_ITEM(arguments[1], index);
-    if (!RingEnd::Learn(section, index)) {
-      return nullptr;
-    }
-    if (PyLong_AsLong(PyTuple_GET_ITEM(section, kSource)) != index + 1) {
-      PyErr_Clear();
-      Py_RETURN_NONE;  // a draft without a target: for Python
+    if (!RingEnd::Learn(PyTuple_GET_ITEM(arguments[1], index), index)) {
+      Forget();  // a draft without a target, say
+      break;
     }
     const Shape& shape = end_.usual.shapes[index];
     shapes_[index] = Ref(Py_BuildValue("(nn)", static_cast<Py_ssize_t>(shape.batch),
                                        static_cast<Py_ssize_t>(RecordWords(shape))));
     if (!shapes_[index]) {
+      Forget();
       return nullptr;
     }
   }
-  has_learned_ = num_sections > 0;
+  Py_RETURN_NONE;
+}
+
+PyObject* UsualReceive::CloseEnd() {
+  if (is_waiting_) {
+    return OneThreadOnly();
+  }
+  DropPrepared();
+  Close();
   Py_RETURN_NONE;
 }
 
@@ -88,8 +90,11 @@ PyObject* UsualReceive::Receive(PyObject* timeout_s) {
   if (is_waiting_) {
     return OneThreadOnly();
   }
+  if (is_closed_) {
+    Py_RETURN_NONE;
+  }
   end_.state->waited_ns = 0;
-  if (!has_learned_) {
+  if (!known_[0]) {
     Py_RETURN_NONE;
   }
   Acknowledge(end_);
@@ -115,14 +120,16 @@ PyObject* UsualReceive::Receive(PyObject* timeout_s) {
   if (outcome != Outcome::kRead) {
     Py_RETURN_NONE;
   }
-  return NewFrame(stamp);
+  PyObject* frame = NewFrame(stamp);
+  end_.state->sequence += frame != nullptr;
+  return frame;
 }
 
 // Makes the sections of the next frame, whose records are to be filled.
 bool UsualReceive::Prepare() {
   Ref sections[kNumSources];
   for (int index = 0; index < kNumSources && known_[index]; ++index) {
-    PyObject* known = known_[index].get();
+    const Known& known = known_[index];
     PyObject* const arguments[] = {shapes_[index].get(), int32_.get()};
     Ref packed(PyObject_Vectorcall(empty_.get(), arguments, 2, nullptr));
     if (!packed || !records_[index].Take(packed.get(), PyBUF_WRITABLE)) {
@@ -133,8 +140,8 @@ bool UsualReceive::Prepare() {
       return false;
     }
     sections[index] = Ref(MakeTuple(section_type(), {
-        Py_NewRef(PyTuple_GET_ITEM(known, kSource)), Py_NewRef(PyTuple_GET_ITEM(known, kRequestIds)),
-        packed.Release(), Py_NewRef(PyTuple_GET_ITEM(known, kNumSlots)), Py_NewRef(PyTuple_GET_ITEM(known, kTopK))}));
+        Py_NewRef(known.source.get()), Py_NewRef(known.request_ids.get()), packed.Release(),
+        Py_NewRef(known.num_slots.get()), Py_NewRef(known.top_k.get())}));
     if (!sections[index]) {
       return false;
     }
@@ -144,7 +151,7 @@ bool UsualReceive::Prepare() {
   return static_cast<bool>(sections_);
 }
 
-void UsualReceive::Forget() {
+void UsualReceive::DropPrepared() {
   for (Buffer& records : records_) {
     records.Drop();
   }
@@ -165,6 +172,7 @@ PyType_Spec* UsualReceiveSpec() {
   static PyMethodDef methods[] = {
       {"learn", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(LearnReceive)), METH_FASTCALL,
        "learn(roster_sequence, sections): the frame before was of these."},
+      {"close", CloseReceive, METH_NOARGS, "close(): gives the memory back; no frame is usual any more."},
       {"receive", ReceiveUsual, METH_O,
        "receive(timeout_s): acknowledges, and reads the next frame; None when it is not like the one before, or did "
        "not come within the time and `slice_s` seconds."},

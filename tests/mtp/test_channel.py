@@ -332,7 +332,9 @@ def test_a_second_sender_into_one_ring_is_noticed(name):
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_waiting_does_not_spin(name):
-    with open_pair(backend(name)) as (_, receiver, _):
+    with open_pair(backend(name)) as (sender, receiver, _):
+        sender.send(0, SECTION)
+        receiver.receive(1)
         begin = time.process_time()
         with pytest.raises(NoFrameError):
             receiver.receive(1.0)

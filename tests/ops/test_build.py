@@ -91,8 +91,9 @@ def test_host_wheel_has_the_channel_in_cpp(tmp_path: Path) -> None:
         cwd=site,
         env=os.environ | {"PYTHONPATH": str(site)},
     )
+    assert ran.returncode == 0, ran.stderr
     name, file, written = ran.stdout.split()
-    assert (name, written) == ("native", "20") and file.startswith(f"{site}/vllm_ascend_ext/lib/"), ran.stderr
+    assert (name, written) == ("native", "20") and file.startswith(f"{site}/vllm_ascend_ext/lib/")
 
 
 @pytest.mark.parametrize("choice", ["auto", "npu"])

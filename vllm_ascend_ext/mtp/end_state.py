@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-ABI = 4
+ABI = 5
 """Of the module's functions, types and `State`; ``kAbi`` in csrc_host/module.cpp."""
 
 

@@ -70,14 +70,15 @@ def installed_backend() -> Backend:
     Raises:
         OSError: what `native_backend` says.
     """
-    return native_backend() if any(FOLDER.glob(f"{MODULE}.*")) else python_backend()
+    return native_backend() if any(FOLDER.glob(f"*{MODULE}.*")) else python_backend()
 
 
 def _load(path: Path) -> Any:
     again = "reinstall with VLLM_ASCEND_EXT_BUILD=host, or remove it"
     if not path.is_file():
-        others = sorted(other.name for other in path.parent.glob(f"{MODULE}.*"))
-        raise OSError(f"{path} is not there" + (f", only {others}, of another Python: {again}" if others else ""))
+        others = sorted(other.name for other in path.parent.glob(f"*{MODULE}.*"))
+        only = f", only {others}, of another Python or version: {again}" if others else ""
+        raise OSError(f"{path} is not there{only}")
     loader = ExtensionFileLoader(MODULE, str(path))
     spec = spec_from_loader(MODULE, loader)
     assert spec is not None
@@ -85,9 +86,9 @@ def _load(path: Path) -> Any:
     try:
         module = module_from_spec(spec)
         loader.exec_module(module)
-    except ImportError as error:
+        built_for = module.ABI, module.STATE_WORDS
+    except (ImportError, AttributeError) as error:
         raise OSError(f"{stale}: {error}") from error
-    built_for = module.ABI, module.STATE_WORDS
     if built_for != (ABI, len(State)):
         raise OSError(stale)
     return module

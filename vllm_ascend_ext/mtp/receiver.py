@@ -101,9 +101,9 @@ class OutputReceiver:
         ring, reader = self._ring, self._intake.reader
         frame = self._intake.next_frame(ring)
         ring.keep_roster(reader.roster_sequence, reader.roster_blob)
-        ring.sequence += 1
         if self._usual is not None:
             self._usual.learn(reader.roster_sequence, frame.sections)
+        ring.sequence += 1
         return frame
 
     def _await(self, timeout_s: float) -> Frame | None:
@@ -128,8 +128,14 @@ class OutputReceiver:
             ring.acknowledge(ring.sequence)
 
     def close(self) -> None:
-        """Leaves what is not acknowledged to the next reader."""
-        self._usual, self._receive_usual, self._is_closed = None, _is_unusual, True  # what it works on goes
+        """Leaves what is not acknowledged to the next reader.
+
+        Raises:
+            RuntimeError: another thread waits in `receive` (in C++). Nothing has changed.
+        """
+        if self._usual is not None:
+            self._usual.close()
+        self._is_closed = True
         self._ring.close()
 
 

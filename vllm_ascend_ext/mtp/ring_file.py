@@ -208,14 +208,10 @@ class RingFile:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Unmaps; the file stays. A second call does nothing.
-
-        Raises:
-            BufferError: a thread of this process waits in it. Nothing has changed.
-        """
+        """Unmaps; the file stays. A second call does nothing."""
         if not self.is_closed:
-            self.frames.release()
             self.is_closed = True
+            self.frames.release()
             self._unmap()
             os.close(self._file)
 

@@ -95,16 +95,18 @@ class OutputSender:
             raise ValueError(f"a frame's step is an unsigned 64-bit number, not {step}")
         if target.source != Source.TARGET or (draft is not None and draft.source != Source.DRAFT):
             raise ValueError("a frame has a section of the target and, after it, one of the draft or none")
+        if self._usual is not None:
+            self._usual.forget()  # until this frame is sent; an exception may come at any place
         sections = (target,) if draft is None else (target, draft)
         ring, writer = self._ring, self._writer
         at = ring.reserve(writer.bound(sections), timeout_s)
         num_bytes = writer.write(ring.frames, at, step, ring.sequence, sections)
         sequence = ring.publish(num_bytes)
-        if self._usual is not None:
-            self._usual.learn(writer.roster_sequence, writer.bound(sections), target, draft)
         state = ring.state
         state[State.NUM_SENT] += 1
         state[State.BYTES_SENT] += num_bytes
+        if self._usual is not None:
+            self._usual.learn(writer.roster_sequence, writer.bound(sections), target, draft)
         state[State.SEND_NS] += time.monotonic_ns() - begin
         return sequence
 
@@ -140,7 +142,8 @@ class OutputSender:
 
     def close(self, timeout_s: float = 0.0, *, keeps_unread: bool = False) -> int:
         """See `RingWriter.close`."""
-        self._usual, self._send_usual = None, _is_unusual  # what it works on goes
+        if self._usual is not None:
+            self._usual.close()
         return self._ring.close(timeout_s, keeps_unread=keeps_unread)
 
 
