@@ -9,9 +9,8 @@ namespace ascend_ext {
 
 constexpr int kNumSources = 2;  // target, draft
 
-// Fields of a Section and of a Frame, which mtp/section.py and mtp/frame.py define.
+// Fields of a Section, which mtp/section.py defines.
 enum SectionField { kSource, kRequestIds, kPacked, kNumSlots, kTopK, kNumSectionFields };
-enum FrameField { kInstance, kReplica, kStep, kSequence, kSections, kSentNs, kNumFrameFields };
 
 // What a Section was like. No reference to its arrays, which may be anybody's: these types cannot be in a cycle.
 struct Known {
@@ -64,7 +63,7 @@ class UsualReceive : public RingEnd {
  private:
   bool Prepare();
   void DropPrepared();
-  PyObject* NewFrame(const Stamp& stamp);
+  PyObject* NewFrame(const Stamp& stamp);  // with the fields of mtp/frame.py's Frame
 
   double slice_s_ = 0;
   bool is_waiting_ = false;  // without the interpreter's lock
