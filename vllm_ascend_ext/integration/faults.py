@@ -75,7 +75,8 @@ def patches() -> list[Patch]:
             reason="`vllm serve` has exit status 0 after its engine died: no supervisor restarts it; told to "
             "stop, it hangs while requests are open; and /metrics has no way to a worker's values",
             upstream="https://github.com/vllm-project/vllm/issues/48966",
-            remove_when="the exit status tells of a dead engine, and open requests are answered at the end",
+            remove_when="the exit status tells of a dead engine, open requests are answered at the end, and "
+            "workers are given time to end",
             parameters=("app", "sock"),
         )
     ]
@@ -86,7 +87,9 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
 
     The client calls itself dead after both, but only an operator's signal goes through its `shutdown`. That
     cancels the task that answers open requests, and the server waits for their connections for ever: they get
-    the error of a dead engine instead (https://github.com/vllm-project/vllm/pull/36964).
+    the error of a dead engine instead (https://github.com/vllm-project/vllm/pull/36964). It also gives the engine
+    core no time unless `shutdown_timeout` does, and kills the workers while they free what they hold (rings,
+    shared memory): the core has as long now as it gives its workers, and takes what it needs of it.
     """
     from vllm.entrypoints import launcher
 
@@ -100,10 +103,10 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
     shutdown = client.shutdown
     loop = asyncio.get_running_loop()
 
-    def note_and_shut_down(*args: Any, **kwargs: Any) -> None:
+    def note_and_shut_down(timeout: float | None = None) -> None:  # in a thread of its own
         nonlocal asked_to_stop
         asked_to_stop = True
-        shutdown(*args, **kwargs)  # in a thread of its own
+        shutdown(timeout=max(timeout or 0.0, _GRACE_S))
         loop.call_soon_threadsafe(client.output_processor.propagate_error, client.dead_error)
 
     client.shutdown = note_and_shut_down
