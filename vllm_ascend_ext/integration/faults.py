@@ -106,8 +106,8 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
     def note_and_shut_down(timeout: float | None = None) -> None:  # in a thread of its own
         nonlocal asked_to_stop
         asked_to_stop = True
-        shutdown(timeout=max(timeout or 0.0, _GRACE_S))
         loop.call_soon_threadsafe(client.output_processor.propagate_error, client.dead_error)
+        shutdown(timeout=max(timeout or 0.0, _GRACE_S))
 
     client.shutdown = note_and_shut_down
     try:
