@@ -10,7 +10,7 @@ and 21 candidates (530,444 bytes), in pieces of kernel.msgmax where that is smal
 Rounds alternate between the transports, so that a drifting machine drifts for all. Throughput: the sender never
 waits on purpose. Latency: at a fixed rate, from before the encoding until after the decoding.
 
-    python benchmarks/mtp_output.py --build
+    PYTHONPATH=. python benchmarks/mtp_output.py --build
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ import argparse
 import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,10 +33,9 @@ import zmq  # noqa: E402
 from mtp_transports import TIMEOUT_S, ChangingRing, Queue, Ring, SysV, Zmq, section_of  # noqa: E402
 from report import print_machine, spread  # noqa: E402
 
+from tests.host_build import build_host  # noqa: E402
 from vllm_ascend_ext.mtp.frame import Section  # noqa: E402
 from vllm_ascend_ext.mtp.native import installed_backend, native_backend, python_backend  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(make: Callable[[], Any], num_messages: int, rate: float | None) -> tuple[float, list[float], float]:
@@ -129,11 +126,7 @@ def main() -> None:
     arguments = parser.parse_args()
     backends = [python_backend()]
     if arguments.build:
-        build = ROOT / "build/host"
-        configure = ["-S", ROOT, "-B", build, f"-DPython3_EXECUTABLE={sys.executable}"]
-        for command in (configure, ["--build", build, "--target", "ascend_ext_channel"]):
-            subprocess.run(["cmake", *map(str, command)], check=True, stdout=subprocess.DEVNULL)
-        backends.insert(0, native_backend(build))
+        backends.insert(0, native_backend(build_host("ascend_ext_channel")))
     elif installed_backend().module:
         backends.insert(0, installed_backend())
     sizes = [Path(f"/proc/sys/kernel/{name}").read_text().strip() for name in ("msgmax", "msgmnb")]

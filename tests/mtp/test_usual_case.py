@@ -156,12 +156,10 @@ def test_a_frame_that_comes_after_the_first_slice_is_read_in_cpp(monkeypatch):
         sender.send(0, SECTION)
         receiver.receive(1)
         monkeypatch.setattr(receiver._intake, "next_frame", None)  # Python's way
-        ring = open_ring(sender.path, writable=False)
         thread = threading.Thread(target=lambda: (time.sleep(0.05), sender.send(1, SECTION)))
         thread.start()
         assert same(receiver.receive(60).sections, [SECTION])
         thread.join()
-        ring.close()
 
 
 def test_limits_are_those_of_the_start():

@@ -44,45 +44,10 @@ def wheel(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=inherited | environment)
 
 
-def test_wheel_without_cann_is_pure_python_and_works(tmp_path: Path) -> None:
-    done = wheel(tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "pure-Python install" in done.stdout + done.stderr
-    (path,) = tmp_path.glob("*.whl")
-    assert path.name.endswith("-py3-none-any.whl")
-    site = tmp_path / "site"
-    with zipfile.ZipFile(path) as archive:
-        assert not [name for name in archive.namelist() if name.endswith(".so")]
-        archive.extractall(site)
-    program = (
-        "import torch, vllm_ascend_ext; from vllm_ascend_ext import ops; "
-        "print(vllm_ascend_ext.__file__, ops.dp_pad(torch.ones(1, 2), 1, 1, 2).tolist())"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=site,
-        env=os.environ | {"PYTHONPATH": str(site)},
-    )
-    assert ran.stdout.strip() == f"{site}/vllm_ascend_ext/__init__.py [[0.0, 0.0], [1.0, 1.0]]", ran.stderr
-
-
-def test_host_wheel_has_the_channel_in_cpp(tmp_path: Path) -> None:
-    done = wheel(tmp_path, VLLM_ASCEND_EXT_BUILD="host")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = tmp_path.glob("*.whl")
-    assert f"-cp{sys.version_info.major}{sys.version_info.minor}-" in path.name
-    site = tmp_path / "site"
+def output_with(path: Path, site: Path, program: str) -> str:
+    """What `program` prints where the wheel at `path` is installed, in `site`, and this checkout is not."""
     with zipfile.ZipFile(path) as archive:
         archive.extractall(site)
-    program = (
-        "import numpy as np; from vllm_ascend_ext.mtp.native import installed_backend; "
-        "backend = installed_backend(); memory = memoryview(bytearray(100)); "
-        "written = backend.module.rows_write(np.zeros((2, 16), np.int32), 2, 4, 0, memory, 0); "
-        "print(backend.name, backend.module.__file__, written)"
-    )
     ran = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
@@ -92,7 +57,39 @@ def test_host_wheel_has_the_channel_in_cpp(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(site)},
     )
     assert ran.returncode == 0, ran.stderr
-    name, file, written = ran.stdout.split()
+    return ran.stdout.strip()
+
+
+def test_wheel_without_cann_is_pure_python_and_works(tmp_path: Path) -> None:
+    done = wheel(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pure-Python install" in done.stdout + done.stderr
+    (path,) = tmp_path.glob("*.whl")
+    assert path.name.endswith("-py3-none-any.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(path) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+    program = (
+        "import torch, vllm_ascend_ext; from vllm_ascend_ext import ops; "
+        "print(vllm_ascend_ext.__file__, ops.dp_pad(torch.ones(1, 2), 1, 1, 2).tolist())"
+    )
+    expected = f"{site}/vllm_ascend_ext/__init__.py [[0.0, 0.0], [1.0, 1.0]]"
+    assert output_with(path, site, program) == expected
+
+
+def test_host_wheel_has_the_channel_in_cpp(tmp_path: Path) -> None:
+    done = wheel(tmp_path, VLLM_ASCEND_EXT_BUILD="host")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = tmp_path.glob("*.whl")
+    assert f"-cp{sys.version_info.major}{sys.version_info.minor}-" in path.name
+    site = tmp_path / "site"
+    program = (
+        "import numpy as np; from vllm_ascend_ext.mtp.native import installed_backend; "
+        "backend = installed_backend(); memory = memoryview(bytearray(100)); "
+        "written = backend.module.rows_write(np.zeros((2, 16), np.int32), 2, 4, 0, memory, 0); "
+        "print(backend.name, backend.module.__file__, written)"
+    )
+    name, file, written = output_with(path, site, program).split()
     assert (name, written) == ("native", "20") and file.startswith(f"{site}/vllm_ascend_ext/lib/")
 
 

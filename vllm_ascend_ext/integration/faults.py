@@ -73,7 +73,8 @@ def patches() -> list[Patch]:
             target=f"{_API_SERVER}:serve_http",
             replacement=serve_http,
             reason="`vllm serve` has exit status 0 after its engine died: no supervisor restarts it; told to "
-            "stop, it hangs while requests are open; and /metrics has no way to a worker's values",
+            "stop, it hangs while requests are open and kills workers that free what they hold; and /metrics has "
+            "no way to a worker's values",
             upstream="https://github.com/vllm-project/vllm/issues/48966",
             remove_when="the exit status tells of a dead engine, open requests are answered at the end, and "
             "workers are given time to end",

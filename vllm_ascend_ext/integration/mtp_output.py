@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from datetime import timedelta
 from typing import Any
@@ -19,7 +18,6 @@ from vllm_ascend_ext.integration.errors import StartupError
 from vllm_ascend_ext.integration.runner_outputs import VllmOutputs
 from vllm_ascend_ext.mtp.errors import ChannelError
 from vllm_ascend_ext.mtp.launch_bound import LaunchBound
-from vllm_ascend_ext.mtp.native import SLOWER, installed_backend
 from vllm_ascend_ext.mtp.outlet import EngineOutlet
 from vllm_ascend_ext.mtp.packed_output import PackedOutput, PackedShape
 from vllm_ascend_ext.mtp.ring_size import RingSize
@@ -27,7 +25,6 @@ from vllm_ascend_ext.mtp.routing import OutputLayout, OutputRouting, route_outpu
 from vllm_ascend_ext.mtp.step_sender import StepSender
 from vllm_ascend_ext.runner.step_output import ReplicaPeers, StepOutputs
 
-logger = logging.getLogger(__name__)
 _ASYNC_OUTPUT = "AsyncGPUModelRunnerOutput"
 
 
@@ -113,8 +110,6 @@ def _packed_output(runner: Any, config: MtpOutputConfig, num_speculative_tokens:
 def _outlet(config: MtpOutputConfig, replica: int, max_num_seqs: int, num_speculative_tokens: int) -> EngineOutlet:
     columns = config.top_k + 1 if config.top_k else 0
     try:
-        if not installed_backend().module:
-            logger.info("ascend_ext.mtp_output: %s", SLOWER)
         size = RingSize.for_engine(max_num_seqs, num_speculative_tokens, columns, num_frames=config.frames)
         return EngineOutlet(
             config.instance,

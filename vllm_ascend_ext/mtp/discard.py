@@ -7,6 +7,7 @@ import logging
 import threading
 
 from vllm_ascend_ext.mtp.errors import ChannelClosedError, ChannelError, FrameError, NoFrameError
+from vllm_ascend_ext.mtp.native import Backend
 from vllm_ascend_ext.mtp.receiver import OutputReceiver
 
 _WAIT_S = 1.0
@@ -21,8 +22,8 @@ class DiscardingReader:
         ChannelInUseError: the ring has a reader.
     """
 
-    def __init__(self, instance: int, replica: int) -> None:
-        self._receiver = OutputReceiver(instance, replica)
+    def __init__(self, instance: int, replica: int, backend: Backend) -> None:
+        self._receiver = OutputReceiver(instance, replica, backend=backend)
         threading.Thread(target=self._run, name="mtp output discard", daemon=True).start()
 
     def _run(self) -> None:

@@ -11,6 +11,7 @@ import re
 import time
 
 from vllm_ascend_ext.mtp.discard import DiscardingReader
+from vllm_ascend_ext.mtp.native import SLOWER, installed_backend
 from vllm_ascend_ext.mtp.ring_size import RingSize
 from vllm_ascend_ext.mtp.section import Section
 from vllm_ascend_ext.mtp.sender import OutputSender, SenderStats
@@ -44,21 +45,25 @@ class EngineOutlet:
     Raises:
         ValueError: see `replica_endpoint`.
         ChannelError: the ring cannot be made, or nobody can listen at the endpoint.
+        OSError: what `native.installed_backend` says.
     """
 
     def __init__(
         self, instance: int, replica: int, size: RingSize, *, timeout_s: float, endpoint: str, has_reader: bool
     ) -> None:
         address = replica_endpoint(endpoint, replica) if endpoint else ""
-        self._sender = OutputSender(instance, replica, size, timeout_s=timeout_s)
+        backend = installed_backend()
+        if not backend.module:
+            _logger.info("ascend_ext.mtp_output: %s", SLOWER)
+        self._sender = OutputSender(instance, replica, size, timeout_s=timeout_s, backend=backend)
         self._forwarder, self._has_reader = None, has_reader
         try:
             if not has_reader:
-                DiscardingReader(instance, replica)
+                DiscardingReader(instance, replica, backend)
             elif address:
                 from vllm_ascend_ext.mtp.zmq_forwarder import RingForwarder  # pyzmq is for other hosts only
 
-                self._forwarder = RingForwarder(instance, replica, address)
+                self._forwarder = RingForwarder(instance, replica, address, backend=backend)
         except BaseException:
             self._sender.close()
             raise

@@ -99,14 +99,15 @@ class OutputSender:
             self._usual.forget()  # until this frame is sent; an exception may come at any place
         sections = (target,) if draft is None else (target, draft)
         ring, writer = self._ring, self._writer
-        at = ring.reserve(writer.bound(sections), timeout_s)
+        bound = writer.bound(sections)
+        at = ring.reserve(bound, timeout_s)
         num_bytes = writer.write(ring.frames, at, step, ring.sequence, sections)
         sequence = ring.publish(num_bytes)
         state = ring.state
         state[State.NUM_SENT] += 1
         state[State.BYTES_SENT] += num_bytes
         if self._usual is not None:
-            self._usual.learn(writer.roster_sequence, writer.bound(sections), target, draft)
+            self._usual.learn(writer.roster_sequence, bound, target, draft)
         state[State.SEND_NS] += time.monotonic_ns() - begin
         return sequence
 

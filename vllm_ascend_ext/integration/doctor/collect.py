@@ -165,7 +165,7 @@ def _channel_part(problems: list[Problem]) -> dict[str, Any]:
         fix = "reinstall with VLLM_ASCEND_EXT_BUILD=host, or remove that file"
         problems.append(Problem(f"mtp_output cannot start: {error}", fix))
         return row | {"why": "its module does not fit this installation"}
-    return row | {"active": module is not None, "why": f"{module.__file__}" if module else SLOWER}
+    return row | {"active": module is not None, "why": module.__file__ if module else SLOWER}
 
 
 def _feature_parts() -> list[dict[str, Any]]:
