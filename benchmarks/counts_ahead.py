@@ -106,9 +106,7 @@ def main() -> None:
 
     print_machine(torch, vllm, setting="2 replicas")
     section = {"enabled": True, "overlap_counts": True, "counts_ahead": True}
-    case = EngineCase(
-        arguments.model, Layout(dp=2), expert_parallel=True, ascend_ext={"dp_gather": section}
-    )
+    case = EngineCase(arguments.model, Layout(dp=2), expert_parallel=True, ascend_ext={"dp_gather": section})
     turns = run_turns(
         case,
         WAYS,

@@ -167,9 +167,7 @@ def rank_main(rank: int, setting: Setting, folder: str, results: Any) -> None:
             end_step(step)
             added[name][step % setting.interval == 0].append(time.perf_counter() - begin)
     if rank == 0:
-        results.put(
-            {name: Measured(*parts, step_s=setting.step_ms / 1000) for name, parts in added.items()}
-        )
+        results.put({name: Measured(*parts, step_s=setting.step_ms / 1000) for name, parts in added.items()})
     dist.barrier()
     os._exit(0)  # the host variant's thread may wait in a group
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What each operator's binding.cpp shares: checks that raise what vllm_ascend_ext/ops say they raise, and the launch on
-// the current stream. The same for the NPU and for the emulated one; only the library of launches differs.
+// What each operator's binding.cpp shares: checks that raise what vllm_ascend_ext/ops say they raise, and the
+// launch on the current stream. The same for the NPU and for the emulated one; only the library of launches
+// differs.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -29,8 +30,10 @@ inline void CheckOneDevice(const char* op, const at::Tensor& first, std::initial
 }
 
 inline void CheckLoad(const char* op, const at::Tensor& load) {
-  TORCH_CHECK_TYPE(load.scalar_type() == at::kInt, op, " counts in int32 on an NPU, which has no 64-bit atomic add, "
-                   "not in ", load.scalar_type(), ": allocate the load with dtype=torch.int32");
+  TORCH_CHECK_TYPE(load.scalar_type() == at::kInt, op,
+                   " counts in int32 on an NPU, which has no 64-bit atomic add, "
+                   "not in ",
+                   load.scalar_type(), ": allocate the load with dtype=torch.int32");
 }
 
 // The tiling's refusal of a shape, before anything is launched.
@@ -47,17 +50,18 @@ inline uint32_t NumVectorCores(c10::DeviceIndex device) {
     constexpr int kVectorCores = 1;
     int64_t found = 0;
     const int code = aclGetDeviceCapability(static_cast<uint32_t>(device), kVectorCores, &found);
-    TORCH_CHECK(code == 0 && found > 0, "npu:", static_cast<int>(device), " does not tell how many vector cores it ",
-                "has (aclGetDeviceCapability returned ", code, ")");
+    TORCH_CHECK(code == 0 && found > 0, "npu:", static_cast<int>(device),
+                " does not tell how many vector cores it ", "has (aclGetDeviceCapability returned ", code, ")");
     cores = static_cast<uint32_t>(found);
   }
   return cores;
 }
 
-// `launch(num_vector_cores, stream)` on the stream that is current now. It may be called later, from torch_npu's queue:
-// it holds addresses and numbers by value. The memory behind them stays in use without a reference, for what this call
-// allocates (outputs, contiguous copies) belongs to the current stream, where its next user comes after the launch;
-// a tensor of the caller that belongs to another stream needs record_stream, as for any operator.
+// `launch(num_vector_cores, stream)` on the stream that is current now. It may be called later, from torch_npu's
+// queue: it holds addresses and numbers by value. The memory behind them stays in use without a reference, for
+// what this call allocates (outputs, contiguous copies) belongs to the current stream, where its next user comes
+// after the launch; a tensor of the caller that belongs to another stream needs record_stream, as for any
+// operator.
 template <typename Launch>
 void LaunchOnCurrentStream(const char* op, const at::Tensor& on, Launch launch) {
   const c10::DeviceGuard guard(on.device());

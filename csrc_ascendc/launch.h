@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How launch.cpp starts a kernel: on a stream of the NPU, or on the CPU through the emulation in host/, at once or on
-// a stream of the emulated NPU.
-// What each launch.cpp exports is in launches.h.
+// How launch.cpp starts a kernel: on a stream of the NPU, or on the CPU through the emulation in host/, at once or
+// on a stream of the emulated NPU. What each launch.cpp exports is in launches.h.
 #pragma once
 
 #include "tiling.h"
@@ -24,7 +23,7 @@ struct GmExtent {
   bool writable;
 };
 using Extents = std::initializer_list<GmExtent>;  // checked on the host only
-}
+}  // namespace ascend_ext
 #endif
 
 namespace ascend_ext {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the binding calls of torch_npu, declared here: torch_npu's headers include CANN's, and the emulated NPU has none.
-// From torch_npu 2.13.0 (BSD-3), csrc/core/npu/NPUStream.h and csrc/framework/OpCommand.h; unchanged since 2.9. That
-// aclGetDeviceCapability's 1 asks for vector cores: public API documentation.
+// What the binding calls of torch_npu, declared here: torch_npu's headers include CANN's, and the emulated NPU has
+// none. From torch_npu 2.13.0 (BSD-3), csrc/core/npu/NPUStream.h and csrc/framework/OpCommand.h; unchanged
+// since 2.9. That aclGetDeviceCapability's 1 asks for vector cores: public API documentation.
 #pragma once
 
 #include <c10/core/Stream.h>

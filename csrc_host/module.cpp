@@ -83,7 +83,8 @@ PyObject* PublishWord(PyObject*, PyObject* arguments) {
   PyObject* object;
   unsigned long long word, value, waits;
   Buffer words;
-  if (!PyArg_ParseTuple(arguments, "OKKK", &object, &word, &value, &waits) || !words.Take(object, PyBUF_WRITABLE)) {
+  if (!PyArg_ParseTuple(arguments, "OKKK", &object, &word, &value, &waits) ||
+      !words.Take(object, PyBUF_WRITABLE)) {
     return nullptr;
   }
   uint64_t *at = WordAt(words, word), *waits_at = WordAt(words, waits);
@@ -109,11 +110,15 @@ int AddAll(PyObject* module) {
 
 PyMethodDef functions[] = {
     {"rows_write", RowsWrite, METH_VARARGS,
-     "rows_write(packed, batch, slots, top_k, memory, at): bytes of the body, or -1 - row of an impossible record."},
+     "rows_write(packed, batch, slots, top_k, memory, at): bytes of the body, or -1 - row of an impossible "
+     "record."},
     {"rows_read", RowsRead, METH_VARARGS,
-     "rows_read(frame, at, batch, slots, top_k, packed): 0, or -1 - row of an impossible count (batch: their sum)."},
-    {"ids_write", IdsWrite, METH_O, "ids_write(request_ids): bytes of their text, and the body; None if impossible."},
-    {"ids_read", IdsRead, METH_VARARGS, "ids_read(blob, at, count, bytes of the text): the ids; None if impossible."},
+     "rows_read(frame, at, batch, slots, top_k, packed): 0, or -1 - row of an impossible count (batch: their "
+     "sum)."},
+    {"ids_write", IdsWrite, METH_O,
+     "ids_write(request_ids): bytes of their text, and the body; None if impossible."},
+    {"ids_read", IdsRead, METH_VARARGS,
+     "ids_read(blob, at, count, bytes of the text): the ids; None if impossible."},
     {"xxh64", Hash, METH_O, "xxh64(data): XXH64 with seed 0."},
     {"store", StoreWord, METH_VARARGS, "store(words, word, value), and a fence."},
     {"publish", PublishWord, METH_VARARGS,
@@ -124,8 +129,15 @@ PyMethodDef functions[] = {
 PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(AddAll)}, {}};
 
 PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "ascend_ext_channel", "The inner loops of vllm_ascend_ext.mtp's channel.",
-    0, functions, slots, nullptr, nullptr, nullptr,
+    PyModuleDef_HEAD_INIT,
+    "ascend_ext_channel",
+    "The inner loops of vllm_ascend_ext.mtp's channel.",
+    0,
+    functions,
+    slots,
+    nullptr,
+    nullptr,
+    nullptr,
 };
 
 }  // namespace

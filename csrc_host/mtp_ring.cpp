@@ -64,9 +64,8 @@ bool Reserve(const End& end, uint64_t* position) {
   if (bound > end.max_frame_bytes) {
     return false;
   }
-  return acknowledged == sequence ||
-         (sequence - acknowledged < end.num_descriptors &&
-          *position + bound - *Descriptor(end, acknowledged) <= capacity);
+  return acknowledged == sequence || (sequence - acknowledged < end.num_descriptors &&
+                                      *position + bound - *Descriptor(end, acknowledged) <= capacity);
 }
 
 uint16_t NumSections(const End& end) { return end.usual.shapes[1].slots ? 2 : 1; }
@@ -85,9 +84,18 @@ uint64_t WriteFrame(const End& end, uint64_t step, const int32_t* const records[
     at += kSectionBytes + bytes;
   }
   const uint64_t length = at + kTrailerBytes - frame;
-  const Header header{kMagic, kVersion, static_cast<uint32_t>(length), num_sections, 0,
-                      end.instance, static_cast<uint32_t>(end.replica), 0, step, end.state->sequence,
-                      Nanoseconds(CLOCK_REALTIME), end.usual.roster_sequence};
+  const Header header{kMagic,
+                      kVersion,
+                      static_cast<uint32_t>(length),
+                      num_sections,
+                      0,
+                      end.instance,
+                      static_cast<uint32_t>(end.replica),
+                      0,
+                      step,
+                      end.state->sequence,
+                      Nanoseconds(CLOCK_REALTIME),
+                      end.usual.roster_sequence};
   std::memcpy(frame, &header, sizeof(header));
   const uint64_t checksum = Xxh64(frame, length - kTrailerBytes);
   std::memcpy(at, &checksum, sizeof(checksum));

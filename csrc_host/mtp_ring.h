@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The usual case of vllm_ascend_ext/mtp: request ids and shapes are those of the frame before, there is room in the
-// ring, and nothing is wrong. Whatever else is the case is left to the code in Python, which this is held to by
-// tests. Knows nothing of Python; the layout of frames is in mtp/frame.py, the ring's in mtp/ring_file.py.
+// The usual case of vllm_ascend_ext/mtp: request ids and shapes are those of the frame before, there is room in
+// the ring, and nothing is wrong. Whatever else is the case is left to the code in Python, which this is held to
+// by tests. Knows nothing of Python; the layout of frames is in mtp/frame.py, the ring's in mtp/ring_file.py.
 #pragma once
 
 #include <cstdint>

@@ -48,7 +48,8 @@ uint32_t Load(const uint8_t* from) {
 
 // Copies what was accepted of one part. Whole units are copied while there is room for them: what they write too
 // much is written over by the next record, and a copy of known size has no branch to mispredict.
-uint8_t* Compact(const int32_t* packed, uint64_t batch, uint64_t words, Part part, uint8_t* out, const uint8_t* end) {
+uint8_t* Compact(const int32_t* packed, uint64_t batch, uint64_t words, Part part, uint8_t* out,
+                 const uint8_t* end) {
   for (uint64_t row = 0; row < batch; ++row) {
     const int32_t* record = packed + row * words;
     const uint64_t bytes = static_cast<uint64_t>(record[0]) * part.width * 4;
@@ -86,7 +87,8 @@ void Unit(const uint8_t* in, uint64_t count, int32_t* values) {
   std::memcpy(values, unit, sizeof(unit));
 }
 
-// The head of a record. Its first two words in one store: the compiler would join two stores on the stack, and wait.
+// The head of a record. Its first two words in one store: the compiler would join two stores on the stack, and
+// wait.
 void WriteHead(uint64_t count, uint64_t status, int32_t* record) {
   const uint64_t first = count | status << 32;
   std::memcpy(record, &first, sizeof(first));
@@ -166,8 +168,8 @@ int64_t WriteRows(const int32_t* packed, Shape shape, uint8_t* out) {
     num_tokens += count;
   }
   std::memset(counts + 2 * batch, 0, CountsEnd(batch) - kRowsHeadBytes - 2 * batch);
-  const uint32_t head[4] = {static_cast<uint32_t>(batch),
-                            static_cast<uint32_t>(shape.slots | shape.top_k << 16), num_tokens, 0};
+  const uint32_t head[4] = {static_cast<uint32_t>(batch), static_cast<uint32_t>(shape.slots | shape.top_k << 16),
+                            num_tokens, 0};
   std::memcpy(out, head, sizeof(head));
   uint8_t* begin = out + CountsEnd(batch);
   const uint8_t* end = begin + batch * shape.slots * shape.WordsPerToken() * 4;

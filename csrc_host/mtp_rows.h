@@ -15,7 +15,9 @@ struct Shape {
   uint64_t WordsPerToken() const { return top_k ? 2 + 2 * top_k : 1; }
 
   // Whether a body can say it, and its sizes can be computed.
-  bool IsPossible() const { return batch <= UINT32_MAX && slots >= 1 && slots <= UINT8_MAX && top_k <= UINT16_MAX; }
+  bool IsPossible() const {
+    return batch <= UINT32_MAX && slots >= 1 && slots <= UINT8_MAX && top_k <= UINT16_MAX;
+  }
 };
 
 constexpr uint64_t kRowsHeadBytes = 16;
@@ -36,8 +38,8 @@ bool IsBodyOf(const uint8_t* body, uint64_t bytes, Shape shape);
 // Whether what is at `body` begins with a body of `shape` that ends within `bytes` bytes.
 bool IsPrefixOf(const uint8_t* body, uint64_t bytes, Shape shape);
 
-// Reads a body of which `IsBodyOf` is true. Returns 0, or -1 - row of the first record with more tokens than slots, or
-// -1 - batch when the counts are not those of the head; the records are undefined then.
+// Reads a body of which `IsBodyOf` is true. Returns 0, or -1 - row of the first record with more tokens than
+// slots, or -1 - batch when the counts are not those of the head; the records are undefined then.
 int64_t ReadRows(const uint8_t* body, Shape shape, int32_t* packed);
 
 }  // namespace ascend_ext

@@ -103,8 +103,7 @@ inline bool IsNamedTuple(PyObject* type) {
 // A Python object that holds a T, which is made of the arguments of the call to the type.
 template <typename T>
 struct Holder {
-  PyObject_HEAD
-  T* held;
+  PyObject_HEAD T* held;
 
   static T& Of(PyObject* self) { return *reinterpret_cast<Holder*>(self)->held; }
 

@@ -69,7 +69,8 @@ PyObject* IdsRead(PyObject*, PyObject* arguments) {
   PyObject* object;
   unsigned long long at, count, text_bytes;
   Buffer blob;
-  if (!PyArg_ParseTuple(arguments, "OKKK", &object, &at, &count, &text_bytes) || !blob.Take(object, PyBUF_SIMPLE)) {
+  if (!PyArg_ParseTuple(arguments, "OKKK", &object, &at, &count, &text_bytes) ||
+      !blob.Take(object, PyBUF_SIMPLE)) {
     return nullptr;
   }
   const uint64_t left = at <= blob.size() ? blob.size() - at : 0;

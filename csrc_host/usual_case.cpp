@@ -16,8 +16,8 @@ bool RingEnd::Open(PyObject* words, PyObject* frames, PyObject* state, PyObject*
   const uint64_t num_words = words_.size() / 8;
   uint64_t* words_at = words_.As<uint64_t>();
   if (num_words >= kDescriptorsAt) {
-    end_ = {words_at, frames_.As<uint8_t>(), state_.As<State>(), {}, words_at[1], words_at[2], words_at[3],
-            words_at[4], words_at[5]};
+    end_ = {words_at,    frames_.As<uint8_t>(), state_.As<State>(), {},         words_at[1],
+            words_at[2], words_at[3],           words_at[4],        words_at[5]};
   }
   if (state_.size() != sizeof(State) || end_.num_descriptors == 0 ||
       end_.num_descriptors > (num_words - kDescriptorsAt) / 2 || end_.capacity == 0 ||

@@ -63,8 +63,8 @@ PyObject* UsualReceive::Learn(PyObject* const* arguments, Py_ssize_t count) {
       break;
     }
     const Shape& shape = end_.usual.shapes[index];
-    shapes_[index] = Ref(Py_BuildValue("(nn)", static_cast<Py_ssize_t>(shape.batch),
-                                       static_cast<Py_ssize_t>(RecordWords(shape))));
+    shapes_[index] = Ref(
+        Py_BuildValue("(nn)", static_cast<Py_ssize_t>(shape.batch), static_cast<Py_ssize_t>(RecordWords(shape))));
     if (!shapes_[index]) {
       Forget();
       return nullptr;
@@ -108,10 +108,8 @@ PyObject* UsualReceive::Receive(PyObject* timeout_s) {
     const uint64_t begin = MonotonicNs();
     const uint64_t timeout_ns = static_cast<uint64_t>(std::min(seconds, slice_s_) * 1e9);
     is_waiting_ = true;
-    Py_BEGIN_ALLOW_THREADS
-    AwaitFrame(end_, timeout_ns);
-    Py_END_ALLOW_THREADS
-    is_waiting_ = false;
+    Py_BEGIN_ALLOW_THREADS AwaitFrame(end_, timeout_ns);
+    Py_END_ALLOW_THREADS is_waiting_ = false;
     outcome = ascend_ext::Receive(end_, records, &stamp);
     if (outcome != Outcome::kRead) {
       end_.state->waited_ns = MonotonicNs() - begin;
@@ -139,9 +137,9 @@ bool UsualReceive::Prepare() {
       PyErr_SetString(PyExc_ValueError, "the memory for records is of another size");
       return false;
     }
-    sections[index] = Ref(MakeTuple(section_type(), {
-        Py_NewRef(known.source.get()), Py_NewRef(known.request_ids.get()), packed.Release(),
-        Py_NewRef(known.num_slots.get()), Py_NewRef(known.top_k.get())}));
+    sections[index] = Ref(MakeTuple(
+        section_type(), {Py_NewRef(known.source.get()), Py_NewRef(known.request_ids.get()), packed.Release(),
+                         Py_NewRef(known.num_slots.get()), Py_NewRef(known.top_k.get())}));
     if (!sections[index]) {
       return false;
     }
@@ -174,20 +172,22 @@ PyType_Spec* UsualReceiveSpec() {
        "learn(roster_sequence, sections): the frame before was of these."},
       {"close", CloseReceive, METH_NOARGS, "close(): gives the memory back; no frame is usual any more."},
       {"receive", ReceiveUsual, METH_O,
-       "receive(timeout_s): acknowledges, and reads the next frame; None when it is not like the one before, or did "
+       "receive(timeout_s): acknowledges, and reads the next frame; None when it is not like the one before, or "
+       "did "
        "not come within the time and `slice_s` seconds."},
       {},
   };
   static PyType_Slot slots[] = {
-      {Py_tp_doc, const_cast<char*>("UsualReceive(words, frames, state, Section, Frame, empty, int32, slice_s): the "
-                                    "reading end of a ring; `empty` makes an array of a shape and a type.")},
+      {Py_tp_doc,
+       const_cast<char*>("UsualReceive(words, frames, state, Section, Frame, empty, int32, slice_s): the "
+                         "reading end of a ring; `empty` makes an array of a shape and a type.")},
       {Py_tp_new, reinterpret_cast<void*>(Holder<UsualReceive>::New)},
       {Py_tp_dealloc, reinterpret_cast<void*>(Holder<UsualReceive>::Dealloc)},
       {Py_tp_methods, methods},
       {},
   };
-  static PyType_Spec spec = {"ascend_ext_channel.UsualReceive", sizeof(Holder<UsualReceive>), 0, Py_TPFLAGS_DEFAULT,
-                             slots};
+  static PyType_Spec spec = {"ascend_ext_channel.UsualReceive", sizeof(Holder<UsualReceive>), 0,
+                             Py_TPFLAGS_DEFAULT, slots};
   return &spec;
 }
 

@@ -76,7 +76,8 @@ PyObject* UsualSend::Send(PyObject* const* arguments, Py_ssize_t count) {
   const bool has_draft = arguments[2] != Py_None;
   Buffer packed[kNumSources];
   const bool is_usual = !PyErr_Occurred() && has_draft == static_cast<bool>(known_[1]) &&
-                        IsLike(arguments[1], 0, &packed[0]) && (!has_draft || IsLike(arguments[2], 1, &packed[1])) &&
+                        IsLike(arguments[1], 0, &packed[0]) &&
+                        (!has_draft || IsLike(arguments[2], 1, &packed[1])) &&
                         known_[0];  // still: a comparison may have closed this
   const int32_t* const records[kNumSources] = {packed[0].As<int32_t>(), packed[1].As<int32_t>()};
   if (is_usual && ascend_ext::Send(end_, step, records)) {
@@ -127,7 +128,8 @@ PyType_Spec* UsualSendSpec() {
       {Py_tp_methods, methods},
       {},
   };
-  static PyType_Spec spec = {"ascend_ext_channel.UsualSend", sizeof(Holder<UsualSend>), 0, Py_TPFLAGS_DEFAULT, slots};
+  static PyType_Spec spec = {"ascend_ext_channel.UsualSend", sizeof(Holder<UsualSend>), 0, Py_TPFLAGS_DEFAULT,
+                             slots};
   return &spec;
 }
 

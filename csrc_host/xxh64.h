@@ -32,8 +32,8 @@ inline uint64_t HashStripes(const uint8_t*& at, const uint8_t* end) {
       accumulators[lane] = Round(accumulators[lane], LoadLane<uint64_t>(at + 8 * lane));
     }
   }
-  uint64_t hash = RotateLeft(accumulators[0], 1) + RotateLeft(accumulators[1], 7) + RotateLeft(accumulators[2], 12) +
-                  RotateLeft(accumulators[3], 18);
+  uint64_t hash = RotateLeft(accumulators[0], 1) + RotateLeft(accumulators[1], 7) +
+                  RotateLeft(accumulators[2], 12) + RotateLeft(accumulators[3], 18);
   for (const uint64_t accumulator : accumulators) {
     hash = (hash ^ Round(0, accumulator)) * kPrimes64[0] + kPrimes64[3];
   }

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes docs/structure.md: every file with its lines, its longest function and what it says of itself.
 
-    python scripts/structure.py            # write
-    python scripts/structure.py --check    # exit 1 when the page is out of date
+python scripts/structure.py            # write
+python scripts/structure.py --check    # exit 1 when the page is out of date
 """
 
 from __future__ import annotations

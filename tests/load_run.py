@@ -85,9 +85,7 @@ class Run:
             recorder.begin_step(num_tokens)
             self.num_tokens[index] += num_tokens
             for layer, buffer in enumerate(self._ids[index]):
-                ids = [
-                    [self.random.randrange(SHAPES[index][1]) for _ in range(TOP_K)] for _ in range(NUM_ROWS)
-                ]
+                ids = [[self.random.randrange(SHAPES[index][1]) for _ in range(TOP_K)] for _ in range(NUM_ROWS)]
                 buffer.copy_(torch.tensor(ids))  # the rows from num_tokens on are padding
                 for row in ids[:num_tokens]:
                     for expert in row:

@@ -21,9 +21,7 @@ class PackedRun:
     """
 
     def __init__(self, device: Device, seed: int, *, num_slots: int = 2) -> None:
-        self.packed = PackedOutput(
-            device, LARGEST, num_slots=num_slots, deadline_s=30.0, vocab_size=1000
-        )
+        self.packed = PackedOutput(device, LARGEST, num_slots=num_slots, deadline_s=30.0, vocab_size=1000)
         self.wrong: list[str] = []
         self._device, self._random = device.device, random.Random(seed)
         self._generator = torch.Generator().manual_seed(seed)

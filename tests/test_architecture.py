@@ -79,9 +79,7 @@ def import_owners(path: str, source: str) -> Iterator[str]:
     """vLLM, torch_npu and triton only where they belong."""
     for line, name in _imports(path, source):
         owners = OWNERS.get(name.split(".")[0])
-        if owners and not any(
-            path == owner or (owner[-1] == "/" and path.startswith(owner)) for owner in owners
-        ):
+        if owners and not any(path == owner or (owner[-1] == "/" and path.startswith(owner)) for owner in owners):
             yield f"{path}:{line}: imports {name}, which belongs in {' or '.join(owners)}"
 
 
@@ -240,6 +238,7 @@ def cpp_no_cann(path: str, source: str) -> Iterator[str]:
             yield f"{path}:{number}: {line.strip()}"
 
 
+PACKAGE_RULES = [import_owners, arrows, plain_imports, environment, device_branches, names, sizes, license_line]
 EMULATOR_RULES = [stands_alone, names, sizes, license_line]
 CPP_RULES = [cpp_sizes, cpp_license_line, cpp_no_cann]
 
@@ -260,6 +259,32 @@ def test_emulator_keeps(rule, suffixes):
         violation
         for file in files
         for violation in rule(file.relative_to(EMULATOR).as_posix(), file.read_text(encoding="utf-8"))
+    ]
+    assert not violations, "\n".join(violations)
+
+
+@pytest.mark.parametrize("rule", PACKAGE_RULES, ids=lambda rule: rule.__name__)
+def test_package_keeps(rule):
+    files = sorted(ROOT.rglob("*.py"))
+    assert len(files) > 100
+    violations = [
+        violation
+        for file in files
+        for violation in rule(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8"))
+    ]
+    assert not violations, "\n".join(violations)
+
+
+@pytest.mark.parametrize("rule", [cpp_sizes, cpp_license_line], ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("tree", ["csrc_host", "csrc_ascendc"])
+def test_cpp_keeps(rule, tree):
+    folder = ROOT.parent / tree
+    files = sorted([*folder.rglob("*.cpp"), *folder.rglob("*.h")])
+    assert len(files) > 10
+    violations = [
+        violation
+        for file in files
+        for violation in rule(file.relative_to(folder).as_posix(), file.read_text(encoding="utf-8"))
     ]
     assert not violations, "\n".join(violations)
 

@@ -9,22 +9,27 @@ namespace {
 // As the launch numbers them; -1: no such kernel.
 int32_t TypeOf(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case at::kHalf: return 0;
-    case at::kBFloat16: return 1;
-    case at::kFloat: return 2;
-    default: return -1;
+    case at::kHalf:
+      return 0;
+    case at::kBFloat16:
+      return 1;
+    case at::kFloat:
+      return 2;
+    default:
+      return -1;
   }
 }
 
 void CheckNorm(const char* op, const at::Tensor& x_TH, const at::Tensor& residual_TH, const at::Tensor& weight_H) {
-  TORCH_CHECK_VALUE(x_TH.dim() == 2 && residual_TH.sizes() == x_TH.sizes() && weight_H.sizes() == x_TH.sizes().slice(1),
-                    op, " takes x [T, H], residual [T, H] and weight [H], not shapes ", x_TH.sizes(), ", ",
-                    residual_TH.sizes(), " and ", weight_H.sizes());
+  TORCH_CHECK_VALUE(
+      x_TH.dim() == 2 && residual_TH.sizes() == x_TH.sizes() && weight_H.sizes() == x_TH.sizes().slice(1), op,
+      " takes x [T, H], residual [T, H] and weight [H], not shapes ", x_TH.sizes(), ", ", residual_TH.sizes(),
+      " and ", weight_H.sizes());
   TORCH_CHECK_VALUE(x_TH.size(1) > 0, op, ": rows of no elements have no norm");
   TORCH_CHECK_TYPE(TypeOf(x_TH) >= 0 && residual_TH.scalar_type() == x_TH.scalar_type() &&
                        weight_H.scalar_type() == x_TH.scalar_type(),
-                   op, " takes x, residual and weight all float16, bfloat16 or float32, not ", x_TH.scalar_type(), ", ",
-                   residual_TH.scalar_type(), " and ", weight_H.scalar_type());
+                   op, " takes x, residual and weight all float16, bfloat16 or float32, not ", x_TH.scalar_type(),
+                   ", ", residual_TH.scalar_type(), " and ", weight_H.scalar_type());
   CheckOneDevice(op, x_TH, {residual_TH, weight_H});
 }
 

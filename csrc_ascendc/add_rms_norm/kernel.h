@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // add_rms_norm: residual_out = x + residual, y = residual_out / rms(residual_out) * weight, in float inside.
 //
-// A block is rows_per_tile whole rows, or one row in parts of columns_per_tile. Its sums stay in the unified buffer
-// as float until the row's norm is known; the inputs of the next part arrive meanwhile.
+// A block is rows_per_tile whole rows, or one row in parts of columns_per_tile. Its sums stay in the unified
+// buffer as float until the row's norm is known; the inputs of the next part arrive meanwhile.
 #pragma once
 
 #include "../order.h"
@@ -15,7 +15,8 @@ namespace ascend_ext {
 template <typename T>
 class AddRmsNorm {
  public:
-  __aicore__ inline AddRmsNorm(AscendC::TPipe* pipe, const AddRmsNormTiling& tiling) : pipe_(pipe), tiling_(tiling) {
+  __aicore__ inline AddRmsNorm(AscendC::TPipe* pipe, const AddRmsNormTiling& tiling)
+      : pipe_(pipe), tiling_(tiling) {
     num_parts_ = (tiling_.stride + tiling_.columns_per_tile - 1) / tiling_.columns_per_tile;
     first_row_ = AscendC::GetBlockIdx() * tiling_.rows_per_core;
     const uint32_t last = first_row_ + tiling_.rows_per_core;
@@ -67,7 +68,8 @@ class AddRmsNorm {
   __aicore__ inline uint64_t Offset(uint32_t row, uint32_t part) const {
     return static_cast<uint64_t>(row) * tiling_.width + part * tiling_.columns_per_tile;
   }
-  // rows in global memory without gaps, in the unified buffer each on a 32-byte block; one block where that is the same
+  // rows in global memory without gaps, in the unified buffer each on a 32-byte block; one block where that is the
+  // same
   __aicore__ inline AscendC::DataCopyExtParams Params(uint32_t row, uint32_t part) const {
     const uint32_t bytes = Columns(part) * sizeof(T);
     if (num_parts_ == 1 && tiling_.stride == tiling_.width) return {1, Rows(row) * bytes, 0, 0, 0};
@@ -185,7 +187,8 @@ class AddRmsNorm {
     Order<AscendC::HardEvent::V_S>(pipe_);
     for (uint32_t r = 0; r < Rows(row); ++r) {
       float sum = 0.0f;
-      for (uint32_t part = 0; part < num_parts_; ++part) sum += slots_.GetValue((r * num_parts_ + part) * kSlotFloats);
+      for (uint32_t part = 0; part < num_parts_; ++part)
+        sum += slots_.GetValue((r * num_parts_ + part) * kSlotFloats);
       slots_.SetValue(r * kSlotFloats, sum / static_cast<float>(tiling_.width) + tiling_.epsilon);
     }
     Order<AscendC::HardEvent::S_V>(pipe_);
@@ -229,17 +232,18 @@ class AddRmsNorm {
   AscendC::GlobalTensor<T> y_, residual_out_, x_, residual_, weight_;
   AscendC::TQue<AscendC::TPosition::VECIN, kNumInBuffers> x_queue_, residual_queue_;
   AscendC::TQue<AscendC::TPosition::VECOUT, kNumOutBuffers> out_queue_;
-  AscendC::TBuf<AscendC::TPosition::VECCALC> work_buffer_, sum_buffer_, weight_buffer_, slot_buffer_, partial_buffer_;
+  AscendC::TBuf<AscendC::TPosition::VECCALC> work_buffer_, sum_buffer_, weight_buffer_, slot_buffer_,
+      partial_buffer_;
   AscendC::LocalTensor<float> work_, sum_, weights_, slots_;
 };
 
 }  // namespace ascend_ext
 
-#define ASCEND_EXT_ADD_RMS_NORM(NAME, TYPE)                                                                    \
-  extern "C" __global__ __vector__ void NAME(GM_ADDR y, GM_ADDR residual_out, GM_ADDR x, GM_ADDR residual,     \
-                                             GM_ADDR weight, ascend_ext::AddRmsNormTiling tiling) {            \
-    AscendC::TPipe pipe;                                                                                       \
-    ascend_ext::AddRmsNorm<TYPE>(&pipe, tiling).Process(y, residual_out, x, residual, weight);                 \
+#define ASCEND_EXT_ADD_RMS_NORM(NAME, TYPE)                                                                \
+  extern "C" __global__ __vector__ void NAME(GM_ADDR y, GM_ADDR residual_out, GM_ADDR x, GM_ADDR residual, \
+                                             GM_ADDR weight, ascend_ext::AddRmsNormTiling tiling) {        \
+    AscendC::TPipe pipe;                                                                                   \
+    ascend_ext::AddRmsNorm<TYPE>(&pipe, tiling).Process(y, residual_out, x, residual, weight);             \
   }
 
 ASCEND_EXT_ADD_RMS_NORM(add_rms_norm_half, half)

@@ -6,8 +6,8 @@
 
 extern "C" int32_t ascend_ext_launch_add_rms_norm(uint32_t num_vector_cores, void* stream, void* y,
                                                   void* residual_out, const void* x, const void* residual,
-                                                  const void* weight, int64_t num_rows, int64_t width, int32_t type,
-                                                  float epsilon) {
+                                                  const void* weight, int64_t num_rows, int64_t width,
+                                                  int32_t type, float epsilon) {
   using namespace ascend_ext;
   if (type < 0 || type > 2) return static_cast<int32_t>(TilingError::kBadArgument);
   const int64_t element_bytes = type == 2 ? 4 : 2;
@@ -24,7 +24,9 @@ extern "C" int32_t ascend_ext_launch_add_rms_norm(uint32_t num_vector_cores, voi
   uint8_t *out = Address(y), *sum = Address(residual_out), *a = Address(x), *b = Address(residual),
           *scale = Address(weight);
   const uint32_t cores = tiling.num_cores;
-  if (type == 0) return ASCEND_EXT_LAUNCH(add_rms_norm_half, cores, stream, extents, out, sum, a, b, scale, tiling);
-  if (type == 1) return ASCEND_EXT_LAUNCH(add_rms_norm_bfloat16, cores, stream, extents, out, sum, a, b, scale, tiling);
+  if (type == 0)
+    return ASCEND_EXT_LAUNCH(add_rms_norm_half, cores, stream, extents, out, sum, a, b, scale, tiling);
+  if (type == 1)
+    return ASCEND_EXT_LAUNCH(add_rms_norm_bfloat16, cores, stream, extents, out, sum, a, b, scale, tiling);
   return ASCEND_EXT_LAUNCH(add_rms_norm_float, cores, stream, extents, out, sum, a, b, scale, tiling);
 }

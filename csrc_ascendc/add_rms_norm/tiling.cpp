@@ -11,12 +11,12 @@ constexpr int64_t kFloat = sizeof(float);
 int64_t BufferBytes(int64_t stride, int64_t rows, int64_t columns, int64_t element_bytes) {
   const int64_t tile = RoundUp(rows * columns * element_bytes, kBlockBytes);
   const int64_t slots = rows * CeilDiv(stride, columns);
-  return (2 * kNumInBuffers + kNumOutBuffers) * tile                        // x, residual; y and residual_out
-         + RoundUp(rows * columns * kFloat, kBlockBytes)                    // squares, then products
-         + RoundUp(rows * stride * kFloat, kBlockBytes)                     // x + residual
-         + RoundUp(stride * kFloat, kBlockBytes)                            // weight
-         + slots * kSlotFloats * kFloat                                     // sums of squares
-         + kBlockBytes;                                                      // ReduceSum's partial sums
+  return (2 * kNumInBuffers + kNumOutBuffers) * tile      // x, residual; y and residual_out
+         + RoundUp(rows * columns * kFloat, kBlockBytes)  // squares, then products
+         + RoundUp(rows * stride * kFloat, kBlockBytes)   // x + residual
+         + RoundUp(stride * kFloat, kBlockBytes)          // weight
+         + slots * kSlotFloats * kFloat                   // sums of squares
+         + kBlockBytes;                                   // ReduceSum's partial sums
 }
 
 }  // namespace
@@ -40,7 +40,8 @@ TilingError TileAddRmsNorm(int64_t num_rows, int64_t width, int64_t element_byte
     return BufferBytes(stride, r, c, element_bytes) <= static_cast<int64_t>(kUnifiedBufferBytes);
   };
   if (fits(1, stride)) {  // whole rows, as many as it takes for a copy of 16 KB
-    const int64_t wanted = std::min(CeilDiv(kCopyBytes, stride * element_bytes), std::max<int64_t>(rows_per_core, 1));
+    const int64_t wanted =
+        std::min(CeilDiv(kCopyBytes, stride * element_bytes), std::max<int64_t>(rows_per_core, 1));
     while (rows < wanted && fits(rows + 1, stride)) ++rows;
   } else {  // equal parts of a row, each a multiple of 512 B
     int64_t parts = 1;

@@ -20,7 +20,8 @@ struct AddRmsNormTiling {
   float epsilon;
 };
 
-// num_rows (T) >= 0, width (H) >= 1, element_bytes 2 or 4. kRowTooWide: the sums and weights of one row do not fit.
+// num_rows (T) >= 0, width (H) >= 1, element_bytes 2 or 4. kRowTooWide: the sums and weights of one row do not
+// fit.
 TilingError TileAddRmsNorm(int64_t num_rows, int64_t width, int64_t element_bytes, float epsilon,
                            int64_t num_vector_cores, AddRmsNormTiling* tiling);
 

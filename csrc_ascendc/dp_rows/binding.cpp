@@ -9,7 +9,8 @@ void CheckRows(const char* op, const at::Tensor& rows_TH, int64_t rows, int64_t 
   const auto bytes = rows_TH.element_size();
   TORCH_CHECK_TYPE(bytes == 1 || bytes == 2 || bytes == 4, op, " takes a dtype of 1, 2 or 4 bytes, not ",
                    rows_TH.scalar_type());
-  TORCH_CHECK_VALUE(rows >= 0 && offset >= 0, op, ": rows ", rows, " and offset ", offset, " must not be negative");
+  TORCH_CHECK_VALUE(rows >= 0 && offset >= 0, op, ": rows ", rows, " and offset ", offset,
+                    " must not be negative");
 }
 
 int64_t RowBytes(const at::Tensor& rows_TH) {
@@ -23,24 +24,27 @@ at::Tensor DpPad(const at::Tensor& local_TH, int64_t rows, int64_t offset, int64
                     local_TH.size(0), " do not fit at ", offset, " of a buffer of ", total, " rows");
   const at::Tensor local = local_TH.contiguous();
   const at::Tensor out_NH = local.new_empty({total, local.size(1)});
-  LaunchOnCurrentStream(kOp, local, [=, row_bytes = RowBytes(local), out = out_NH.data_ptr(),
-                                     in = local.const_data_ptr()](uint32_t num_cores, void* stream) {
-    return ascend_ext_launch_dp_pad(num_cores, stream, out, in, rows, offset, total, row_bytes);
-  });
+  LaunchOnCurrentStream(kOp, local,
+                        [=, row_bytes = RowBytes(local), out = out_NH.data_ptr(), in = local.const_data_ptr()](
+                            uint32_t num_cores, void* stream) {
+                          return ascend_ext_launch_dp_pad(num_cores, stream, out, in, rows, offset, total,
+                                                          row_bytes);
+                        });
   return out_NH;
 }
 
 at::Tensor DpUnpad(const at::Tensor& global_NH, int64_t rows, int64_t offset) {
   constexpr const char* kOp = "dp_unpad";
   CheckRows(kOp, global_NH, rows, offset);
-  TORCH_CHECK_VALUE(offset + rows <= global_NH.size(0), kOp, ": no ", rows, " rows at ", offset, " in a buffer of ",
-                    global_NH.size(0), " rows");
+  TORCH_CHECK_VALUE(offset + rows <= global_NH.size(0), kOp, ": no ", rows, " rows at ", offset,
+                    " in a buffer of ", global_NH.size(0), " rows");
   const at::Tensor global = global_NH.contiguous();
   const at::Tensor local_TH = global.new_empty({rows, global.size(1)});
-  LaunchOnCurrentStream(kOp, global, [=, row_bytes = RowBytes(global), out = local_TH.data_ptr(),
-                                      in = global.const_data_ptr()](uint32_t num_cores, void* stream) {
-    return ascend_ext_launch_dp_unpad(num_cores, stream, out, in, rows, offset, row_bytes);
-  });
+  LaunchOnCurrentStream(kOp, global,
+                        [=, row_bytes = RowBytes(global), out = local_TH.data_ptr(), in = global.const_data_ptr()](
+                            uint32_t num_cores, void* stream) {
+                          return ascend_ext_launch_dp_unpad(num_cores, stream, out, in, rows, offset, row_bytes);
+                        });
   return local_TH;
 }
 

@@ -11,9 +11,9 @@ constexpr uint32_t kZeroTileBytes = 32768;  // one copy of zeros
 
 struct DpRowsTiling {
   uint32_t num_cores;
-  uint64_t bytes_per_core;          // a multiple of 512
-  uint64_t out_bytes;               // all of the output
-  uint64_t copy_begin, copy_end;    // the bytes of the output that are the input's; the others are zero
+  uint64_t bytes_per_core;        // a multiple of 512
+  uint64_t out_bytes;             // all of the output
+  uint64_t copy_begin, copy_end;  // the bytes of the output that are the input's; the others are zero
 };
 
 // Bytes of the output [0, out_bytes); 0 <= copy_begin <= copy_end <= out_bytes.

@@ -24,10 +24,12 @@ void ExpertLoadAdd_(const at::Tensor& load_E, const at::Tensor& topk_ids_TK, con
   CheckFits(kOp, TileExpertLoad(num_rows, top_k, num_experts, id_bytes, 1, &tiling),
             c10::str("a row of ", top_k, " ids beside ", num_experts, " counters"));
   const at::Tensor load = load_E.contiguous(), ids = topk_ids_TK.contiguous();
-  LaunchOnCurrentStream(kOp, load, [=, to = load.data_ptr(), from = ids.const_data_ptr(),
-                                    limit = num_tokens.const_data_ptr()](uint32_t num_cores, void* stream) {
-    return ascend_ext_launch_expert_load_add(num_cores, stream, to, from, limit, num_rows, top_k, num_experts, id_bytes);
-  });
+  LaunchOnCurrentStream(kOp, load,
+                        [=, to = load.data_ptr(), from = ids.const_data_ptr(),
+                         limit = num_tokens.const_data_ptr()](uint32_t num_cores, void* stream) {
+                          return ascend_ext_launch_expert_load_add(num_cores, stream, to, from, limit, num_rows,
+                                                                   top_k, num_experts, id_bytes);
+                        });
   if (!load.is_same(load_E)) load_E.copy_(load);
 }
 

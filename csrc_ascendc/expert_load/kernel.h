@@ -113,7 +113,8 @@ class ExpertLoadAdd {
 
   __aicore__ inline void AddToLoad() {
     AscendC::SetAtomicAdd<int32_t>();
-    const AscendC::DataCopyExtParams params{1, static_cast<uint32_t>(tiling_.num_experts * sizeof(int32_t)), 0, 0, 0};
+    const AscendC::DataCopyExtParams params{1, static_cast<uint32_t>(tiling_.num_experts * sizeof(int32_t)), 0, 0,
+                                            0};
     AscendC::DataCopyPad(load_, histogram_, params);
     AscendC::SetAtomicNone();
   }

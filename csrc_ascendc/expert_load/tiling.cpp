@@ -11,9 +11,10 @@ namespace {
 // What a core counts at most for the sake of few bytes, as ids times lanes: some 9,000 cycles.
 constexpr int64_t kMaxIdLanes = 20 * 256 * 257;
 
-// Each core adds all counters, so fewer cores move fewer bytes: as many as keep them within 5 % of what must be moved,
-// unless those would count for long. The scalar unit is too slow to do without cores.
-int64_t IdsPerCore(int64_t num_ids, int64_t num_experts, int64_t id_bytes, int64_t lanes, int64_t num_vector_cores) {
+// Each core adds all counters, so fewer cores move fewer bytes: as many as keep them within 5 % of what must be
+// moved, unless those would count for long. The scalar unit is too slow to do without cores.
+int64_t IdsPerCore(int64_t num_ids, int64_t num_experts, int64_t id_bytes, int64_t lanes,
+                   int64_t num_vector_cores) {
   const int64_t all_cores = std::max<int64_t>(CeilDiv(num_ids, num_vector_cores), kMinIdsPerCore);
   if (lanes == 0) return all_cores;
   const int64_t few_bytes = 20 * (num_experts + 1) * static_cast<int64_t>(sizeof(int32_t)) / id_bytes;

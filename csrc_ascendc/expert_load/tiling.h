@@ -10,8 +10,8 @@ constexpr uint32_t kNumIdBuffers = 2;     // the next tile arrives while this on
 constexpr uint32_t kIdBytes = 24576;      // of a buffer: three batches of int32 ids
 constexpr uint32_t kMinIdsPerCore = 256;  // a core adds all E counters: fewer ids do not pay for another core
 
-// Up to this many experts the vector unit counts, a batch of ids at a time (kernel.h); beyond, and slower, the scalar
-// unit counts one id after the other.
+// Up to this many experts the vector unit counts, a batch of ids at a time (kernel.h); beyond, and slower, the
+// scalar unit counts one id after the other.
 constexpr uint32_t kMaxVectorExperts = 512;
 constexpr uint32_t kBatchIds = 2048;
 constexpr uint32_t kGroupIds = 256;  // as many as the bits of a block of 32 bytes
@@ -21,8 +21,8 @@ constexpr uint32_t kRepeatBytes = 256;
 // Rows of bits, a block for each group: those of the digits h, m and l, and l again.
 constexpr uint32_t kDigitRows = kMaxVectorExperts / 64 + 2 * kDigits;
 constexpr uint32_t kDigitBytes = (kDigitRows + kDigits) * kNumGroups * kBlockBytes;
-// The vector unit's buffers: digits in half to compare with, three masks, the ids in float, in int16 and a digit of
-// them in int16 and half, rows of bits.
+// The vector unit's buffers: digits in half to compare with, three masks, the ids in float, in int16 and a digit
+// of them in int16 and half, rows of bits.
 constexpr uint32_t kVectorBytes =
     kDigits * kBatchIds * 2 + 3 * kRepeatBytes + kBatchIds * (4 + 3 * 2) + kDigitBytes;
 // And for each expert: rows of h and m of every group, two rows of fields beside each other and one of bytes, then

@@ -7,11 +7,12 @@
 
 namespace ascend_ext {
 
-// Counts up to kBatchIds ids at a time, and none of them by itself. Compare turns ids into bits: for each octal digit
-// and each of its values a row that tells which ids have it. The AND of a row of each digit tells which ids are one
-// expert; an instruction finds it for all experts and a group of ids. The ones are counted by adding fields of growing
-// width: every fourth bit in nibbles, nibbles in bytes, bytes in half, which is exact up to 2048. Fields stay below half
-// their range: no sum reaches a sign, so it does not matter whether integers wrap or saturate.
+// Counts up to kBatchIds ids at a time, and none of them by itself. Compare turns ids into bits: for each octal
+// digit and each of its values a row that tells which ids have it. The AND of a row of each digit tells which ids
+// are one expert; an instruction finds it for all experts and a group of ids. The ones are counted by adding
+// fields of growing width: every fourth bit in nibbles, nibbles in bytes, bytes in half, which is exact up to
+// 2048. Fields stay below half their range: no sum reaches a sign, so it does not matter whether integers wrap or
+// saturate.
 template <typename Id>
 class VectorCounts {
  public:
@@ -113,7 +114,8 @@ class VectorCounts {
                  static_cast<int32_t>(lanes_ * kBlockBytes / sizeof(int32_t)));
   }
 
-  // In float, which has no overflow to care for; what is no expert becomes -1 or E, and so do lanes beyond the ids.
+  // In float, which has no overflow to care for; what is no expert becomes -1 or E, and so do lanes beyond the
+  // ids.
   __aicore__ inline void ReadIds(const AscendC::LocalTensor<Id>& ids, uint32_t num_ids) {
     if (num_ids != num_groups_ * kGroupIds) {
       AscendC::Duplicate(reals_, -1.0f, all_ids_);

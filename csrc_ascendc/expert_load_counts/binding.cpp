@@ -15,14 +15,17 @@ void ExpertLoadAddCounts_(const at::Tensor& load_E, const at::Tensor& counts_E, 
 
   const int64_t num_experts = load_E.size(0), count_bytes = static_cast<int64_t>(counts_E.element_size());
   const at::Tensor load = load_E.contiguous(), counts = counts_E.contiguous();
-  LaunchOnCurrentStream(kOp, load, [=, to = load.data_ptr(), from = counts.const_data_ptr()](uint32_t num_cores,
-                                                                                           void* stream) {
-    return ascend_ext_launch_expert_load_add_counts(num_cores, stream, to, from, num_experts, count_bytes, is_cumsum);
-  });
+  LaunchOnCurrentStream(
+      kOp, load, [=, to = load.data_ptr(), from = counts.const_data_ptr()](uint32_t num_cores, void* stream) {
+        return ascend_ext_launch_expert_load_add_counts(num_cores, stream, to, from, num_experts, count_bytes,
+                                                        is_cumsum);
+      });
   if (!load.is_same(load_E)) load_E.copy_(load);
 }
 
 }  // namespace
 }  // namespace ascend_ext
 
-TORCH_LIBRARY_IMPL(ascend_ext, PrivateUse1, m) { m.impl("expert_load_add_counts_", ascend_ext::ExpertLoadAddCounts_); }
+TORCH_LIBRARY_IMPL(ascend_ext, PrivateUse1, m) {
+  m.impl("expert_load_add_counts_", ascend_ext::ExpertLoadAddCounts_);
+}

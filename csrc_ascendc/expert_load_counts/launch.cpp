@@ -16,6 +16,7 @@ extern "C" int32_t ascend_ext_launch_expert_load_add_counts(uint32_t num_vector_
                         {counts, static_cast<uint64_t>(num_experts * count_bytes), false}};
   uint8_t *to = Address(load), *from = Address(counts);
   const uint32_t cores = tiling.num_cores;
-  if (count_bytes == 4) return ASCEND_EXT_LAUNCH(expert_load_add_counts_int32, cores, stream, extents, to, from, tiling);
+  if (count_bytes == 4)
+    return ASCEND_EXT_LAUNCH(expert_load_add_counts_int32, cores, stream, extents, to, from, tiling);
   return ASCEND_EXT_LAUNCH(expert_load_add_counts_int64, cores, stream, extents, to, from, tiling);
 }

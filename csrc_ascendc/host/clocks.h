@@ -72,10 +72,9 @@ inline const char* BarrierFor(Pipe pipe) { return pipe == kVector ? "V" : kPipeN
 
 [[noreturn]] inline void FailRace(const char* memory, const Instruction& before, const char* did,
                                   const Instruction& now, const char* does) {
-  const std::string mend =
-      before.pipe == now.pipe
-          ? std::string("PipeBarrier<PIPE_") + BarrierFor(now.pipe) + ">"
-          : std::string("HardEvent ") + kPipeNames[before.pipe] + "_" + kPipeNames[now.pipe];
+  const std::string mend = before.pipe == now.pipe
+                               ? std::string("PipeBarrier<PIPE_") + BarrierFor(now.pipe) + ">"
+                               : std::string("HardEvent ") + kPipeNames[before.pipe] + "_" + kPipeNames[now.pipe];
   Fail("race", now.here,
        std::string(kPipeNames[now.pipe]) + " " + does + " " + memory + " that " + kPipeNames[before.pipe] + " " +
            did + " at " + Name(before.here) + " with nothing ordering them: " + mend + " is missing");

@@ -30,8 +30,8 @@ void Core::RequireInitialised(uint32_t offset, uint32_t bytes, Here here) const 
   const void* hole = bytes == 0 ? nullptr : std::memchr(initialised_.data() + offset, 0, bytes);
   if (hole == nullptr) return;
   const auto at = static_cast<const uint8_t*>(hole) - initialised_.data() - offset;
-  Fail("uninitialised", here, Text("reads byte %lld of an operand, which nothing has written",
-                                   static_cast<long long>(at)));
+  Fail("uninitialised", here,
+       Text("reads byte %lld of an operand, which nothing has written", static_cast<long long>(at)));
 }
 
 void Core::TouchGm(const Instruction& now, uintptr_t address, uint64_t bytes, GmAccess access) {
@@ -44,8 +44,9 @@ void Core::TouchGm(const Instruction& now, uintptr_t address, uint64_t bytes, Gm
     if (extent == nullptr || (candidate.writable && !extent->writable)) extent = &candidate;
   }
   if (extent == nullptr) {
-    Fail("gm-bounds", now.here, Text("%s %llu bytes of global memory outside every argument of the launch",
-                                     write ? "writes" : "reads", static_cast<unsigned long long>(bytes)));
+    Fail("gm-bounds", now.here,
+         Text("%s %llu bytes of global memory outside every argument of the launch", write ? "writes" : "reads",
+              static_cast<unsigned long long>(bytes)));
   }
   const uint64_t offset = address - reinterpret_cast<uintptr_t>(extent->address);
   if (bytes > extent->bytes - offset) {
@@ -98,8 +99,9 @@ void Core::SetFlag(Pipe source, Pipe destination, int id, Here here) {
   }
   Flag& flag = flags_[source][destination][id];
   if (flag.set) {
-    Fail("flag-doubled", here, Text("sets %s_%s %d, which is set already (", kPipeNames[source],
-                                    kPipeNames[destination], id) + Name(flag.event.here) + ")");
+    Fail("flag-doubled", here,
+         Text("sets %s_%s %d, which is set already (", kPipeNames[source], kPipeNames[destination], id) +
+             Name(flag.event.here) + ")");
   }
   flag.set = true;
   flag.event = Record(source, here);
@@ -111,8 +113,9 @@ void Core::WaitFlag(Pipe source, Pipe destination, int id, Here here) {
   }
   Flag& flag = flags_[source][destination][id];
   if (!flag.set) {
-    Fail("flag-unset", here, Text("waits for %s_%s %d, which nothing has set: the core would hang",
-                                  kPipeNames[source], kPipeNames[destination], id));
+    Fail("flag-unset", here,
+         Text("waits for %s_%s %d, which nothing has set: the core would hang", kPipeNames[source],
+              kPipeNames[destination], id));
   }
   flag.set = false;
   Await(destination, flag.event);
@@ -132,8 +135,9 @@ void Core::CountQueueEvent(Pipe source, Pipe destination, int change, Here here)
   int& live = queue_events_[source][destination];
   live += change;
   if (live > kEventIds) {
-    Fail("event-ids", here, Text("the queues need more than %d events %s_%s at once", kEventIds,
-                                 kPipeNames[source], kPipeNames[destination]));
+    Fail("event-ids", here,
+         Text("the queues need more than %d events %s_%s at once", kEventIds, kPipeNames[source],
+              kPipeNames[destination]));
   }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One vector core: its unified buffer, pipes, flags and queues. A core is a thread; `Core::Current()` is its state.
+// One vector core: its unified buffer, pipes, flags and queues. A core is a thread; `Core::Current()` is its
+// state.
 #pragma once
 
 #include <cstring>
@@ -29,8 +30,8 @@ struct Statistics {
   uint64_t most_unified_buffer_bytes, most_vector_repeats, most_scalar_accesses, most_copies;
 };
 
-// When an instruction runs: at once, or as late as the flags allow. What no flag holds back then runs in the order of
-// its pipes: loads first shows what overwrites too early, stores first what reads too early.
+// When an instruction runs: at once, or as late as the flags allow. What no flag holds back then runs in the order
+// of its pipes: loads first shows what overwrites too early, stores first what reads too early.
 enum class Schedule : int32_t { kEager = 0, kLazyLoadsFirst = 1, kLazyStoresFirst = 2 };
 
 // What all cores of a launch share.

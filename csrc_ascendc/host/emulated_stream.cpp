@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Launches go onto a stream of the emulated NPU (emulator/csrc/kernel.h): its race checker sees what the kernel reads
-// and writes, its graphs capture it, and a broken rule is a failure of the device.
+// Launches go onto a stream of the emulated NPU (emulator/csrc/kernel.h): its race checker sees what the kernel
+// reads and writes, its graphs capture it, and a broken rule is a failure of the device.
 #include "kernel.h"
 #include "launch.h"
 

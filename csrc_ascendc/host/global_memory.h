@@ -96,9 +96,9 @@ inline bool CrossCoreConflict(const std::vector<const GmTrace*>& traces, GmTrace
             [](const Tagged& a, const Tagged& b) { return a.entry.begin < b.entry.begin; });
   std::vector<Tagged> open;
   for (const Tagged& now : all) {
-    open.erase(std::remove_if(open.begin(), open.end(),
-                              [&](const Tagged& t) { return t.entry.end <= now.entry.begin; }),
-               open.end());
+    open.erase(
+        std::remove_if(open.begin(), open.end(), [&](const Tagged& t) { return t.entry.end <= now.entry.begin; }),
+        open.end());
     bool covered = false;  // the same core and access is open already: no need to keep both
     for (Tagged& earlier : open) {
       if (earlier.core != now.core && Conflict(earlier.entry.access, now.entry.access)) {

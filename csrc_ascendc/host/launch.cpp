@@ -61,17 +61,20 @@ Failure BetweenCores(const std::vector<std::unique_ptr<Core>>& cores) {
   for (const auto& core : cores) traces.push_back(&core->trace);
   GmTrace::Entry first{}, second{};
   if (CrossCoreConflict(traces, &first, &second)) {
-    return {{"cross-core", "touches global memory that another core touches at " + Name(first.instruction.here) +
-                               ", and one of them writes",
+    return {{"cross-core",
+             "touches global memory that another core touches at " + Name(first.instruction.here) +
+                 ", and one of them writes",
              second.instruction.here},
-            -1, true};
+            -1,
+            true};
   }
   std::map<uintptr_t, Here> lines;
   for (const auto& core : cores) {
     for (const auto& [line, here] : core->scalar_cache.written) {
       const auto [it, inserted] = lines.emplace(line, here);
       if (!inserted) {
-        return {{"cache-line", "stores from two cores into one 64-byte line: one of them is lost", here}, -1, true};
+        return {
+            {"cache-line", "stores from two cores into one 64-byte line: one of them is lost", here}, -1, true};
       }
     }
   }

@@ -34,7 +34,8 @@ extern "C" {
 // schedule: see ascendc_host::Schedule. check_order: 0 leaves the vector clocks out (to see what a lazy schedule
 // finds by itself). For launches from now on, in this process.
 void ascend_ext_host_configure(int32_t schedule, int32_t check_order, int32_t abort_on_violation);
-// "kernel\tcore\tfile:line\trule\twhat" of the last launch that broke a rule, "" when none has. Until the next launch.
+// "kernel\tcore\tfile:line\trule\twhat" of the last launch that broke a rule, "" when none has. Until the next
+// launch.
 const char* ascend_ext_host_violation();
 // Of the last launch.
 void ascend_ext_host_statistics(ascendc_host::Statistics* statistics);

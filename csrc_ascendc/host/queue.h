@@ -166,14 +166,19 @@ class TPipe {
 
   TEventID FetchEventID(HardEvent event, ASCENDC_HERE) { return EventId(event, false, here); }
   template <HardEvent event>
-  TEventID AllocEventID(ASCENDC_HERE) { return EventId(event, true, here); }
+  TEventID AllocEventID(ASCENDC_HERE) {
+    return EventId(event, true, here);
+  }
   template <HardEvent event>
-  void ReleaseEventID(TEventID id) { Core::Current().ReleaseEventId(SourceOf(event), DestinationOf(event), id); }
+  void ReleaseEventID(TEventID id) {
+    Core::Current().ReleaseEventId(SourceOf(event), DestinationOf(event), id);
+  }
 
  private:
   static ascendc_host::Buffer Reserve(Core& core, uint32_t len, Here here) {
     if (++core.num_buffers > ascendc_host::kMaxBuffers) {
-      ascendc_host::Fail("buffer-count", here, Text("more than %d buffers in one kernel", ascendc_host::kMaxBuffers));
+      ascendc_host::Fail("buffer-count", here,
+                         Text("more than %d buffers in one kernel", ascendc_host::kMaxBuffers));
     }
     const uint32_t bytes = (len + ascendc_host::kBlock - 1) / ascendc_host::kBlock * ascendc_host::kBlock;
     if (bytes == 0) ascendc_host::Fail("ub-capacity", here, "a buffer of no bytes");
@@ -183,7 +188,8 @@ class TPipe {
     return buffer;
   }
   static TEventID EventId(HardEvent event, bool reserve, Here here) {
-    return static_cast<TEventID>(Core::Current().FreeEventId(SourceOf(event), DestinationOf(event), reserve, here));
+    return static_cast<TEventID>(
+        Core::Current().FreeEventId(SourceOf(event), DestinationOf(event), reserve, here));
   }
 };
 

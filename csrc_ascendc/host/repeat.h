@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// AscendC's vector instructions by repeats of eight blocks of 32 bytes (level 0), as far as our kernels use them: with
-// all lanes of a repeat.
+// AscendC's vector instructions by repeats of eight blocks of 32 bytes (level 0), as far as our kernels use them:
+// with all lanes of a repeat.
 #pragma once
 
 #include "vector.h"
@@ -15,8 +15,12 @@ struct BinaryRepeatParams {
   BinaryRepeatParams() = default;
   BinaryRepeatParams(uint8_t dst_block, uint8_t src0_block, uint8_t src1_block, uint8_t dst_repeat,
                      uint8_t src0_repeat, uint8_t src1_repeat)
-      : dstBlkStride(dst_block), src0BlkStride(src0_block), src1BlkStride(src1_block), dstRepStride(dst_repeat),
-        src0RepStride(src0_repeat), src1RepStride(src1_repeat) {}
+      : dstBlkStride(dst_block),
+        src0BlkStride(src0_block),
+        src1BlkStride(src1_block),
+        dstRepStride(dst_repeat),
+        src0RepStride(src0_repeat),
+        src1RepStride(src1_repeat) {}
 };
 
 namespace vector {
@@ -28,8 +32,9 @@ inline void CheckRepeats(int64_t repeats, int64_t mask, int64_t lanes, Here here
     ascendc_host::Fail("repeat-time", here, Text("%lld repeats: 1 to 255 work", static_cast<long long>(repeats)));
   }
   if (mask != lanes) {
-    ascendc_host::Fail("repeat-mask", here, Text("a mask of %lld; the emulation knows that of all %lld lanes",
-                                                 static_cast<long long>(mask), static_cast<long long>(lanes)));
+    ascendc_host::Fail("repeat-mask", here,
+                       Text("a mask of %lld; the emulation knows that of all %lld lanes",
+                            static_cast<long long>(mask), static_cast<long long>(lanes)));
   }
 }
 
@@ -38,7 +43,8 @@ struct Strided {
   uint32_t offset, block, repeat, bytes;
   template <typename T>
   Strided(const LocalTensor<T>& tensor, uint8_t block_stride, uint8_t repeat_stride, int32_t repeats, Here here)
-      : offset(tensor.offset()), block(block_stride * ascendc_host::kBlock),
+      : offset(tensor.offset()),
+        block(block_stride * ascendc_host::kBlock),
         repeat(repeat_stride * ascendc_host::kBlock),
         bytes((repeats - 1) * repeat + (kBlocks - 1) * block + ascendc_host::kBlock) {
     tensor.RequireAligned(here);
@@ -95,10 +101,11 @@ namespace vector {
 
 // Sums of `width` neighbours each, by a binary tree; source and results without gaps.
 template <int32_t width, typename T>
-void SumNeighbours(const LocalTensor<T>& dst, const LocalTensor<T>& src, int32_t repeats, int32_t mask, bool contiguous,
-                   Here here) {
+void SumNeighbours(const LocalTensor<T>& dst, const LocalTensor<T>& src, int32_t repeats, int32_t mask,
+                   bool contiguous, Here here) {
   CheckRepeats(repeats, mask, 256 / sizeof(T), here);
-  if (!contiguous) ascendc_host::Fail("repeat-stride", here, "the emulation sums without gaps: strides of 1, 1 and 8");
+  if (!contiguous)
+    ascendc_host::Fail("repeat-stride", here, "the emulation sums without gaps: strides of 1, 1 and 8");
   const int32_t num_sums = repeats * mask / width;
   Instruct({dst, num_sums, here}, {{src, repeats * mask, here}}, here, [=](Core& core) {
     T* sums = At(core, dst);
@@ -118,8 +125,9 @@ void SumNeighbours(const LocalTensor<T>& dst, const LocalTensor<T>& src, int32_t
 
 // The sum of each block of 32 bytes.
 template <typename T>
-void BlockReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime, const int32_t mask,
-                    const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride, ASCENDC_HERE) {
+void BlockReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime,
+                    const int32_t mask, const int32_t dstRepStride, const int32_t srcBlkStride,
+                    const int32_t srcRepStride, ASCENDC_HERE) {
   static_assert(vector::kReal<T>, "BlockReduceSum: unsupported data type");
   const bool contiguous = dstRepStride == 1 && srcBlkStride == 1 && srcRepStride == vector::kBlocks;
   vector::SumNeighbours<ascendc_host::kBlock / sizeof(T)>(dst, src, repeatTime, mask, contiguous, here);
@@ -127,8 +135,9 @@ void BlockReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const 
 
 // a[0] + a[1], a[2] + a[3], ...
 template <typename T>
-void PairReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime, const int32_t mask,
-                   const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride, ASCENDC_HERE) {
+void PairReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime,
+                   const int32_t mask, const int32_t dstRepStride, const int32_t srcBlkStride,
+                   const int32_t srcRepStride, ASCENDC_HERE) {
   static_assert(vector::kReal<T>, "PairReduceSum: unsupported data type");
   const bool contiguous = dstRepStride == 1 && srcBlkStride == 1 && srcRepStride == vector::kBlocks;
   vector::SumNeighbours<2>(dst, src, repeatTime, mask, contiguous, here);

@@ -79,8 +79,9 @@ class LocalTensor {
       }
     }
     if (bytes > bytes_ || offset_ + bytes > Core::Current().reserved()) {
-      ascendc_host::Fail("ub-bounds", here, Text("touches %llu bytes where its tensor has %u",
-                                                 static_cast<unsigned long long>(bytes), bytes_));
+      ascendc_host::Fail(
+          "ub-bounds", here,
+          Text("touches %llu bytes where its tensor has %u", static_cast<unsigned long long>(bytes), bytes_));
     }
   }
   void RequireAligned(Here here) const {

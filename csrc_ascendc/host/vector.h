@@ -9,9 +9,7 @@
 
 namespace AscendC {
 
-enum class RoundMode : uint8_t {
-  CAST_NONE, CAST_RINT, CAST_FLOOR, CAST_CEIL, CAST_ROUND, CAST_TRUNC, CAST_ODD
-};
+enum class RoundMode : uint8_t { CAST_NONE, CAST_RINT, CAST_FLOOR, CAST_CEIL, CAST_ROUND, CAST_TRUNC, CAST_ODD };
 
 namespace vector {
 
@@ -32,8 +30,8 @@ struct Operand {
   template <typename T>
   Operand(const LocalTensor<T>& tensor, int64_t count, Here here) : offset(tensor.offset()) {
     if (count <= 0 || count > INT32_MAX / 8) {
-      ascendc_host::Fail("vector-count", here, Text("a vector instruction on %lld elements",
-                                                    static_cast<long long>(count)));
+      ascendc_host::Fail("vector-count", here,
+                         Text("a vector instruction on %lld elements", static_cast<long long>(count)));
     }
     bytes = static_cast<uint32_t>(count * sizeof(T));
     tensor.RequireAligned(here);
@@ -70,7 +68,9 @@ void Instruct(const Operand& dst, std::initializer_list<Operand> sources, Here h
 }
 
 template <typename T>
-T* At(Core& core, const LocalTensor<T>& tensor) { return reinterpret_cast<T*>(core.Bytes(tensor.offset())); }
+T* At(Core& core, const LocalTensor<T>& tensor) {
+  return reinterpret_cast<T*>(core.Bytes(tensor.offset()));
+}
 
 // a (op) b in T: integers wrap, half is computed in float and rounded once.
 template <typename T, typename Fn>
@@ -101,18 +101,18 @@ void WithScalar(const LocalTensor<T>& dst, const LocalTensor<T>& a, T scalar, in
 
 }  // namespace vector
 
-#define ASCENDC_BINARY(NAME, TYPES, EXPRESSION)                                                            \
-  template <typename T>                                                                                    \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, int32_t count, \
-            ASCENDC_HERE) {                                                                                \
-    static_assert(vector::TYPES<T>, #NAME ": unsupported data type");                                      \
-    vector::Binary(dst, src0, src1, count, here, [](auto a, auto b) { return EXPRESSION; });               \
-  }
-#define ASCENDC_SCALAR(NAME, EXPRESSION)                                                                      \
+#define ASCENDC_BINARY(NAME, TYPES, EXPRESSION)                                                               \
   template <typename T>                                                                                       \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, T scalar, int32_t count, ASCENDC_HERE) {    \
-    static_assert(vector::kArithmetic<T>, #NAME ": unsupported data type");                                   \
-    vector::WithScalar(dst, src, scalar, count, here, [](auto a, auto b) { return EXPRESSION; });             \
+  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, int32_t count, \
+            ASCENDC_HERE) {                                                                                   \
+    static_assert(vector::TYPES<T>, #NAME ": unsupported data type");                                         \
+    vector::Binary(dst, src0, src1, count, here, [](auto a, auto b) { return EXPRESSION; });                  \
+  }
+#define ASCENDC_SCALAR(NAME, EXPRESSION)                                                                   \
+  template <typename T>                                                                                    \
+  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, T scalar, int32_t count, ASCENDC_HERE) { \
+    static_assert(vector::kArithmetic<T>, #NAME ": unsupported data type");                                \
+    vector::WithScalar(dst, src, scalar, count, here, [](auto a, auto b) { return EXPRESSION; });          \
   }
 
 ASCENDC_BINARY(Add, kArithmetic, a + b)
@@ -140,8 +140,8 @@ void ShiftRight(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& s
                 ASCENDC_HERE) {
   static_assert(vector::kShifted<T>, "ShiftRight: unsupported data type");
   if (scalarValue < T(0) || static_cast<uint64_t>(scalarValue) > 8 * sizeof(T)) {
-    ascendc_host::Fail("shift-range", here, Text("shifts %zu bits by %lld", 8 * sizeof(T),
-                                                 static_cast<long long>(scalarValue)));
+    ascendc_host::Fail("shift-range", here,
+                       Text("shifts %zu bits by %lld", 8 * sizeof(T), static_cast<long long>(scalarValue)));
   }
   vector::WithScalar(dst, src, scalarValue, count, here, [](auto a, auto b) { return a >> b; });
 }
@@ -170,9 +170,8 @@ void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalT
 template <typename T>
 void Duplicate(const LocalTensor<T>& dst, T value, int32_t count, ASCENDC_HERE) {
   static_assert(vector::kCopied<T>, "Duplicate: unsupported data type");
-  vector::Instruct({dst, count, here}, {}, here, [=](Core& core) {
-    std::fill_n(vector::At(core, dst), count, value);
-  });
+  vector::Instruct({dst, count, here}, {}, here,
+                   [=](Core& core) { std::fill_n(vector::At(core, dst), count, value); });
 }
 
 // The pairs our kernels use, each with the modes the documentation gives it.
@@ -199,8 +198,7 @@ void Cast(const LocalTensor<To>& dst, const LocalTensor<From>& src, const RoundM
       if constexpr (rounds) {  // and saturates
         const float value = std::nearbyint(static_cast<float>(in[i]));
         const float most = static_cast<float>(std::numeric_limits<To>::max());
-        out[i] = value >= most ? std::numeric_limits<To>::max()
-                               : static_cast<To>(std::max(value, -most - 1));
+        out[i] = value >= most ? std::numeric_limits<To>::max() : static_cast<To>(std::max(value, -most - 1));
       } else {
         out[i] = static_cast<To>(in[i]);
       }
@@ -208,8 +206,8 @@ void Cast(const LocalTensor<To>& dst, const LocalTensor<From>& src, const RoundM
   });
 }
 
-// Sum of `count` elements into dst[0]: a binary tree in each repeat of 256 bytes, the repeats in order. `tmp` holds
-// one partial sum a repeat.
+// Sum of `count` elements into dst[0]: a binary tree in each repeat of 256 bytes, the repeats in order. `tmp`
+// holds one partial sum a repeat.
 template <typename T>
 void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const LocalTensor<T>& tmp, int32_t count,
                ASCENDC_HERE) {

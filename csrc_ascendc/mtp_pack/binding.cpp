@@ -14,14 +14,16 @@ void CheckArgument(const char* name, const at::Tensor& tensor, at::IntArrayRef s
                    const at::Tensor& token_ids_BS) {
   TORCH_CHECK_VALUE(tensor.sizes() == shape, kOp, " takes ", name, " ", shape, " beside token_ids ",
                     token_ids_BS.sizes(), ", not shape ", tensor.sizes());
-  TORCH_CHECK_TYPE(tensor.scalar_type() == type, kOp, " takes int32 tensors, and float32 for the log-probabilities, "
-                   "not ", name, " of ", tensor.scalar_type());
+  TORCH_CHECK_TYPE(tensor.scalar_type() == type, kOp,
+                   " takes int32 tensors, and float32 for the log-probabilities, "
+                   "not ",
+                   name, " of ", tensor.scalar_type());
   CheckOneDevice(kOp, token_ids_BS, {tensor});
 }
 
 // K, 0 without top-k.
-int64_t CheckArguments(const at::Tensor& token_ids_BS, const at::Tensor& num_accepted_B, const at::Tensor& status_B,
-                       const Optional& topk_ids_BSK, const Optional& topk_logprobs_BSK,
+int64_t CheckArguments(const at::Tensor& token_ids_BS, const at::Tensor& num_accepted_B,
+                       const at::Tensor& status_B, const Optional& topk_ids_BSK, const Optional& topk_logprobs_BSK,
                        const Optional& token_ranks_BS) {
   TORCH_CHECK_VALUE(token_ids_BS.dim() == 2 && token_ids_BS.size(1) > 0, kOp,
                     " takes token_ids [B, S] with S >= 1, not shape ", token_ids_BS.sizes());
@@ -45,26 +47,26 @@ int64_t CheckArguments(const at::Tensor& token_ids_BS, const at::Tensor& num_acc
 at::Tensor Contiguous(const Optional& tensor) { return tensor.has_value() ? tensor->contiguous() : at::Tensor(); }
 const void* AddressOf(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
 
-at::Tensor MtpPackOutput(const at::Tensor& token_ids_BS, const at::Tensor& num_accepted_B, const at::Tensor& status_B,
-                         const Optional& topk_ids_BSK, const Optional& topk_logprobs_BSK,
-                         const Optional& token_ranks_BS) {
-  const int64_t top_k = CheckArguments(token_ids_BS, num_accepted_B, status_B, topk_ids_BSK, topk_logprobs_BSK,
-                                       token_ranks_BS);
+at::Tensor MtpPackOutput(const at::Tensor& token_ids_BS, const at::Tensor& num_accepted_B,
+                         const at::Tensor& status_B, const Optional& topk_ids_BSK,
+                         const Optional& topk_logprobs_BSK, const Optional& token_ranks_BS) {
+  const int64_t top_k =
+      CheckArguments(token_ids_BS, num_accepted_B, status_B, topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS);
   const int64_t batch = token_ids_BS.size(0), slots = token_ids_BS.size(1);
   MtpPackTiling tiling;
   CheckFits(kOp, TileMtpPack(batch, slots, top_k, 1, &tiling),
             c10::str("a record of ", slots, " slots and top-k ", top_k));
   const at::Tensor tokens = token_ids_BS.contiguous(), accepted = num_accepted_B.contiguous(),
-                   status = status_B.contiguous(), ids = Contiguous(topk_ids_BSK), logs = Contiguous(topk_logprobs_BSK),
-                   ranks = Contiguous(token_ranks_BS);
+                   status = status_B.contiguous(), ids = Contiguous(topk_ids_BSK),
+                   logs = Contiguous(topk_logprobs_BSK), ranks = Contiguous(token_ranks_BS);
   const at::Tensor out_BW = tokens.new_empty({batch, static_cast<int64_t>(tiling.record_words)});
-  LaunchOnCurrentStream(
-      kOp, tokens,
-      [=, out = out_BW.data_ptr(), token = AddressOf(tokens), number = AddressOf(accepted), state = AddressOf(status),
-       top = AddressOf(ids), log = AddressOf(logs), rank = AddressOf(ranks)](uint32_t num_cores, void* stream) {
-        return ascend_ext_launch_mtp_pack_output(num_cores, stream, out, token, number, state, top, log, rank, batch,
-                                                 slots, top_k);
-      });
+  LaunchOnCurrentStream(kOp, tokens,
+                        [=, out = out_BW.data_ptr(), token = AddressOf(tokens), number = AddressOf(accepted),
+                         state = AddressOf(status), top = AddressOf(ids), log = AddressOf(logs),
+                         rank = AddressOf(ranks)](uint32_t num_cores, void* stream) {
+                          return ascend_ext_launch_mtp_pack_output(num_cores, stream, out, token, number, state,
+                                                                   top, log, rank, batch, slots, top_k);
+                        });
   return out_BW;
 }
 

@@ -36,7 +36,9 @@ class MtpPack {
   }
 
  private:
-  static __aicore__ inline __gm__ int32_t* Words(GM_ADDR address) { return reinterpret_cast<__gm__ int32_t*>(address); }
+  static __aicore__ inline __gm__ int32_t* Words(GM_ADDR address) {
+    return reinterpret_cast<__gm__ int32_t*>(address);
+  }
 
   __aicore__ inline void PackTile(uint32_t first, uint32_t num_records) {
     const uint32_t num_words = num_records * tiling_.record_words;
@@ -71,8 +73,8 @@ class MtpPack {
   }
 
   // the first num_words of a section; the rest of their last 32-byte block is -1 again
-  __aicore__ inline void CopyPrefix(const AscendC::LocalTensor<int32_t>& to, const AscendC::GlobalTensor<int32_t>& from,
-                                    uint32_t num_words) {
+  __aicore__ inline void CopyPrefix(const AscendC::LocalTensor<int32_t>& to,
+                                    const AscendC::GlobalTensor<int32_t>& from, uint32_t num_words) {
     const uint8_t rest = static_cast<uint8_t>((kRecordWords - num_words % kRecordWords) % kRecordWords);
     const AscendC::DataCopyExtParams params{1, static_cast<uint32_t>(num_words * sizeof(int32_t)), 0, 0, 0};
     const AscendC::DataCopyPadExtParams<int32_t> fill{rest != 0, 0, rest, -1};

@@ -23,8 +23,9 @@ extern "C" int32_t ascend_ext_launch_mtp_pack_output(uint32_t num_vector_cores, 
                         {top_k_ids, per_top, false},
                         {log_probabilities, per_top, false},
                         {ranks, top_k == 0 ? 0 : per_slot, false}};
-  uint8_t *to = Address(out), *tokens = Address(token_ids), *accepted = Address(num_accepted), *state = Address(status),
-          *ids = Address(top_k_ids), *logs = Address(log_probabilities), *rank = Address(ranks);
-  return ASCEND_EXT_LAUNCH(mtp_pack_output, tiling.num_cores, stream, extents, to, tokens, accepted, state, ids, logs,
-                           rank, tiling);
+  uint8_t *to = Address(out), *tokens = Address(token_ids), *accepted = Address(num_accepted),
+          *state = Address(status), *ids = Address(top_k_ids), *logs = Address(log_probabilities),
+          *rank = Address(ranks);
+  return ASCEND_EXT_LAUNCH(mtp_pack_output, tiling.num_cores, stream, extents, to, tokens, accepted, state, ids,
+                           logs, rank, tiling);
 }

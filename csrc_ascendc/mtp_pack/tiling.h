@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The records of mtp_pack_output and how they are divided among vector cores. ops/mtp_pack.py describes the record;
-// both sides of this layout must change together.
+// The records of mtp_pack_output and how they are divided among vector cores. ops/mtp_pack.py describes the
+// record; both sides of this layout must change together.
 #pragma once
 
 #include "../tiling.h"

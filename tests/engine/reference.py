@@ -38,9 +38,7 @@ def make_prompts(model: str) -> list[list[int]]:
     text = "".join(inspect.getsource(module) for module in (heapq, textwrap, json))
     token_ids = AutoTokenizer.from_pretrained(model)(text, add_special_tokens=False)["input_ids"]
     stride = len(token_ids) // NUM_PROMPTS
-    return [
-        token_ids[i * stride : i * stride + _LENGTHS[i % len(_LENGTHS)]] for i in range(NUM_PROMPTS)
-    ]
+    return [token_ids[i * stride : i * stride + _LENGTHS[i % len(_LENGTHS)]] for i in range(NUM_PROMPTS)]
 
 
 def transformers_tokens(model: str, prompts: list[list[int]], num_tokens: int) -> list[tuple[int, ...]]:

@@ -167,9 +167,7 @@ def test_bfloat16(tiny_model: str, prompts: list[list[int]], expected: list[tupl
     Close, not equal: rounding decides between near-ties, after which a completion goes its own way.
     """
     few = prompts[:6]
-    case = EngineCase(
-        tiny_model, Layout(tp=2), expert_parallel=True, num_speculative_tokens=k, dtype="bfloat16"
-    )
+    case = EngineCase(tiny_model, Layout(tp=2), expert_parallel=True, num_speculative_tokens=k, dtype="bfloat16")
     first = run_engine(case, few, max_tokens=NUM_TOKENS, deadline_s=120)
     assert first.ranks[0].completions == first.ranks[1].completions
     assert first.token_ids == tokens(case, few)

@@ -35,9 +35,7 @@ def summed_load(result: EngineResult, model: int) -> tuple[list[list[int]], int]
 
 def assert_equals_transformers(model: str, prompts: list[list[int]], result: EngineResult) -> None:
     """The last token of each completion is sampled but never routed."""
-    sequences = [
-        [*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, result.token_ids, strict=True)
-    ]
+    sequences = [[*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, result.token_ids, strict=True)]
     load_LE, num_tokens = summed_load(result, 0)
     for rank in result.ranks:
         assert rank.report is not None and rank.report["collection"]["num_handovers"] >= 5

@@ -23,9 +23,7 @@ def vllm_config(**changes: Any) -> Any:
             distributed_executor_backend="mp",
             enable_elastic_ep=False,
         ),
-        model_config=SimpleNamespace(
-            runner_type="generate", max_logprobs=20, enable_return_routed_experts=False
-        ),
+        model_config=SimpleNamespace(runner_type="generate", max_logprobs=20, enable_return_routed_experts=False),
         speculative_config=None,
         kv_transfer_config=None,
     )

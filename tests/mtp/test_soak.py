@@ -12,8 +12,6 @@ from tests.mtp_soak import soak
 def test_nothing_is_lost_or_twice_when_either_end_is_killed(name, num_frames):
     min_frames = max(num_frames // 1000, 20)  # a busy machine must not make this endless
     with own_folder():
-        summary = soak(
-            num_frames, backend(name), seed=1, mean_life_s=0.02, deadline_s=1200, min_frames=min_frames
-        )
+        summary = soak(num_frames, backend(name), seed=1, mean_life_s=0.02, deadline_s=1200, min_frames=min_frames)
     assert (summary.frames, summary.wrong, summary.left) == (num_frames, 0, [])
     assert summary.writer_kills + summary.reader_kills > 0

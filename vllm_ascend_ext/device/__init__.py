@@ -29,9 +29,7 @@ def _npu(index: int) -> Device:
     return NpuDevice(index)
 
 
-_FACTORIES: Mapping[str, Callable[[int], Device]] = MappingProxyType(
-    {"cpu": _cpu, "cuda": _cuda, "npu": _npu}
-)
+_FACTORIES: Mapping[str, Callable[[int], Device]] = MappingProxyType({"cpu": _cpu, "cuda": _cuda, "npu": _npu})
 
 
 def create_device(device_type: str, index: int = 0) -> Device:

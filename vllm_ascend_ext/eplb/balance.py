@@ -53,16 +53,12 @@ def expert_imbalance(load_LE: torch.Tensor) -> Imbalance:
     return _imbalance(_checked(load_LE))
 
 
-def rank_imbalance(
-    load_LE: torch.Tensor, num_ranks: int, expert_to_rank: torch.Tensor | None = None
-) -> Imbalance:
+def rank_imbalance(load_LE: torch.Tensor, num_ranks: int, expert_to_rank: torch.Tensor | None = None) -> Imbalance:
     """Imbalance over the ranks of each layer; arguments and errors as in `rank_load`."""
     return _imbalance(rank_load(load_LE, num_ranks, expert_to_rank))
 
 
-def rank_load(
-    load_LE: torch.Tensor, num_ranks: int, expert_to_rank: torch.Tensor | None = None
-) -> torch.Tensor:
+def rank_load(load_LE: torch.Tensor, num_ranks: int, expert_to_rank: torch.Tensor | None = None) -> torch.Tensor:
     """The load of each rank.
 
     Args:

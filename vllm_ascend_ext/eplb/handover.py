@@ -79,10 +79,7 @@ class HandOver:
             loads_LE = [load_LE + load.load_LE for load_LE, load in zip(loads_LE, last, strict=True)]
             tokens = [count + load.num_tokens for count, load in zip(tokens, last, strict=True)]
         self._ready.append(
-            tuple(
-                ExpertLoad(begin, step, load_LE, count)
-                for load_LE, count in zip(loads_LE, tokens, strict=True)
-            )
+            tuple(ExpertLoad(begin, step, load_LE, count) for load_LE, count in zip(loads_LE, tokens, strict=True))
         )
         self.until = step
         self._hold_nothing()

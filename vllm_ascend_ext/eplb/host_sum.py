@@ -94,9 +94,7 @@ class HostAggregator(ExpertLoadAggregator):
             last.num_tokens = [a + b for a, b in zip(last.num_tokens, slot.num_tokens, strict=True)]
             last.step, last.required = slot.step, slot.required
         else:
-            self._entries.append(
-                _Entry(slot.step, slot.required, slot.started_s, load_N, slot.num_tokens)
-            )
+            self._entries.append(_Entry(slot.step, slot.required, slot.started_s, load_N, slot.num_tokens))
 
     def close(self) -> None:
         """Ends the thread, or leaves it to the end of the process when it is stuck in a collective."""

@@ -101,9 +101,7 @@ class ExpertLoadRecorder:
         if top_k > self._largest_top_k:
             self._check_overflow(self._total_tokens, top_k)
             self._largest_top_k = top_k
-        expert_load_add_(
-            self.load_LE[layer], topk_ids_TK, self.num_tokens if num_tokens is None else num_tokens
-        )
+        expert_load_add_(self.load_LE[layer], topk_ids_TK, self.num_tokens if num_tokens is None else num_tokens)
 
     @property
     def num_slots_counted(self) -> int:

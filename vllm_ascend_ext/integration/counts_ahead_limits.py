@@ -41,8 +41,7 @@ def check(vllm_config: Any, *, routes_itself: bool) -> None:
         ),
         f"knows the rows of the drafts of {', '.join(_METHODS)}, without parallel_drafting; use one of these "
         f"{_OFF}": (
-            speculative is not None
-            and (speculative.method not in _METHODS or speculative.parallel_drafting)
+            speculative is not None and (speculative.method not in _METHODS or speculative.parallel_drafting)
         ),
     }
     for problem, is_so in problems.items():

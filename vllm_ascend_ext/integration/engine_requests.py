@@ -34,9 +34,7 @@ class _Request:
 
 def num_prompt_tokens(new_request: Any) -> int:
     """Of vLLM's `NewRequestData`."""
-    return int(
-        length_from_prompt_token_ids_or_embeds(new_request.prompt_token_ids, new_request.prompt_embeds)
-    )
+    return int(length_from_prompt_token_ids_or_embeds(new_request.prompt_token_ids, new_request.prompt_embeds))
 
 
 class EngineRequests:

@@ -151,8 +151,9 @@ def _logprobs_tensors(step: StepOutput) -> LogprobsTensors | None:
         return None
     ids_BSK = target.topk_ids_BSK
     return LogprobsTensors(
-        ids_BSK.flatten(0, 1), target.topk_logprobs_BSK.flatten(0, 1),
-        target.token_ranks_BS.flatten().to(torch.int64)
+        ids_BSK.flatten(0, 1),
+        target.topk_logprobs_BSK.flatten(0, 1),
+        target.token_ranks_BS.flatten().to(torch.int64),
     )
 
 

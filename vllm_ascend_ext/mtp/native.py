@@ -102,9 +102,7 @@ class NativeRows:
 
     def write(self, section: Section, memory: memoryview, at: int) -> int:
         packed_BW = section.packed_BW
-        num_bytes: int = self._write(
-            packed_BW, packed_BW.shape[0], section.num_slots, section.top_k, memory, at
-        )
+        num_bytes: int = self._write(packed_BW, packed_BW.shape[0], section.num_slots, section.top_k, memory, at)
         if num_bytes < 0:
             count, status = packed_BW[-1 - num_bytes, :2].tolist()
             raise ValueError(

@@ -62,9 +62,7 @@ class StepRows:
         """The rows in order, at most `max_rows` at a time."""
         for begin in range(0, len(self.request_ids), max_rows):
             part = slice(begin, begin + max_rows)
-            yield StepRows(
-                self.request_ids[part], self.sampled[part], self.num_accepted[part], self.status[part]
-            )
+            yield StepRows(self.request_ids[part], self.sampled[part], self.num_accepted[part], self.status[part])
 
 
 class History(Protocol):

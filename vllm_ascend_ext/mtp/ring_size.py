@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How large a ring is, and what lies where in its file; docs/mtp_output.md tells why.
 
-    0           header page; words of 8 bytes, see `ring_file.Word`
-    4096        descriptors: position and length of the frames, frame n in descriptor n modulo their number
-    ..          two rosters that the reader kept: sequence, length, checksum, zero, text
-    ..          frames, on a page; positions count up, a frame at `position` lies at position modulo capacity
+0           header page; words of 8 bytes, see `ring_file.Word`
+4096        descriptors: position and length of the frames, frame n in descriptor n modulo their number
+..          two rosters that the reader kept: sequence, length, checksum, zero, text
+..          frames, on a page; positions count up, a frame at `position` lies at position modulo capacity
 """
 
 from __future__ import annotations

@@ -122,6 +122,4 @@ class CollectedLoad:
         self._baseline_tokens = list(self.num_tokens)
 
     def _zeros(self) -> list[torch.Tensor]:
-        return [
-            torch.zeros(recorder.load_LE.shape, dtype=torch.int64) for recorder in self.aggregator.recorders
-        ]
+        return [torch.zeros(recorder.load_LE.shape, dtype=torch.int64) for recorder in self.aggregator.recorders]

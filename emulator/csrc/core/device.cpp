@@ -39,7 +39,7 @@ void* Create(Streams& all, int device, const std::string& purpose) {
   return handle;
 }
 
-Stream& OfDevice(std::map<int, void*> Streams::*kind, int device, const std::string& purpose) {
+Stream& OfDevice(std::map<int, void*> Streams::* kind, int device, const std::string& purpose) {
   Streams& all = All();
   const std::lock_guard<std::mutex> lock(all.mutex);
   void*& handle = (all.*kind)[device];

@@ -60,9 +60,9 @@ int Guarded(const char* function, Body&& body);
 [[noreturn]] void NotEmulated(const char* name);
 
 namespace internal {
-void CheckNotForked();                          // throws Error in a child forked after NoteDeviceUse
+void CheckNotForked();                      // throws Error in a child forked after NoteDeviceUse
 int HandleException(const char* function);  // inside a catch block
-}
+}  // namespace internal
 
 template <typename Body>
 int Guarded(const char* function, Body&& body) {

@@ -59,10 +59,10 @@ Python FindPython() {
                   Find(python.Ensure, "PyGILState_Ensure") && Find(python.Release, "PyGILState_Release") &&
                   Find(python.Frame, "PyThreadState_GetFrame") && Find(python.Back, "PyFrame_GetBack") &&
                   Find(python.Code, "PyFrame_GetCode") && Find(python.Line, "PyFrame_GetLineNumber") &&
-                  Find(python.Attribute, "PyObject_GetAttrString") &&
-                  Find(python.Item, "PyDict_GetItemString") && Find(python.Text, "PyUnicode_AsUTF8") &&
-                  Find(python.ClearError, "PyErr_Clear") && Find(python.TakeError, "PyErr_Fetch") &&
-                  Find(python.RestoreError, "PyErr_Restore") && Find(python.Drop, "Py_DecRef");
+                  Find(python.Attribute, "PyObject_GetAttrString") && Find(python.Item, "PyDict_GetItemString") &&
+                  Find(python.Text, "PyUnicode_AsUTF8") && Find(python.ClearError, "PyErr_Clear") &&
+                  Find(python.TakeError, "PyErr_Fetch") && Find(python.RestoreError, "PyErr_Restore") &&
+                  Find(python.Drop, "Py_DecRef");
   return python;
 }
 

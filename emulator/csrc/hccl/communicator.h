@@ -48,7 +48,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   void Wait(const std::function<RankSet()>& missing);
   // The same until `state` of every rank has come to `value`.
   template <typename Value>
-  void WaitForAll(std::atomic<Value> RankBlock::*state, Value value) {
+  void WaitForAll(std::atomic<Value> RankBlock::* state, Value value) {
     Wait([&] {
       RankSet missing = 0;
       for (int rank = 0; rank < num_ranks_; ++rank) {
@@ -76,8 +76,8 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
 
  private:
   class Turn;
-  struct Tickets;  // of one task, which may be replayed
-  struct Watch;    // what the peers' waits looked like when ours began
+  struct Tickets;                                      // of one task, which may be replayed
+  struct Watch;                                        // what the peers' waits looked like when ours began
   enum class Trouble { kNone, kLate, kStuck, kGone };  // from bad to worse
   struct Finding {
     Trouble trouble = Trouble::kNone;

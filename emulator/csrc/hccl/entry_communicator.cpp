@@ -137,7 +137,11 @@ const char* HcclGetErrorString(int code) {
 }
 
 // Looked up in libhcomm.so, which holds nothing and links to this library.
-int HcclGroupStart() { return emu::hccl::Answer("HcclGroupStart", [] { emu::hccl::StartGroup(); }); }
-int HcclGroupEnd() { return emu::hccl::Answer("HcclGroupEnd", [] { emu::hccl::EndGroup(); }); }
+int HcclGroupStart() {
+  return emu::hccl::Answer("HcclGroupStart", [] { emu::hccl::StartGroup(); });
+}
+int HcclGroupEnd() {
+  return emu::hccl::Answer("HcclGroupEnd", [] { emu::hccl::EndGroup(); });
+}
 
 }  // extern "C"

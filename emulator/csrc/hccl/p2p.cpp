@@ -73,10 +73,9 @@ class Transit {
     }
     if (next_ == 0 && (channel_.count != message_.count || channel_.type != static_cast<int32_t>(message_.type))) {
       const std::string self = communicator_.DescribeRank(communicator_.rank());
-      communicator_.Fail(races::Kind::kMismatch, "a message does not fit its receiver:\n  " +
-                                                     communicator_.DescribeRank(message_.peer) + ": " +
-                                                     channel_.note + "\n  " + self + ": " + Describe(message_) +
-                                                     where_);
+      communicator_.Fail(races::Kind::kMismatch,
+                         "a message does not fit its receiver:\n  " + communicator_.DescribeRank(message_.peer) +
+                             ": " + channel_.note + "\n  " + self + ": " + Describe(message_) + where_);
     }
     if (bytes_ != 0) {
       std::memcpy(message_.buffer + next_ * kPacketBytes, Packet(), PacketBytes());

@@ -60,9 +60,8 @@ bool AllAgree(const Posts& posts, int num_ranks) {
 
 const char* NameOf(Operation operation) {
   static constexpr const char* kNames[] = {
-      "HcclAllReduce",     "HcclReduce",         "HcclBroadcast", "HcclAllGather", "HcclAllGatherV",
-      "HcclReduceScatter", "HcclReduceScatterV", "HcclScatter",   "HcclAlltoAll",  "HcclAlltoAllV",
-      "HcclBarrier"};
+      "HcclAllReduce",      "HcclReduce",  "HcclBroadcast", "HcclAllGather", "HcclAllGatherV", "HcclReduceScatter",
+      "HcclReduceScatterV", "HcclScatter", "HcclAlltoAll",  "HcclAlltoAllV", "HcclBarrier"};
   return kNames[static_cast<int>(operation)];
 }
 

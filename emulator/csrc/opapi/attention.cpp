@@ -65,10 +65,17 @@ Tensor Paged(const Tensor& cache, const Tensor& blocks, int64_t heads, int64_t l
   const auto chosen = cache.index_select(0, blocks);
   Tensor keys;
   switch (cache.dim()) {
-    case 3: keys = chosen.flatten(0, 1).unflatten(-1, {heads, -1}).transpose(0, 1); break;
-    case 4: keys = chosen.transpose(0, 1).flatten(1, 2); break;
-    case 5: keys = chosen.permute({1, 0, 3, 2, 4}).flatten(3, 4).flatten(1, 2); break;
-    default: not_emulated("a paged cache of " + std::to_string(cache.dim()) + " dimensions");
+    case 3:
+      keys = chosen.flatten(0, 1).unflatten(-1, {heads, -1}).transpose(0, 1);
+      break;
+    case 4:
+      keys = chosen.transpose(0, 1).flatten(1, 2);
+      break;
+    case 5:
+      keys = chosen.permute({1, 0, 3, 2, 4}).flatten(3, 4).flatten(1, 2);
+      break;
+    default:
+      not_emulated("a paged cache of " + std::to_string(cache.dim()) + " dimensions");
   }
   return keys.slice(1, 0, length);
 }

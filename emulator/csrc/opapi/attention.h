@@ -10,7 +10,7 @@
 namespace emu::opapi {
 
 struct Attention {
-  Tensor query, key, value;  // value: as key, its head size may differ
+  Tensor query, key, value;     // value: as key, its head size may differ
   Tensor query_rope, key_rope;  // more head dimensions of query and key (MLA); undefined: none
   Tensor mask;                  // true: masked
   Tensor bias;                  // added to the scaled scores; undefined: none

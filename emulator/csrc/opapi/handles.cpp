@@ -47,19 +47,32 @@ at::Scalar Read(const void* value) {
 
 at::Scalar ScalarAt(const void* value, int acl_type) {
   switch (ScalarTypeOf(acl_type)) {
-    case at::kDouble: return Read<double>(value);
-    case at::kFloat: return Read<float>(value);
-    case at::kHalf: return Read<at::Half>(value);
-    case at::kBFloat16: return Read<at::BFloat16>(value);
-    case at::kLong: return Read<int64_t>(value);
-    case at::kInt: return Read<int32_t>(value);
-    case at::kShort: return Read<int16_t>(value);
-    case at::kChar: return Read<int8_t>(value);
-    case at::kByte: return Read<uint8_t>(value);
-    case at::kBool: return Read<bool>(value);
-    case at::kComplexDouble: return Read<c10::complex<double>>(value);
-    case at::kComplexFloat: return Read<c10::complex<float>>(value);
-    default: throw Error(kInvalidParam, "a scalar of ACL data type " + std::to_string(acl_type));
+    case at::kDouble:
+      return Read<double>(value);
+    case at::kFloat:
+      return Read<float>(value);
+    case at::kHalf:
+      return Read<at::Half>(value);
+    case at::kBFloat16:
+      return Read<at::BFloat16>(value);
+    case at::kLong:
+      return Read<int64_t>(value);
+    case at::kInt:
+      return Read<int32_t>(value);
+    case at::kShort:
+      return Read<int16_t>(value);
+    case at::kChar:
+      return Read<int8_t>(value);
+    case at::kByte:
+      return Read<uint8_t>(value);
+    case at::kBool:
+      return Read<bool>(value);
+    case at::kComplexDouble:
+      return Read<c10::complex<double>>(value);
+    case at::kComplexFloat:
+      return Read<c10::complex<float>>(value);
+    default:
+      throw Error(kInvalidParam, "a scalar of ACL data type " + std::to_string(acl_type));
   }
 }
 
@@ -87,15 +100,24 @@ int Destroy(const char* function, Kind kind, const T* handle) {
 
 const char* KindName(Kind kind) {
   switch (kind) {
-    case Kind::kTensor: return "a tensor";
-    case Kind::kTensors: return "a tensor list";
-    case Kind::kScalar: return "a scalar";
-    case Kind::kScalars: return "a scalar list";
-    case Kind::kInts: return "an int array";
-    case Kind::kFloats: return "a float array";
-    case Kind::kBools: return "a bool array";
-    case Kind::kExecutor: return "an executor";
-    case Kind::kNone: break;
+    case Kind::kTensor:
+      return "a tensor";
+    case Kind::kTensors:
+      return "a tensor list";
+    case Kind::kScalar:
+      return "a scalar";
+    case Kind::kScalars:
+      return "a scalar list";
+    case Kind::kInts:
+      return "an int array";
+    case Kind::kFloats:
+      return "a float array";
+    case Kind::kBools:
+      return "a bool array";
+    case Kind::kExecutor:
+      return "an executor";
+    case Kind::kNone:
+      break;
   }
   return "no live handle";
 }
@@ -122,23 +144,40 @@ Handle::~Handle() {
 // Values of the public aclDataType enumeration (CANN API documentation, "aclDataType").
 at::ScalarType ScalarTypeOf(int acl_type) {
   switch (acl_type) {
-    case 0: return at::kFloat;
-    case 1: return at::kHalf;
-    case 2: return at::kChar;
-    case 3: return at::kInt;
-    case 4: return at::kByte;
-    case 6: return at::kShort;
-    case 7: return at::kUInt16;
-    case 8: return at::kUInt32;
-    case 9: return at::kLong;
-    case 10: return at::kUInt64;
-    case 11: return at::kDouble;
-    case 12: return at::kBool;
-    case 16: return at::kComplexFloat;
-    case 17: return at::kComplexDouble;
-    case 27: return at::kBFloat16;
-    case 33: return at::kComplexHalf;
-    default: throw Error(kInvalidParam, "ACL data type " + std::to_string(acl_type) + " is not emulated");
+    case 0:
+      return at::kFloat;
+    case 1:
+      return at::kHalf;
+    case 2:
+      return at::kChar;
+    case 3:
+      return at::kInt;
+    case 4:
+      return at::kByte;
+    case 6:
+      return at::kShort;
+    case 7:
+      return at::kUInt16;
+    case 8:
+      return at::kUInt32;
+    case 9:
+      return at::kLong;
+    case 10:
+      return at::kUInt64;
+    case 11:
+      return at::kDouble;
+    case 12:
+      return at::kBool;
+    case 16:
+      return at::kComplexFloat;
+    case 17:
+      return at::kComplexDouble;
+    case 27:
+      return at::kBFloat16;
+    case 33:
+      return at::kComplexHalf;
+    default:
+      throw Error(kInvalidParam, "ACL data type " + std::to_string(acl_type) + " is not emulated");
   }
 }
 

@@ -27,14 +27,22 @@ namespace {
 Kind HandleKind(Type type) {
   switch (type) {
     case Type::kTensor:
-    case Type::kResized: return Kind::kTensor;
-    case Type::kTensors: return Kind::kTensors;
-    case Type::kScalar: return Kind::kScalar;
-    case Type::kScalars: return Kind::kScalars;
-    case Type::kInts: return Kind::kInts;
-    case Type::kFloats: return Kind::kFloats;
-    case Type::kBools: return Kind::kBools;
-    default: return Kind::kNone;
+    case Type::kResized:
+      return Kind::kTensor;
+    case Type::kTensors:
+      return Kind::kTensors;
+    case Type::kScalar:
+      return Kind::kScalar;
+    case Type::kScalars:
+      return Kind::kScalars;
+    case Type::kInts:
+      return Kind::kInts;
+    case Type::kFloats:
+      return Kind::kFloats;
+    case Type::kBools:
+      return Kind::kBools;
+    default:
+      return Kind::kNone;
   }
 }
 
@@ -48,19 +56,27 @@ const Tensor& Usable(const Operator& op, const Parameter& parameter, const aclTe
 }
 
 Value Absent(const Operator& op, const Parameter& parameter) {
-  const bool list = parameter.type != Type::kTensor && parameter.type != Type::kResized &&
-                    parameter.type != Type::kScalar;
-  if (!parameter.optional && !list) Refuse(op, parameter, std::string("is null, not ") +
-                                                              KindName(HandleKind(parameter.type)));
+  const bool list =
+      parameter.type != Type::kTensor && parameter.type != Type::kResized && parameter.type != Type::kScalar;
+  if (!parameter.optional && !list)
+    Refuse(op, parameter, std::string("is null, not ") + KindName(HandleKind(parameter.type)));
   switch (parameter.type) {
-    case Type::kTensor: return Tensor();
-    case Type::kResized: return Resized();
-    case Type::kTensors: return Tensors();
-    case Type::kScalar: return std::optional<Scalar>();
-    case Type::kScalars: return Scalars();
-    case Type::kFloats: return Floats();
-    case Type::kBools: return Bools();
-    default: return parameter.optional ? Value(std::optional<Ints>()) : Value(Ints());
+    case Type::kTensor:
+      return Tensor();
+    case Type::kResized:
+      return Resized();
+    case Type::kTensors:
+      return Tensors();
+    case Type::kScalar:
+      return std::optional<Scalar>();
+    case Type::kScalars:
+      return Scalars();
+    case Type::kFloats:
+      return Floats();
+    case Type::kBools:
+      return Bools();
+    default:
+      return parameter.optional ? Value(std::optional<Ints>()) : Value(Ints());
   }
 }
 
@@ -72,7 +88,8 @@ Value CaptureHandle(const Operator& op, const Parameter& parameter, const void* 
     Refuse(op, parameter, std::string("is ") + KindName(found) + ", not " + KindName(expected));
   }
   switch (parameter.type) {
-    case Type::kTensor: return Usable(op, parameter, *static_cast<const aclTensor*>(address));
+    case Type::kTensor:
+      return Usable(op, parameter, *static_cast<const aclTensor*>(address));
     case Type::kResized: {
       auto* handle = static_cast<aclTensor*>(const_cast<void*>(address));
       return Resized{Usable(op, parameter, *handle), handle};
@@ -93,8 +110,10 @@ Value CaptureHandle(const Operator& op, const Parameter& parameter, const void* 
       for (const auto* item : static_cast<const aclScalarList*>(address)->items) scalars.push_back(item->value);
       return scalars;
     }
-    case Type::kFloats: return static_cast<const aclFloatArray*>(address)->items;
-    case Type::kBools: return static_cast<const aclBoolArray*>(address)->items;
+    case Type::kFloats:
+      return static_cast<const aclFloatArray*>(address)->items;
+    case Type::kBools:
+      return static_cast<const aclBoolArray*>(address)->items;
     default: {
       const auto& items = static_cast<const aclIntArray*>(address)->items;
       return parameter.optional ? Value(std::optional<Ints>(items)) : Value(items);
@@ -109,11 +128,16 @@ Value Captured(const Operator& op, const Parameter& parameter, const Raw& raw) {
       if (found != Kind::kNone) Refuse(op, parameter, std::string("is ") + KindName(found) + ", not a number");
       return raw.integer;
     }
-    case Type::kReal: return raw.real;
-    case Type::kFlag: return raw.integer != 0;
-    case Type::kText: return std::string(raw.handle == nullptr ? "" : static_cast<const char*>(raw.handle));
-    case Type::kDtype: return ScalarTypeOf(static_cast<int>(raw.integer));
-    default: return CaptureHandle(op, parameter, raw.handle);
+    case Type::kReal:
+      return raw.real;
+    case Type::kFlag:
+      return raw.integer != 0;
+    case Type::kText:
+      return std::string(raw.handle == nullptr ? "" : static_cast<const char*>(raw.handle));
+    case Type::kDtype:
+      return ScalarTypeOf(static_cast<int>(raw.integer));
+    default:
+      return CaptureHandle(op, parameter, raw.handle);
   }
 }
 

@@ -19,9 +19,8 @@ Tensor BestIndices(const Tensor& scores, int64_t count) {
 
 Tensor WithoutOtherGroups(const Tensor& scores, const Gating& gating) {
   const auto grouped = scores.unflatten(-1, {gating.num_groups, -1});
-  const auto group_scores = gating.group_score == 0
-                                ? at::amax(grouped, Ints{-1})
-                                : std::get<0>(at::topk(grouped, 2, -1)).sum(-1);
+  const auto group_scores =
+      gating.group_score == 0 ? at::amax(grouped, Ints{-1}) : std::get<0>(at::topk(grouped, 2, -1)).sum(-1);
   const auto kept = at::zeros(group_scores.sizes(), options(at::kBool))
                         .scatter_(-1, BestIndices(group_scores, gating.groups_kept), Scalar(true));
   return grouped.masked_fill(kept.logical_not().unsqueeze(-1), -kInfinity).flatten(-2);
@@ -29,13 +28,20 @@ Tensor WithoutOtherGroups(const Tensor& scores, const Gating& gating) {
 
 Tensor Activated(const Tensor& x, int64_t type) {
   switch (type) {
-    case 0: return x;
-    case 1: return at::relu(x);
-    case 2: return at::gelu(x, "tanh");
-    case 3: return at::gelu(x);
-    case 4: return x * at::sigmoid(x * 1.702);
-    case 5: return at::silu(x);
-    default: not_emulated("activation " + std::to_string(type));
+    case 0:
+      return x;
+    case 1:
+      return at::relu(x);
+    case 2:
+      return at::gelu(x, "tanh");
+    case 3:
+      return at::gelu(x);
+    case 4:
+      return x * at::sigmoid(x * 1.702);
+    case 5:
+      return at::silu(x);
+    default:
+      not_emulated("activation " + std::to_string(type));
   }
 }
 
@@ -108,8 +114,7 @@ Gated gate_softmax(const Tensor& x, const Tensor& finished, int64_t k, bool soft
   const auto wide = f32(x);
   const auto scores = at::softmax(wide, -1);
   auto experts = BestIndices(wide, k);
-  const auto weights =
-      softmax_last ? at::softmax(wide.gather(-1, experts), -1) : scores.gather(-1, experts);
+  const auto weights = softmax_last ? at::softmax(wide.gather(-1, experts), -1) : scores.gather(-1, experts);
   if (finished.defined()) experts = experts.masked_fill(finished.to(at::kBool).unsqueeze(-1), x.size(-1));
   return {weights, experts, scores};
 }

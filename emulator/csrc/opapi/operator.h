@@ -30,7 +30,19 @@ struct Resized {
 };
 
 enum class Type : uint8_t {
-  kTensor, kTensors, kResized, kScalar, kScalars, kInts, kFloats, kBools, kInteger, kReal, kFlag, kText, kDtype
+  kTensor,
+  kTensors,
+  kResized,
+  kScalar,
+  kScalars,
+  kInts,
+  kFloats,
+  kBools,
+  kInteger,
+  kReal,
+  kFlag,
+  kText,
+  kDtype
 };
 
 // How the operator touches a tensor's memory. kUpdate: it reads and writes, or writes only a part.

@@ -33,8 +33,7 @@ void Count(const Task& task) {
 
 void Report(const Conflict& conflict, const Operation& second) {
   BlockLife block;
-  const bool reused =
-      FindLiveBlock(conflict.range.begin, &block) && block.allocated > conflict.first->order;
+  const bool reused = FindLiveBlock(conflict.range.begin, &block) && block.allocated > conflict.first->order;
   ReportRace(reused ? Kind::kBlockReused : Kind::kUnordered, *conflict.first, conflict.first_writes, second,
              conflict.second_writes, conflict.range);
 }

@@ -50,7 +50,7 @@ class Checker {
   void Wait(StreamId stream, const Clock& clock);
   void HostSaw(const Clock& clock);
   const Clock& host() const { return host_; }
-  void Forget(Range range);  // memory that went back to the runtime
+  void Forget(Range range);      // memory that went back to the runtime
   size_t num_intervals() const;  // how finely memory is divided now, for statistics
 
  private:

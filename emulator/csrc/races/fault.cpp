@@ -57,8 +57,8 @@ void PassOn(Chain& chain, int signal, siginfo_t* info, void* context) {
   constexpr int kMostRepeats = 16;  // a handler that returns without mending anything
   if (level < 0 || foreign_repeats > kMostRepeats) return Die(signal, info);
   const struct sigaction& previous = chain.previous[level];
-  const bool is_default = (previous.sa_flags & SA_SIGINFO) == 0 &&
-                          (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN);
+  const bool is_default =
+      (previous.sa_flags & SA_SIGINFO) == 0 && (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN);
   if (is_default) return Die(signal, info);
   ++chain_depth;
   if ((previous.sa_flags & SA_SIGINFO) != 0) {

@@ -164,12 +164,11 @@ void ReportRace(Kind kind, const Operation& first, bool first_writes, const Oper
 
 void ReportHostAccess(Kind kind, const Operation& pending, SiteId site, Range range) {
   const bool reads = kind == Kind::kHostRead;
-  std::string text = std::string("the program ") +
-                     (reads ? "reads pinned memory before " : "overwrites pinned memory while ") + Name(pending) +
-                     (reads ? " is known to have written it.\n" : " may still use it.\n") +
-                     "  To mend it, synchronise that stream, or an event recorded on it after the call, before\n" +
-                     "  the program touches the memory" +
-                     (reads ? "." : ", or give the next copy another buffer.");
+  std::string text =
+      std::string("the program ") + (reads ? "reads pinned memory before " : "overwrites pinned memory while ") +
+      Name(pending) + (reads ? " is known to have written it.\n" : " may still use it.\n") +
+      "  To mend it, synchronise that stream, or an event recorded on it after the call, before\n" +
+      "  the program touches the memory" + (reads ? "." : ", or give the next copy another buffer.");
   text += Party("first:  ", pending, reads ? "writes it" : "uses it");
   text += std::string("\n  second: the program ") + (reads ? "reads it" : "writes it") + Lines(site);
   text += "\n  memory: " + Bytes(range, range.begin) + " of pinned memory from address " + Hex(range.begin);

@@ -11,13 +11,13 @@
 namespace emu::races {
 
 enum class Kind {
-  kUnordered,      // two operations touch the same bytes without an order
-  kBlockReused,    // the same, and torch's allocator handed the block out again in between
-  kHostRead,       // the host read pinned memory before its copy was known to be complete
-  kHostWrite,      // the host wrote pinned memory that a copy may still read or write
-  kUnjoined,       // a captured side stream that the capture's stream never waits for
-  kMismatch,       // ranks called different collectives
-  kSilentPeer,     // a rank died or did not come
+  kUnordered,    // two operations touch the same bytes without an order
+  kBlockReused,  // the same, and torch's allocator handed the block out again in between
+  kHostRead,     // the host read pinned memory before its copy was known to be complete
+  kHostWrite,    // the host wrote pinned memory that a copy may still read or write
+  kUnjoined,     // a captured side stream that the capture's stream never waits for
+  kMismatch,     // ranks called different collectives
+  kSilentPeer,   // a rank died or did not come
 };
 
 // `range`: the bytes both touch. Thread-safe.

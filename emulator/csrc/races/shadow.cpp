@@ -116,9 +116,9 @@ void Shadow::Sweep(const Clock& host) {
     Interval& interval = at->second;
     if (interval.write && Covers(host, *interval.write)) interval.write = nullptr;
     auto& reads = interval.reads;
-    reads.erase(std::remove_if(reads.begin(), reads.end(),
-                               [&](const OperationPtr& read) { return Covers(host, *read); }),
-                reads.end());
+    reads.erase(
+        std::remove_if(reads.begin(), reads.end(), [&](const OperationPtr& read) { return Covers(host, *read); }),
+        reads.end());
     at = interval.write || !reads.empty() ? std::next(at) : intervals_.erase(at);
   }
   // twice what is left, so that sweeping stays a constant cost for each access

@@ -138,8 +138,12 @@ void OneInstructionTwoPages() {
 
 void Threads() {
   Guard(100, 200, true, 1, 12);
-  std::thread reader([] { for (size_t i = 0; i < 5000; ++i) Read(300 + i % 100); });
-  std::thread writer([] { for (size_t i = 0; i < 5000; ++i) Write(500 + i % 100); });
+  std::thread reader([] {
+    for (size_t i = 0; i < 5000; ++i) Read(300 + i % 100);
+  });
+  std::thread writer([] {
+    for (size_t i = 0; i < 5000; ++i) Write(500 + i % 100);
+  });
   for (uint64_t i = 20; i < 200; ++i) {
     Guard(1000, 1100, true, 2, i);
     HostSaw(2, i);

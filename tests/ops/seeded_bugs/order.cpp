@@ -159,12 +159,12 @@ void WrongFlag(bool broken, GM_ADDR in, GM_ADDR out) {
 }  // namespace
 
 const Bug kOrderBugs[] = {
-    {"race/MTE2_V", LoadThenVector},    {"race/V_MTE3", VectorThenStore},  {"race/MTE3_V", StoreThenVector},
-    {"race/V_MTE2", VectorThenLoad},    {"race/MTE2_S", LoadThenScalar},   {"race/S_MTE2", ScalarThenLoad},
-    {"race/S_V", ScalarThenVector},     {"race/V_S", VectorThenScalar},    {"race/V_S write", ScalarOverVector},
-    {"race/S_MTE3", ScalarThenStore},   {"race/MTE3_S", StoreThenScalar},  {"race/V", VectorThenVector},
-    {"race/MTE2", LoadOverLoad},        {"race/MTE3", StoreOverStore},     {"race/MTE2_MTE3", LoadThenStore},
-    {"race/MTE3_MTE2", StoreThenLoad},  {"race/early flag", WrongFlag},    {nullptr, nullptr},
+    {"race/MTE2_V", LoadThenVector},   {"race/V_MTE3", VectorThenStore}, {"race/MTE3_V", StoreThenVector},
+    {"race/V_MTE2", VectorThenLoad},   {"race/MTE2_S", LoadThenScalar},  {"race/S_MTE2", ScalarThenLoad},
+    {"race/S_V", ScalarThenVector},    {"race/V_S", VectorThenScalar},   {"race/V_S write", ScalarOverVector},
+    {"race/S_MTE3", ScalarThenStore},  {"race/MTE3_S", StoreThenScalar}, {"race/V", VectorThenVector},
+    {"race/MTE2", LoadOverLoad},       {"race/MTE3", StoreOverStore},    {"race/MTE2_MTE3", LoadThenStore},
+    {"race/MTE3_MTE2", StoreThenLoad}, {"race/early flag", WrongFlag},   {nullptr, nullptr},
 };
 
 }  // namespace bugs

@@ -129,11 +129,20 @@ void EventIds(bool broken, GM_ADDR, GM_ADDR) {
 }  // namespace
 
 const Bug kQueueBugs[] = {
-    {"queue-capacity", Capacity},   {"queue-empty", Empty},          {"queue-order/freed twice", FreedTwice},
-    {"queue-order/freed in queue", FreedInQueue}, {"queue-order/foreign", Foreign}, {"queue-depth", Depth},
-    {"queue-leak", Leak},           {"stale-tensor", Stale},         {"flag-unpaired", FlagUnpaired},
-    {"flag-doubled", FlagDoubled},  {"flag-unset", FlagUnset},       {"flag-id", FlagId},
-    {"event-ids", EventIds},        {nullptr, nullptr},
+    {"queue-capacity", Capacity},
+    {"queue-empty", Empty},
+    {"queue-order/freed twice", FreedTwice},
+    {"queue-order/freed in queue", FreedInQueue},
+    {"queue-order/foreign", Foreign},
+    {"queue-depth", Depth},
+    {"queue-leak", Leak},
+    {"stale-tensor", Stale},
+    {"flag-unpaired", FlagUnpaired},
+    {"flag-doubled", FlagDoubled},
+    {"flag-unset", FlagUnset},
+    {"flag-id", FlagId},
+    {"event-ids", EventIds},
+    {nullptr, nullptr},
 };
 
 }  // namespace bugs

@@ -28,5 +28,4 @@ int32_t run_bug(int32_t index, int32_t broken, uint32_t num_cores, uint8_t* in, 
   return ascendc_host::Launch(bug->name, num_cores, {{in, bytes, false}, {out, bytes, true}},
                               [=] { bug->kernel(broken != 0, in, out); });
 }
-
 }

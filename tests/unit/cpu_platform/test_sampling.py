@@ -181,9 +181,9 @@ def test_random_rejects_a_placeholder_draft(no_probs: bool) -> None:
 )  # fmt: skip
 def test_expand(lengths: list[int], seed: int, dtype: torch.dtype, values: torch.dtype) -> None:
     g = torch.Generator().manual_seed(seed)
-    value = (
-        torch.randint(0, 3, (len(lengths) + 1,), generator=g) / (2 if values.is_floating_point else 1)
-    ).to(values)
+    value = (torch.randint(0, 3, (len(lengths) + 1,), generator=g) / (2 if values.is_floating_point else 1)).to(
+        values
+    )
     assert_same_writes(
         sampling.expand_kernel, reference_expand, (len(lengths),),
         torch.full((sum(lengths) + 2,), UNTOUCHED, dtype=values), value, cumulative(lengths, dtype), 0, 1,
@@ -252,9 +252,7 @@ def test_parameters_are_those_of_the_triton_kernels() -> None:
         "v1/worker/block_table.py": ["_compute_slot_mapping"],
     }.items():  # fmt: skip
         for stem in kernels:
-            kernel: Any = sampling.REPLACEMENTS[
-                f"vllm.utils.cpu_triton_utils:{stem.removeprefix('_')}_kernel"
-            ]
+            kernel: Any = sampling.REPLACEMENTS[f"vllm.utils.cpu_triton_utils:{stem.removeprefix('_')}_kernel"]
             parameters = list(inspect.signature(kernel._function).parameters)
             assert parameters == ["grid", *upstream_parameters(path, stem + "_kernel")], stem
 

@@ -26,9 +26,7 @@ class TorchCpuCommunicator(DeviceCommunicatorBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.collectives = Collectives(
-            self.device_group, timeout_s=traffic.deadline_s(), name=self.unique_name
-        )
+        self.collectives = Collectives(self.device_group, timeout_s=traffic.deadline_s(), name=self.unique_name)
         traffic.register(self.unique_name, self.collectives)
         if self.use_all2all:
             self.all2all_manager = AgRsAll2AllManager(self.cpu_group)
@@ -59,9 +57,7 @@ class TorchCpuCommunicator(DeviceCommunicatorBase):
         sizes = [rows.shape[0] // self.world_size] * self.world_size
         return self.collectives.reduce_scatter_rows(rows, sizes).movedim(0, dim).contiguous()
 
-    def reduce_scatterv(
-        self, input_: torch.Tensor, dim: int = -1, sizes: list[int] | None = None
-    ) -> torch.Tensor:
+    def reduce_scatterv(self, input_: torch.Tensor, dim: int = -1, sizes: list[int] | None = None) -> torch.Tensor:
         if dim not in (0, -input_.dim()):
             raise ValueError(f"reduce_scatterv scatters rows (dim=0), not dim={dim}")
         if sizes is None:

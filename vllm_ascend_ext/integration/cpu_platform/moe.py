@@ -97,7 +97,5 @@ def eplb_map_to_physical_and_record(
     physical_TK = physical_TK.where(valid_TK, torch.full_like(physical_TK, -1))
     if bool(record_enabled):
         counted = physical_TK[(physical_TK >= 0) & (physical_TK < expert_load_view.shape[0])]
-        expert_load_view += torch.bincount(counted, minlength=expert_load_view.shape[0]).to(
-            expert_load_view.dtype
-        )
+        expert_load_view += torch.bincount(counted, minlength=expert_load_view.shape[0]).to(expert_load_view.dtype)
     return physical_TK.to(topk_ids.dtype)

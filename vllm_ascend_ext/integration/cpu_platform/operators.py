@@ -117,9 +117,7 @@ def _attend(
     """Attention [Q, H, D] (float32) of some query tokens of one request."""
     num_queries, num_heads, head_size = query_QHD.shape
     num_groups, num_keys = key_KND.shape[:2]
-    query = (
-        (query_QHD.float() * scale).transpose(0, 1).reshape(num_groups, -1, head_size)
-    )  # [K, H / K * Q, D]
+    query = (query_QHD.float() * scale).transpose(0, 1).reshape(num_groups, -1, head_size)  # [K, H / K * Q, D]
     scores_HQN = torch.bmm(query, key_KND.transpose(1, 2)).view(num_heads, num_queries, num_keys)
     if softcap:
         scores_HQN.div_(softcap).tanh_().mul_(softcap)

@@ -77,16 +77,12 @@ def rejection_greedy_sample_kernel(
     draft_BS, target_BS = _rows(draft_token_ids_ptr, valid_BS), _rows(target_argmax_ptr, valid_BS)
     if SYNTHETIC_MODE:
         assert uniform_probs_ptr is not None and synthetic_conditional_rates_ptr is not None
-        accepted_BS = _synthetic_acceptance(
-            _rows(uniform_probs_ptr, valid_BS), synthetic_conditional_rates_ptr
-        )
+        accepted_BS = _synthetic_acceptance(_rows(uniform_probs_ptr, valid_BS), synthetic_conditional_rates_ptr)
     else:
         accepted_BS = draft_BS == target_BS
     token_BS = torch.where(accepted_BS, draft_BS, target_BS)
     greedy_B = torch.ones(grid[0], dtype=torch.bool) if is_greedy_ptr is None else is_greedy_ptr[: grid[0]]
-    _store_until_rejection(
-        output_token_ids_ptr, token_BS, accepted_BS, lengths_B, bonus_token_ids_ptr, greedy_B
-    )
+    _store_until_rejection(output_token_ids_ptr, token_BS, accepted_BS, lengths_B, bonus_token_ids_ptr, greedy_B)
 
 
 @GridKernel
@@ -117,9 +113,7 @@ def rejection_random_sample_kernel(
     draft_T = draft_token_ids_ptr[:num_drafts].long()
     if SYNTHETIC_MODE:
         assert synthetic_conditional_rates_ptr is not None
-        accepted_BS = _synthetic_acceptance(
-            _rows(uniform_probs_ptr, valid_BS), synthetic_conditional_rates_ptr
-        )
+        accepted_BS = _synthetic_acceptance(_rows(uniform_probs_ptr, valid_BS), synthetic_conditional_rates_ptr)
     else:
         known_T = (draft_T >= 0) & (draft_T < vocab_size)
         index_T1 = torch.where(known_T, draft_T, 0).unsqueeze(1)
@@ -132,9 +126,7 @@ def rejection_random_sample_kernel(
         accepted_BS = _rows(known_T & (ratio_T >= uniform_probs_ptr[:num_drafts]), valid_BS)
     token_BS = torch.where(accepted_BS, _rows(draft_T, valid_BS), _rows(recovered_token_ids_ptr, valid_BS))
     random_B = ~is_greedy_ptr[: grid[0]]
-    _store_until_rejection(
-        output_token_ids_ptr, token_BS, accepted_BS, lengths_B, bonus_token_ids_ptr, random_B
-    )
+    _store_until_rejection(output_token_ids_ptr, token_BS, accepted_BS, lengths_B, bonus_token_ids_ptr, random_B)
 
 
 @GridKernel

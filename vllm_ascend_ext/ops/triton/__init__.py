@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 from vllm_ascend_ext.ops._library import explain_missing, register_kernels
 
-_FILES = {  # operator → the file whose function of the same name is its kernel
-    "expert_load_add_": "expert_load",
-    "expert_load_add_counts_": "expert_load_counts",
-    "dp_pad": "dp_rows",
-    "dp_unpad": "dp_rows",
-    "add_rms_norm": "add_rms_norm",
-    "mtp_pack_output": "mtp_pack",
-}
+_OPERATORS = (
+    "expert_load_add_",
+    "expert_load_add_counts_",
+    "dp_pad",
+    "dp_unpad",
+    "add_rms_norm",
+    "mtp_pack_output",
+)
 
 
 def register() -> None:
@@ -25,8 +25,17 @@ def register() -> None:
     if importlib.util.find_spec("triton") is None:
         explain_missing("cuda", "triton is not installed")
         return
-    register_kernels("cuda", {op: partial(_call, file, op) for op, file in _FILES.items()})
+    register_kernels("cuda", {op: partial(_call, op) for op in _OPERATORS})
 
 
-def _call(file: str, op: str, *arguments: Any) -> Any:
-    return getattr(importlib.import_module(f"{__name__}.{file}"), op)(*arguments)
+def _call(op: str, *arguments: Any) -> Any:
+    return _kernels()[op](*arguments)
+
+
+@cache
+def _kernels() -> dict[str, Callable[..., Any]]:
+    """Imports the kernels at their first use: triton takes seconds, and the CPU never needs it."""
+    from vllm_ascend_ext.ops.triton import add_rms_norm, dp_rows, expert_load, expert_load_counts, mtp_pack
+
+    modules = (expert_load, expert_load_counts, dp_rows, add_rms_norm, mtp_pack)
+    return {op: getattr(module, op) for op in _OPERATORS for module in modules if hasattr(module, op)}
