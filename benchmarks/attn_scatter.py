@@ -36,11 +36,12 @@ import torch.distributed as dist  # noqa: E402
 import torch.multiprocessing as mp  # noqa: E402
 from report import print_machine, spread  # noqa: E402
 
-from vllm_ascend_ext.collectives import Collectives  # noqa: E402
+from vllm_ascend_ext.attn_scatter import cost as scatter_cost
+from vllm_ascend_ext.attn_scatter import layers as attn_scatter  # noqa: E402
+from vllm_ascend_ext.attn_scatter.layers import AttentionScatter, LayerParts, Norm, ScatteredStream  # noqa: E402
+from vllm_ascend_ext.attn_scatter.row_layouts import PartialSum, Replicated, RowSplit, own_rows  # noqa: E402
+from vllm_ascend_ext.collectives.collectives import Collectives  # noqa: E402
 from vllm_ascend_ext.ops.add_rms_norm import add_rms_norm  # noqa: E402
-from vllm_ascend_ext.parallel import attn_scatter, scatter_cost  # noqa: E402
-from vllm_ascend_ext.parallel.attn_scatter import AttentionScatter, LayerParts, Norm, ScatteredStream  # noqa: E402
-from vllm_ascend_ext.parallel.layout import PartialSum, Replicated, RowSplit, own_rows  # noqa: E402
 
 HIDDEN, LATENT, EPS = 7168, 1536 + 512 + 64, 1e-6
 WAYS: dict[str, dict[str, bool] | None] = {

@@ -23,8 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are forked
 from report import print_machine, spread  # noqa: E402
 from turns import run_turns  # noqa: E402
 
-from vllm_ascend_ext.integration.engine import EngineCase  # noqa: E402
-from vllm_ascend_ext.integration.ranks import Layout, preload  # noqa: E402
+from vllm_ascend_ext.tools.engine import EngineCase  # noqa: E402
+from vllm_ascend_ext.tools.forked_ranks import Layout, preload  # noqa: E402
 
 BEFORE, BESIDE, AHEAD = "asked before the pass", "asked beside the pass", "known ahead"
 WAYS = (BEFORE, BESIDE, AHEAD)
@@ -52,7 +52,7 @@ class Switch:
 
     def to(self, way: str) -> None:
         """From the next pass on, on all ranks alike."""
-        from vllm_ascend_ext.integration.counts_exchange import put_in_place
+        from vllm_ascend_ext.integration.dp_gather.counts.overlapped import put_in_place
 
         self._ahead.reset()
         self._ahead.wait()

@@ -28,13 +28,13 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from report import print_machine  # noqa: E402
 
-from vllm_ascend_ext.collectives import Collectives  # noqa: E402
-from vllm_ascend_ext.integration.ranks import Layout, Rank, run_ranks  # noqa: E402
-from vllm_ascend_ext.parallel.cost import RowWidths  # noqa: E402
-from vllm_ascend_ext.parallel.dp_gather import DpGather  # noqa: E402
-from vllm_ascend_ext.parallel.gather_plan import GatherPlan, make_plan  # noqa: E402
-from vllm_ascend_ext.parallel.gather_rows import GatherMode, Topology  # noqa: E402
-from vllm_ascend_ext.parallel.machine import Curve, Machine, read  # noqa: E402
+from vllm_ascend_ext.collectives.collectives import Collectives  # noqa: E402
+from vllm_ascend_ext.dp_gather.exchange import DpGather  # noqa: E402
+from vllm_ascend_ext.dp_gather.machine import Curve, Machine, read  # noqa: E402
+from vllm_ascend_ext.dp_gather.plan import GatherPlan, make_plan  # noqa: E402
+from vllm_ascend_ext.dp_gather.plan_cost import RowWidths  # noqa: E402
+from vllm_ascend_ext.dp_gather.plan_rows import GatherMode, Topology  # noqa: E402
+from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks  # noqa: E402
 
 MAX_LEN, SUM_LEN, VARIABLE = GatherMode
 HIDDEN, EXPERTS, TOP_K = 1024, 64, 8

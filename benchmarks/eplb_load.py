@@ -39,11 +39,11 @@ import torch.distributed as dist  # noqa: E402
 import torch.multiprocessing as mp  # noqa: E402
 from report import print_machine, spread  # noqa: E402
 
-from vllm_ascend_ext.collectives import Collectives  # noqa: E402
+from vllm_ascend_ext.collectives.collectives import Collectives  # noqa: E402
 from vllm_ascend_ext.device import create_device  # noqa: E402
-from vllm_ascend_ext.eplb.device_sum import DeviceAggregator, max_slots  # noqa: E402
-from vllm_ascend_ext.eplb.host_sum import HostAggregator  # noqa: E402
-from vllm_ascend_ext.eplb.recorder import ExpertLoadRecorder  # noqa: E402
+from vllm_ascend_ext.eplb_load.device_sum import DeviceAggregator, max_slots  # noqa: E402
+from vllm_ascend_ext.eplb_load.host_sum import HostAggregator  # noqa: E402
+from vllm_ascend_ext.eplb_load.recorder import ExpertLoadRecorder  # noqa: E402
 
 LAYERS, EXPERTS, WINDOW = 58, 256, 1000
 VARIANTS = ("off", "host", "device", "blocking", "main-stream")

@@ -33,9 +33,9 @@ import zmq  # noqa: E402
 from mtp_transports import TIMEOUT_S, ChangingRing, Queue, Ring, SysV, Zmq, section_of  # noqa: E402
 from report import print_machine, spread  # noqa: E402
 
-from tests.host_build import build_host  # noqa: E402
-from vllm_ascend_ext.mtp.frame import Section  # noqa: E402
-from vllm_ascend_ext.mtp.native import installed_backend, native_backend, python_backend  # noqa: E402
+from tests.support.host_build import build_host  # noqa: E402
+from vllm_ascend_ext.mtp_output.frames.frame import Section  # noqa: E402
+from vllm_ascend_ext.mtp_output.ring.backend import installed_backend, native_backend, python_backend  # noqa: E402
 
 
 def run(make: Callable[[], Any], num_messages: int, rate: float | None) -> tuple[float, list[float], float]:

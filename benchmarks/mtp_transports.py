@@ -16,11 +16,11 @@ import numpy as np
 import zmq
 from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 
-from vllm_ascend_ext.mtp.frame import FrameWriter, Section, Source
-from vllm_ascend_ext.mtp.native import python_backend
-from vllm_ascend_ext.mtp.receiver import OutputReceiver
-from vllm_ascend_ext.mtp.ring_size import RingSize
-from vllm_ascend_ext.mtp.sender import OutputSender
+from vllm_ascend_ext.mtp_output.frames.frame import FrameWriter, Section, Source
+from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
+from vllm_ascend_ext.mtp_output.ring.backend import python_backend
+from vllm_ascend_ext.mtp_output.ring.size import RingSize
+from vllm_ascend_ext.mtp_output.sender import OutputSender
 
 NUM_SLOTS = 4
 TIMEOUT_S = 120.0

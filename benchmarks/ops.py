@@ -25,10 +25,10 @@ import torch  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from benchmarks.report import print_machine, spread  # noqa: E402
-from tests.host_build import host_library  # noqa: E402
 from tests.ops.cases import counts_case, load_case, norm_case, pack_case  # noqa: E402
 from tests.ops.host_kernels import LIBRARY, HostKernels, Statistics  # noqa: E402
 from tests.ops.traffic import least_bytes  # noqa: E402
+from tests.support.host_build import host_library  # noqa: E402
 from vllm_ascend_ext import ops  # noqa: E402
 
 # 910B1: CANN's platform configuration and the documentation's "GM ~1.6 TB/s"

@@ -25,8 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are forked
 from report import print_machine, spread  # noqa: E402
 from turns import run_turns  # noqa: E402
 
-from vllm_ascend_ext.integration.engine import EngineCase  # noqa: E402
-from vllm_ascend_ext.integration.ranks import preload  # noqa: E402
+from vllm_ascend_ext.tools.engine import EngineCase  # noqa: E402
+from vllm_ascend_ext.tools.forked_ranks import preload  # noqa: E402
 
 BASELINE, OFF, ON = "the device's own runner", "everything off", "eplb_load on"
 VARIANTS = (BASELINE, OFF, ON)
@@ -45,7 +45,7 @@ class Switch:
 
     def __init__(self, runner: Any) -> None:
         from vllm_ascend_ext.integration.cpu_platform.model_runner import TorchCPUModelRunner
-        from vllm_ascend_ext.integration.expert_load import moe_layers
+        from vllm_ascend_ext.integration.upstream.moe_layers import moe_layers
 
         self.runner, self.features = runner, runner.step_features
         self.classes = {BASELINE: TorchCPUModelRunner, OFF: type(runner), ON: type(runner)}

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from vllm_ascend_ext.integration.engine import EngineCase
-from vllm_ascend_ext.integration.ranks import Rank, run_ranks
+from vllm_ascend_ext.tools.engine import EngineCase
+from vllm_ascend_ext.tools.forked_ranks import Rank, run_ranks
 
 Measured = TypeVar("Measured")
 Measure = Callable[[str, Callable[[], Any]], Measured]

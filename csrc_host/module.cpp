@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The extension module ascend_ext_channel: what vllm_ascend_ext/mtp/native.py calls.
+// The extension module ascend_ext_channel: what vllm_ascend_ext/mtp_output/ring/backend.py calls.
 #include "request_ids.h"
 #include "usual_case.h"
 #include "xxh64.h"
@@ -7,7 +7,7 @@
 namespace ascend_ext {
 namespace {
 
-constexpr long kAbi = 5;  // mtp/end_state.py
+constexpr long kAbi = 5;  // mtp_output/ring/end_state.py
 
 // rows_write(packed, batch, slots, top_k, memory, at) -> bytes, or -1 - row: see WriteRows.
 PyObject* RowsWrite(PyObject*, PyObject* arguments) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The usual case of vllm_ascend_ext/mtp: request ids and shapes are those of the frame before, there is room in
 // the ring, and nothing is wrong. Whatever else is the case is left to the code in Python, which this is held to
-// by tests. Knows nothing of Python; the layout of frames is in mtp/frame.py, the ring's in mtp/ring_file.py.
+// by tests. Knows nothing of Python; the layout of frames is in mtp_output/frames/frame.py, the ring's in
+// mtp_output/ring/file.py.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@
 
 namespace ascend_ext {
 
-// What Python reads and writes as well: `State` in mtp/end_state.py.
+// What Python reads and writes as well: `State` in mtp_output/ring/end_state.py.
 struct State {
   uint64_t sequence;  // of the next frame
   uint64_t head;      // where it goes; the writer's

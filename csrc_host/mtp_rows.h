@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bodies of rows sections, as vllm_ascend_ext/mtp/rows.py describes them.
+// Bodies of rows sections, as vllm_ascend_ext/mtp_output/frames/rows.py describes them.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ids of a roster's list, as mtp/roster.py describes them: u16 lengths and the text, each padded to 4 bytes.
+// The ids of a roster's list, as mtp_output/frames/roster.py describes them: u16 lengths and the text, each padded
+// to 4 bytes.
 #pragma once
 
 #include "python.h"

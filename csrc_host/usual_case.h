@@ -9,7 +9,7 @@ namespace ascend_ext {
 
 constexpr int kNumSources = 2;  // target, draft
 
-// Fields of a Section, which mtp/section.py defines.
+// Fields of a Section, which mtp_output/frames/section.py defines.
 enum SectionField { kSource, kRequestIds, kPacked, kNumSlots, kTopK, kNumSectionFields };
 
 // What a Section was like. No reference to its arrays, which may be anybody's: these types cannot be in a cycle.
@@ -63,7 +63,7 @@ class UsualReceive : public RingEnd {
  private:
   bool Prepare();
   void DropPrepared();
-  PyObject* NewFrame(const Stamp& stamp);  // with the fields of mtp/frame.py's Frame
+  PyObject* NewFrame(const Stamp& stamp);  // with the fields of mtp_output/frames/frame.py's Frame
 
   double slice_s_ = 0;
   bool is_waiting_ = false;  // without the interpreter's lock

@@ -30,9 +30,9 @@ def tiny_model() -> str:
 @pytest.fixture(scope="session")
 def vllm_preloaded() -> None:
     """vLLM imported once in this process (some ten seconds); every rank is a fork of it."""
-    from vllm_ascend_ext.integration import ranks
+    from vllm_ascend_ext.tools import forked_ranks
 
-    ranks.preload()
+    forked_ranks.preload()
 
 
 def pytest_configure() -> None:

@@ -25,25 +25,24 @@ LEVELS = {
     "config": 0,
     "envs": 0,
     "mtp_record": 0,
-    "ragged_rows": 0,
-    "roll_call": 0,
-    "sent_bytes": 0,
     "device": 1,
     "ops": 1,
-    "group_calls": 1,
     "collectives": 1,
-    "eplb": 2,
-    "parallel": 2,
-    "mtp": 2,
+    "eplb_load": 2,
+    "dp_gather": 2,
+    "attn_scatter": 2,
+    "mtp_output": 2,
     "runner": 3,
     "integration": 4,
-    "cli": 5,
+    "tools": 5,
+    "commands": 6,
+    "cli": 7,
 }
-FEATURES = {"eplb", "parallel", "mtp"}
+FEATURES = {"eplb_load", "dp_gather", "attn_scatter", "mtp_output"}
 DEVICE_TYPES = {"cpu", "cuda", "npu"}
 OWNERS = {  # module -> the files, or folders, that may import it
-    "vllm": ("integration/",),
-    "vllm_ascend": ("integration/",),
+    "vllm": ("integration/", "tools/"),
+    "vllm_ascend": ("integration/", "tools/"),
     "torch_npu": ("device/npu.py", "ops/ascendc.py"),
     "triton": ("ops/triton/",),
     "emulator": ("emulator/",),  # outside the package, for it must run where the emulator is not
@@ -111,7 +110,7 @@ def plain_imports(path: str, source: str) -> Iterator[str]:
             yield f"{path}:{node.lineno}: relative import over {node.level} levels"
         elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.path", "sys.meta_path"):
             yield f"{path}:{node.lineno}: touches {ast.unparse(node)}"
-        elif _dynamic_import(node) and not path.startswith("integration/"):
+        elif _dynamic_import(node) and not path.startswith(("integration/", "tools/")):
             name = node.args[0] if node.args else None
             if not isinstance(name, ast.Constant) or str(name.value).startswith("."):
                 yield f"{path}:{node.lineno}: import that cannot be checked: {ast.unparse(node)}"
@@ -303,7 +302,7 @@ def test_the_wheel_has_no_emulator():
 
 
 SEEDED = [
-    (import_owners, "eplb/recorder.py", "from emulator import races"),
+    (import_owners, "eplb_load/recorder.py", "from emulator import races"),
     (stands_alone, "races.py", "from vllm_ascend_ext import envs"),
     (stands_alone, "vllm_ascend/atb.py", "def f():\n    import vllm_ascend_ext.ops"),
     (cpp_sizes, "csrc/a.cpp", "int a;\n" * 301),
@@ -314,27 +313,27 @@ SEEDED = [
     (cpp_no_cann, "csrc/a.cpp", "# include <hccl/hccl.h>\n"),
     (cpp_no_cann, "csrc/a.cpp", "#include <acl.h>\n"),
     (import_owners, "runner/mixin.py", "import vllm"),
-    (import_owners, "eplb/recorder.py", "def f():\n    from vllm.config import VllmConfig"),
-    (import_owners, "collectives.py", "import importlib\nimportlib.import_module('vllm_ascend.utils')"),
+    (import_owners, "eplb_load/recorder.py", "def f():\n    from vllm.config import VllmConfig"),
+    (import_owners, "collectives/calls.py", "import importlib\nimportlib.import_module('vllm_ascend.utils')"),
     (import_owners, "ops/expert_load.py", "import torch_npu as t"),
     (import_owners, "device/cuda.py", "from torch_npu import npu"),
     (import_owners, "integration/worker.py", "import torch_npu"),
     (import_owners, "ops/expert_load.py", "import triton.language as tl"),
-    (arrows, "ops/expert_load.py", "from vllm_ascend_ext.eplb.recorder import ExpertLoadRecorder"),
+    (arrows, "ops/expert_load.py", "from vllm_ascend_ext.eplb_load.recorder import ExpertLoadRecorder"),
     (arrows, "device/base.py", "import vllm_ascend_ext.runner.step"),
-    (arrows, "collectives.py", "from vllm_ascend_ext import integration"),
-    (arrows, "eplb/recorder.py", "from vllm_ascend_ext.runner import mixin"),
+    (arrows, "collectives/calls.py", "from vllm_ascend_ext import integration"),
+    (arrows, "eplb_load/recorder.py", "from vllm_ascend_ext.runner import mixin"),
     (arrows, "runner/mixin.py", "from vllm_ascend_ext.integration import worker"),
     (arrows, "runner/mixin.py", "from ..integration import worker"),
-    (arrows, "mtp/sender.py", "from vllm_ascend_ext.eplb import recorder"),
-    (arrows, "parallel/cost.py", "from vllm_ascend_ext.mtp import frame"),
+    (arrows, "mtp_output/sender.py", "from vllm_ascend_ext.eplb_load import recorder"),
+    (arrows, "dp_gather/plan_cost.py", "from vllm_ascend_ext.mtp_output import frame"),
     (arrows, "config.py", "from vllm_ascend_ext.ops import coverage"),
-    (arrows, "tools/x.py", "import os"),
+    (arrows, "gadgets/x.py", "import os"),
     (arrows, "runner/mixin.py", "from vllm_ascend_ext.tools import x"),
-    (plain_imports, "eplb/recorder.py", "from ..ops import coverage"),
-    (plain_imports, "eplb/recorder.py", "import sys\nsys.path.insert(0, '.')"),
-    (plain_imports, "eplb/recorder.py", "import importlib\nimportlib.import_module(name)"),
-    (plain_imports, "eplb/recorder.py", "import importlib\nimportlib.import_module('.x', 'eplb')"),
+    (plain_imports, "eplb_load/recorder.py", "from ..ops import coverage"),
+    (plain_imports, "eplb_load/recorder.py", "import sys\nsys.path.insert(0, '.')"),
+    (plain_imports, "eplb_load/recorder.py", "import importlib\nimportlib.import_module(name)"),
+    (plain_imports, "eplb_load/recorder.py", "import importlib\nimportlib.import_module('.x', 'eplb_load')"),
     (environment, "ops/_library.py", "import os\nos.environ['X'] = '1'"),
     (environment, "integration/worker.py", "import os as o\no.getenv('X')"),
     (environment, "integration/worker.py", "from os import environ as e"),
@@ -343,18 +342,18 @@ SEEDED = [
     (device_branches, "runner/mixin.py", "if self.device_type in ('cuda', 'npu'): pass"),
     (device_branches, "runner/mixin.py", "if device == torch.device('cpu'): pass"),
     (device_branches, "runner/mixin.py", "match kind:\n    case 'npu' | 'cuda':\n        pass"),
-    (device_branches, "eplb/recorder.py", "if x.is_cuda: pass"),
-    (names, "eplb/utils.py", ""),
+    (device_branches, "eplb_load/recorder.py", "if x.is_cuda: pass"),
+    (names, "eplb_load/utils.py", ""),
     (names, "runner/model_runner_v1.py", ""),
     (names, "v1/worker.py", ""),
-    (names, "eplb/recorder.py", "def maybe_record(): pass"),
-    (names, "eplb/recorder.py", "def f(maybe_x): pass"),
-    (names, "eplb/recorder.py", "record_maybe = 1"),
+    (names, "eplb_load/recorder.py", "def maybe_record(): pass"),
+    (names, "eplb_load/recorder.py", "def f(maybe_x): pass"),
+    (names, "eplb_load/recorder.py", "record_maybe = 1"),
     (names, "integration/worker.py", "def maybe_patch(): pass"),
     (names, "integration/worker.py", "class WorkerV1: pass"),
-    (sizes, "eplb/recorder.py", "x = 1\n" * 301),
-    (sizes, "eplb/recorder.py", "class A:\n    def f(self):\n" + "        x = 1\n" * 50),
-    (license_line, "eplb/recorder.py", "import os\n"),
+    (sizes, "eplb_load/recorder.py", "x = 1\n" * 301),
+    (sizes, "eplb_load/recorder.py", "class A:\n    def f(self):\n" + "        x = 1\n" * 50),
+    (license_line, "eplb_load/recorder.py", "import os\n"),
 ]
 
 ALLOWED = [
@@ -364,24 +363,24 @@ ALLOWED = [
     (cpp_no_cann, "csrc/opapi/a.cpp", "#include <ATen/ATen.h>\n"),
     (stands_alone, "races.py", "import ctypes\nfrom emulator import checkout"),
     (import_owners, "integration/worker.py", "import vllm\nfrom vllm_ascend import utils"),
-    (import_owners, "eplb/recorder.py", "import vllm_ascend_ext.ops"),
+    (import_owners, "eplb_load/recorder.py", "import vllm_ascend_ext.ops"),
     (import_owners, "device/npu.py", "import importlib\nimportlib.import_module('torch_npu')"),
     (import_owners, "ops/triton/expert_load.py", "import triton"),
     (
         arrows,
-        "eplb/recorder.py",
-        "from vllm_ascend_ext.ops import coverage\nfrom vllm_ascend_ext.eplb import x",
+        "eplb_load/recorder.py",
+        "from vllm_ascend_ext.ops import coverage\nfrom vllm_ascend_ext.eplb_load import x",
     ),
     (arrows, "__init__.py", "from vllm_ascend_ext.cli import main"),
     (arrows, "cli.py", "from vllm_ascend_ext import __version__, runner"),
-    (plain_imports, "eplb/__init__.py", "from .recorder import ExpertLoadRecorder"),
-    (plain_imports, "integration/compat.py", "import importlib\nimportlib.import_module(target)"),
+    (plain_imports, "eplb_load/__init__.py", "from .recorder import ExpertLoadRecorder"),
+    (plain_imports, "integration/upstream/patches.py", "import importlib\nimportlib.import_module(target)"),
     (environment, "envs.py", "import os\nos.environ['X'] = '1'"),
     (environment, "cli.py", "from vllm_ascend_ext import envs\nenvs.export({'X': '1'})"),
     (device_branches, "device/npu.py", "if x.device.type == 'npu': pass"),
     (device_branches, "runner/mixin.py", "if device.capabilities.graph_capture and kind == 'cpu': pass"),
     (names, "integration/worker.py", "from vllm.v1 import worker\nclass A:\n    def maybe_x(self): pass"),
-    (sizes, "eplb/recorder.py", "def f():\n" + "    x = 1\n" * 49),
+    (sizes, "eplb_load/recorder.py", "def f():\n" + "    x = 1\n" * 49),
 ]
 
 

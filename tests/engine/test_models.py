@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.engine.reference import make_prompts, transformers_tokens, write_model
-from vllm_ascend_ext.integration.engine import EngineCase, run_engine
-from vllm_ascend_ext.integration.ranks import Layout
+from tests.support.reference import make_prompts, transformers_tokens, write_model
+from vllm_ascend_ext.tools.engine import EngineCase, run_engine
+from vllm_ascend_ext.tools.forked_ranks import Layout
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 

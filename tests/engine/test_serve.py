@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from openai import APIError, AsyncOpenAI
 
-from tests.engine.server import MODEL_NAME, TWO_RANKS, Server
+from tests.support.server import MODEL_NAME, TWO_RANKS, Server
 
 pytestmark = pytest.mark.engine
 

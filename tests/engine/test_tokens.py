@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.reference import NUM_TOKENS, make_prompts, transformers_tokens
-from vllm_ascend_ext.integration.engine import EngineCase, EngineResult, run_engine
-from vllm_ascend_ext.integration.ranks import Layout
+from tests.support.reference import NUM_TOKENS, make_prompts, transformers_tokens
+from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
+from vllm_ascend_ext.tools.forked_ranks import Layout
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 

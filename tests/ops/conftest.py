@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.host_build import host_library
 from tests.ops.host_kernels import LIBRARY, HostKernels
+from tests.support.host_build import host_library
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host_build import ROOT
+from tests.support.host_build import ROOT
 
 PARTS = ("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc_ascendc", "csrc_host", "pyproject.toml")
 PARTS += ("setup.py", "vllm_ascend_ext")
@@ -84,7 +84,7 @@ def test_host_wheel_has_the_channel_in_cpp(tmp_path: Path) -> None:
     assert f"-cp{sys.version_info.major}{sys.version_info.minor}-" in path.name
     site = tmp_path / "site"
     program = (
-        "import numpy as np; from vllm_ascend_ext.mtp.native import installed_backend; "
+        "import numpy as np; from vllm_ascend_ext.mtp_output.ring.backend import installed_backend; "
         "backend = installed_backend(); memory = memoryview(bytearray(100)); "
         "written = backend.module.rows_write(np.zeros((2, 16), np.int32), 2, 4, 0, memory, 0); "
         "print(backend.name, backend.module.__file__, written)"

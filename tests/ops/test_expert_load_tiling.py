@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.host_build import host_library
 from tests.ops.host_kernels import LIBRARY
+from tests.support.host_build import host_library
 
 UNIFIED_BUFFER_BYTES = 188_160
 BAD_ARGUMENT, TOO_MANY_EXPERTS, ROW_TOO_WIDE = 1, 2, 3

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.host_build import ROOT, host_library
 from tests.ops.host_kernels import EAGER, LIBRARY, SCHEDULES, BrokenRuleError, HostKernels, Schedule, aligned
+from tests.support.host_build import ROOT, host_library
 
 BUGS = Path(__file__).parent / "seeded_bugs"
 SOURCES = ("memory.cpp", "queues.cpp", "order.cpp")

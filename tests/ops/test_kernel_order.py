@@ -16,9 +16,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from tests.host_build import ROOT, host_library
 from tests.ops.cases import LONG, LONG_TESTS, counts_case, load_case, norm_case, pack_case, rows_case
 from tests.ops.host_kernels import EAGER, LIBRARY, BrokenRuleError, HostKernels
+from tests.support.host_build import ROOT, host_library
 
 SOURCES = ROOT / "csrc_ascendc"
 RACES = {"race", "flag-unpaired", "flag-unset", "flag-doubled", "uninitialised"}

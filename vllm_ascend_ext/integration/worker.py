@@ -8,18 +8,18 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.integration import (
-    activation,
-    attn_scatter,
-    compat,
-    expert_load,
-    load_metrics,
-    mtp_output,
-    traffic,
-)
-from vllm_ascend_ext.integration.counts_ahead import CountsAhead
+from vllm_ascend_ext.dp_gather.commitment import Commitment
+from vllm_ascend_ext.integration.attn_scatter import model as attn_scatter
+from vllm_ascend_ext.integration.dp_gather.counts.ahead import CountsAhead
+from vllm_ascend_ext.integration.eplb_load import bind as expert_load
+from vllm_ascend_ext.integration.eplb_load import metrics as load_metrics
+from vllm_ascend_ext.integration.mtp_output import bind as mtp_output
+from vllm_ascend_ext.integration.ranks import traffic
+from vllm_ascend_ext.integration.startup import activation
+from vllm_ascend_ext.integration.upstream import patches
+from vllm_ascend_ext.integration.upstream.devices import DEVICES
+from vllm_ascend_ext.integration.upstream.moe_layers import moe_layers
 from vllm_ascend_ext.ops import require_kernels
-from vllm_ascend_ext.parallel.commitment import Commitment
 from vllm_ascend_ext.runner.features import StepFeatures
 from vllm_ascend_ext.runner.step import RankLayout
 
@@ -40,7 +40,7 @@ class ExtWorker:
     def init_device(self) -> None:
         """Let the device's worker build our runner class instead of its own."""
         symbol = self.model_runner_symbol
-        runner_class = compat.rebind(symbol, self.model_runner_class) if symbol else nullcontext()
+        runner_class = patches.rebind(symbol, self.model_runner_class) if symbol else nullcontext()
         with runner_class, self._eplb_class():
             super().init_device()  # type: ignore[misc]
         self.model_runner.attach_features(self._create_features())
@@ -64,15 +64,15 @@ class ExtWorker:
 
     def _bind_gather(self, config: DpGatherConfig) -> None:
         """Where the device's mixture-of-experts layers exchange rows, they follow the planner from now on."""
-        layers = expert_load.moe_layers(self.model_runner)
-        if activation.DEVICES[self.vllm_config.device_config.device_type].routes_itself:
-            from vllm_ascend_ext.integration import ascend_gather
+        layers = moe_layers(self.model_runner)
+        if DEVICES[self.vllm_config.device_config.device_type].routes_itself:
+            from vllm_ascend_ext.integration.dp_gather import ascend_exchange
 
-            self.gather_planner = ascend_gather.bind(self.model_runner, layers, config)
+            self.gather_planner = ascend_exchange.bind(self.model_runner, layers, config)
             return
-        from vllm_ascend_ext.integration import dp_gather
+        from vllm_ascend_ext.integration.dp_gather import vllm_exchange
 
-        self.gather_planner = dp_gather.bind(self.model_runner, layers, config)
+        self.gather_planner = vllm_exchange.bind(self.model_runner, layers, config)
 
     def execute_dummy_batch(self, max_rows: int = 0, max_draft_rows: int = 0) -> None:
         """RPC: a dummy pass, carrying the commitment about the next that `commitments` makes; else none."""
@@ -95,13 +95,13 @@ class ExtWorker:
         config = activation.read_config(self.vllm_config)
         if config is None or not (config.eplb_load.enabled and config.eplb_load.rebalance):
             return nullcontext()
-        if activation.DEVICES[self.vllm_config.device_config.device_type].routes_itself:
-            from vllm_ascend_ext.integration import ascend_rebalance
+        if DEVICES[self.vllm_config.device_config.device_type].routes_itself:
+            from vllm_ascend_ext.integration.eplb_load import ascend_eplb
 
-            return compat.rebind(ascend_rebalance.SYMBOL, ascend_rebalance.FedEplbUpdator)
-        from vllm_ascend_ext.integration import rebalance
+            return patches.rebind(ascend_eplb.SYMBOL, ascend_eplb.FedEplbUpdator)
+        from vllm_ascend_ext.integration.eplb_load import vllm_eplb
 
-        return compat.rebind(rebalance.EPLB_STATE, rebalance.FedEplbState)
+        return patches.rebind(vllm_eplb.EPLB_STATE, vllm_eplb.FedEplbState)
 
     def ascend_ext_report(self, reset: bool = False) -> dict[str, Any]:
         """RPC: what this rank counted and sent since the last reset, as plain JSON-serialisable values."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from vllm_ascend_ext.config import ExtConfig
-from vllm_ascend_ext.eplb.aggregator import ExpertLoadAggregator
-from vllm_ascend_ext.eplb.recorder import INT32_MAX, ExpertLoadRecorder, LocalLoad
-from vllm_ascend_ext.runner.collected_load import CollectedLoad
+from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder, LocalLoad
+from vllm_ascend_ext.eplb_load.snapshots import ExpertLoadAggregator
+from vllm_ascend_ext.eplb_load.windows import CollectedLoad
 from vllm_ascend_ext.runner.step import RankLayout, StepFacts
 
 MakeAggregator = Callable[[Sequence[ExpertLoadRecorder]], ExpertLoadAggregator]

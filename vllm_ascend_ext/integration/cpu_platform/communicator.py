@@ -15,8 +15,8 @@ import torch
 from vllm.distributed.device_communicators.all2all import AgRsAll2AllManager
 from vllm.distributed.device_communicators.base_device_communicator import DeviceCommunicatorBase
 
-from vllm_ascend_ext.collectives import Collectives
-from vllm_ascend_ext.integration import traffic
+from vllm_ascend_ext.collectives.collectives import Collectives
+from vllm_ascend_ext.integration.ranks import traffic
 
 
 class TorchCpuCommunicator(DeviceCommunicatorBase):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_ascend_ext.integration.compat import Patch
+from vllm_ascend_ext.integration.upstream.patches import Patch
 
 _UPSTREAM = "https://github.com/vllm-project/vllm/blob/v0.23.0/vllm/"
 

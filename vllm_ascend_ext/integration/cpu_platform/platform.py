@@ -37,11 +37,11 @@ class TorchCpuPlatform(CpuPlatform):
     @classmethod
     def apply_patches(cls) -> None:
         """Replace what the configuration needs replaced; called by the general plug-in in every process."""
-        from vllm_ascend_ext.integration import compat
         from vllm_ascend_ext.integration.cpu_platform.patches import configuration_patches
+        from vllm_ascend_ext.integration.upstream import patches
 
-        compat.check_vllm_version()
-        compat.apply_patches(configuration_patches())
+        patches.check_vllm_version()
+        patches.apply_patches(configuration_patches())
 
     @classmethod
     def get_attn_backend_cls(

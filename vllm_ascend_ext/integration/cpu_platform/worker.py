@@ -12,12 +12,12 @@ from vllm.utils.torch_utils import set_random_seed
 from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_worker import init_worker_distributed_environment
 
-from vllm_ascend_ext.integration import compat
 from vllm_ascend_ext.integration.cpu_platform.model_runner import TorchCPUModelRunner
 from vllm_ascend_ext.integration.cpu_platform.moe import register_moe_method
 from vllm_ascend_ext.integration.cpu_platform.operators import define_operators
 from vllm_ascend_ext.integration.cpu_platform.patches import worker_patches
 from vllm_ascend_ext.integration.cpu_platform.streams import install_host_streams
+from vllm_ascend_ext.integration.upstream import patches
 
 
 class TorchCPUWorker(CPUWorker):
@@ -29,7 +29,7 @@ class TorchCPUWorker(CPUWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         define_operators()
         register_moe_method()
-        compat.apply_patches(worker_patches())
+        patches.apply_patches(worker_patches())
         super().__init__(*args, **kwargs)
 
     def init_device(self) -> None:

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs of two ranks with one planted bug each, and their corrected twins; ranks are processes over HCCL.
+
+``python -m tests.emulator.races.planted_ranks RUNS SEEDS`` imports torch_npu once and forks the ranks of each run:
+every program RUNS times with its bug and no delays, and once corrected, under SEEDS seeds in turn. It prints one
+line of JSON for each run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from tests.emulator.races.planted import run_expert_load
+
+NUM_RANKS = 2
+DEADLINE_S = 60
+
+
+def mismatched_collective(correct: bool, rank: int) -> bool:
+    """One rank adds up where the other gathers."""
+    values = torch.full((8,), float(rank + 1), device="npu")
+    if correct or rank == 0:
+        dist.all_reduce(values)
+    else:
+        dist.all_gather_into_tensor(torch.empty(16, device="npu"), values)
+    return bool((values.cpu() == 3).all())
+
+
+def mismatched_count(correct: bool, rank: int) -> bool:
+    """The ranks add up tensors of different sizes."""
+    values = torch.full((8 if correct else 8 + rank,), float(rank + 1), device="npu")
+    dist.all_reduce(values)
+    return bool((values.cpu() == 3).all())
+
+
+def dead_peer(correct: bool, rank: int) -> bool:
+    """One rank dies before the collective that the other waits in."""
+    values = torch.full((8,), float(rank + 1), device="npu")
+    dist.all_reduce(values)
+    torch.npu.synchronize()
+    if rank == 1 and not correct:
+        os._exit(0)
+    dist.all_reduce(values)
+    return bool((values.cpu() == 6).all())
+
+
+def expert_load_of_4214(correct: bool, rank: int) -> bool:
+    """The pattern of vllm-ascend #4214 with its collective."""
+    return run_expert_load(correct, dist.all_gather_into_tensor)
+
+
+PROGRAMS: dict[str, Callable[[bool, int], bool]] = {
+    program.__name__: program
+    for program in (mismatched_collective, mismatched_count, dead_peer, expert_load_of_4214)
+}
+
+
+def run_rank(program: Callable[[bool, int], bool], correct: bool, rank: int, folder: str, seeds: range) -> None:
+    """One rank: under every seed in turn."""
+    from emulator import races, schedule
+
+    right, error = [], ""
+    try:
+        torch.npu.set_device(rank)
+        rendezvous = f"file://{folder}/rendezvous"
+        timeout = timedelta(seconds=DEADLINE_S)
+        dist.init_process_group("hccl", init_method=rendezvous, rank=rank, world_size=NUM_RANKS, timeout=timeout)
+        for seed in seeds:
+            schedule.set_seed(seed)
+            right.append(program(correct, rank))
+    except Exception as raised:
+        error = str(raised)
+    found = {"rank": rank, "right": right, "reports": races.reports(), "error": error}
+    Path(folder, f"rank{rank}").write_text(json.dumps(found))
+
+
+def run_ranks(program: Callable[[bool, int], bool], correct: bool, seeds: range) -> list[dict[str, object] | None]:
+    """One run; what each rank found, None for one that died."""
+    with tempfile.TemporaryDirectory(prefix="planted-") as folder:
+        children = []
+        for rank in range(NUM_RANKS):
+            child = os.fork()
+            if child == 0:
+                run_rank(program, correct, rank, folder, seeds)
+                os._exit(0)  # no tear-down: a broken group would wait in it
+            children.append(child)
+        wait(children, DEADLINE_S + len(seeds))
+        files = [Path(folder, f"rank{rank}") for rank in range(NUM_RANKS)]
+        return [json.loads(file.read_text()) if file.exists() else None for file in files]
+
+
+def wait(children: list[int], deadline_s: float) -> None:
+    """Until all have ended; those that have not by then are killed."""
+    deadline = time.monotonic() + deadline_s
+    for child in children:
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.005)
+
+
+def main() -> None:
+    """See the module."""
+    import torch_npu  # noqa: F401
+
+    num_runs, num_seeds = int(sys.argv[1]), int(sys.argv[2])
+    for name, program in PROGRAMS.items():
+        for correct, seeds in [(False, range(1))] * num_runs + [(True, range(1, num_seeds + 1))]:
+            ranks = run_ranks(program, correct, seeds)
+            print(json.dumps({"program": name, "correct": correct, "ranks": ranks}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What MTP output saving refuses at start-up, each with what to do about it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vllm_ascend_ext.config import MtpOutputConfig
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.mtp_output.limits import check
+
+
+def vllm_config(**changes: Any) -> Any:
+    """A supported one, changed at dotted names."""
+    config = SimpleNamespace(
+        parallel_config=SimpleNamespace(
+            data_parallel_size=2,
+            pipeline_parallel_size=1,
+            prefill_context_parallel_size=1,
+            distributed_executor_backend="mp",
+            enable_elastic_ep=False,
+        ),
+        model_config=SimpleNamespace(runner_type="generate", max_logprobs=20, enable_return_routed_experts=False),
+        speculative_config=None,
+        kv_transfer_config=None,
+    )
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        owner = config
+        for part in path:
+            owner = getattr(owner, part)
+        setattr(owner, last, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parallel_config__pipeline_parallel_size": 2}, "set pipeline_parallel_size and"),
+        ({"parallel_config__prefill_context_parallel_size": 2}, "prefill_context_parallel_size to 1"),
+        ({"parallel_config__distributed_executor_backend": "ray"}, "not of 'ray'; set distributed_executor"),
+        ({"parallel_config__enable_elastic_ep": True}, "turn enable_elastic_ep off"),
+        ({"kv_transfer_config": SimpleNamespace(kv_load_failure_policy="recompute")}, "set it to 'fail': a"),
+        (
+            {"speculative_config": SimpleNamespace(method="ngram_gpu", draft_model_config=None)},
+            "do not work together; use 'ngram'",
+        ),
+        ({"model_config__runner_type": "pooling"}, "a pooling model has none; set mtp_output.enabled to false"),
+        ({"model_config__max_logprobs": -1}, "-1 is a whole vocabulary; set it to 20"),
+        ({"model_config__enable_return_routed_experts": True}, "turn one off"),
+    ],
+    ids=str,
+)
+def test_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedCombinationError, match="^ascend_ext.mtp_output ") as error:
+        check(vllm_config(**changes), MtpOutputConfig(enabled=True))
+    assert message in str(error.value)
+
+
+def test_endpoint_belongs_to_zmq() -> None:
+    for settings in ({"transport": "zmq"}, {"endpoint": "tcp://127.0.0.1:5555"}):
+        with pytest.raises(UnsupportedCombinationError, match="needs `endpoint` with transport 'zmq'"):
+            check(vllm_config(), MtpOutputConfig(enabled=True, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"endpoint": "localhost:5600"}, "endpoint 'localhost:5600': expected tcp://HOST:PORT"),
+        ({"endpoint": "tcp://localhost:65535"}, "with room for replica 1's port"),
+        ({"endpoint": "tcp://localhost:5600", "reader": "none"}, "set reader to 'required'"),
+    ],
+)
+def test_zmq_needs_an_address_and_a_reader(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedCombinationError) as error:
+        check(vllm_config(), MtpOutputConfig(enabled=True, transport="zmq", **settings))
+    assert message in str(error.value)
+
+
+def test_supported_with_and_without_drafts() -> None:
+    """The draft model's own configuration comes by once more, and is left alone."""
+    config = MtpOutputConfig(enabled=True)
+    check(vllm_config(), config)
+    draft = SimpleNamespace(runner_type="draft")
+    speculative = SimpleNamespace(method="mtp", draft_model_config=draft, target_model_config=None)
+    check(vllm_config(speculative_config=speculative), config)
+    check(vllm_config(speculative_config=speculative, model_config=draft), config)

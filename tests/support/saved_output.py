@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One engine run with readers of its frames: what each rank puts out, what it copied, and what the frames say."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.device_copies import CopyCounts, DeviceCopies
+from vllm_ascend_ext.mtp_output.errors import ChannelClosedError
+from vllm_ascend_ext.mtp_output.frames.frame import Frame, RequestStatus, Source
+from vllm_ascend_ext.mtp_output.outlet import replica_endpoint
+from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
+from vllm_ascend_ext.tools.engine import EngineCase, even_split
+from vllm_ascend_ext.tools.forked_ranks import Rank, run_ranks
+
+_instances = itertools.count(os.getpid() << 8)
+
+
+def next_instance() -> int:
+    """Of an engine, unlike any other of this machine's test runs."""
+    return next(_instances) % 2**32
+
+
+@dataclass
+class Told:
+    """What the frames of a replica say of one request. tokens: of the frames, concatenated."""
+
+    tokens: list[int] = field(default_factory=list)
+    statuses: list[RequestStatus] = field(default_factory=list)
+    topk: list[tuple[list[int], list[float], int]] = field(default_factory=list)
+    num_drafts: int = 0
+
+
+@dataclass
+class SavedRun:
+    """Of one rank. outputs: the engine's tokens by prompt; told: by prompt; report: the worker's."""
+
+    rank: int
+    tp_rank: int
+    outputs: dict[str, list[int]]
+    logprobs: dict[str, list[dict[int, float]]]
+    told: dict[str, Told]
+    num_frames: int
+    report: dict[str, Any]
+    metrics: dict[str, float]
+    num_preempted: int
+    copies: CopyCounts
+
+
+def read_frames(frames: Sequence[Frame]) -> dict[str, Told]:
+    """By the request's name without vLLM's random suffix. Sequences have no gap and no duplicate."""
+    assert [frame.sequence for frame in frames] == list(range(len(frames)))
+    assert [frame.step for frame in frames] == sorted(frame.step for frame in frames)
+    told: dict[str, Told] = defaultdict(Told)
+    for frame in frames:
+        target, draft = frame.section(Source.TARGET), frame.section(Source.DRAFT)
+        assert target is not None and (draft is None or draft.request_ids == target.request_ids)
+        for row, request_id in enumerate(target.request_ids):
+            of_request = told[request_id.rsplit("-", 1)[0]]
+            count = int(target.num_accepted_B[row])
+            of_request.tokens += target.token_ids_BS[row, :count].tolist()
+            of_request.statuses.append(RequestStatus(target.status_B[row]))
+            of_request.num_drafts += 0 if draft is None else int(draft.num_accepted_B[row])
+            if target.top_k:
+                of_request.topk += [
+                    (
+                        target.topk_ids_BSK[row, slot].tolist(),
+                        target.topk_logprobs_BSK[row, slot].tolist(),
+                        int(target.token_ranks_BS[row, slot]),
+                    )
+                    for slot in range(count)
+                ]
+    return dict(told)
+
+
+class FrameReader(threading.Thread):
+    """Receives and acknowledges until the sender closes."""
+
+    def __init__(self, instance: int, replica: int, endpoint: str) -> None:
+        super().__init__(daemon=True)
+        self.frames: list[Frame] = []
+        self.error: Exception | None = None
+        if endpoint:
+            address = replica_endpoint(endpoint, replica)
+            self._receiver = OutputReceiver.connect(address, instance, replica, timeout_s=60)
+        else:
+            self._receiver = OutputReceiver(instance, replica, timeout_s=60)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            while True:
+                self.frames.append(self._receiver.receive(120))
+        except ChannelClosedError:
+            self._receiver.close()
+        except Exception as error:
+            self.error = error
+
+    def finish(self) -> list[Frame]:
+        self.join(60)
+        assert self.error is None and not self.is_alive(), self.error
+        return self.frames
+
+
+def run_saved(
+    case: EngineCase,
+    prompts: Sequence[list[int]],
+    sampling: Sequence[dict[str, Any]],
+    *,
+    deadline_s: float,
+    aborts: dict[int, int] | None = None,
+    reset_at: int | None = None,
+    split: Sequence[int] | None = None,
+) -> list[SavedRun]:
+    """Runs the prompts, with one reader a replica, and ends the engine.
+
+    sampling: of each prompt; aborts: prompt → engine step after which it is aborted; reset_at: step after which
+    the prefix cache is reset, which preempts all that runs.
+    """
+    counts = list(split) if split is not None else even_split(len(prompts), case.layout.dp)
+
+    def job(rank: Rank) -> SavedRun:
+        begin = sum(counts[: rank.dp_rank])
+        indices = range(begin, begin + counts[rank.dp_rank])
+        return _run(case, rank, indices, prompts, sampling, aborts or {}, reset_at)
+
+    return run_ranks(job, case.layout, deadline_s=deadline_s)
+
+
+def _run(
+    case: EngineCase,
+    rank: Rank,
+    indices: range,
+    prompts: Sequence[list[int]],
+    sampling: Sequence[dict[str, Any]],
+    aborts: dict[int, int],
+    reset_at: int | None,
+) -> SavedRun:
+    from vllm import LLM, SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    llm = LLM(**case.llm_arguments())
+    engine = llm.llm_engine
+    core = engine.engine_core.engine_core
+    copies = DeviceCopies(core.model_executor.driver_worker.worker.model_runner)
+    output = (case.ascend_ext or {}).get("mtp_output", {})
+    reads = bool(output.get("enabled")) and rank.tp_rank == 0
+    reader = FrameReader(output["instance"], rank.dp_rank, output.get("endpoint", "")) if reads else None
+    for index in indices:
+        options = {"temperature": 0.0, "ignore_eos": True, "seed": 0} | sampling[index]
+        params = SamplingParams(output_kind=RequestOutputKind.DELTA, **options)
+        engine.add_request(str(index), {"prompt_token_ids": list(prompts[index])}, params)
+    outputs: dict[str, list[int]] = {str(index): [] for index in indices}
+    logprobs: dict[str, list[dict[int, float]]] = {str(index): [] for index in indices}
+    step = 0
+    while engine.has_unfinished_requests():
+        with copies:
+            results = engine.step()
+        for result in results:
+            delta = result.outputs[0]
+            outputs[result.request_id].extend(delta.token_ids)
+            for entry in delta.logprobs or ():
+                logprobs[result.request_id].append({token: value.logprob for token, value in entry.items()})
+        step += 1
+        if step == reset_at:
+            assert engine.reset_prefix_cache(reset_running_requests=True)
+        engine.abort_request([str(index) for index, at in aborts.items() if at == step and index in indices])
+    while core.scheduler.has_requests():  # it tells its workers of the last ends
+        core.step_fn()
+    report = llm.collective_rpc("ascend_ext_report")[0] if case.ascend_ext is not None else {}
+    metrics = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
+    engine.engine_core.shutdown()
+    frames = [] if reader is None else reader.finish()
+    return SavedRun(
+        rank.rank,
+        rank.tp_rank,
+        outputs,
+        logprobs,
+        read_frames(frames),
+        len(frames),
+        report,
+        metrics,
+        int(metrics.get("vllm:num_preemptions", 0)),
+        copies.result(),
+    )

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collectives over one process group: counted, with a deadline, and with errors that name ranks.
+
+Shapes: R = ranks of the group, T = rows of this rank. Rows are the first dimension; the others must be the
+same on all ranks. All ranks call the same operations in the same order with the same `sizes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+
+from vllm_ascend_ext.collectives import sent_bytes
+from vllm_ascend_ext.collectives.calls import CollectiveError, GroupCalls, Traffic
+from vllm_ascend_ext.collectives.rows import packed, padded, parts, unpacked
+
+__all__ = ["CollectiveError", "Collectives", "Traffic"]
+
+# torch 2.13 renamed both; the old names warn there
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+class Collectives(GroupCalls):
+    """The collectives of one process group.
+
+    Args:
+        has_reduce_scatter: the backend has a reduce-scatter; otherwise an all-reduce stands in.
+        group, timeout_s, name, stream_ordered: see `GroupCalls`.
+    """
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        timeout_s: float,
+        name: str,
+        *,
+        has_reduce_scatter: bool = True,
+        stream_ordered: bool = False,
+    ) -> None:
+        super().__init__(group, timeout_s, name, stream_ordered=stream_ordered)
+        self._has_reduce_scatter = has_reduce_scatter
+
+    def all_reduce_(self, x: torch.Tensor) -> None:
+        """Replaces `x` (the same shape on all ranks) by its sum over the ranks.
+
+        Raises:
+            CollectiveError: as all operations here.
+        """
+        if not x.is_contiguous():
+            dense = x.contiguous()
+            self.all_reduce_(dense)
+            x.copy_(dense)
+            return
+        self.begin_all_reduce_(x)()
+
+    def begin_all_reduce_(self, x: torch.Tensor) -> Callable[[], None]:
+        """Starts `all_reduce_` of a contiguous `x`; call the result, once, to wait for it."""
+        sent = sent_bytes.all_reduce(x.nbytes, self.num_ranks)
+        self._count("all_reduce_", x, sent)
+        if self.num_ranks == 1:
+            return lambda: None
+        return self._begin("all_reduce_", sent, lambda: dist.all_reduce(x, group=self._group, async_op=True))
+
+    def broadcast_(self, x: torch.Tensor, source: int) -> None:
+        """Replaces `x` (contiguous, the same shape on all ranks) by that of group rank `source`.
+
+        Raises:
+            ValueError: `source` is no rank of the group, or `x` is not contiguous.
+        """
+        if not 0 <= source < self.num_ranks or not x.is_contiguous():
+            raise ValueError(f"broadcast_ of {self.name}: source {source} of {self.num_ranks}, contiguous tensors")
+        sent = x.nbytes if self.rank == source else 0
+        self._count("broadcast_", x, sent)
+        if self.num_ranks > 1 and x.numel():
+            self._run(
+                "broadcast_",
+                sent,
+                lambda: dist.broadcast(x, group=self._group, group_src=source, async_op=True),
+            )
+
+    def all_gather_into(self, out: torch.Tensor, x: torch.Tensor) -> None:
+        """Writes the `x` of all ranks, ``[T, ...]`` each, into `out`, ``[R * T, ...]``, both contiguous.
+
+        Raises:
+            ValueError: `out` has another shape.
+        """
+        self._check_rows("out", out, x, self.num_ranks * x.shape[0])
+        self._all_gather("all_gather_into", out, x)
+
+    def all_gather_rows(self, x: torch.Tensor, sizes: Sequence[int] | None) -> torch.Tensor:
+        """The rows of all ranks, in the order of the ranks.
+
+        Args:
+            x: ``[sizes[rank], ...]``.
+            sizes: number of rows of each rank, zero allowed; None when all have as many as this one.
+
+        Returns:
+            ``[sum(sizes), ...]``.
+
+        Raises:
+            ValueError: `sizes` is not R numbers, or not those of `x`.
+        """
+        sizes = self._check_sizes(sizes, x, lambda sizes: sizes[self.rank])
+        longest = max(sizes)
+        out = x.new_empty(self.num_ranks * longest, *x.shape[1:])
+        self._all_gather("all_gather_rows", out, padded(x, longest))
+        return packed(out, sizes, longest)
+
+    def gather_rows(self, x: torch.Tensor, sizes: Sequence[int] | None, dst: int) -> torch.Tensor | None:
+        """As `all_gather_rows`, but only group rank `dst` receives; the others return None."""
+        sizes = self._check_sizes(sizes, x, lambda sizes: sizes[self.rank])
+        if not 0 <= dst < self.num_ranks:
+            raise ValueError(f"dst={dst} is not a rank of {self.name}, which has {self.num_ranks}")
+        longest, is_dst = max(sizes), self.rank == dst
+        rows = padded(x, longest).contiguous()
+        sent = 0 if is_dst else rows.nbytes
+        self._count("gather_rows", rows, sent)
+        out = x.new_empty(self.num_ranks * longest, *x.shape[1:]) if is_dst else None
+        if self.num_ranks == 1:
+            return rows.clone()
+        if longest:
+            out_parts = None if out is None else parts(out, longest)
+            self._run(
+                "gather_rows",
+                sent,
+                lambda: dist.gather(rows, out_parts, group=self._group, group_dst=dst, async_op=True),
+            )
+        return None if out is None else packed(out, sizes, longest)
+
+    def reduce_scatter_into(self, out: torch.Tensor, x: torch.Tensor) -> None:
+        """Writes this rank's rows of the sum of `x`, ``[R * T, ...]``, into `out`, ``[T, ...]``.
+
+        Raises:
+            ValueError: `x` has another shape.
+        """
+        self._check_rows("x", x, out, self.num_ranks * out.shape[0])
+        self._reduce_scatter("reduce_scatter_into", out, x)
+
+    def reduce_scatter_rows(self, x: torch.Tensor, sizes: Sequence[int] | None) -> torch.Tensor:
+        """This rank's rows of the sum of `x` over the ranks.
+
+        Args:
+            x: ``[sum(sizes), ...]``.
+            sizes: number of rows that each rank receives, zero allowed; None for equal parts.
+
+        Returns:
+            ``[sizes[rank], ...]``.
+
+        Raises:
+            ValueError: `sizes` is not R numbers, or does not sum to the rows of `x`.
+        """
+        if sizes is None:
+            if x.shape[0] % self.num_ranks:
+                raise ValueError(f"{x.shape[0]} rows are not {self.num_ranks} equal parts")
+            sizes = [x.shape[0] // self.num_ranks] * self.num_ranks
+        sizes = self._check_sizes(sizes, x, sum)
+        longest = max(sizes)
+        out = x.new_empty(longest, *x.shape[1:])
+        self._reduce_scatter("reduce_scatter_rows", out, unpacked(x, sizes, longest))
+        return out[: sizes[self.rank]]
+
+    def all_gather_variable(self, x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """As `all_gather_rows`, but every rank sends only the rows that it has.
+
+        It is an all-to-all with uneven parts, which takes one part for each rank: beside the result it holds R
+        copies of `x` until it is done, ``R * x.nbytes`` bytes.
+
+        Returns:
+            ``[sum(sizes), ...]``.
+
+        Raises:
+            ValueError: `sizes` is not R numbers, or not those of `x`.
+        """
+        sizes = self._check_sizes(sizes, x, lambda sizes: sizes[self.rank])
+        sent = sent_bytes.all_gather_variable(x.nbytes, self.num_ranks)
+        self._count("all_gather_variable", x, sent)
+        out = x.new_empty(sum(sizes), *x.shape[1:])
+        copies = x.repeat(self.num_ranks, *[1] * (x.dim() - 1))
+        self._all_to_all("all_gather_variable", sent, out, copies, sizes, [x.shape[0]] * self.num_ranks)
+        return out
+
+    def reduce_scatter_variable(self, x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """As `reduce_scatter_rows`, but every rank receives only the rows that it keeps, from each rank, and adds
+        them up in the order of the ranks.
+
+        Returns:
+            ``[sizes[rank], ...]``.
+
+        Raises:
+            ValueError: `sizes` is not R numbers, or does not sum to the rows of `x`.
+        """
+        sizes = self._check_sizes(sizes, x, sum)
+        own = sizes[self.rank]
+        row_bytes = x.nbytes // x.shape[0] if x.shape[0] else 0
+        sent = sent_bytes.reduce_scatter_variable(x.nbytes, own * row_bytes)
+        self._count("reduce_scatter_variable", x, sent)
+        out = x.new_empty(self.num_ranks * own, *x.shape[1:])
+        self._all_to_all("reduce_scatter_variable", sent, out, x.contiguous(), [own] * self.num_ranks, sizes)
+        return out.view(self.num_ranks, own, *x.shape[1:]).sum(dim=0, dtype=x.dtype)
+
+    def _all_to_all(
+        self, op: str, sent: int, out: torch.Tensor, x: torch.Tensor, received: list[int], given: list[int]
+    ) -> None:
+        """Part r of `x` goes to rank r. All ranks call it, also one that neither gives nor receives rows."""
+        if self.num_ranks == 1:
+            out.copy_(x)
+        elif any(received) or any(given):
+            self._run(
+                op,
+                sent,
+                lambda: dist.all_to_all_single(out, x, received, given, group=self._group, async_op=True),
+            )
+
+    def _all_gather(self, op: str, out: torch.Tensor, x: torch.Tensor) -> None:
+        sent = sent_bytes.all_gather(x.nbytes, self.num_ranks)
+        self._count(op, x, sent)
+        if self.num_ranks == 1:
+            out.copy_(x)
+        elif out.numel():
+            dense = x.contiguous()
+            self._run(op, sent, lambda: _all_gather(out, dense, group=self._group, async_op=True))
+
+    def _reduce_scatter(self, op: str, out: torch.Tensor, x: torch.Tensor) -> None:
+        count = sent_bytes.reduce_scatter if self._has_reduce_scatter else sent_bytes.all_reduce
+        sent = count(x.nbytes, self.num_ranks)
+        self._count(op, x, sent)
+        if self.num_ranks == 1:
+            out.copy_(x)
+        elif x.numel() and self._has_reduce_scatter:
+            dense = x.contiguous()
+            self._run(op, sent, lambda: _reduce_scatter(out, dense, group=self._group, async_op=True))
+        elif x.numel():
+            total = x.clone(memory_format=torch.contiguous_format)
+            self._run(op, sent, lambda: dist.all_reduce(total, group=self._group, async_op=True))
+            out.copy_(total[self.rank * out.shape[0] :][: out.shape[0]])
+
+    def _check_rows(self, label: str, whole: torch.Tensor, part: torch.Tensor, num_rows: int) -> None:
+        expected = [num_rows, *part.shape[1:]]
+        if list(whole.shape) != expected or not whole.is_contiguous() or not part.is_contiguous():
+            raise ValueError(
+                f"{label} has shape {list(whole.shape)}; {self.name} with {self.num_ranks} ranks needs "
+                f"{expected}, and both tensors contiguous"
+            )
+
+    def _check_sizes(
+        self, sizes: Sequence[int] | None, x: torch.Tensor, num_rows: Callable[[Sequence[int]], int]
+    ) -> list[int]:
+        sizes = [x.shape[0]] * self.num_ranks if sizes is None else list(sizes)
+        if len(sizes) != self.num_ranks or min(sizes) < 0 or num_rows(sizes) != x.shape[0]:
+            raise ValueError(
+                f"{self.name}, rank {self.rank} of {self.num_ranks}: {x.shape[0]} rows do not fit {sizes}"
+            )
+        return sizes

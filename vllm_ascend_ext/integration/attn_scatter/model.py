@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the decoder layers of a loaded vLLM model with scattered attention input.
+
+The model's forward is replaced on the instance. A step with few rows goes on to vLLM's own; another goes through
+the model's own modules, layer by layer, with typed rows. Where those modules sum over the ranks themselves, they
+do not for the duration of such a step (`switches`).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from vllm_ascend_ext.attn_scatter import cost as scatter_cost
+from vllm_ascend_ext.attn_scatter.cost import RATES, LayerSizes
+from vllm_ascend_ext.attn_scatter.layers import AttentionScatter, LayerParts, Norm
+from vllm_ascend_ext.attn_scatter.row_layouts import PartialSum, Replicated
+from vllm_ascend_ext.collectives.collectives import Collectives
+from vllm_ascend_ext.config import AttnScatterConfig
+from vllm_ascend_ext.device import create_device
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.ranks import agreement, traffic
+from vllm_ascend_ext.integration.upstream.switches import Switches
+
+logger = logging.getLogger(__name__)
+
+GROUP = "attn_scatter"  # its collectives' name in the traffic report
+
+
+def bind(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
+    """Put scattered attention input into a runner's loaded model.
+
+    Raises UnsupportedCombinationError when the model's layers are not the known ones, or when it could never pay.
+    """
+    from vllm.distributed import get_tp_group
+
+    device = create_device(runner.device.type, runner.device.index or 0)
+    collectives = Collectives(
+        get_tp_group().device_group,
+        traffic.deadline_s(),
+        GROUP,
+        stream_ordered=device.capabilities.device_collectives,
+    )
+    traffic.register(GROUP, collectives)
+    model = runner.get_model().model
+    layers = [_Layer(layer, index, full=config.full) for index, layer in enumerate(model.layers)]
+    sizes = [layer.sizes(runner.model_config.dtype.itemsize) for layer in layers]
+    threshold = config.min_tokens or scatter_cost.min_tokens(
+        sizes,
+        collectives.num_ranks,
+        RATES[runner.device.type],
+        full=config.full,
+        fp8_wire=config.fp8_wire,
+    )
+    check_agreement(collectives, config, threshold, sizes, runner.device)
+    if threshold is None:
+        raise UnsupportedCombinationError(
+            f"ascend_ext.attn_scatter would slow {type(model).__name__} down at any number of rows on a "
+            f"{RATES[runner.device.type].name}; set attn_scatter.enabled to false, or attn_scatter.min_tokens"
+        )
+    logger.info("ascend_ext.attn_scatter: steps of %d rows and more (full: %s)", threshold, config.full)
+    scatter = AttentionScatter(
+        collectives, full=config.full, fp8_wire=config.fp8_wire, uneven=config.odd_rows == "uneven"
+    )
+    return ScatteredModel(model, layers, sizes, scatter, threshold)
+
+
+def check_agreement(
+    ranks: Collectives,
+    config: AttnScatterConfig,
+    threshold: int | None,
+    sizes: list[LayerSizes],
+    device: torch.device,
+) -> None:
+    """Raises StartupError where the ranks would scatter other steps than each other, or otherwise.
+
+    threshold: rows from which on this rank does; sizes: of its layers.
+    """
+    text = f"{config.model_dump_json()} {threshold} {sizes}"
+    agreement.check_agreement(ranks, "attn_scatter", "attn_scatter section, threshold or model", text, device)
+
+
+class ScatteredModel:
+    """A model whose forward is ours from `min_tokens` rows on.
+
+    All ranks of a group see the same number of rows, so they decide alike. Data-parallel replicas may decide
+    differently, for what they exchange among each other is the same."""
+
+    def __init__(
+        self,
+        model: Any,
+        layers: list[_Layer],
+        sizes: list[LayerSizes],
+        scatter: AttentionScatter,
+        min_tokens: int,
+    ) -> None:
+        self.min_tokens = min_tokens
+        self.num_scattered = self.num_plain = self.predicted_bytes = 0
+        self._model, self._layers, self._sizes, self._scatter = model, layers, sizes, scatter
+        self._switches = Switches([switch for layer in layers for switch in layer.switches])
+        self._norm = _norm(model.norm)
+        self._plain_forward = model.forward
+        model.forward = self.forward
+
+    def report(self) -> dict[str, Any]:
+        """Forward passes so far, and the bytes that the cost model predicts for those that were scattered."""
+        return {
+            "min_tokens": self.min_tokens,
+            "full": self._scatter.full,
+            "odd_rows": "uneven" if self._scatter.uneven else "pad",
+            "num_scattered": self.num_scattered,
+            "num_plain": self.num_plain,
+            "predicted_bytes": self.predicted_bytes,
+        }
+
+    def reset(self) -> None:
+        """Forget the counts."""
+        self.num_scattered = self.num_plain = self.predicted_bytes = 0
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> Any:
+        """In place of the model's own, with its arguments and results."""
+        rows = inputs_embeds if inputs_embeds is not None else input_ids
+        if rows is None or rows.shape[0] < self.min_tokens:
+            self.num_plain += 1
+            return self._plain_forward(input_ids, positions, intermediate_tensors, inputs_embeds)
+        self.num_scattered += 1
+        hidden = self._embed(input_ids, inputs_embeds)
+        self.predicted_bytes += scatter_cost.scattered_forward(
+            self._sizes,
+            rows.shape[0],
+            self._scatter.num_ranks,
+            entry_owes_sum=isinstance(hidden, PartialSum),
+            full=self._scatter.full,
+            fp8_wire=self._scatter.fp8_wire,
+            uneven=self._scatter.uneven,
+            rank=self._scatter.rank,
+        )
+        with self._switches.thrown():
+            stream = self._scatter.enter(hidden)
+            for layer in self._layers:
+                stream = self._scatter.layer(layer.parts, stream, positions)
+            return self._scatter.leave(stream, self._norm).tensor
+
+    def _embed(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
+    ) -> PartialSum | Replicated:
+        from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+        embedding = self._model.embed_tokens
+        if inputs_embeds is not None:
+            return Replicated(inputs_embeds, "input embeddings")
+        if type(embedding) is VocabParallelEmbedding:
+            return PartialSum(_own_vocabulary(embedding, input_ids), "embedding")
+        return Replicated(self._model.embed_input_ids(input_ids), "embedding")
+
+
+class _Layer:
+    """A decoder layer taken apart, and what of it must not sum by itself meanwhile."""
+
+    def __init__(self, layer: Any, index: int, *, full: bool) -> None:
+        self.name = f"layer {index}"
+        self.switches: list[tuple[Any, str, Any]] = []
+        self._hidden_size = layer.input_layernorm.weight.shape[0]
+        attention = layer.self_attn
+        self.switches.append((attention.o_proj, "reduce_results", False))
+        project, self._gathered = self._projection(attention)
+        mlp, on_shards, route = self._mlp(layer.mlp, full)
+        self.parts = LayerParts(
+            self.name,
+            _norm(layer.input_layernorm),
+            project,
+            functools.partial(_attend, attention, _takes_scaling(attention)),
+            _norm(layer.post_attention_layernorm),
+            mlp,
+            mlp_on_shards=on_shards,
+            route=route,
+        )
+        self._logits_width = layer.mlp.gate.weight.shape[0] if route is not None else 0
+        self._logits_dtype = getattr(getattr(layer.mlp, "gate", None), "out_dtype", None)
+
+    def sizes(self, element_bytes: int) -> LayerSizes:
+        """For the cost model, where the model's elements have `element_bytes` bytes."""
+        logits_bytes = self._logits_dtype.itemsize if self._logits_dtype is not None else element_bytes
+        return LayerSizes(
+            self._hidden_size,
+            self._gathered,
+            element_bytes,
+            logits_bytes=self._logits_width * logits_bytes,
+            mlp_on_shards=self.parts.mlp_on_shards,
+        )
+
+    def _projection(self, attention: Any) -> tuple[Callable[[torch.Tensor], torch.Tensor] | None, int]:
+        """What runs on the shard, and the width of what is gathered."""
+        fused = getattr(attention, "fused_qkv_a_proj", None)
+        if fused is None:
+            return None, self._hidden_size
+        # the attention then gets rows that are projected already
+        self.switches.append((attention.mla_attn, "fused_qkv_a_proj", _AlreadyProjected()))
+        return lambda x: fused(x)[0], fused.weight.shape[0]
+
+    def _mlp(self, mlp: Any, full: bool) -> tuple[Any, bool, Any]:
+        """(what runs, whether on shards, the router's logits where they are computed apart)."""
+        experts = getattr(mlp, "experts", None)
+        if experts is None:
+            self.switches.append((mlp.down_proj, "reduce_results", False))
+            return (lambda x, logits: mlp(x)), False, None
+        runner = experts.runner
+        if runner._fused_output_is_reduced:
+            raise UnsupportedCombinationError(
+                f"ascend_ext.attn_scatter: the experts of {self.name} sum over the ranks within their kernel; set "
+                "attn_scatter.enabled to false"
+            )
+        if mlp.is_sequence_parallel:
+            if experts.is_internal_router:
+                return (lambda x, logits: experts(hidden_states=x, router_logits=x)), True, None
+            return (lambda x, logits: experts(hidden_states=x, router_logits=mlp.gate(x)[0])), True, None
+        self.switches.append((runner, "_maybe_reduce_final_output", _own_addend))
+        if not full:
+            return (lambda x, logits: mlp(x)), False, None
+        self.switches.append((runner, "gate", None))  # it takes the logits that it is given
+        return (
+            (lambda x, logits: experts(hidden_states=x, router_logits=logits)),
+            False,
+            (lambda x: mlp.gate(x)[0]),
+        )
+
+
+class _AlreadyProjected(nn.Module):
+    """Stands where a projection was that has been done: a linear layer of vLLM that hands its input on."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return x, None
+
+
+def _own_addend(states: torch.Tensor, trunc_size: int) -> torch.Tensor:
+    """vLLM's `MoERunner._maybe_reduce_final_output` without its all-reduce."""
+    return states[..., :trunc_size]
+
+
+def _attend(attention: Any, takes_scaling: bool, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    scaling = {"llama_4_scaling": None} if takes_scaling else {}
+    return attention(positions=positions, hidden_states=x, **scaling)
+
+
+def _takes_scaling(attention: Any) -> bool:
+    from vllm.model_executor.models.deepseek_v2 import DeepseekV2Attention, DeepseekV2MLAAttention
+
+    return isinstance(attention, DeepseekV2Attention | DeepseekV2MLAAttention)
+
+
+def _norm(module: Any) -> Norm:
+    return Norm(module.weight.data, module.variance_epsilon, module)
+
+
+def _own_vocabulary(embedding: Any, input_ids: torch.Tensor | None) -> torch.Tensor:
+    """The rows that this rank's part of the vocabulary contributes, zero elsewhere: vLLM's
+    `VocabParallelEmbedding.forward` up to its all-reduce."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import get_masked_input_and_mask
+
+    shard = embedding.shard_indices
+    ids, elsewhere = get_masked_input_and_mask(
+        input_ids,
+        shard.org_vocab_start_index,
+        shard.org_vocab_end_index,
+        shard.num_org_vocab_padding,
+        shard.added_vocab_start_index,
+        shard.added_vocab_end_index,
+    )
+    rows = embedding.quant_method.embedding(embedding, ids.long())
+    return rows.masked_fill_(elsewhere.unsqueeze(-1), 0)

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The replicas' row counts of a pass, known before it: from what each committed to while the pass before ran.
+
+While a pass computes, the replicas exchange their commitments about the next (`dp_gather/commitment.py`). When the
+next begins and all have promised, there is nothing to ask: every replica's rows are its bound, and each pads its
+own up to it, as vLLM does for graphs. When any has not, the counts are exchanged as without this.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from vllm_ascend_ext.collectives.collectives import Collectives
+from vllm_ascend_ext.config import DpGatherConfig
+from vllm_ascend_ext.dp_gather.commitment import OPEN, Commitment, bounds, check, decode, encode
+from vllm_ascend_ext.integration.dp_gather.counts.overlapped import (
+    OverlappedCounts,
+    put_in_place,
+    replicas,
+    wait_before_phase,
+)
+from vllm_ascend_ext.integration.errors import IncompatibleVllmError
+
+_ATTRIBUTE = "ascend_ext_commitment"  # of vLLM's SchedulerOutput: (rows, draft rows)
+Coordinate = Callable[..., tuple[bool, Any, int]]  # vLLM's `coordinate_batch_across_dp`
+
+
+def attach(scheduler_output: Any, commitment: Commitment) -> None:
+    """Lets the output of a schedule carry what it commits to, as it travels to the workers."""
+    setattr(scheduler_output, _ATTRIBUTE, (commitment.max_rows, commitment.max_draft_rows))
+
+
+def attached(scheduler_output: Any) -> Commitment | None:
+    """What `attach` put there; None where no pass will run.
+
+    Raises:
+        IncompatibleVllmError: there are rows and no commitment, so that another scheduler is at work than ours.
+    """
+    carried = getattr(scheduler_output, _ATTRIBUTE, None)
+    if carried is not None:
+        return Commitment(*carried)
+    if not scheduler_output.total_num_scheduled_tokens:
+        return None
+    raise IncompatibleVllmError(
+        "a step came without a commitment about the next, which ascend_ext.dp_gather.counts_ahead needs of the "
+        "scheduler; set counts_ahead to false"
+    )
+
+
+@dataclass(slots=True)
+class AheadStats:
+    """Passes by how their counts were known, on this rank.
+
+    Attributes:
+        num_ahead, num_asked: of the target model: from commitments, and by asking.
+        num_draft_ahead, num_draft_asked: of the draft model.
+        num_pad_rows: rows that this replica added up to its bound, in passes of both.
+        num_rows_ahead: rows of passes from commitments, those added included.
+        wait_s: seconds that this rank stood still for commitments, or for counts before a pass.
+    """
+
+    num_ahead: int = 0
+    num_asked: int = 0
+    num_draft_ahead: int = 0
+    num_draft_asked: int = 0
+    num_pad_rows: int = 0
+    num_rows_ahead: int = 0
+    wait_s: float = 0.0
+
+
+class CountsAhead:
+    """Stands for vLLM's `coordinate_batch_across_dp`, in the target model's passes and the draft model's.
+
+    Every target pass takes what was gathered beside the one before, and begins the gathering for the one after.
+
+    Args:
+        ranks: of one tensor-parallel rank's replicas, on the host, used for nothing else.
+        ask: the exchange of counts where any replica has not committed; vLLM's function or the overlapped one.
+        overlapped: that one, to be awaited.
+    """
+
+    def __init__(self, ranks: Collectives, ask: Coordinate, overlapped: OverlappedCounts | None = None) -> None:
+        self.stats = AheadStats()
+        self.num_own_rows = 0  # of the pass under way, those added not included
+        self._ranks = ranks
+        self._ask = ask
+        self._overlapped = overlapped
+        self._own = OPEN
+        self._arriving: tuple[torch.Tensor, Callable[[], None]] | None = None
+        self._bounds: tuple[Commitment, ...] | None = None
+        self._num_drafts = 0
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the rows of the step's passes are bounds: on all replicas or on none."""
+        return self._bounds is not None
+
+    def commit(self, commitment: Commitment) -> None:
+        """What the coming pass carries about the one after it; without it that is nothing."""
+        self._own = commitment
+
+    def of_target(self, num_tokens_unpadded: int, *args: Any, **kwargs: Any) -> tuple[bool, Any, int]:
+        """With vLLM's parameters and results, for a pass of the target model.
+
+        Raises:
+            CollectiveError: a commitment is missing at the deadline; names the silent ranks.
+            CommitmentError: this replica has more rows than it committed to.
+        """
+        self._bounds = bounds(self._gathered())
+        self._num_drafts = 0
+        if self._bounds is None:
+            self.stats.num_asked += 1
+            result = self._asked(num_tokens_unpadded, args, kwargs)
+        else:
+            self.stats.num_ahead += 1
+            result = self._planned([bound.max_rows for bound in self._bounds], num_tokens_unpadded)
+        self._begin()
+        return result
+
+    def of_draft(self, num_tokens_unpadded: int, *args: Any, **kwargs: Any) -> tuple[bool, Any, int]:
+        """Likewise for a pass of the draft model: the first of a step has the target's rows, later ones a row a
+        request."""
+        later = self._num_drafts > 0
+        self._num_drafts += 1
+        if self._bounds is None:
+            self.stats.num_draft_asked += 1
+            return self._asked(num_tokens_unpadded, args, kwargs)
+        self.stats.num_draft_ahead += 1
+        rows = [bound.max_draft_rows if later else bound.max_rows for bound in self._bounds]
+        return self._planned(rows, num_tokens_unpadded)
+
+    def wait(self) -> None:
+        """From here on the counts of the pass are valid.
+
+        Raises:
+            CollectiveError: not within the deadline; names the silent ranks.
+        """
+        if self._overlapped is not None:
+            self._overlapped.wait()
+
+    def report(self) -> dict[str, Any]:
+        """What was counted since the last `reset`; with overlapped counts also those of `CountsStats`."""
+        return asdict(self.stats) | (self._overlapped.report() if self._overlapped is not None else {})
+
+    def reset(self) -> None:
+        """Forgets what was counted."""
+        self.stats = AheadStats()
+        if self._overlapped is not None:
+            self._overlapped.reset()
+
+    def _gathered(self) -> tuple[Commitment, ...]:
+        """All replicas' commitments about the pass that begins; empty before the first."""
+        if self._arriving is None:
+            return ()
+        (vector, finish), self._arriving = self._arriving, None
+        started = time.perf_counter()
+        finish()
+        self.stats.wait_s += time.perf_counter() - started
+        return decode(vector.tolist())
+
+    def _begin(self) -> None:
+        """Sends this replica's commitment on its way; it arrives while the pass computes."""
+        own, self._own = self._own, OPEN
+        vector = torch.tensor(encode(own, self._ranks.rank, self._ranks.num_ranks))
+        self._arriving = vector, self._ranks.begin_all_reduce_(vector)
+
+    def _asked(self, num_rows: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any, int]:
+        self.num_own_rows = num_rows
+        started = time.perf_counter()
+        result = self._ask(num_rows, *args, **kwargs)
+        self.stats.wait_s += time.perf_counter() - started
+        return result
+
+    def _planned(self, rows: list[int], num_rows: int) -> tuple[bool, Any, int]:
+        own = rows[self._ranks.rank]
+        check(num_rows, own, self._ranks.rank)
+        self.wait()  # for a pass before this one without a layer that exchanged rows
+        self.num_own_rows = num_rows
+        self.stats.num_rows_ahead += own
+        self.stats.num_pad_rows += own - num_rows
+        return False, torch.tensor(rows, dtype=torch.int32), 0
+
+
+def bind(runner: Any, config: DpGatherConfig) -> CountsAhead:
+    """Let a runner and its drafter know their counts ahead. Every rank calls it: it makes groups."""
+    from vllm.v1.worker import dp_utils
+
+    overlapped = OverlappedCounts(replicas(config, "DP counts")) if config.overlap_counts else None
+    ask = dp_utils.coordinate_batch_across_dp if overlapped is None else overlapped.coordinate
+    counts = CountsAhead(replicas(config, "DP commitments"), ask, overlapped)
+    put_in_place(runner, counts.of_target, counts.of_draft)
+    wait_before_phase(runner, counts.wait)
+    execute_model = runner.execute_model
+
+    @functools.wraps(execute_model)
+    def execute_committed(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        commitment = attached(scheduler_output)
+        if commitment is not None:
+            counts.commit(commitment)
+        return execute_model(scheduler_output, *args, **kwargs)
+
+    runner.execute_model = execute_committed
+    return counts

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM's all-gather dispatch and combine of mixture-of-experts layers, by the plan of each forward pass."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from vllm.distributed.device_communicators.all2all import AgRsAll2AllManager
+
+from vllm_ascend_ext.config import DpGatherConfig
+from vllm_ascend_ext.integration.dp_gather import limits as dp_gather_limits
+from vllm_ascend_ext.integration.dp_gather.counts import ahead as counts_ahead
+from vllm_ascend_ext.integration.dp_gather.counts import overlapped
+from vllm_ascend_ext.integration.dp_gather.planner import LayerPlanner, make_planner
+
+
+class PlannedAll2AllManager(AgRsAll2AllManager):  # type: ignore[misc]
+    """Takes the place of vLLM's "allgather_reducescatter" manager.
+
+    Args:
+        cpu_group: of the manager that is replaced.
+        planner: of the layers that dispatch through it.
+    """
+
+    def __init__(self, cpu_group: Any, planner: LayerPlanner) -> None:
+        super().__init__(cpu_group)
+        self._planner = planner
+        self._gather = planner.gather
+
+    def dispatch_router_logits(
+        self,
+        hidden_states: torch.Tensor,
+        router_logits: torch.Tensor,
+        is_sequence_parallel: bool = False,
+        extra_tensors: list[torch.Tensor] | None = None,
+    ) -> Any:
+        """Gather before routing; the router of the layer then routes no padding (`_without_padding`)."""
+        return self._dispatch([hidden_states, router_logits], extra_tensors, mark=-math.inf, fill=0)
+
+    def dispatch(
+        self,
+        hidden_states: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+        is_sequence_parallel: bool = False,
+        extra_tensors: list[torch.Tensor] | None = None,
+    ) -> Any:
+        """Gather after routing; padding gets the expert -1."""
+        return self._dispatch([hidden_states, topk_weights, topk_ids], extra_tensors, mark=-1, fill=-1)
+
+    def combine(self, hidden_states: torch.Tensor, is_sequence_parallel: bool = False) -> torch.Tensor:
+        """This rank's rows of the sum of all ranks' outputs."""
+        return self._gather.combine(hidden_states)
+
+    def own_rows(self) -> slice:
+        """The rows of the gathered buffer that this rank gave."""
+        rows, rank = self._gather.plan.rows, self._gather.rank
+        return slice(rows.offsets[rank], rows.offsets[rank] + rows.held[rank])
+
+    def _dispatch(
+        self, tensors: list[torch.Tensor], extra: list[torch.Tensor] | None, mark: float, fill: int
+    ) -> Any:
+        """Gathers all; the last of `tensors` says where rows go: `mark` in those that this rank has only up to its
+        bound, `fill` in the plan's padding."""
+        self._planner.put_in_force([*tensors, *(extra or [])])
+        *others, routing = tensors
+        gathered = [
+            *(self._gather.gather(x) for x in others),
+            self._gather.gather(_marked(routing, self._planner.bound_padding(), mark), fill=fill),
+        ]
+        if extra is None:
+            return tuple(gathered)
+        return (*gathered, [self._gather.gather(x) for x in extra])
+
+
+def _marked(x: torch.Tensor, rows: slice, mark: float) -> torch.Tensor:
+    """`x`, or a copy with `mark` in all of `rows`."""
+    if rows.start == rows.stop:
+        return x
+    marked = x.clone()
+    marked[rows] = mark
+    return marked
+
+
+def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPlanner:
+    """Let the layers of a loaded runner exchange rows by plan. Every rank calls it.
+
+    Raises UnsupportedCombinationError when a layer does not dispatch through vLLM's runner; see `make_planner`.
+    """
+    from vllm.distributed import get_ep_group
+
+    dp_gather_limits.check_layers(layers)
+    dp_gather_limits.check_graphs(runner, config)
+    first = next(iter(layers.values()))
+    planner = make_planner(runner, split_rows=first.moe_config.is_sequence_parallel, config=config)
+    communicator = get_ep_group().device_communicator
+    communicator.all2all_manager = PlannedAll2AllManager(communicator.all2all_manager.cpu_group, planner)
+    if config.counts_ahead:
+        planner.counts = counts_ahead.bind(runner, config)
+    elif config.overlap_counts:
+        planner.counts = overlapped.bind(runner, config)
+    for layer in layers.values():
+        _hook(layer, planner)
+    return planner
+
+
+def _hook(layer: Any, planner: LayerPlanner) -> None:
+    """The layer's forward ends the plan in force, and its router leaves padding out."""
+    layer_runner = layer.runner
+    sizes_context = layer_runner._sequence_parallel_context
+
+    @contextmanager
+    def planned_context() -> Iterator[None]:
+        planner.await_counts()
+        with sizes_context(), planner.layer():
+            yield
+
+    layer_runner._sequence_parallel_context = planned_context
+    if layer_runner.do_naive_dispatch_combine:
+        layer.router._compute_routing = _without_padding(layer.router._compute_routing, planner)
+
+
+def _without_padding(compute_routing: Any, planner: LayerPlanner) -> Any:
+    """The router's function, with -1 for the experts of padding rows: the plan's, and those by which a replica
+    reached its bound, whose logits it has marked as no request's can be."""
+
+    @functools.wraps(compute_routing)
+    def compute(
+        hidden_states: torch.Tensor, router_logits: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        topk_weights, topk_ids = compute_routing(hidden_states, router_logits, *args, **kwargs)
+        planner.gather.fill_padding_(topk_ids, -1)
+        if planner.is_ahead:
+            is_padding = torch.isneginf(router_logits).all(dim=1, keepdim=True)
+            topk_ids.masked_fill_(is_padding, -1)
+            topk_weights.masked_fill_(is_padding, 0)  # a softmax of these logits is NaN
+        return topk_weights, topk_ids
+
+    return compute

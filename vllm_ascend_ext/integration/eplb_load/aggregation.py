@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The aggregator of a vLLM runner: its groups, its limits, and the facts of a step that all ranks share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vllm_ascend_ext.collectives.collectives import Collectives
+from vllm_ascend_ext.collectives.roll_call import RollCall
+from vllm_ascend_ext.config import EplbLoadConfig
+from vllm_ascend_ext.device import Device, create_device
+from vllm_ascend_ext.eplb_load.device_sum import DeviceAggregator, max_slots
+from vllm_ascend_ext.eplb_load.host_sum import HostAggregator
+from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder
+from vllm_ascend_ext.eplb_load.snapshots import ExpertLoadAggregator
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.runner.features import RoutedModel
+
+
+def num_ranks() -> int:
+    """Ranks whose counts are added up: all that share this stage's experts."""
+    from vllm.distributed import get_ep_group
+
+    return int(get_ep_group().world_size)
+
+
+def is_first_rank() -> bool:
+    """Whether this rank reports for all of them."""
+    from vllm.distributed import get_ep_group
+
+    return int(get_ep_group().rank_in_group) == 0
+
+
+def slot_limit(config: EplbLoadConfig) -> int:
+    """Routed slots that a recorder may hold."""
+    return max_slots(num_ranks()) if config.aggregation == "device" else INT32_MAX
+
+
+def check_interval(runner: Any, config: EplbLoadConfig, models: Sequence[RoutedModel]) -> None:
+    """Refuse an interval in which a counter could overflow; raises UnsupportedCombinationError.
+
+    A step has at most max_num_batched_tokens rows, and the draft routes them once more for each of its passes.
+    Half of the range is left for snapshots that merge: from there on a snapshot waits for a slot.
+    """
+    speculative = runner.speculative_config
+    passes = 1 if speculative is None else 1 + speculative.num_speculative_tokens
+    rows = runner.scheduler_config.max_num_batched_tokens * passes
+    limit = slot_limit(config) // 2
+    for model in models:
+        largest = limit // (rows * model.top_k)
+        if config.interval > largest:
+            raise UnsupportedCombinationError(
+                f"ascend_ext.eplb_load.interval={config.interval} steps of up to {rows} rows with "
+                f"top-{model.top_k} routing could overflow the counters; set interval to at most {largest}"
+            )
+
+
+def make_aggregator(
+    runner: Any, config: EplbLoadConfig, recorders: Sequence[ExpertLoadRecorder]
+) -> ExpertLoadAggregator:
+    """The aggregator that the configuration asks for. Every rank of the stage calls it: it makes a group.
+
+    Raises UnsupportedCombinationError when the device has no collectives of its own.
+    """
+    index = runner.device.index
+    device = create_device(runner.device.type, 0 if index is None else index)
+    options: dict[str, Any] = {"num_slots": config.slots, "deadline_s": config.deadline_s}
+    backend = "gloo" if config.aggregation == "host" else _backend(device)
+    group = _group(backend, config)
+    collectives = group and Collectives(
+        group, config.deadline_s, "expert load", stream_ordered=config.aggregation == "device"
+    )
+    if config.aggregation == "host":
+        return HostAggregator(recorders, device, collectives, **options)
+    if collectives is not None:
+        # connects now, which would hold up the first snapshot
+        collectives.all_reduce_(torch.zeros(1, device=runner.device))
+    roll_call = group and RollCall(group, "expert load on the device")
+    return DeviceAggregator(recorders, device, collectives or _Alone(), roll_call, **options)
+
+
+class _Alone:
+    """All-reduce of one rank."""
+
+    num_ranks = 1
+
+    def all_reduce_(self, x: Any) -> None:
+        """Leaves `x` as it is."""
+
+
+def _backend(device: Device) -> str:
+    if not device.capabilities.device_collectives:
+        raise UnsupportedCombinationError(
+            f"ascend_ext.eplb_load.aggregation='device' needs collectives on the device, which "
+            f"{device.capabilities.description} has not; set it to 'host'"
+        )
+    return device.collective_backend
+
+
+def _group(backend: str, config: EplbLoadConfig) -> Any:
+    """A group of its own, so that no other thread or stream uses it; None for a single rank."""
+    from vllm.distributed import get_ep_group
+
+    ranks = get_ep_group().ranks
+    if len(ranks) == 1:
+        return None
+    return dist.new_group(
+        ranks,
+        backend=backend,
+        timeout=timedelta(seconds=config.deadline_s),
+        use_local_synchronization=True,  # ranks of other stages do not take part
+    )
+
+
+def largest_replica(num_rows: int) -> int:
+    """Rows of the replica that has most in the present forward pass, from what vLLM has synchronised anyway."""
+    from vllm.forward_context import get_forward_context
+
+    dp_metadata = get_forward_context().dp_metadata
+    return num_rows if dp_metadata is None else int(dp_metadata.num_tokens_across_dp_cpu.max())
+
+
+def decode_rows(runner: Any) -> int:
+    """The most rows, padding included, of a step in which every request of a replica only decodes."""
+    speculative = runner.speculative_config
+    tokens = 1 if speculative is None else 1 + speculative.num_speculative_tokens
+    rows = int(runner.scheduler_config.max_num_seqs) * tokens
+    sizes = runner.compilation_config.cudagraph_capture_sizes or ()
+    rows = min((size for size in sizes if size >= rows), default=rows)
+    tp_size = int(runner.parallel_config.tensor_parallel_size)
+    return -(-rows // tp_size) * tp_size

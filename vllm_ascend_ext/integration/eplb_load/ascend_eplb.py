@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vllm-ascend's dynamic EPLB fed by our counts: its schedule, policy process and weight transfer stay.
+
+vllm-ascend 0.23.0 counts padding and dummy rows too, and gathers its counts on the main stream, which waits for
+the copy to the host. Here the counts that a decision uses end `lead` steps before it, so that their sum is on the
+host by then. It also waits for its policy process for ever, which here is an error when that process has ended, or
+takes longer than the deadline.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from vllm_ascend.eplb.eplb_updator import EplbUpdator
+
+from vllm_ascend_ext.config import EplbLoadConfig
+from vllm_ascend_ext.eplb_load.windows import CollectedLoad
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+
+SYMBOL = "vllm_ascend.worker.model_runner_v1:EplbUpdator"  # where the runner looks the class up
+
+
+class PolicyProcessError(RuntimeError):
+    """The process that computes placements has ended or does not answer."""
+
+
+def check(config: EplbLoadConfig) -> None:
+    """Refuse a configuration of dynamic EPLB that cannot be fed; raises UnsupportedCombinationError."""
+    from vllm_ascend.ascend_config import get_ascend_config
+
+    eplb_config = get_ascend_config().eplb_config
+    lead, interval = config.rebalance_lead, eplb_config.expert_heat_collection_interval
+    refused = (
+        (not eplb_config.dynamic_eplb, "needs eplb_config.dynamic_eplb; set it (and DYNAMIC_EPLB=true)"),
+        (
+            eplb_config.num_redundant_experts > 0 or eplb_config.expert_map_path is not None,
+            "is not verified with copies of experts; leave num_redundant_experts at 0 and expert_map_path out",
+        ),
+        (eplb_config.expert_map_record_path is not None, "does not record maps; leave expert_map_record_path out"),
+        (eplb_config.eplb_policy_type == 3, "has no counts of single steps, as policy 3 wants; choose 0, 1 or 2"),
+        (
+            eplb_config.eplb_heat_collection_stage != "all" or config.phase != "all",
+            "wants all steps, for a window without a step of the phase would leave the policy nothing to go by; "
+            "leave ascend_ext.eplb_load.phase and eplb_config.eplb_heat_collection_stage at 'all'",
+        ),
+        (
+            lead >= interval or eplb_config.algorithm_execution_interval < 1,
+            f"needs rebalance_lead (is {lead}) below expert_heat_collection_interval (is {interval}), and "
+            "algorithm_execution_interval of at least 1",
+        ),
+    )
+    for is_refused, why in refused:
+        if is_refused:
+            raise UnsupportedCombinationError(f"ascend_ext.eplb_load.rebalance {why}, or set rebalance to false")
+
+
+class FedEplbUpdator(EplbUpdator):
+    """`EplbUpdator` whose policy process gets the counts of a `CollectedLoad`.
+
+    A window begins where a cycle of the updator's begins and ends `lead` steps before its policy process is woken.
+    """
+
+    _collected: CollectedLoad
+    _begin = 0
+    _end: int | None = None
+
+    def feed(self, collected: CollectedLoad, config: EplbLoadConfig, layer_names: Sequence[Sequence[str]]) -> None:
+        """Decide by `collected`, whose recorders count the layers named."""
+        self._collected, self._lead = collected, config.rebalance_lead
+        self._rows = {
+            name: (model, row) for model, names in enumerate(layer_names) for row, name in enumerate(names)
+        }
+        answers = self.eplb_process.block_update_q
+        self.eplb_process.block_update_q = PolicyAnswers(answers, self.process, config.deadline_s)
+
+    def set_adaptor(self, adaptor: Any) -> None:
+        """The layers are known: their own counting is off.
+
+        Raises UnsupportedCombinationError when one is balanced whose load is not collected.
+        """
+        super().set_adaptor(adaptor)
+        for layer in adaptor.moe_layers:
+            if layer.layer_name not in self._rows:
+                raise UnsupportedCombinationError(
+                    f"ascend_ext.eplb_load.rebalance: the load of {layer.layer_name} is not collected; set "
+                    "rebalance to false"
+                )
+            layer.dynamic_eplb = False
+
+    def forward_end(self, eplb_heat_collection_status: bool = True) -> None:
+        """Mark the window's ends, then vllm-ascend's own. All ranks agree on its counter."""
+        if self.cur_iterations == self.expert_heat_collection_interval - 1 - self._lead:
+            self._end = self._collected.mark()
+        super().forward_end(eplb_heat_collection_status)
+        if self.cur_iterations == 0:  # a cycle has ended
+            self._begin = self._collected.mark()
+
+    def compute_and_set_moe_load(self) -> torch.Tensor:
+        """Give the policy process the window's sums, waiting for them when they are late.
+
+        Returns ``[L, ranks, E / ranks]`` int64 on the host. In vllm-ascend's warm-up there is no window yet.
+        """
+        if self._end is None:
+            return super().compute_and_set_moe_load()
+        loads = self._collected.window(self._begin, self._end)
+        rows = [self._rows[layer.layer_name] for layer in self.adaptor.moe_layers]
+        load_LE = torch.stack([loads[model][row] for model, row in rows])
+        self.shared_dict["moe_load"] = moe_load = by_place(load_LE, self.shared_dict["expert_maps"])
+        return moe_load
+
+
+def by_place(load_LE: torch.Tensor, slots_LRE: torch.Tensor) -> torch.Tensor:
+    """Load of each place, ``[L, R, E / R]`` int64.
+
+    Args:
+        load_LE: ``[L, E]`` int64, of logical experts.
+        slots_LRE: ``[L, R, E]``, the place of expert e on rank r, or -1; each expert has one place.
+    """
+    num_layers, num_ranks, num_experts = slots_LRE.shape
+    placed = torch.zeros(num_layers, num_ranks, num_experts // num_ranks, dtype=torch.int64)
+    layer, rank, expert = (slots_LRE >= 0).nonzero(as_tuple=True)
+    placed[layer, rank, slots_LRE[layer, rank, expert].long()] = load_LE[layer, expert]
+    return placed
+
+
+class PolicyAnswers:
+    """The queue of a policy process, read with a deadline."""
+
+    def __init__(self, answers: Any, process: Any, deadline_s: float) -> None:
+        self._answers, self._process, self._deadline_s = answers, process, deadline_s
+
+    def get(self) -> Any:
+        """The next answer.
+
+        Raises:
+            PolicyProcessError: the process has ended, or does not answer within the deadline.
+        """
+        end = time.monotonic() + self._deadline_s
+        while True:
+            is_alive = self._process.is_alive()  # asked first: what it sent before it ended still counts
+            try:
+                return self._answers.get(timeout=0.05)
+            except queue.Empty:
+                if not is_alive:
+                    raise PolicyProcessError(
+                        f"vllm-ascend's EPLB policy process {self._process.pid} has ended with exit code "
+                        f"{self._process.exitcode}, and no placement will come; its error is in the log above"
+                    ) from None
+                if time.monotonic() >= end:
+                    raise PolicyProcessError(
+                        f"vllm-ascend's EPLB policy process {self._process.pid} has not answered for "
+                        f"{self._deadline_s:g} s; raise ascend_ext.eplb_load.deadline_s or turn rebalance off"
+                    ) from None

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where vllm-ascend 0.23.0 routes: `select_experts`, called by a layer's quantisation method, not vLLM's routers.
+
+That method offers what it routed, as logical ids before vllm-ascend's own mapping (`log2phy`), to an object stored
+on the layer; its `enable_return_routed_experts` uses that (ops/fused_moe/fused_moe.py:201, `AscendUnquantized-
+FusedMoEMethod.apply`). So do we, layer by layer, without the flag's transport of the ids to the requests. It goes
+once vllm-ascend routes through vLLM's `BaseRouter`, whose hook `vllm_routing` uses.
+
+Counted is what the emulator has run: eager mode and all-gather dispatch, where every rank routes all rows of its
+replica. What splits or gathers the rows otherwise is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from vllm_ascend_ext.integration.errors import IncompatibleVllmError, UnsupportedCombinationError
+from vllm_ascend_ext.integration.upstream.patches import TESTED_VLLM_ASCEND
+
+_HOOK = "_ascend_routed_experts_capturer"
+_OFF = "or set eplb_load.enabled to false"
+
+
+def check(vllm_config: Any) -> None:
+    """Refuse, before anything is loaded, what cannot be counted; raises UnsupportedCombinationError."""
+    from vllm_ascend.ascend_config import get_ascend_config
+    from vllm_ascend.utils import enable_sp, enable_sp_by_pass
+
+    parallel_config, model_config = vllm_config.parallel_config, vllm_config.model_config
+    ascend_config = get_ascend_config()
+    refused = (
+        (
+            model_config is not None and not model_config.enforce_eager,
+            "is not verified in vllm-ascend's graph mode; set enforce_eager",
+        ),
+        (parallel_config.data_parallel_size > 1, "is not verified with data parallelism on the NPU; use TP"),
+        (parallel_config.pipeline_parallel_size > 1, "is not verified with pipeline stages on the NPU; use TP"),
+        (
+            parallel_config.prefill_context_parallel_size > 1 or parallel_config.decode_context_parallel_size > 1,
+            "cannot tell which rows are a rank's own under context parallelism; turn it off",
+        ),
+        (
+            enable_sp(vllm_config) or enable_sp_by_pass(),
+            "cannot count rows that vllm-ascend's sequence parallelism splits; turn enable_flashcomm1 off",
+        ),
+        (ascend_config.mix_placement, "does not count shared experts as routed ones; turn mix_placement off"),
+        (
+            ascend_config.multistream_overlap_gate,
+            "needs the gate on the main stream; turn multistream_overlap_gate off",
+        ),
+    )
+    for is_refused, why in refused:
+        if is_refused:
+            raise UnsupportedCombinationError(f"ascend_ext.eplb_load {why}, {_OFF}")
+
+
+def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
+    """Let `count` see the ids ``[T, K]`` of each forward of `layer`.
+
+    Raises UnsupportedCombinationError when the layer's method does not offer them, and IncompatibleVllmError when
+    no method does any more.
+    """
+    from vllm_ascend.ops.fused_moe.fused_moe import AscendFusedMoE, AscendUnquantizedFusedMoEMethod
+
+    method = layer.quant_method
+    if type(layer).forward_impl is not AscendFusedMoE.forward_impl:
+        raise UnsupportedCombinationError(
+            f"ascend_ext.eplb_load cannot count {name}: {type(layer).__name__} is not vllm-ascend's "
+            "AscendFusedMoE; set eplb_load.enabled to false"
+        )
+    if type(method).apply is not AscendUnquantizedFusedMoEMethod.apply:
+        raise UnsupportedCombinationError(
+            f"ascend_ext.eplb_load cannot count {name}: vllm-ascend's {type(method).__name__} keeps the routed "
+            "experts of quantised layers to itself; use an unquantised model or set eplb_load.enabled to false"
+        )
+    source = inspect.getsource(AscendUnquantizedFusedMoEMethod.apply)
+    if _HOOK not in source or "layer.vllm_config.model_config" not in source:
+        raise IncompatibleVllmError(
+            "this vllm-ascend's AscendUnquantizedFusedMoEMethod.apply no longer offers what it routed to the "
+            f"layer's {_HOOK}; install vllm-ascend=={TESTED_VLLM_ASCEND[-1]}"
+        )
+    setattr(layer, _HOOK, _Capturer(count))
+    # the flag is read from here in every forward, and nothing else of it is
+    layer.vllm_config = copy.copy(layer.vllm_config)
+    layer.vllm_config.model_config = copy.copy(layer.vllm_config.model_config)
+    layer.vllm_config.model_config.enable_return_routed_experts = True
+
+
+class _Capturer:
+    """What `AscendUnquantizedFusedMoEMethod.apply` calls."""
+
+    def __init__(self, count: Callable[[torch.Tensor], None]) -> None:
+        self._count = count
+
+    def capture(self, layer_id: int, topk_ids: torch.Tensor) -> None:
+        """topk_ids: ``[T, K]`` int32, logical."""
+        self._count(topk_ids)
+
+
+def own_rows(layer: Any) -> slice:
+    """All rows; raises RuntimeError when this step's dispatch is one that `check_runner` did not foresee."""
+    from vllm_ascend.ascend_forward_context import _EXTRA_CTX, MoECommType
+
+    if _EXTRA_CTX.moe_comm_type is not MoECommType.ALLGATHER:
+        raise RuntimeError(
+            f"ascend_ext.eplb_load: {layer.layer_name} is dispatched by {_EXTRA_CTX.moe_comm_type}, whose rows "
+            "cannot be counted; set eplb_load.enabled to false and report this"
+        )
+    return slice(None)

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connects the expert-load recorders to the routers, and the draft passes to the draft recorder."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import weakref
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from vllm_ascend_ext.eplb_load.recorder import ExpertLoadRecorder
+from vllm_ascend_ext.integration.eplb_load import aggregation, ascend_routing, vllm_routing
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.upstream.devices import DEVICES
+from vllm_ascend_ext.integration.upstream.moe_layers import check_runner, moe_layers
+from vllm_ascend_ext.runner.features import RoutedModel
+
+logger = logging.getLogger(__name__)
+
+
+def bind(runner: Any) -> None:
+    """Create the recorders of a runner whose models are loaded and hook them into the routers.
+
+    Raises UnsupportedCombinationError when there is nothing to count or a layer's routing cannot be seen.
+    """
+    routing = _routing(runner)
+    draft_modules = _draft_modules(runner)
+    layers = moe_layers(runner)
+    target = {name: layer for name, layer in layers.items() if layer not in draft_modules}
+    draft = {name: layer for name, layer in layers.items() if layer in draft_modules}
+    if not target and runner.parallel_config.pipeline_parallel_size == 1:
+        raise UnsupportedCombinationError(
+            f"ascend_ext.eplb_load finds no layer to count in {type(runner.get_model()).__name__}: it does not "
+            "use vLLM's FusedMoE; set eplb_load.enabled to false"
+        )
+    if draft and _runs_in_graphs(runner):
+        logger.warning(
+            "ascend_ext.eplb_load: the draft model runs in captured graphs, its load is not collected; "
+            "enforce_eager collects it"
+        )
+        draft = {}
+    features = runner.step_features
+    config = features.config.eplb_load
+    routed = _routed_model(target), _routed_model(draft)
+    aggregation.check_interval(runner, config, [model for model in routed if model is not None])
+    features.decode_rows = aggregation.decode_rows(runner)
+    if config.phase != "all":
+        features.largest_replica = aggregation.largest_replica
+    features.record_load_of(
+        *routed,
+        functools.partial(aggregation.make_aggregator, runner, config),
+        max_slots=aggregation.slot_limit(config),
+        is_first=aggregation.is_first_rank(),
+    )
+    if features.target_load is not None:
+        _hook(routing, target, features.target_load.recorder)
+    if features.draft_load is not None:
+        _hook(routing, draft, features.draft_load.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
+    if config.rebalance:
+        _feed(runner)
+
+
+def _routing(runner: Any) -> ModuleType:
+    """The module that knows where the layers of this runner's device route."""
+    if not DEVICES[runner.device.type].routes_itself:
+        return vllm_routing
+    check_runner(runner)
+    return ascend_routing
+
+
+def _feed(runner: Any) -> None:
+    """Let the device's EPLB decide by what is collected."""
+    features = runner.step_features
+    config = features.config.eplb_load
+    if DEVICES[runner.device.type].routes_itself:
+        names = [load.model.layer_names for load in features.loads]
+        runner.eplb_updator.feed(features.collected, config, names)
+        return
+    models = [runner.get_model()] if features.target_load is not None else []
+    models += [runner.drafter.model] if features.draft_load is not None else []
+    runner.eplb_state.feed(features.collected, config.rebalance_lead, models)
+
+
+def _draft_modules(runner: Any) -> set[torch.nn.Module]:
+    """All modules of the draft model, seen through the wrapper that breakable graphs put around it."""
+    model = getattr(getattr(runner, "drafter", None), "model", None)
+    unwrap = getattr(model, "unwrap", None)
+    if unwrap is not None and not isinstance(model, torch.nn.Module):
+        model = unwrap()
+    return set(model.modules()) if isinstance(model, torch.nn.Module) else set()
+
+
+def _runs_in_graphs(runner: Any) -> bool:
+    from vllm.config import CUDAGraphMode
+
+    return runner.compilation_config.cudagraph_mode not in (None, CUDAGraphMode.NONE)
+
+
+def _routed_model(layers: dict[str, Any]) -> RoutedModel | None:
+    """None without layers (a pipeline stage of dense layers). Raises when the layers differ in what we count."""
+    if not layers:
+        return None
+    experts = {layer.logical_num_experts for layer in layers.values()}
+    parallel = {bool(layer.moe_config.is_sequence_parallel) for layer in layers.values()}
+    if len(experts) > 1 or len(parallel) > 1:
+        raise UnsupportedCombinationError(
+            f"ascend_ext.eplb_load needs layers that are alike, but found {sorted(experts)} experts and "
+            f"sequence-parallel {sorted(parallel)}; set eplb_load.enabled to false"
+        )
+    top_k = max(layer.top_k for layer in layers.values())
+    return RoutedModel(tuple(layers), experts.pop(), top_k, parallel.pop())
+
+
+def _hook(
+    routing: ModuleType,
+    layers: dict[str, Any],
+    recorder: ExpertLoadRecorder,
+    before_pass: _DraftPasses | None = None,
+) -> None:
+    """Count what the layers route, by the module that knows where that is."""
+    for index, (name, layer) in enumerate(layers.items()):
+        rows = functools.partial(routing.own_rows, layer)
+        routing.capture(name, layer, _count(index, rows, recorder, before_pass))
+
+
+def _count(
+    index: int, own_rows: Callable[[], slice], recorder: ExpertLoadRecorder, before_pass: _DraftPasses | None
+) -> Callable[[torch.Tensor], None]:
+    def count(topk_ids_TK: torch.Tensor) -> None:
+        if before_pass is not None:
+            before_pass(topk_ids_TK.shape[0])
+        recorder.record(index, topk_ids_TK[own_rows()])
+
+    return count
+
+
+class _DraftPasses:
+    """Tells the runner of each pass of the draft model, which it does not see one by one: whichever layer comes
+    first in it tells. A pass has a forward context of its own, or, on vllm-ascend, attention metadata of its own
+    in a context of all passes, which keeps them all alive."""
+
+    def __init__(self, begin: Callable[[int, int], None]) -> None:
+        self._begin = begin
+        self._context: weakref.ref[Any] | None = None
+        self._metadata = 0
+
+    def __call__(self, num_routed_rows: int) -> None:
+        from vllm.forward_context import get_forward_context
+
+        context = get_forward_context()
+        metadata = id(context.attn_metadata)
+        if self._context is None or self._context() is not context or self._metadata != metadata:
+            self._context, self._metadata = weakref.ref(context), metadata
+            self._begin(*_rows_of_pass(context, num_routed_rows))
+
+
+def _rows_of_pass(context: Any, num_routed_rows: int) -> tuple[int, int]:
+    """(real rows, padded rows) of an eager pass; without attention metadata it is a dummy, with no real row."""
+    from vllm.distributed import get_dp_group
+
+    metadata = context.attn_metadata
+    num_tokens = next(iter(metadata.values())).num_actual_tokens if metadata else 0
+    if context.dp_metadata is None:
+        return num_tokens, num_routed_rows
+    return num_tokens, int(context.dp_metadata.num_tokens_across_dp_cpu[get_dp_group().rank_in_group])

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM's EPLB fed by our counts: its schedule, policy and weight transfer stay, its counting and all-reduce go.
+
+vLLM 0.23.0 counts padding and warm-up rows too, sums its window over the ranks on the main stream and waits for
+the result. Here the window ends `lead` steps before the rebalancing, so that its sum is on the host by then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.distributed.eplb.eplb_state import EplbState
+
+from vllm_ascend_ext.eplb_load.windows import CollectedLoad
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+
+EPLB_STATE = "vllm.v1.worker.gpu_model_runner:EplbState"  # where runners look the class up
+
+
+def check(vllm_config: Any, lead: int) -> None:
+    """Refuse a configuration of vLLM's EPLB that cannot be fed; raises UnsupportedCombinationError."""
+    parallel_config = vllm_config.parallel_config
+    eplb_config = parallel_config.eplb_config
+    if not parallel_config.enable_eplb:
+        raise UnsupportedCombinationError(
+            "ascend_ext.eplb_load.rebalance feeds vLLM's EPLB, which is off; set enable_eplb, or rebalance to "
+            "false"
+        )
+    if eplb_config.log_balancedness:
+        raise UnsupportedCombinationError(
+            "eplb_config.log_balancedness logs vLLM's own counts, which ascend_ext.eplb_load.rebalance turns off; "
+            "turn it off and read vllm:ascend_ext_eplb_imbalance_ratio on /metrics"
+        )
+    first = eplb_config.step_interval // 4  # vLLM starts its first interval at three quarters
+    if lead >= first:
+        raise UnsupportedCombinationError(
+            f"vLLM first rebalances after {first} steps (a quarter of eplb_config.step_interval), and "
+            f"ascend_ext.eplb_load.rebalance_lead={lead} steps before there is nothing to count; lower "
+            f"rebalance_lead, or set step_interval to at least {4 * (lead + 1)}"
+        )
+
+
+class FedEplbState(EplbState):
+    """`EplbState` that decides by the counts of a `CollectedLoad`.
+
+    Until `feed` is called (while models load), and in vLLM's profile run, it is vLLM's own.
+    """
+
+    _collected: CollectedLoad | None = None
+    _lead = _window_end = 0
+    _window_loads: list[torch.Tensor] | None = None
+
+    def feed(self, collected: CollectedLoad, lead: int, models: list[Any]) -> None:
+        """Decide by `collected`, whose recorders are those of `models`.
+
+        Raises UnsupportedCombinationError when vLLM balances a model whose load is not collected.
+        """
+        for state in self.model_states.values():
+            if not any(state.model is model for model in models):
+                raise UnsupportedCombinationError(
+                    f"ascend_ext.eplb_load.rebalance: the load of {type(state.model).__name__} is not collected "
+                    "(a draft model's only with enforce_eager); set rebalance to false"
+                )
+        self._collected, self._lead, self._models = collected, lead, models
+        if self.should_record_tensor is not None:
+            self.should_record_tensor.fill_(False)
+
+    def step(self, is_dummy: bool = False, is_profile: bool = False, log_stats: bool = False) -> None:
+        """Mark the ends of the windows, then vLLM's step. All ranks agree on its counter."""
+        if self._collected is not None and not is_profile:
+            interval = self.expert_rearrangement_step_interval
+            remaining = interval - 1 - self.expert_rearrangement_step
+            is_begin = remaining == (self._lead + self.expert_load_window_size) % interval
+            if remaining == self._lead:
+                self._window_end = self._collected.mark()
+            elif is_begin:
+                self._collected.mark()
+        super().step(is_dummy, is_profile, log_stats)
+
+    def rearrange(self, is_profile: bool = False, rank_mapping: dict[int, int] | None = None) -> Any:
+        """vLLM's rearrangement, with the window's sums in place of its own."""
+        if self._collected is None or is_profile:
+            return super().rearrange(is_profile, rank_mapping)
+        begin = self._window_end - self.expert_load_window_size
+        window_loads = self._collected.window(begin, self._window_end)
+        self._window_loads = [
+            next(load for load, model in zip(window_loads, self._models, strict=True) if model is state.model)
+            for state in self.model_states.values()
+        ]
+        try:
+            return super().rearrange(is_profile, rank_mapping)
+        finally:
+            self._window_loads = None
+
+    def _allreduce_list(self, tensor_list: list[torch.Tensor]) -> list[torch.Tensor]:
+        """In a rearrangement of ours: nothing to reduce, the sums are on every rank."""
+        if self._window_loads is None:
+            return super()._allreduce_list(tensor_list)
+        for ours, theirs in zip(self._window_loads, tensor_list, strict=True):
+            if ours.shape != theirs.shape:
+                raise RuntimeError(f"load of shape {list(ours.shape)}, where vLLM has {list(theirs.shape)}")
+        return [load_LE.to(self.device) for load_LE in self._window_loads]
+
+    def _should_record_current_step(self, log_stats: bool = False) -> bool:
+        """vLLM's own counting is off."""
+        return self._collected is None and super()._should_record_current_step(log_stats)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where vLLM routes: the capture hook of its router objects, which sees logical ids before EPLB's mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+
+
+def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
+    """Let `count` see the ids ``[T, K]`` of each forward of `layer`.
+
+    Raises UnsupportedCombinationError when the layer routes elsewhere.
+    """
+    from vllm.model_executor.layers.fused_moe.layer import FusedMoE
+
+    if type(layer).forward is not FusedMoE.forward:
+        raise UnsupportedCombinationError(
+            f"ascend_ext.eplb_load cannot count {name}: {type(layer).__name__} routes without vLLM's router "
+            "objects; set eplb_load.enabled to false"
+        )
+    if layer.quant_method.is_monolithic:
+        raise UnsupportedCombinationError(
+            f"ascend_ext.eplb_load cannot count {name}: {type(layer.quant_method).__name__} routes inside its "
+            "kernel; choose another moe_backend or set eplb_load.enabled to false"
+        )
+    layer.router.set_capture_fn(count)
+
+
+def own_rows(layer: Any) -> slice:
+    """The rows of this rank among the routed ones: vLLM's naive dispatch gathers every rank's rows first."""
+    from vllm.distributed import get_dp_group, get_ep_group
+    from vllm.forward_context import get_forward_context
+
+    from vllm_ascend_ext.integration.dp_gather.vllm_exchange import PlannedAll2AllManager
+
+    if not layer.runner.do_naive_dispatch_combine:
+        return slice(None)
+    manager = get_ep_group().device_communicator.all2all_manager
+    if isinstance(manager, PlannedAll2AllManager):
+        return manager.own_rows()
+    dp_metadata = get_forward_context().dp_metadata
+    sizes = dp_metadata.get_chunk_sizes_across_dp_rank()
+    group = get_ep_group() if layer.moe_config.is_sequence_parallel else get_dp_group()
+    begin = sum(sizes[: group.rank_in_group])
+    return slice(begin, begin + sizes[group.rank_in_group])

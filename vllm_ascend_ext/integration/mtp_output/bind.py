@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sets up a worker's part in MTP output saving, and tells how it went."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from vllm_ascend_ext.collectives.collectives import Collectives
+from vllm_ascend_ext.config import MtpOutputConfig
+from vllm_ascend_ext.device import create_device
+from vllm_ascend_ext.integration.errors import StartupError
+from vllm_ascend_ext.integration.mtp_output.runner_outputs import VllmOutputs
+from vllm_ascend_ext.integration.mtp_output.stop_rule import EngineRequests
+from vllm_ascend_ext.integration.upstream.patches import Patch, apply_patches
+from vllm_ascend_ext.mtp_output.errors import ChannelError
+from vllm_ascend_ext.mtp_output.outlet import EngineOutlet
+from vllm_ascend_ext.mtp_output.ring.size import RingSize
+from vllm_ascend_ext.mtp_output.step.device_copy import PackedOutput, PackedShape
+from vllm_ascend_ext.mtp_output.step.launch_bound import LaunchBound
+from vllm_ascend_ext.mtp_output.step.outputs import ReplicaPeers, StepOutputs
+from vllm_ascend_ext.mtp_output.step.sender import StepSender
+from vllm_ascend_ext.mtp_output.step.sender_rank import OutputLayout, OutputRouting, route_output
+
+_ASYNC_OUTPUT = "AsyncGPUModelRunnerOutput"
+
+
+def routing_of(parallel_config: Any) -> OutputRouting:
+    """What this rank does, from vLLM's groups."""
+    from vllm.distributed import get_pp_group, get_tp_group
+
+    tp, pp = get_tp_group(), get_pp_group()
+    layout = OutputLayout(
+        replica=parallel_config.data_parallel_index,
+        tp_rank=tp.rank_in_group,
+        tp_size=tp.world_size,
+        pp_rank=pp.rank_in_group,
+        pp_size=pp.world_size,
+    )
+    return route_output(layout)
+
+
+def bind(worker: Any, config: MtpOutputConfig) -> None:
+    """Let the worker's runner give its output to us; every rank of a replica calls it: it makes a group.
+
+    Raises StartupError when the frames' channel cannot be made.
+    """
+    runner, vllm_config = worker.model_runner, worker.vllm_config
+    routing = routing_of(vllm_config.parallel_config)
+    is_async = bool(vllm_config.scheduler_config.async_scheduling)
+    num_speculative_tokens = int(runner.num_spec_tokens)
+    packed, sender = None, None
+    if routing.sends:
+        packed = _packed_output(runner, config, num_speculative_tokens)
+        history = EngineRequests(lambda: int(runner.max_model_len))
+        max_rows = runner.max_num_reqs
+        outlet = _outlet(config, routing.replica, max_rows, num_speculative_tokens)
+        sender = StepSender(outlet, history, top_k=config.top_k, max_rows=max_rows)
+    outputs = StepOutputs(
+        packed=packed,
+        sender=sender,
+        peers=_peers(vllm_config, config, is_async=is_async),
+        launches=LaunchBound(num_speculative_tokens),
+        num_slots=config.slots,
+        is_async=is_async,
+    )
+    runner.attach_outputs(VllmOutputs(runner, outputs))
+    apply_patches(patches(runner))
+
+
+def patches(runner: Any) -> list[Patch]:
+    """Where the runner's module looks up the class that copies a step's output under asynchronous scheduling."""
+    from vllm_ascend_ext.integration.mtp_output.async_output import make_async_output
+
+    modules = [cls.__module__ for cls in type(runner).__mro__]
+    return [
+        Patch(
+            target=f"{module}:{_ASYNC_OUTPUT}",
+            replacement=make_async_output,
+            reason="its constructor copies tokens and log-probabilities, one by one and on every rank",
+            upstream="https://github.com/vllm-project/vllm/blob/v0.23.0/vllm/v1/worker/gpu_model_runner.py",
+            remove_when="vLLM lets a runner choose the class of its asynchronous output",
+            parameters=("model_runner_output", "sampled_token_ids"),
+        )
+        for module in dict.fromkeys(modules)
+        if hasattr(sys.modules[module], _ASYNC_OUTPUT)
+    ]
+
+
+def _packed_output(runner: Any, config: MtpOutputConfig, num_speculative_tokens: int) -> PackedOutput:
+    from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
+
+    index = runner.device.index
+    device = create_device(runner.device.type, 0 if index is None else index)
+    columns = 1 + max(runner.model_config.max_logprobs, MAX_LOGPROB_TOKEN_IDS)
+    num_slots = LaunchBound.largest(1, num_speculative_tokens)
+    largest = PackedShape(runner.max_num_reqs, num_slots, columns, num_speculative_tokens)
+    return PackedOutput(
+        device,
+        largest,
+        num_slots=config.slots,
+        deadline_s=config.deadline_s,
+        vocab_size=runner.input_batch.vocab_size,
+    )
+
+
+def _outlet(config: MtpOutputConfig, replica: int, max_num_seqs: int, num_speculative_tokens: int) -> EngineOutlet:
+    columns = config.top_k + 1 if config.top_k else 0
+    try:
+        size = RingSize.for_engine(max_num_seqs, num_speculative_tokens, columns, num_frames=config.frames)
+        return EngineOutlet(
+            config.instance,
+            replica,
+            size,
+            timeout_s=config.deadline_s,
+            endpoint=config.endpoint,
+            has_reader=config.reader == "required",
+        )
+    except (ChannelError, OSError, ValueError) as error:
+        raise StartupError(f"ascend_ext.mtp_output, replica {replica}: {error}") from error
+
+
+def _peers(vllm_config: Any, config: MtpOutputConfig, *, is_async: bool) -> ReplicaPeers:
+    """A Gloo group of its own, so that no other thread uses it."""
+    from vllm.distributed import get_tp_group
+
+    ranks = get_tp_group().ranks
+    launcher = vllm_config.parallel_config.distributed_executor_backend == "external_launcher"
+    if len(ranks) == 1:
+        return ReplicaPeers(None, False)
+    group = dist.new_group(
+        ranks, backend="gloo", timeout=timedelta(seconds=config.deadline_s), use_local_synchronization=True
+    )
+    return ReplicaPeers(Collectives(group, config.deadline_s, "mtp output"), launcher or not is_async)
+
+
+def report(runner: Any) -> dict[str, Any] | None:
+    """What this rank copied, received and sent; None without MTP output saving.
+
+    copies: None on a rank that has nothing to copy with.
+    """
+    if runner.step_outputs is None:
+        return None
+    outputs: StepOutputs = runner.step_outputs.outputs
+    document: dict[str, Any] = {"copies": None, "received": outputs.num_received}
+    if outputs.packed is not None and outputs.sender is not None:
+        copies = outputs.packed.stats
+        document |= {"copies": copies.num_copies, "copied_bytes": copies.num_bytes}
+        stats, outlet = outputs.sender.stats, outputs.sender.outlet_stats
+        document |= {
+            "frames": stats.num_frames,
+            "frame_seconds": stats.latency_s,
+            "blocked_seconds": outlet.blocked_s,
+            "frame_bytes": outlet.bytes,
+            "ring_occupancy": outlet.occupancy,
+            "ring_capacity": outlet.capacity,
+            "tokens": stats.acceptance.num_tokens,
+            "drafts": list(stats.acceptance.num_drafts),
+            "accepted_drafts": list(stats.acceptance.num_accepted),
+        }
+    return document

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between vLLM's runner and `StepOutputs`: scheduler outputs to events, sampler outputs to what is packed and
+back."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.v1.outputs import LogprobsLists, LogprobsTensors
+
+from vllm_ascend_ext.integration.mtp_output.stop_rule import num_prompt_tokens
+from vllm_ascend_ext.mtp_output.step.device_copy import PackedShape, Sampled, draft_rows
+from vllm_ascend_ext.mtp_output.step.outputs import StepOutput, StepOutputs
+from vllm_ascend_ext.mtp_output.step.request_states import StepEvents
+
+_MARK = "ascend_ext_step"
+
+
+def marked(sampled_token_ids: Any) -> tuple[VllmOutputs, StepOutput | None] | None:
+    """What `VllmOutputs.sampled` put on the tensor, which the runner hands on unchanged; None of other runners."""
+    mark: tuple[VllmOutputs, StepOutput | None] | None = getattr(sampled_token_ids, _MARK, None)
+    return mark
+
+
+class VllmOutputs:
+    """What the mixin of a vLLM runner calls.
+
+    Attributes:
+        returns_errors: see `PackedAsyncOutput.get_output`.
+    """
+
+    def __init__(self, runner: Any, outputs: StepOutputs) -> None:
+        self.outputs = outputs
+        self.returns_errors = runner.parallel_config.distributed_executor_backend == "mp"
+        self._runner = runner
+        self._prompts: dict[str, int] = {}  # requests in their prompt (or recomputing) → tokens of all of it
+        self._step: StepOutput | None = None
+
+    def begin_step(self, scheduler_output: Any) -> None:
+        """See `RunnerOutputs.begin_step`. Raises LaunchBoundError when the launch is larger than was said."""
+        self._follow_launch(scheduler_output)
+        cached = scheduler_output.scheduled_cached_reqs
+        known = dict(zip(cached.req_ids, cached.num_output_tokens, strict=True))
+        if self.outputs.is_async:  # of the others, tokens are on their way
+            known = {request_id: known[request_id] for request_id in cached.resumed_req_ids}
+        events = StepEvents(
+            new={request.req_id: request for request in scheduler_output.scheduled_new_reqs},
+            finished=tuple(sorted(scheduler_output.finished_req_ids)),
+            preempted=tuple(sorted(scheduler_output.preempted_req_ids or ())),
+            resumed=frozenset(cached.resumed_req_ids),
+            num_output_tokens=known,
+        )
+        self.outputs.begin_step(events)
+
+    def sampled(self, sampler_output: Any, spec_decode_metadata: Any) -> None:
+        """See `RunnerOutputs.sampled`."""
+        batch = self._runner.input_batch
+        num_requests = batch.num_reqs
+        skipped = np.flatnonzero(self._runner.discard_request_mask.np[:num_requests])
+        self._step = self.outputs.sampled(
+            _shape(sampler_output, spec_decode_metadata),
+            functools.partial(_to_pack, sampler_output, spec_decode_metadata),
+            batch.req_ids[:num_requests],
+            tuple(skipped.tolist()),
+            needs_history=self.outputs.is_async and bool(batch.sampling_metadata.output_token_ids),
+        )
+        setattr(sampler_output.sampled_token_ids, _MARK, (self, self._step))
+
+    def on_host(self, sampler_output: Any) -> Any:
+        """See `RunnerOutputs.on_host`: under asynchronous scheduling the runner leaves it on the device."""
+        if self.outputs.is_async:
+            return sampler_output
+        step = self._step
+        assert step is not None  # every rank needs the tokens: `ReplicaPeers.always_share`
+        self.outputs.resolve(step)
+        assert step.target is not None
+        return replace(
+            sampler_output, sampled_token_ids=step.target.token_ids_BS, logprobs_tensors=_logprobs_tensors(step)
+        )
+
+    def nothing_sampled(self) -> None:
+        """See `RunnerOutputs.nothing_sampled`."""
+        self.outputs.nothing_sampled()
+
+    def _follow_launch(self, scheduler_output: Any) -> None:
+        """The same on all ranks: requests that join, go on with their prompt, leave; then the bound is checked."""
+        launches, scheduled = self.outputs.launches, scheduler_output.num_scheduled_tokens
+        self.outputs.take_counts()
+        for request_id in (*scheduler_output.finished_req_ids, *(scheduler_output.preempted_req_ids or ())):
+            launches.finish(request_id)
+            self._prompts.pop(request_id, None)
+        for request in scheduler_output.scheduled_new_reqs:
+            self._prompts[request.req_id] = num_prompt_tokens(request)
+            self._prefill(request.req_id, request.num_computed_tokens, scheduled[request.req_id])
+        cached = scheduler_output.scheduled_cached_reqs
+        for request_id, num_computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
+            if request_id in cached.resumed_req_ids:
+                self._prompts[request_id] = len(cached.all_token_ids[request_id])
+            if request_id in self._prompts:
+                self._prefill(request_id, num_computed, scheduled[request_id])
+        if scheduled:
+            launches.check(scheduler_output.total_num_scheduled_tokens)
+
+    def _prefill(self, request_id: str, num_computed: int, num_scheduled: int) -> None:
+        is_last = num_computed + num_scheduled >= self._prompts[request_id]
+        self.outputs.launches.prefill(request_id, num_scheduled, is_last=is_last)
+        if is_last:
+            del self._prompts[request_id]
+
+
+def _shape(sampler_output: Any, spec_decode_metadata: Any) -> PackedShape:
+    """Of what `_to_pack` makes, known on the host."""
+    num_requests, num_slots = sampler_output.sampled_token_ids.shape
+    logprobs = sampler_output.logprobs_tensors
+    columns = 0 if logprobs is None else logprobs.logprob_token_ids.shape[-1]
+    num_drafts = 0 if spec_decode_metadata is None else spec_decode_metadata.max_spec_len
+    return PackedShape(num_requests, num_slots, columns, num_drafts)
+
+
+def _to_pack(sampler_output: Any, spec_decode_metadata: Any) -> Sampled:
+    token_ids_BS = sampler_output.sampled_token_ids.to(torch.int32)
+    draft_ids_BD = None
+    if spec_decode_metadata is not None:
+        draft_ids_BD = draft_rows(
+            spec_decode_metadata.draft_token_ids,
+            spec_decode_metadata.num_draft_tokens,
+            spec_decode_metadata.cu_num_draft_tokens,
+        )
+    logprobs = sampler_output.logprobs_tensors
+    if logprobs is None:
+        return Sampled(token_ids_BS, draft_ids_BD)
+    shape = (*token_ids_BS.shape, logprobs.logprob_token_ids.shape[-1])
+    return Sampled(
+        token_ids_BS,
+        draft_ids_BD,
+        logprobs.logprob_token_ids.to(torch.int32).reshape(shape),
+        logprobs.logprobs.to(torch.float32).reshape(shape),
+        logprobs.selected_token_ranks.to(torch.int32).reshape(token_ids_BS.shape),
+    )
+
+
+def _logprobs_tensors(step: StepOutput) -> LogprobsTensors | None:
+    """As the sampler had them, a row a slot; blank where a draft was rejected, which vLLM filters out."""
+    target = step.target
+    assert target is not None
+    if target.topk_ids_BSK is None or target.topk_logprobs_BSK is None or target.token_ranks_BS is None:
+        return None
+    ids_BSK = target.topk_ids_BSK
+    return LogprobsTensors(
+        ids_BSK.flatten(0, 1),
+        target.topk_logprobs_BSK.flatten(0, 1),
+        target.token_ranks_BS.flatten().to(torch.int64),
+    )
+
+
+def engine_logprobs(step: StepOutput) -> LogprobsLists | None:
+    """Of the accepted tokens, request after request; those of discarded rows stay in, as vLLM leaves them."""
+    tensors, target = _logprobs_tensors(step), step.target
+    if tensors is None or target is None:
+        return None
+    num_slots = step.shape.num_slots
+    if num_slots == 1:
+        return tensors.tolists()
+    counts_B = target.num_accepted_B
+    is_accepted_BS = torch.arange(num_slots) < counts_B.unsqueeze(1)
+    cu_num_tokens = [0, *counts_B.cumsum(0).tolist()]
+    return tensors.filter(is_accepted_BS.flatten()).tolists(cu_num_tokens)

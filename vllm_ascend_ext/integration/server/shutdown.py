@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is left to mend when a process of vLLM dies: orphans of a killed parent, an exit status that hides it.
+
+vLLM itself notices a dead worker and a dead engine core, ends the others and answers open requests with an
+error. Like everything else, this is for engines with an `ascend_ext` configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from vllm_ascend_ext.config import KEY
+from vllm_ascend_ext.integration.errors import EngineDiedError
+from vllm_ascend_ext.integration.upstream.patches import Patch
+
+logger = logging.getLogger(__name__)
+
+# vLLM's executor gives workers 4 s, then SIGTERM, then 4 s, then SIGKILL: let the engine core finish that
+_GRACE_S = 15.0
+_WATCH = "AscendExtParentWatch"
+_API_SERVER = "vllm.entrypoints.openai.api_server"
+
+
+def end_with_parent() -> None:
+    """In an engine core or worker: end when the process that started this one has ended, however it ended.
+
+    vLLM's workers watch the engine core, but the engine core does not watch the API server, so that a killed
+    API server leaves engine core and workers behind, and with them the device's memory
+    (https://github.com/vllm-project/vllm/issues/55510; obsolete with
+    https://github.com/vllm-project/vllm/pull/55846). Nor does a worker that is stuck in a collective end.
+
+    Does nothing in other processes, and nothing when called again. Under the start method `fork` vLLM does
+    not run its plug-ins again in the child; its command line always spawns.
+    """
+    parent = multiprocessing.parent_process()
+    # what vLLM started this process with; only its engine cores and workers get a configuration
+    vllm_config = getattr(multiprocessing.current_process(), "_kwargs", {}).get("vllm_config")
+    if parent is None or KEY not in (getattr(vllm_config, "additional_config", None) or {}):
+        return
+    if any(thread.name == _WATCH for thread in threading.enumerate()):
+        return
+    threading.Thread(target=_end_after, args=(parent,), name=_WATCH, daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    """First as an operator would (SIGTERM: vLLM frees what it holds), then by force."""
+    parent.join()
+    logger.warning(
+        "ascend_ext: parent process %d (%s) has ended; ending %s",
+        parent.pid,
+        parent.name,
+        multiprocessing.current_process().name,
+    )
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def patches() -> list[Patch]:
+    """The rows for this process; none where vLLM's API server is not loaded."""
+    if _API_SERVER not in sys.modules:
+        return []
+    return [
+        Patch(
+            target=f"{_API_SERVER}:serve_http",
+            replacement=serve_http,
+            reason="`vllm serve` has exit status 0 after its engine died: no supervisor restarts it; told to "
+            "stop, it hangs while requests are open and kills workers that free what they hold; and /metrics has "
+            "no way to a worker's values",
+            upstream="https://github.com/vllm-project/vllm/issues/48966",
+            remove_when="the exit status tells of a dead engine, open requests are answered at the end, and "
+            "workers are given time to end",
+            parameters=("app", "sock"),
+        )
+    ]
+
+
+async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
+    """vLLM's `serve_http`, which returns when asked to stop and when the engine died; then EngineDiedError.
+
+    The client calls itself dead after both, but only an operator's signal goes through its `shutdown`. That
+    cancels the task that answers open requests, and the server waits for their connections for ever: they get
+    the error of a dead engine instead (https://github.com/vllm-project/vllm/pull/36964). It also gives the engine
+    core no time unless `shutdown_timeout` does, and kills the workers while they free what they hold (rings,
+    shared memory): the core has as long now as it gives its workers, and takes what it needs of it.
+    """
+    from vllm.entrypoints import launcher
+
+    from vllm_ascend_ext.integration.server import metrics as server_metrics
+
+    server_metrics.serve(app)
+    client = getattr(app.state, "engine_client", None)
+    if client is None:  # a server without an engine
+        return await launcher.serve_http(app, *args, **kwargs)
+    asked_to_stop = False
+    shutdown = client.shutdown
+    loop = asyncio.get_running_loop()
+
+    def note_and_shut_down(timeout: float | None = None) -> None:  # in a thread of its own
+        nonlocal asked_to_stop
+        asked_to_stop = True
+        loop.call_soon_threadsafe(client.output_processor.propagate_error, client.dead_error)
+        shutdown(timeout=max(timeout or 0.0, _GRACE_S))
+
+    client.shutdown = note_and_shut_down
+    try:
+        ended = await launcher.serve_http(app, *args, **kwargs)
+    finally:
+        client.shutdown = shutdown
+    if client.errored and not asked_to_stop:
+        ended.close()  # a coroutine that nobody will await
+        raise EngineDiedError("the engine died and the server has stopped; the cause is in the log above")
+    return ended

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sender: numbers the frames of one data-parallel replica and writes them to its channel."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_ascend_ext.mtp_output.errors import ChannelClosedError
+from vllm_ascend_ext.mtp_output.frames.frame import FrameWriter
+from vllm_ascend_ext.mtp_output.frames.section import Section, Source
+from vllm_ascend_ext.mtp_output.ring.backend import Backend, installed_backend
+from vllm_ascend_ext.mtp_output.ring.end_state import State
+from vllm_ascend_ext.mtp_output.ring.size import RingSize
+from vllm_ascend_ext.mtp_output.ring.writer import RingWriter
+
+
+@dataclass(frozen=True, slots=True)
+class SenderStats:
+    """What a sender did since it was made.
+
+    Attributes:
+        frames, bytes: sent.
+        blocked_s: seconds that it waited for room.
+        send_s: seconds spent in `send`, waiting included.
+        occupancy: frames that are not acknowledged, of `capacity`.
+    """
+
+    frames: int
+    bytes: int
+    blocked_s: float
+    send_s: float
+    occupancy: int
+    capacity: int
+
+
+class OutputSender:
+    """One per data-parallel replica.
+
+    Args:
+        instance: of the engine; the same after a restart of the same engine, another for every other.
+        replica: the data-parallel rank.
+        size: of the ring, see `RingSize.for_engine`.
+        timeout_s: how long a full ring may block `send`.
+        backend: what encodes; by default the installed one.
+
+    Raises:
+        ChannelInUseError, ChannelSizeError, ChannelError: what `RingWriter` says.
+    """
+
+    def __init__(
+        self,
+        instance: int,
+        replica: int,
+        size: RingSize,
+        *,
+        timeout_s: float = 60.0,
+        backend: Backend | None = None,
+    ) -> None:
+        backend = backend or installed_backend()
+        self._timeout_s = timeout_s
+        self._ring = RingWriter(instance, replica, size, backend)
+        self._writer = FrameWriter(instance, replica, backend.codec)
+        module = backend.module
+        self._usual = module.UsualSend(*self._ring.memory, Section) if module else None
+        self._send_usual = self._usual.send if self._usual else _is_unusual
+
+    def send(
+        self, step: int, target: Section, draft: Section | None = None, *, timeout_s: float | None = None
+    ) -> int:
+        """Sends one frame; returns its sequence.
+
+        Args:
+            timeout_s: seconds to wait while the ring is full, instead of the sender's own.
+
+        Raises:
+            ChannelFullError: the reader lives and did not make room in time. Nothing was sent; try again.
+            ReaderGoneError: the ring is full and its reader is dead, or never came. Likewise.
+            ChannelSizeError: the frame is larger than the ring was made for.
+            ChannelClosedError: after `close`.
+            ValueError: the sections are of the wrong sources, or impossible, or `step` is no unsigned 64-bit
+                number.
+        """
+        sequence = self._send_usual(step, target, draft)
+        if sequence < 0:
+            sequence = self._send(step, target, draft, self._timeout_s if timeout_s is None else timeout_s)
+        return sequence
+
+    def _send(self, step: int, target: Section, draft: Section | None, timeout_s: float) -> int:
+        """Whatever the frame before was like."""
+        begin = time.monotonic_ns()
+        self._check_open()
+        if not 0 <= step < 2**64:
+            raise ValueError(f"a frame's step is an unsigned 64-bit number, not {step}")
+        if target.source != Source.TARGET or (draft is not None and draft.source != Source.DRAFT):
+            raise ValueError("a frame has a section of the target and, after it, one of the draft or none")
+        if self._usual is not None:
+            self._usual.forget()  # until this frame is sent; an exception may come at any place
+        sections = (target,) if draft is None else (target, draft)
+        ring, writer = self._ring, self._writer
+        bound = writer.bound(sections)
+        at = ring.reserve(bound, timeout_s)
+        num_bytes = writer.write(ring.frames, at, step, ring.sequence, sections)
+        sequence = ring.publish(num_bytes)
+        state = ring.state
+        state[State.NUM_SENT] += 1
+        state[State.BYTES_SENT] += num_bytes
+        if self._usual is not None:
+            self._usual.learn(writer.roster_sequence, bound, target, draft)
+        state[State.SEND_NS] += time.monotonic_ns() - begin
+        return sequence
+
+    @property
+    def path(self) -> Path:
+        """The ring's."""
+        return self._ring.path
+
+    @property
+    def next_sequence(self) -> int:
+        """Of the frame that `send` will send. Not 0 at the beginning when a dead sender's ring is continued."""
+        return self._ring.sequence
+
+    @property
+    def stats(self) -> SenderStats:
+        """Raises:
+        ChannelClosedError: after `close`.
+        """
+        self._check_open()
+        ring, state = self._ring, self._ring.state
+        return SenderStats(
+            state[State.NUM_SENT],
+            state[State.BYTES_SENT],
+            ring.blocked_s,
+            state[State.SEND_NS] / 1e9,
+            ring.num_unread,
+            ring.size.num_descriptors,
+        )
+
+    def _check_open(self) -> None:
+        if self._ring.is_closed:
+            raise ChannelClosedError(f"this sender has closed {self._ring.path}")
+
+    def close(self, timeout_s: float = 0.0, *, keeps_unread: bool = False) -> int:
+        """See `RingWriter.close`."""
+        if self._usual is not None:
+            self._usual.close()
+        return self._ring.close(timeout_s, keeps_unread=keeps_unread)
+
+
+def _is_unusual(step: int, target: Section, draft: Section | None) -> int:
+    """In the place of `UsualSend.send` where there is no C++ module."""
+    return -1

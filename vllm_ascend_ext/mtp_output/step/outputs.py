@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step's output between vLLM's runner, the engine and the readers of frames: one copy to the host for all three.
+
+Order of a step on the rank that sends: `begin_step` (what the scheduler did) → the model runs → `sampled` (pack
+and copy, off the main stream) → the step is *resolved*: wait for the copy, judge, send the frame, make the
+engine's output. Synchronous scheduling resolves it in the runner's bookkeeping, asynchronous scheduling when the
+engine asks for the output, on whatever thread; steps are resolved one at a time and in order.
+
+The other tensor-parallel ranks run `begin_step` alike and copy nothing. Where they need the tokens on the host
+(`ReplicaPeers`), they receive the sender's copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from vllm_ascend_ext.collectives.collectives import Collectives
+from vllm_ascend_ext.mtp_output.step.device_copy import PackedOutput, PackedShape, PackedStep, Sampled, unpack
+from vllm_ascend_ext.mtp_output.step.launch_bound import LaunchBound
+from vllm_ascend_ext.mtp_output.step.request_states import StepEvents
+from vllm_ascend_ext.mtp_output.step.sender import SampledStep, StepSender
+from vllm_ascend_ext.ops.mtp_pack import MtpOutput
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPeers:
+    """The tensor-parallel ranks of a replica's last stage.
+
+    collectives: over Gloo, the sender is rank 0; None for a single rank.
+    always_share: every step's tokens are needed on the host of every rank: for the next step's input under
+        synchronous scheduling, and for each rank's own engine under the launcher of torchrun
+        (`external_launcher`).
+    """
+
+    collectives: Collectives | None
+    always_share: bool
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """A step that sampled. tokens and target are there once it is resolved: lists of accepted tokens, a row of the
+    batch each, and what was packed, both for whoever needs them on the host."""
+
+    step: int
+    launch: int
+    events: StepEvents
+    request_ids: tuple[str, ...]
+    skipped: tuple[int, ...]
+    shape: PackedShape
+    packed: PackedStep | None
+    is_shared: bool
+    sampled_s: float
+    is_resolved: bool = False
+    target: MtpOutput | None = None
+    token_ids: list[list[int]] = field(default_factory=list)
+
+
+class StepOutputs:
+    """The output of one runner, step by step.
+
+    Args:
+        packed, sender: on the rank that sends, else None.
+        launches: the bound of this replica's.
+        num_slots: steps that may be on their way.
+        is_async: asynchronous scheduling.
+    """
+
+    def __init__(
+        self,
+        *,
+        packed: PackedOutput | None,
+        sender: StepSender | None,
+        peers: ReplicaPeers,
+        launches: LaunchBound,
+        num_slots: int,
+        is_async: bool,
+    ) -> None:
+        self.packed, self.sender, self.peers = packed, sender, peers
+        self.launches = launches
+        self.is_async = is_async
+        self._num_slots = num_slots
+        self.num_received = 0
+        self.step = 0  # that began last
+        self._events = StepEvents()
+        self._pending: deque[StepOutput] = deque()
+        self._resolving = threading.RLock()  # taken before the other one
+        self._arriving = threading.RLock()
+        self._failure: Exception | None = None
+        self._ended: deque[tuple[int, list[str]]] = deque()  # launches whose outcome has arrived, on the sender
+
+    def begin_step(self, events: StepEvents) -> None:
+        """The scheduler's facts of a step; on all ranks, before the model runs."""
+        if self._failure is not None:
+            raise self._failure
+        self.step += 1
+        self._events = events
+        if self.sender is not None:
+            self.sender.announce(self.step, events.finished)
+
+    def take_counts(self) -> None:
+        """Tells the launch bound what has arrived of earlier launches; called before a launch is announced to it.
+
+        Under asynchronous scheduling the launch that is about to come was decided before the outcome of the last
+        one was known, and may still have requests that this one ended.
+        """
+        newest = self.launches.step - self.is_async
+        while self._ended and self._ended[0][0] <= newest:
+            launch, ended = self._ended.popleft()
+            self.launches.counts_arrived(launch, dict.fromkeys(ended, 0))
+
+    def sampled(
+        self,
+        shape: PackedShape,
+        to_pack: Callable[[], Sampled],
+        request_ids: Sequence[str],
+        skipped: tuple[int, ...],
+        *,
+        needs_history: bool,
+    ) -> StepOutput | None:
+        """The step has sampled; nothing of it is on the host yet, and nobody waits.
+
+        Args:
+            shape, to_pack: of what was sampled, and that itself, which only the sender asks for.
+            request_ids: of the batch.
+            skipped: rows whose tokens do not count.
+            needs_history: `history` may be asked for.
+
+        Returns:
+            None where nobody will need it on this rank.
+        """
+        is_shared = self.peers.collectives is not None and self.peers.always_share
+        if self.packed is None and not (is_shared or needs_history):
+            return None
+        if len(self._pending) >= self._num_slots:  # not by the slots: ranks that only receive must do alike
+            self._resolve_all()
+        step = StepOutput(
+            step=self.step,
+            launch=self.launches.step,
+            events=self._events,
+            request_ids=tuple(request_ids),
+            skipped=skipped,
+            shape=shape,
+            packed=None if self.packed is None else self.packed.launch(to_pack()),
+            is_shared=is_shared,
+            sampled_s=time.monotonic(),
+        )
+        if step.packed is not None or is_shared:
+            self._pending.append(step)
+        return step
+
+    def history(self, step: StepOutput) -> torch.Tensor:
+        """The step's tokens ``[B, S]``, -1 where a draft was rejected, on the host of all ranks of the replica.
+
+        The next step's sampling reads them there where a request has penalties. All ranks then call it, on the
+        thread that runs the model; see `resolve` for what it raises.
+        """
+        collectives = self.peers.collectives
+        if step.is_shared:
+            self.resolve(step)
+            assert step.target is not None
+            return step.target.token_ids_BS.contiguous()
+        with self._fails(step.step):
+            if step.packed is not None:  # not its frame: peers need not wait for a reader
+                token_ids_BS = self._arrive(step).token_ids_BS.contiguous()
+            else:
+                token_ids_BS = torch.empty(step.shape.num_requests, step.shape.num_slots, dtype=torch.int32)
+            if collectives is not None:
+                collectives.broadcast_(token_ids_BS, 0)
+                self.num_received += step.packed is None
+        return token_ids_BS
+
+    def nothing_sampled(self) -> None:
+        """The step ends without sampling: what happened before it is said all the same."""
+        self._resolve_all()
+        if self.sender is not None:
+            with self._fails(self.step):
+                self.sender.send(self.step, self._events, None)
+
+    def resolve(self, step: StepOutput) -> None:
+        """Blocks until the step is on the host; on the sender its frame, and those before it, have then been sent.
+
+        Raises:
+            DeadlineError: the device did not finish the step in time.
+            ChannelError: the reader of the frames did not keep up, or is gone.
+            CollectiveError: a rank of the replica is gone.
+            OutputMismatchError: see there.
+        """
+        with self._resolving:
+            if step.is_resolved:
+                return
+            if self._failure is not None:
+                raise self._failure
+            with self._fails(step.step):
+                for earlier in self._pending.copy():  # before any frame: peers need not wait for a reader
+                    if earlier.step <= step.step:
+                        self._arrive(earlier)
+                while not step.is_resolved:
+                    self._send_next()
+
+    def close(self) -> None:
+        """Ends the frames."""
+        if self.sender is not None:
+            self.sender.close()
+
+    def _resolve_all(self) -> None:
+        with self._resolving:
+            while self._pending:
+                self.resolve(self._pending[-1])
+
+    def _send_next(self) -> None:
+        step = self._pending[0]
+        if self.sender is not None and step.packed is not None:
+            words_N = step.packed.words().numpy()
+            words = SampledStep(step.request_ids, step.token_ids, step.shape, words_N, step.sampled_s)
+            self._ended.append((step.launch, self.sender.send(step.step, step.events, words)))
+            step.packed.release()
+        step.is_resolved = True
+        self._pending.popleft()
+
+    def _arrive(self, step: StepOutput) -> MtpOutput:
+        """Blocks until the step's tokens are on the host; its frame may still have to be sent."""
+        with self._arriving:
+            if step.target is None:
+                target, _ = unpack(self._words(step), step.shape)
+                counts = target.num_accepted_B.tolist()
+                rows = target.token_ids_BS.tolist()
+                step.token_ids = [row[:count] for row, count in zip(rows, counts, strict=True)]
+                for row in step.skipped:
+                    step.token_ids[row] = []
+                # the engine may keep it for as long as it likes, while the slot goes back with the frame
+                step.target = MtpOutput._make(None if part is None else part.clone() for part in target)
+            return step.target
+
+    @contextlib.contextmanager
+    def _fails(self, step: int) -> Iterator[None]:
+        """What ends this early, a signal included, ends all that follows: a step is judged once."""
+        try:
+            yield
+        except BaseException as error:
+            if self._failure is None:
+                self._failure = error if isinstance(error, Exception) else _interrupted(step, error)
+            raise
+
+    def _words(self, step: StepOutput) -> torch.Tensor:
+        """The step's buffer; on the ranks that received it, without drafts."""
+        collectives = self.peers.collectives
+        if step.packed is not None:
+            words_N = step.packed.words()
+            if step.is_shared and collectives is not None:
+                collectives.broadcast_(words_N[: step.shape.target_words], 0)
+            return words_N
+        assert collectives is not None
+        words_N = torch.empty(step.shape.words, dtype=torch.int32)
+        collectives.broadcast_(words_N[: step.shape.target_words], 0)
+        self.num_received += 1
+        if step.shape.num_draft_slots:
+            words_N[step.shape.target_words :].view(step.shape.num_requests, -1)[:, 0] = 0
+        return words_N
+
+
+def _interrupted(step: int, cause: BaseException) -> RuntimeError:
+    error = RuntimeError(
+        f"the output of step {step} was interrupted by {type(cause).__name__}: its frame may have been sent or "
+        "not, so no other can follow; start the engine again"
+    )
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sends a replica's steps as frames: judges them, counts what was accepted, and builds the sections."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from vllm_ascend_ext.mtp_output.acceptance import Acceptance
+from vllm_ascend_ext.mtp_output.frames.section import Int32Array, RequestStatus, Section
+from vllm_ascend_ext.mtp_output.sender import SenderStats
+from vllm_ascend_ext.mtp_output.step.device_copy import PackedShape
+from vllm_ascend_ext.mtp_output.step.frame_builder import sections_of_step
+from vllm_ascend_ext.mtp_output.step.request_states import NO_ROW, History, RequestStates, StepEvents, StepRows
+
+
+class Outlet(Protocol):
+    """Where frames go: `EngineOutlet`."""
+
+    def send(self, step: int, target: Section, draft: Section | None = None, /) -> int:
+        """Blocks until the frame is in the channel."""
+        ...
+
+    @property
+    def stats(self) -> SenderStats:
+        """Of the channel."""
+        ...
+
+    def close(self) -> None:
+        """No frame follows."""
+        ...
+
+
+@dataclass(slots=True)
+class StepSenderStats:
+    """num_frames: sent. latency_s: sum over frames of the seconds from sampling to being in the channel."""
+
+    num_frames: int = 0
+    latency_s: float = 0.0
+    acceptance: Acceptance = field(default_factory=Acceptance)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledStep:
+    """A step's batch on the host.
+
+    request_ids, token_ids: of each row; no tokens where a prompt goes on.
+    words_N: the buffer, of `shape`; counts and statuses in it are overwritten.
+    sampled_s: when it was sampled, by `time.monotonic`.
+    """
+
+    request_ids: Sequence[str]
+    token_ids: Sequence[list[int]]
+    shape: PackedShape
+    words_N: Int32Array
+    sampled_s: float
+
+
+class StepSender:
+    """One thread at a time calls `send`, in the order of the steps.
+
+    Args:
+        outlet: of the frames.
+        history: the engine's rule.
+        top_k: log-probabilities that a frame carries at most, beside the sampled token's own; 0: none at all.
+        max_rows: of a frame; at least as many as a batch has.
+    """
+
+    def __init__(self, outlet: Outlet, history: History, *, top_k: int, max_rows: int) -> None:
+        self.stats = StepSenderStats()
+        self._outlet, self._top_k, self._max_rows = outlet, top_k, max_rows
+        self._states = RequestStates(history)
+        self._announced: deque[tuple[int, Sequence[str]]] = deque()
+
+    def announce(self, step: int, finished: Sequence[str]) -> None:
+        """The engine has ended these, which `step` will tell: what steps before it, if still on their way, have
+        sampled for them is dropped, as the engine will. Any thread may call it, in the order of the steps."""
+        if finished:
+            self._announced.append((step, finished))
+
+    def send(self, step: int, events: StepEvents, sampled: SampledStep | None) -> list[str]:
+        """Judges a step and sends its frame, none if there is nothing to say.
+
+        Returns:
+            The requests that what was sampled has ended.
+
+        Raises:
+            ChannelError: the reader did not keep up, or is gone.
+            OutputMismatchError: see there.
+        """
+        rows = self._states.begin(events)
+        while self._announced and self._announced[0][0] <= step:  # told; the id may be in use again
+            self._announced.popleft()
+        ended = {request_id for _, finished in self._announced.copy() for request_id in finished}
+        batch = () if sampled is None else sampled.request_ids
+        # in frames of their own where they do not fit, or where an id that ended is in use again
+        if len(rows.request_ids) + len(batch) > self._max_rows or not set(rows.request_ids).isdisjoint(batch):
+            for part in rows.parts(self._max_rows):
+                self._send(step, part, None)
+            rows = StepRows()
+        if sampled is None:
+            self._send(step, rows, None)
+            return []
+        self._states.sampled(rows, events, sampled.request_ids, sampled.token_ids, ended)
+        self._count(rows, sampled)
+        self._send(step, rows, sampled)
+        return [
+            request_id
+            for request_id, status, row in zip(rows.request_ids, rows.status, rows.sampled, strict=True)
+            if status == RequestStatus.FINISHED and row != NO_ROW
+        ]
+
+    @property
+    def outlet_stats(self) -> SenderStats:
+        """Of the channel."""
+        return self._outlet.stats
+
+    def close(self) -> None:
+        """No frame follows."""
+        self._outlet.close()
+
+    def _send(self, step: int, rows: StepRows, sampled: SampledStep | None) -> None:
+        if not rows.request_ids:
+            return
+        if sampled is None:
+            target, draft = sections_of_step(rows, None, None, self._top_k)
+        else:
+            target, draft = sections_of_step(rows, sampled.shape, sampled.words_N, self._top_k)
+        self._outlet.send(step, target, draft)
+        self.stats.num_frames += 1
+        if sampled is not None:
+            self.stats.latency_s += time.monotonic() - sampled.sampled_s
+
+    def _count(self, rows: StepRows, sampled: SampledStep) -> None:
+        """As vLLM counts: of requests that had not ended before, all that was sampled, also beyond a stop."""
+        counted = [row for row in rows.sampled if row != NO_ROW]
+        num_tokens_B = np.array([len(sampled.token_ids[row]) for row in counted], np.int32)
+        _, draft_BW = sampled.shape.split(sampled.words_N)
+        num_drafts_B = np.zeros_like(num_tokens_B) if draft_BW is None else draft_BW[counted, 0]
+        self.stats.acceptance.add(num_drafts_B, num_tokens_B)

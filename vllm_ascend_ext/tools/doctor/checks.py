@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be wrong with an installation, found without importing vLLM, and how to fix it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vllm_ascend_ext.integration.upstream import patches
+from vllm_ascend_ext.tools.demo.input import bundled_model
+
+_TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+_SHARED_MEMORY = "/dev/shm"
+_LEAST_SHARED_MIB = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something broken or missing, and what to do about it."""
+
+    problem: str
+    fix: str
+
+
+def distribution_version(name: str) -> str | None:
+    """Version of an installed distribution, None when it is absent."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def installation_problems() -> list[Problem]:
+    """All of them, none when the installation is sound."""
+    return [
+        *_untested_versions(),
+        *_foreign_torch_companions(),
+        *_missing_matplotlib(),
+        *_missing_model(),
+        *_little_shared_memory(),
+    ]
+
+
+def _untested_versions() -> Iterator[Problem]:
+    if distribution_version("torch") is None:
+        yield Problem("torch is not installed", "run scripts/setup.sh, or `pip install torch`")
+    vllm = distribution_version("vllm")
+    if vllm is None:
+        yield Problem(
+            "vLLM is not installed",
+            "CPU: run scripts/setup.sh; NPU: `pip install 'vllm-ascend-ext[npu]'`; CUDA: "
+            "`pip install 'vllm-ascend-ext[cuda]'`",
+        )
+    elif vllm.split("+")[0] not in patches.TESTED_VLLM:
+        yield Problem(
+            f"vLLM {vllm} is not a tested version",
+            f"install vllm=={patches.TESTED_VLLM[-1]}; VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM=1 starts all the same",
+        )
+    ascend = distribution_version("vllm-ascend")
+    if ascend is not None and ascend.split("+")[0] not in patches.TESTED_VLLM_ASCEND:
+        yield Problem(
+            f"vllm-ascend {ascend} is not a tested version",
+            f"install vllm-ascend=={patches.TESTED_VLLM_ASCEND[-1]}",
+        )
+
+
+def _foreign_torch_companions() -> Iterator[Problem]:
+    """torchvision and its kin for CUDA next to a CPU torch: `import transformers` fails on torchvision::nms.
+
+    Builds of one kind carry the same local version ("+cpu"), or none where the registry builds are for the CPU.
+    """
+    torch = distribution_version("torch")
+    if torch is None or not _is_cpu_build():
+        return
+    for name in _TORCH_COMPANIONS:
+        version = distribution_version(name)
+        if version is not None and version.partition("+")[2] != torch.partition("+")[2]:
+            yield Problem(
+                f"{name} {version} is built for another torch than torch {torch}: importing transformers fails "
+                "(torchvision::nms)",
+                f"`pip uninstall {' '.join(_TORCH_COMPANIONS)}`; nothing here needs them",
+            )
+
+
+def _missing_matplotlib() -> Iterator[Problem]:
+    if importlib.util.find_spec("matplotlib") is None:
+        yield Problem("matplotlib is not installed: no heat map can be drawn", "`pip install matplotlib`")
+
+
+def _missing_model() -> Iterator[Problem]:
+    if bundled_model() is None:
+        yield Problem(
+            "no bundled model next to this installation",
+            "use a checkout with tests/assets/tiny-deepseek, or name a model with `demo --model DIR`",
+        )
+
+
+def _little_shared_memory() -> Iterator[Problem]:
+    try:
+        free_mib = shutil.disk_usage(_SHARED_MEMORY).free >> 20
+    except OSError as error:
+        yield Problem(f"{_SHARED_MEMORY} cannot be used ({error.strerror})", "mount a tmpfs there")
+        return
+    if free_mib < _LEAST_SHARED_MIB:
+        yield Problem(
+            f"{_SHARED_MEMORY} has {free_mib} MiB free, less than {_LEAST_SHARED_MIB} MiB",
+            "remove stale files there, or give a container more with `--shm-size 1g`",
+        )
+
+
+def _is_cpu_build() -> bool:
+    """Whether the installed torch was built for the CPU alone; False when it cannot even be imported."""
+    try:
+        from torch import version
+    except (ImportError, OSError):
+        return False
+    return version.cuda is None and version.hip is None
