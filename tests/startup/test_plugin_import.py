@@ -22,5 +22,6 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
     assert ours == [
         "vllm_ascend_ext",
         "vllm_ascend_ext.integration",
+        "vllm_ascend_ext.integration.startup",
         "vllm_ascend_ext.integration.startup.plugin",
     ]

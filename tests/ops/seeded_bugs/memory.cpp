@@ -138,8 +138,8 @@ void CastMode(bool broken, GM_ADDR, GM_ADDR) {
   const LocalTensor<float> from = ub.a.ReinterpretCast<float>();
   Duplicate(from, 1.0f, 64);
   PipeBarrier<PIPE_V>();
-  Cast(ub.b.ReinterpretCast<bfloat16_t>(), from, broken ? RoundMode::CAST_NONE : RoundMode::CAST_RINT,
-       64);  // here
+  const RoundMode mode = broken ? RoundMode::CAST_NONE : RoundMode::CAST_RINT;
+  Cast(ub.b.ReinterpretCast<bfloat16_t>(), from, mode, 64);  // here
 }
 
 void CompareCount(bool broken, GM_ADDR, GM_ADDR) {
@@ -147,16 +147,16 @@ void CompareCount(bool broken, GM_ADDR, GM_ADDR) {
   Duplicate(ub.a, 0, 64);
   Duplicate(ub.b, 0, 64);
   PipeBarrier<PIPE_V>();
-  Compare(ub.c.ReinterpretCast<uint8_t>(), ub.a.ReinterpretCast<half>(), ub.b.ReinterpretCast<half>(), CMPMODE::EQ,
-          broken ? 64 : 128);  // here
+  const auto left = ub.a.ReinterpretCast<half>(), right = ub.b.ReinterpretCast<half>();
+  Compare(ub.c.ReinterpretCast<uint8_t>(), left, right, CMPMODE::EQ, broken ? 64 : 128);  // here
 }
 
 void ShiftRange(bool broken, GM_ADDR, GM_ADDR) {
   Buffers ub;
   Duplicate(ub.a, 0, 64);
   PipeBarrier<PIPE_V>();
-  ShiftRight(ub.b.ReinterpretCast<uint16_t>(), ub.a.ReinterpretCast<uint16_t>(), uint16_t(broken ? 17 : 16),
-             128);  // here
+  const uint16_t bits = broken ? 17 : 16;
+  ShiftRight(ub.b.ReinterpretCast<uint16_t>(), ub.a.ReinterpretCast<uint16_t>(), bits, 128);  // here
 }
 
 // b = a & a.

@@ -23,7 +23,7 @@ from vllm_ascend_ext.mtp_output.ring.file import RingFile, Word
 from vllm_ascend_ext.mtp_record import MtpRecord
 
 MODULE = "ascend_ext_channel"
-FOLDER = Path(__file__).resolve().parent.parent / "lib"
+FOLDER = Path(__file__).resolve().parents[2] / "lib"
 """Where ``VLLM_ASCEND_EXT_BUILD=host`` (or npu) puts it."""
 
 SLOWER = (
