@@ -44,7 +44,7 @@ class Switch:
     def __init__(self, worker: Any) -> None:
         from vllm.v1.worker import dp_utils
 
-        self._runner, self._planner = worker.model_runner, worker.gather_planner
+        self._runner, self._planner = worker.model_runner, worker.bound_features["dp_gather"].planner
         self._ahead = self._planner.counts
         self._ask = dp_utils.coordinate_batch_across_dp
         self._vllms = self._runner._determine_batch_execution_and_padding.__wrapped__

@@ -47,14 +47,14 @@ class Switch:
         from vllm_ascend_ext.integration.cpu_platform.model_runner import TorchCPUModelRunner
         from vllm_ascend_ext.integration.upstream.moe_layers import moe_layers
 
-        self.runner, self.features = runner, runner.step_features
+        self.runner, self.observers = runner, runner.step_observers
         self.classes = {BASELINE: TorchCPUModelRunner, OFF: type(runner), ON: type(runner)}
         self.routers = [layer.router for layer in moe_layers(runner).values()]
         self.captures = [router.capture_fn for router in self.routers]
 
     def to(self, variant: str) -> None:
         self.runner.__class__ = self.classes[variant]
-        self.runner.step_features = self.features if variant == ON else None
+        self.runner.step_observers = self.observers if variant == ON else ()
         for router, capture in zip(self.routers, self.captures, strict=True):
             router.set_capture_fn(capture if variant == ON else None)
 

@@ -139,28 +139,41 @@ class ExtConfig(_Section):
             ConfigError: an unknown key at any depth, a value of the wrong type, a section that is not a
                 mapping, or a sibling key that is a misspelt ``ascend_ext``.
         """
+        config, problems = cls.salvage(additional_config)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return config
+
+    @classmethod
+    def salvage(cls, additional_config: Mapping[str, object] | None) -> tuple[ExtConfig | None, list[str]]:
+        """Reads what is right in ``additional_config["ascend_ext"]``, so that the rest of a configuration can be
+        checked beside what is wrong there.
+
+        Returns:
+            The configuration without what is wrong, or None when there is nothing to go by, and a line for each
+            problem (see `from_additional_config`).
+        """
         if additional_config is None:
-            return None
+            return None, []
         problems = [
             f"additional_config.{key}: unknown key; did you mean {KEY!r}?"
             for key in additional_config
             if key != KEY and _is_misspelt(str(key))
         ]
-        if problems:
-            raise ConfigError("\n".join(problems))
         if KEY not in additional_config:
-            return None
+            return None, problems
         value = additional_config[KEY]
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{KEY}: expected a mapping, got {_describe(value)}")
-        problems = list(_unknown_keys(cls, value, KEY))
+            return None, [*problems, f"{KEY}: expected a mapping, got {_describe(value)}"]
+        problems += _unknown_keys(cls, value, KEY)
+        known: Any = _plain(value)
         try:
-            config = cls.model_validate(_plain(value))
+            return cls.model_validate(known), problems
         except ValidationError as error:
             problems += _wrong_values(cls, error)
-        if problems:
-            raise ConfigError("\n".join(problems))
-        return config
+            for wrong in error.errors():
+                _remove(known, wrong["loc"])
+        return cls.model_validate(known), problems
 
     def features(self) -> tuple[str, ...]:
         """Names of the enabled sections, in the order of their declaration."""
@@ -184,6 +197,14 @@ def _plain(value: object) -> object:
     if not isinstance(value, Mapping):
         return value
     return {key: _plain(item) for key, item in value.items() if isinstance(key, str)}
+
+
+def _remove(value: Any, location: Sequence[int | str]) -> None:
+    """Takes the entry at a path of keys out of nested dicts, if it is still there."""
+    *parents, last = location
+    for parent in parents:
+        value = value.get(parent, {})
+    value.pop(last, None)
 
 
 def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:

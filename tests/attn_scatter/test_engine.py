@@ -34,7 +34,7 @@ def prompts(tiny_model: str) -> list[list[int]]:
 
 
 def _set(worker: Any, min_tokens: int, uneven: bool) -> None:
-    model = worker.scattered_model
+    model = worker.bound_features["attn_scatter"].model
     model.min_tokens, model._scatter.uneven = min_tokens, uneven
 
 
@@ -120,7 +120,7 @@ def test_tokens_bytes_and_load(tiny_model: str, prompts: list[list[int]], layout
 
 def _target_load(phases: list[dict[str, Any]]) -> list[list[int]]:
     """Tokens routed to each expert of the target model in one phase, over all ranks."""
-    loads = [phase["load"][0]["load_LE"] for phase in phases]
+    loads = [phase["eplb_load"]["load"][0]["load_LE"] for phase in phases]
     return [[sum(counts) for counts in zip(*rows, strict=True)] for rows in zip(*loads, strict=True)]
 
 
@@ -178,7 +178,7 @@ def test_eplb_moves_experts_meanwhile(tiny_model: str, prompts: list[list[int]],
     assert result.token_ids == expected.token_ids
     report = result.ranks[0].report
     assert report is not None and report["attn_scatter"]["num_scattered"] > 0
-    assert report["physical_to_logical"]["target"] != [sorted(range(16)) + [0, 1]] * 2
+    assert report["placements"]["target"] != [sorted(range(16)) + [0, 1]] * 2
 
 
 @pytest.mark.slow

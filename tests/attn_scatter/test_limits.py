@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from vllm_ascend_ext.config import AttnScatterConfig
 from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
@@ -65,8 +64,7 @@ def _message(model: str, method: str, path: str, value: Any) -> str:
     from vllm.config import CompilationMode, CUDAGraphMode
     from vllm.engine.arg_utils import EngineArgs
 
-    from vllm_ascend_ext.integration.attn_scatter import limits as attn_scatter_limits
-    from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+    from tests.support.refused import refused
 
     arguments = EngineArgs(
         model=model,
@@ -84,11 +82,7 @@ def _message(model: str, method: str, path: str, value: Any) -> str:
         names = {"mode": CompilationMode, "cudagraph_mode": CUDAGraphMode}
         value = names[name][value] if name in names else getattr(torch, value) if name == "dtype" else value
         object.__setattr__(owner, name, value)
-    try:
-        attn_scatter_limits.check(config, AttnScatterConfig(enabled=True), verified=True)
-    except UnsupportedCombinationError as error:
-        return str(error)
-    return ""
+    return "\n".join(refused("attn_scatter", config))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +99,7 @@ def test_one_value_is_refused_with_reason_and_remedy(
     if not words:
         assert message == ""
         return
+    assert len(message.splitlines()) == 1
     assert message.startswith("ascend_ext.attn_scatter ")
     assert message.endswith("or set attn_scatter.enabled to false")
     for part in words:

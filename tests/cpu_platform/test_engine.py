@@ -152,12 +152,12 @@ def test_eplb_rearranges_experts_without_changing_tokens(
     assert result.token_ids == expected
     for rank in result.ranks:
         assert rank.report is not None
-        draft, target = (rank.report["physical_to_logical"][name] for name in ("draft", "target"))
+        draft, target = (rank.report["placements"][name] for name in ("draft", "target"))
         assert (len(draft), len(target)) == (1, 2)
         for placement in (*draft, *target):
             assert placement != INITIAL_PLACEMENT
             assert set(placement) == set(range(16))
-        assert rank.report["physical_to_logical"] == result.ranks[0].report["physical_to_logical"]
+        assert rank.report["placements"] == result.ranks[0].report["placements"]
 
 
 @pytest.mark.parametrize("k", [0, 2])

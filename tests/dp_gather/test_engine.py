@@ -52,7 +52,7 @@ def run_modes(
 
         llm = LLM(**case.llm_arguments())
         worker = llm.llm_engine.model_executor.driver_worker.worker
-        planner, expert_rows = worker.gather_planner, ExpertRows(worker.model_runner)
+        planner, expert_rows = worker.bound_features["dp_gather"].planner, ExpertRows(worker.model_runner)
         passes = _watch_counts(worker.model_runner, planner)
         begin = sum(counts[: rank.dp_rank])
         own = range(begin, begin + counts[rank.dp_rank])
@@ -134,7 +134,7 @@ def check_bytes(
         tokens = {i: ids for tp_rank, by_prompt, _ in ranks if tp_rank == 0 for i, ids in by_prompt.items()}
         assert [tokens[i] for i in range(len(expected))] == expected, mode
         for _, _, report in ranks:
-            used = report["dp_gather"]
+            used = report["dp_gather"]["modes"]
             sent = sum(
                 op["bytes"]
                 for name, ops in report["traffic"].items()
@@ -146,7 +146,8 @@ def check_bytes(
             assert set(used) == (rule_uses if mode is None else {mode})
             same = {name: (stats["num_layers"], stats["num_rows"]) for name, stats in used.items()}
             assert same == {
-                name: (stats["num_layers"], stats["num_rows"]) for name, stats in ranks[0][2]["dp_gather"].items()
+                name: (stats["num_layers"], stats["num_rows"])
+                for name, stats in ranks[0][2]["dp_gather"]["modes"].items()
             }
             if mode == "max_len":
                 assert used[mode]["num_pad_rows"] > 0
@@ -276,5 +277,5 @@ def test_eplb_moves_experts_meanwhile(tiny_model: str) -> None:
     ours = dataclasses.replace(case, ascend_ext=gathering(), engine_args=ENGINE | eplb)
     prompts = make_prompts(tiny_model, [1, 299, 17, 40, 3, 121, 2, 9])
     for modes in check_modes(case, ours, prompts, [7, 1], {"max_len"}):
-        placements = [str(report["physical_to_logical"]["target"]) for _, _, report in modes]
+        placements = [str(report["placements"]["target"]) for _, _, report in modes]
         assert len({*placements, str([[*range(16), *range(4)]] * 2)}) > 2  # experts moved more than once

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.integration.dp_gather.limits import check, check_layers
+from tests.support.refused import refused
+from vllm_ascend_ext.integration.dp_gather.loaded_layers import check_layers
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
 
@@ -30,13 +30,9 @@ def vllm_config(**changes: Any) -> Any:
     return SimpleNamespace(**settings | changes)
 
 
-def message(config: Any, *, verified: bool = True) -> str:
-    """Of the refusal; empty when there is none."""
-    try:
-        check(config, DpGatherConfig(enabled=True), routes_itself=False, verified=verified)
-    except UnsupportedCombinationError as error:
-        return str(error)
-    return ""
+def message(config: Any, device_type: str = "cpu") -> str:
+    """Returns the lines of all refusals; empty when there is none."""
+    return "\n".join(refused("dp_gather", config, device_type))
 
 
 def test_supported() -> None:
@@ -44,13 +40,13 @@ def test_supported() -> None:
 
 
 def test_device_on_which_it_has_not_run() -> None:
-    text = message(vllm_config(), verified=False)
+    text = message(vllm_config(), "cuda")
     assert "dp_gather has not run on this kind of device" in text and "dp_gather.enabled to false" in text
 
 
 def test_lora() -> None:
     text = message(vllm_config(lora_config=object()))
-    assert "LoRA" in text and "turn enable_lora off" in text
+    assert len(text.splitlines()) == 1 and "LoRA" in text and "turn enable_lora off" in text
 
 
 def layer(*, gathers_itself: bool, is_monolithic: bool) -> Any:

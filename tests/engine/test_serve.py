@@ -88,7 +88,7 @@ def test_metrics_show_the_expert_load(server: Server) -> None:
     values = {
         line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
         for line in text.splitlines()
-        if line.startswith("vllm:ascend_ext_eplb_")
+        if line.startswith("vllm:ascend_ext_eplb_load_")
     }
 
     def of(name: str, **labels: str) -> list[float]:
@@ -96,7 +96,7 @@ def test_metrics_show_the_expert_load(server: Server) -> None:
         return [
             value
             for key, value in values.items()
-            if key.startswith(f"vllm:ascend_ext_eplb_{name}{{") and all(text in key for text in wanted)
+            if key.startswith(f"vllm:ascend_ext_eplb_load_{name}{{") and all(text in key for text in wanted)
         ]
 
     (tokens,) = of("tokens_total", model="target")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from vllm_ascend_ext.config import EplbLoadConfig
+from vllm_ascend_ext.eplb_load.collection import RoutedModel
 from vllm_ascend_ext.eplb_load.recorder import INT32_MAX
 from vllm_ascend_ext.integration.eplb_load.aggregation import check_interval, decode_rows
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
-from vllm_ascend_ext.runner.features import RoutedModel
 
 MODEL = RoutedModel(("layer",), 256, 8, False)
 

@@ -25,7 +25,7 @@ def prompts(tiny_model: str) -> list[list[int]]:
 
 def summed_load(result: EngineResult, model: int) -> tuple[list[list[int]], int]:
     """(load [L][E], tokens) over all ranks of the target (0) or the draft (1) model."""
-    parts = [rank.report["load"][model] for rank in result.ranks if rank.report is not None]
+    parts = [rank.report["eplb_load"]["load"][model] for rank in result.ranks if rank.report is not None]
     layers = [
         [sum(values) for values in zip(*rows, strict=True)]
         for rows in zip(*(part["load_LE"] for part in parts), strict=True)
@@ -38,7 +38,7 @@ def assert_equals_transformers(model: str, prompts: list[list[int]], result: Eng
     sequences = [[*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, result.token_ids, strict=True)]
     load_LE, num_tokens = summed_load(result, 0)
     for rank in result.ranks:
-        assert rank.report is not None and rank.report["collection"]["num_handovers"] >= 5
+        assert rank.report is not None and rank.report["eplb_load"]["collection"]["num_handovers"] >= 5
     assert num_tokens == sum(map(len, sequences))
     assert load_LE == transformers_load(model, sequences)
 

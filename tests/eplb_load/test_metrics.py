@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,15 +11,13 @@ import pytest
 prometheus_client = pytest.importorskip("prometheus_client")
 
 from vllm_ascend_ext.integration.eplb_load import metrics as load_metrics  # noqa: E402
-from vllm_ascend_ext.integration.upstream import engine_metrics  # noqa: E402
+from vllm_ascend_ext.integration.server import metrics as server_metrics  # noqa: E402
 
 
 class Engine:
     """What the middleware uses of vLLM's client: the answers of two workers, of which the first one speaks."""
 
     def __init__(self) -> None:
-        model_config = SimpleNamespace(served_model_name=["tiny"], model="folder")
-        self.vllm_config = SimpleNamespace(model_config=model_config)
         self.num_calls, self.tokens, self.dead = 0, 0, False
 
     async def collective_rpc(self, method: str) -> list[Any]:
@@ -30,7 +27,7 @@ class Engine:
         assert method == "ascend_ext_metrics"
         row = {"model": "target", "layers": "0-1", "over": "experts", "ratio": 1.5}
         counts = dict.fromkeys(load_metrics._COUNTERS, 3)
-        return [{**counts, "tokens": {"target": self.tokens}, "imbalance": [row]}, None]
+        return [{"eplb_load": {**counts, "tokens": {"target": self.tokens}, "imbalance": [row]}}, {}]
 
 
 @pytest.fixture
@@ -43,7 +40,8 @@ def served() -> Any:
 
     before = set(prometheus_client.REGISTRY._collector_to_names)
     engine = Engine()
-    yield engine, load_metrics.ExpertLoadMetrics(app, engine), passed
+    sets = {"eplb_load": load_metrics.ExpertLoadMetrics("tiny")}
+    yield engine, server_metrics.MetricsRefresh(app, engine, sets, "tiny"), passed
     for collector in set(prometheus_client.REGISTRY._collector_to_names) - before:
         prometheus_client.REGISTRY.unregister(collector)
 
@@ -54,13 +52,13 @@ def _get(middleware: Any, path: str) -> None:
 
 def _value(name: str, **labels: str) -> float | None:
     return prometheus_client.REGISTRY.get_sample_value(
-        f"vllm:ascend_ext_eplb_{name}", {"model_name": "tiny", **labels}
+        f"vllm:ascend_ext_eplb_load_{name}", {"model_name": "tiny", **labels}
     )
 
 
 def test_totals_become_increments_and_only_metrics_asks(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, middleware, passed = served
-    monkeypatch.setattr(engine_metrics, "_LEAST_AGE_S", 0.0)
+    monkeypatch.setattr(server_metrics, "_LEAST_AGE_S", 0.0)
     _get(middleware, "/v1/completions")
     assert engine.num_calls == 0 and _value("tokens_total", model="target") is None
     for engine.tokens in (5, 9, 9):
@@ -83,10 +81,12 @@ def test_many_readers_ask_the_engine_once_a_second(served: Any) -> None:
 
 def test_dead_engine_leaves_the_values_and_says_so(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, middleware, passed = served
-    monkeypatch.setattr(engine_metrics, "_LEAST_AGE_S", 0.0)
+    monkeypatch.setattr(server_metrics, "_LEAST_AGE_S", 0.0)
     engine.tokens = 4
     _get(middleware, "/metrics")
     engine.dead = True
     _get(middleware, "/metrics")
     assert passed == ["/metrics"] * 2
-    assert _value("tokens_total", model="target") == 4 and _value("refresh_failures_total") == 1
+    assert _value("tokens_total", model="target") == 4
+    failures = prometheus_client.REGISTRY.get_sample_value
+    assert failures("vllm:ascend_ext_refresh_failures_total", {"model_name": "tiny"}) == 1

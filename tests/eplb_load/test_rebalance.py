@@ -123,8 +123,9 @@ def _serve(case: EngineCase, prompts: list[list[int]]) -> list[Observed]:
         from vllm import LLM, SamplingParams
 
         llm = LLM(**case.llm_arguments())
-        runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
-        assert runner.step_features.collected.step == 0  # warm-up has no steps
+        worker = llm.llm_engine.model_executor.driver_worker.worker
+        runner = worker.model_runner
+        assert worker.bound_features["eplb_load"].collection.windows.step == 0  # warm-up has no steps
         count, seen = Count(runner), Observed({}, [], [])
         _watch_decisions(runner, seen, count)
         params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
@@ -184,13 +185,13 @@ def test_handed_over_and_pending_are_everything_that_was_routed(fed: list[Observ
     for ranks in (fed, own):
         assert ranks[0].num_preemptions > 0
         assert ranks[0].counts == ranks[1].counts  # TP ranks route the same rows
-        parts = [rank.report["load"][0] for rank in ranks]
+        parts = [rank.report["eplb_load"]["load"][0] for rank in ranks]
         total = _sum([part["load_LE"] for part in parts], parts[0]["load_LE"])
         assert total == _sum(ranks[0].counts, total)
         num_tokens = sum(part["num_tokens"] for part in parts)
         assert [sum(row) for row in total] == [parts[0]["top_k"] * num_tokens] * len(total)
         assert sum(map(sum, parts[1]["load_LE"])) == 0  # TP rank 0 counts and reports
-        assert ranks[0].report["collection"]["num_handovers"] > len(ranks[0].counts) // 5 - 2
+        assert ranks[0].report["eplb_load"]["collection"]["num_handovers"] > len(ranks[0].counts) // 5 - 2
 
 
 def test_decisions_equal_those_on_the_same_counts_taken_synchronously(fed: list[Observed]) -> None:
@@ -204,7 +205,7 @@ def test_decisions_equal_those_on_the_same_counts_taken_synchronously(fed: list[
         assert seen.placements == seen.expected
     assert fed[0].placements == fed[1].placements
     assert len({str(placement) for placement in fed[0].placements}) > 1  # experts did move
-    collection = fed[0].report["collection"]
+    collection = fed[0].report["eplb_load"]["collection"]
     assert collection["num_windows"] == len(fed[0].windows)
 
 
@@ -236,13 +237,13 @@ def test_idle_ranks_mark_the_same_windows(tiny_model: str, prompts: list[list[in
     assert result.token_ids == [fed[0].tokens[i] for i in range(5)]
     first, second = (rank.report for rank in result.ranks)
     assert first is not None and second is not None
-    assert first["physical_to_logical"] == second["physical_to_logical"]
-    assert first["collection"]["step"] == second["collection"]["step"]
-    assert first["collection"]["num_windows"] == second["collection"]["num_windows"] >= 3
+    assert first["placements"] == second["placements"]
+    assert first["eplb_load"]["collection"]["step"] == second["eplb_load"]["collection"]["step"]
+    assert first["eplb_load"]["collection"]["num_windows"] == second["eplb_load"]["collection"]["num_windows"] >= 3
     # The first step holds all prompts. The idle-to-be replica's is one token, which alone would be decoding: that
     # it does not count either shows that both went by the larger replica's rows.
     assert [len(prompt) for prompt in prompts[:5]] == [1, 17, 40, 90, 1]
-    loads = [report["load"][0] for report in (first, second)]
+    loads = [report["eplb_load"]["load"][0] for report in (first, second)]
     assert sum(load["num_tokens"] for load in loads) == 5 * (NUM_TOKENS - 1)
     for rows in zip(*(load["load_LE"] for load in loads), strict=True):
         assert sum(map(sum, rows)) == loads[0]["top_k"] * 5 * (NUM_TOKENS - 1)

@@ -167,8 +167,8 @@ def test_every_rebalancing_is_that_of_exact_counts(
         decided = [placement(maps).tolist() for _, _, maps in updates]
         assert decided == [policy(maps, load_LE) for (maps, _, _), load_LE in zip(updates, windows, strict=True)]
         assert sum(after != before for before, _, after in updates) >= NUM_REBALANCES // 2  # experts moved
-        assert rank.report is not None and rank.report["collection"]["num_windows"] == NUM_REBALANCES
-        assert rank.report["collection"]["num_late"] >= 1
+        assert rank.report is not None and rank.report["eplb_load"]["collection"]["num_windows"] == NUM_REBALANCES
+        assert rank.report["eplb_load"]["collection"]["num_late"] >= 1
     assert summed_load(result, 0)[0] == transformers_load(qwen3_moe, sequences(prompts, result, num_tokens - 1))
 
 

@@ -134,7 +134,7 @@ def test_frames_are_the_engines_tokens(
     seen: set[str] = set()
     num_copies = 0  # of the sender before; ranks come replica by replica
     for run in runs:
-        output = run.report["output"]
+        output = run.report["mtp_output"]
         if run.tp_rank:  # copies nothing, and receives each of the sender's copies for its own engine
             assert output["copies"] is None and output["received"] == num_copies > 0
             continue
@@ -150,7 +150,7 @@ def test_frames_are_the_engines_tokens(
 
 def check_replica(run: SavedRun, expected: dict[str, list[int]]) -> None:
     """No token more, less or twice; each request has one end, and its statuses in an order that makes sense."""
-    report = run.report["output"]
+    report = run.report["mtp_output"]
     assert report["frames"] == run.num_frames > 0
     assert not run.outputs.get(str(NEVER_RUN))
     for name, tokens in run.outputs.items():

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from vllm_ascend_ext.config import MtpOutputConfig
-from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
-from vllm_ascend_ext.integration.mtp_output.limits import check
+from tests.support.refused import refused
+from vllm_ascend_ext.config import ExtConfig
+from vllm_ascend_ext.integration.startup.checks import refusals_of
 
 
 def vllm_config(**changes: Any) -> Any:
@@ -55,15 +55,14 @@ def vllm_config(**changes: Any) -> Any:
     ids=str,
 )
 def test_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UnsupportedCombinationError, match="^ascend_ext.mtp_output ") as error:
-        check(vllm_config(**changes), MtpOutputConfig(enabled=True))
-    assert message in str(error.value)
+    (line,) = refused("mtp_output", vllm_config(**changes))
+    assert line.startswith("ascend_ext.mtp_output ") and message in line
 
 
 def test_endpoint_belongs_to_zmq() -> None:
     for settings in ({"transport": "zmq"}, {"endpoint": "tcp://127.0.0.1:5555"}):
-        with pytest.raises(UnsupportedCombinationError, match="needs `endpoint` with transport 'zmq'"):
-            check(vllm_config(), MtpOutputConfig(enabled=True, **settings))
+        (line,) = refused("mtp_output", vllm_config(), **settings)
+        assert "needs `endpoint` with transport 'zmq'" in line
 
 
 @pytest.mark.parametrize(
@@ -75,16 +74,22 @@ def test_endpoint_belongs_to_zmq() -> None:
     ],
 )
 def test_zmq_needs_an_address_and_a_reader(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UnsupportedCombinationError) as error:
-        check(vllm_config(), MtpOutputConfig(enabled=True, transport="zmq", **settings))
-    assert message in str(error.value)
+    (line,) = refused("mtp_output", vllm_config(), transport="zmq", **settings)
+    assert message in line
 
 
 def test_supported_with_and_without_drafts() -> None:
-    """The draft model's own configuration comes by once more, and is left alone."""
-    config = MtpOutputConfig(enabled=True)
-    check(vllm_config(), config)
+    assert refused("mtp_output", vllm_config()) == []
     draft = SimpleNamespace(runner_type="draft")
     speculative = SimpleNamespace(method="mtp", draft_model_config=draft, target_model_config=None)
-    check(vllm_config(speculative_config=speculative), config)
-    check(vllm_config(speculative_config=speculative, model_config=draft), config)
+    assert refused("mtp_output", vllm_config(speculative_config=speculative)) == []
+
+
+def test_the_draft_models_own_configuration_is_left_alone() -> None:
+    """It comes by once more, after the engine's own has been checked."""
+    draft = SimpleNamespace(runner_type="draft")
+    speculative = SimpleNamespace(method="mtp", draft_model_config=draft, target_model_config=None)
+    config = vllm_config(speculative_config=speculative, model_config=draft)
+    on = ExtConfig.model_validate({"mtp_output": {"enabled": True}})
+    assert refused("mtp_output", config) != []
+    assert refusals_of(config, on, "cpu") == []

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,23 +11,21 @@ import pytest
 prometheus_client = pytest.importorskip("prometheus_client")
 
 from vllm_ascend_ext.integration.mtp_output import metrics as output_metrics  # noqa: E402
-from vllm_ascend_ext.integration.upstream import engine_metrics  # noqa: E402
+from vllm_ascend_ext.integration.server import metrics as server_metrics  # noqa: E402
 
 
 class Engine:
     """Two workers, of which the second one sends."""
 
-    vllm_config = SimpleNamespace(model_config=SimpleNamespace(served_model_name=["tiny"], model="folder"))
-
     def __init__(self) -> None:
         self.total = 0
 
     async def collective_rpc(self, method: str) -> list[Any]:
-        assert method == "ascend_ext_output_metrics"
+        assert method == "ascend_ext_metrics"
         self.total += 10
         names = (*output_metrics._COUNTERS, *output_metrics._GAUGES)
         drafts = {"drafts": [self.total, 4], "accepted_drafts": [3, 1]}
-        return [None, {**dict.fromkeys(names, self.total), **drafts, "received": 1}]
+        return [{}, {"mtp_output": {**dict.fromkeys(names, self.total), **drafts, "received": 1}}]
 
 
 def test_counters_by_position_and_gauges(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,12 +34,14 @@ def test_counters_by_position_and_gauges(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def value(name: str, **labels: str) -> float | None:
         return prometheus_client.REGISTRY.get_sample_value(
-            f"vllm:ascend_ext_mtp_{name}", {"model_name": "tiny", **labels}
+            f"vllm:ascend_ext_mtp_output_{name}", {"model_name": "tiny", **labels}
         )
 
-    monkeypatch.setattr(engine_metrics, "_LEAST_AGE_S", 0.0)
+    monkeypatch.setattr(server_metrics, "_LEAST_AGE_S", 0.0)
     before = set(prometheus_client.REGISTRY._collector_to_names)
-    middleware = output_metrics.OutputMetrics(app, Engine())
+    middleware = server_metrics.MetricsRefresh(
+        app, Engine(), {"mtp_output": output_metrics.MtpOutputMetrics("tiny")}, "tiny"
+    )
     try:
         for total in (10, 20):
             asyncio.run(middleware({"type": "http", "path": "/metrics"}, None, None))

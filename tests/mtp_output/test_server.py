@@ -69,12 +69,12 @@ def test_an_observer_sees_what_clients_get(tiny_model: str, tmp_path: Path) -> N
             assert tokens == answer["choices"][0]["token_ids"] and len(tokens) == count
         status, metrics = server.get("/metrics")
         assert status == 200
-        values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if "ascend_ext_mtp_" in line)
+        values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if "ascend_ext_mtp_output_" in line)
         label = f'{{model_name="{MODEL_NAME}"}}'
-        assert float(values[f"vllm:ascend_ext_mtp_frames_total{label}"]) >= len(frames)
-        assert float(values[f"vllm:ascend_ext_mtp_tokens_total{label}"]) >= sum(NUM_TOKENS)
+        assert float(values[f"vllm:ascend_ext_mtp_output_frames_total{label}"]) >= len(frames)
+        assert float(values[f"vllm:ascend_ext_mtp_output_tokens_total{label}"]) >= sum(NUM_TOKENS)
         drafts = f'{{model_name="{MODEL_NAME}",position="1"}}'
-        assert float(values[f"vllm:ascend_ext_mtp_drafts_total{drafts}"]) >= sums["drafts"][1] > 0
+        assert float(values[f"vllm:ascend_ext_mtp_output_drafts_total{drafts}"]) >= sums["drafts"][1] > 0
         assert "Asynchronous scheduling is enabled" in server.output()
     finally:
         server.stop()

@@ -68,7 +68,7 @@ def test_frames_are_the_engines_tokens(
     assert len(sender.told[str(LOGPROBS)].topk) == NUM_TOKENS
     assert other.outputs == sender.outputs
     # one copy a step on the rank that sends, of what was packed; none on the other; none of theirs on either
-    num_steps = sender.report["output"]["copies"]
+    num_steps = sender.report["mtp_output"]["copies"]
     assert sender.copies == (0, num_steps) and num_steps > 0
     assert other.copies == (0, 0)
     reports = race_reports.take()

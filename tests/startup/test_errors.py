@@ -45,6 +45,7 @@ class Case:
     environment: dict[str, str] = field(default_factory=dict)
     dense: bool = False
     device: str | None = None
+    num_lines: int = 1
 
 
 def _config_case(additional_config: dict[str, Any], *says: str) -> Case:
@@ -243,7 +244,7 @@ def test_configuration(outcomes: dict[str, Any], name: str) -> None:
     for words in case.says:
         assert words in message
     if case.error:
-        assert len(message.splitlines()) == 1
+        assert len(message.splitlines()) == case.num_lines, message
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def four_ranks():
                 "vllm:spec_decode_num_accepted_tokens_per_pos": [6 * (replica + 1), 3],
             },
             report={
-                "load": [load, load],
+                "eplb_load": {"load": [load, load]},
                 "traffic": {"ep:0": {"all_reduce_": {"calls": 1, "rows": 2, "bytes": 3}}},
             },
         )

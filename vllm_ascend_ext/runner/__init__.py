@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One model runner on NPU, CUDA and CPU: what a step is (`step`), what we do around it (`features`), and the
-mixin that puts that around a device's own runner (`mixin`)."""
+"""Holds what is one for NPU, CUDA and CPU around a device's own model runner: the facts of a step (`step`), who
+follows steps (`observers`), and the mixin that tells them (`mixin`)."""

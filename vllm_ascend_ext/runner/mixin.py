@@ -1,59 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ExtModelRunner`: the same additions around vllm-ascend's, vLLM's GPU and our CPU model runner."""
+"""Adds the same to vllm-ascend's, vLLM's GPU and our CPU model runner: observers of steps, a way for outputs."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
-from vllm_ascend_ext.runner.features import StepFeatures
+from vllm_ascend_ext.runner.observers import RunnerOutputs, StepObserver
 from vllm_ascend_ext.runner.step import StepFacts
 
 
-class RunnerOutputs(Protocol):
-    """Takes what a runner samples to the host, in place of the runner's own copies."""
-
-    def begin_step(self, scheduler_output: Any) -> None:
-        """The scheduler has decided on a step."""
-        ...
-
-    def sampled(self, sampler_output: Any, spec_decode_metadata: Any) -> None:
-        """The step has sampled, on the device."""
-        ...
-
-    def on_host(self, sampler_output: Any) -> Any:
-        """The same in memory of the host, where the runner's bookkeeping needs it there."""
-        ...
-
-    def nothing_sampled(self) -> None:
-        """The step ends, and this rank did not sample."""
-        ...
-
-
 class ExtModelRunner:
-    """Mixin in front of a device's model runner. Order of a step: read step facts → forward → sample → output on
+    """Stands in front of a device's model runner. Order of a step: read step facts → forward → sample → output on
     its way to the host → snapshot → poll.
 
-    It overrides methods of vLLM's V1 runner, each by calling on to the device's own. With no feature attached
-    every override is one attribute test.
+    It overrides methods of vLLM's V1 runner, each by calling on to the device's own. With no observer and no
+    outputs attached every override is one attribute test.
     """
 
-    step_features: StepFeatures | None = None
+    step_observers: tuple[StepObserver, ...] = ()
     step_outputs: RunnerOutputs | None = None
     _step = 0
     _num_scheduled_tokens = 0
     _in_step = False
 
-    def attach_features(self, features: StepFeatures | None) -> None:
-        """Attach the features of this runner (None: all off); the worker calls it before the model loads."""
-        self.step_features = features
+    def add_observer(self, observer: StepObserver) -> None:
+        """Has `observer` follow all steps from now on; features call it once the models are loaded."""
+        self.step_observers = (*self.step_observers, observer)
 
     def attach_outputs(self, outputs: RunnerOutputs) -> None:
-        """Let `outputs` take what this runner samples to the host; the worker calls it once the models are
-        loaded."""
+        """Has `outputs` take what this runner samples to the host; called once the models are loaded."""
         self.step_outputs = outputs
 
+    def wait_for_row_counts(self) -> None:
+        """Waits until the replicas' row counts of the present pass are known. vLLM knows them before the pass; a
+        feature that exchanges them beside it puts its own wait in this place."""
+
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        """Remember how many tokens are real; vLLM passes only the padded batch on to the forward."""
+        """Remembers how many tokens are real; vLLM passes only the padded batch on to the forward."""
         self._num_scheduled_tokens = scheduler_output.total_num_scheduled_tokens
         self._in_step = False
         if self.step_outputs is not None:
@@ -83,24 +66,24 @@ class ExtModelRunner:
         return super()._to_list(sampled_token_ids)  # type: ignore[misc]
 
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
-        """The end of a step, drafts included."""
+        """Ends a step, drafts included."""
         output = super().sample_tokens(*args, **kwargs)  # type: ignore[misc]
         self._end_step()
         return output
 
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.step_features is not None:
+        if self.step_observers:
             num_tokens = self._num_scheduled_tokens
             self._begin_step(num_tokens, max(num_tokens, _num_rows(args, kwargs)))
         return super()._model_forward(*args, **kwargs)  # type: ignore[misc]
 
     def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
-        """Warm-up, graph capture and the steps of an idle rank: no row is real.
+        """Runs what warm-up, graph capture and the steps of an idle rank run: no row is real.
 
         vLLM's GPU runner then calls the model directly, vllm-ascend's goes through `_model_forward`. Only an idle
         rank's is a step: vLLM steps its EPLB there too, so that all ranks do alike.
         """
-        if self.step_features is not None:
+        if self.step_observers:
             self._num_scheduled_tokens = 0
             self._begin_step(0, num_tokens)
         output = super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
@@ -109,29 +92,27 @@ class ExtModelRunner:
         return output
 
     def begin_draft_pass(self, num_tokens: int, num_tokens_padded: int) -> None:
-        """Called before each pass of the draft model with its real and its padded rows."""
-        if self.step_features is not None:
-            self.step_features.begin_draft(StepFacts(self._step, num_tokens, num_tokens_padded))
+        """Tells the observers of a pass of the draft model, before it, with its real and its padded rows."""
+        for observer in self.step_observers:
+            observer.begin_draft(StepFacts(self._step, num_tokens, num_tokens_padded))
 
     def _begin_step(self, num_tokens: int, num_tokens_padded: int) -> None:
-        features = self.step_features
-        assert features is not None
         self._step += 1
         self._in_step = True
-        max_num_rows = num_tokens_padded
-        if num_tokens and features.largest_replica is not None:
-            max_num_rows = features.largest_replica(num_tokens_padded)
-        features.begin_forward(StepFacts(self._step, num_tokens, num_tokens_padded, max_num_rows))
+        facts = StepFacts(self._step, num_tokens, num_tokens_padded)
+        for observer in self.step_observers:
+            observer.begin_forward(facts)
 
     def _end_step(self) -> None:
-        if self.step_features is not None and self._in_step:
+        if self._in_step:
             self._in_step = False
-            self.step_features.end_step()
+            for observer in self.step_observers:
+                observer.end_step()
 
 
 def _num_rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Rows the model is called with: told by vllm-ascend's runner in the first argument, else those of the input
-    ids or embeddings."""
+    """Returns the rows that the model is called with: told by vllm-ascend's runner in the first argument, else
+    those of the input ids or embeddings."""
     if args and isinstance(args[0], int):
         return args[0]
     for value in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args):

@@ -93,7 +93,7 @@ def _watch(worker: Any, seen: Seen) -> None:
     from vllm_ascend_ext.integration.eplb_load.bind import _draft_modules
     from vllm_ascend_ext.integration.upstream.moe_layers import moe_layers
 
-    counts, runner = worker.gather_planner.counts, worker.model_runner
+    counts, runner = worker.bound_features["dp_gather"].planner.counts, worker.model_runner
 
     def noted(forward: Any, passes: list[Pass]) -> Any:
         def noting(*args: Any, **kwargs: Any) -> Any:
@@ -171,7 +171,7 @@ def check_passes(ranks: list[Seen]) -> None:
 def check_reports(ranks: list[Seen]) -> None:
     for seen in ranks:
         ahead = [of_pass for of_pass in seen.target if of_pass.is_ahead]
-        counts, every = seen.report["dp_counts"], seen.target + seen.draft
+        counts, every = seen.report["dp_gather"]["counts"], seen.target + seen.draft
         assert (counts["num_ahead"], counts["num_asked"]) == (len(ahead), 6)
         assert counts["num_pad_rows"] == sum(p.num_rows - p.num_own_rows for p in every)
         assert counts["num_rows_ahead"] == sum(p.num_rows for p in every if p.is_ahead)
@@ -191,7 +191,7 @@ def check_experts(ranks: list[Seen], replicas: list[Seen]) -> None:
     )
     assert bound_padding > 0
     for seen in ranks:
-        planned = sum(s["num_rows"] - s["num_pad_rows"] for s in seen.report["dp_gather"].values())
+        planned = sum(s["num_rows"] - s["num_pad_rows"] for s in seen.report["dp_gather"]["modes"].values())
         assert seen.num_routed == planned - bound_padding
 
 
@@ -208,7 +208,7 @@ def check_load(ranks: list[Seen], replicas: list[Seen], most_rows: int) -> None:
             for index, of_pass in enumerate(getattr(seen, of_seen))
             if of_pass.is_real and counted[index // per_step]
         )
-        loads = [seen.report["load"][model] for seen in ranks]
+        loads = [seen.report["eplb_load"]["load"][model] for seen in ranks]
         assert sum(load["num_tokens"] for load in loads) == real_rows > 0
         for layer in range(len(loads[0]["layers"])):
             routed = sum(sum(load["load_LE"][layer]) for load in loads)

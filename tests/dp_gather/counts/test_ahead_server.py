@@ -81,7 +81,7 @@ def test_waves_preemption_and_aborts(tiny_model: str, tmp_path: Path) -> None:
                 break
             assert in_waves(server, prompts) == tokens
         with post(server, "/collective_rpc", {"method": "ascend_ext_report"}) as answer:
-            counts = json.load(answer)["results"][0]["dp_counts"]
+            counts = json.load(answer)["results"][0]["dp_gather"]["counts"]
         assert counts["num_ahead"] > counts["num_asked"] > 0
         assert num_preemptions(server) > 0
         assert "Asynchronous scheduling is enabled" in server.output()

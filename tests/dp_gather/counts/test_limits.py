@@ -8,38 +8,56 @@ from typing import Any
 
 import pytest
 
-from vllm_ascend_ext.config import DpGatherConfig
+from tests.support.refused import refused
+from vllm_ascend_ext.config import ExtConfig
 from vllm_ascend_ext.dp_gather.commitment import OPEN, Commitment
-from vllm_ascend_ext.integration.dp_gather import limits as dp_gather_limits
+from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.dp_gather.counts import limits as counts_ahead_limits
 from vllm_ascend_ext.integration.dp_gather.counts.ahead import attach, attached
-from vllm_ascend_ext.integration.errors import IncompatibleVllmError, UnsupportedCombinationError
+from vllm_ascend_ext.integration.errors import IncompatibleVllmError
+from vllm_ascend_ext.integration.upstream.devices import DEVICES
 
 
 def speculative(method: str, **changes: Any) -> Any:
     return SimpleNamespace(**{"method": method, "parallel_drafting": False} | changes)
 
 
-def vllm_config(**changes: Any) -> Any:
-    """A supported one, changed at top-level names."""
+def parallel(**changes: Any) -> Any:
     settings = {
-        "parallel_config": SimpleNamespace(pipeline_parallel_size=1, distributed_executor_backend="mp"),
-        "scheduler_config": SimpleNamespace(scheduler_cls=None, async_scheduling=False),
-        "compilation_config": SimpleNamespace(pass_config=SimpleNamespace(enable_sp=None)),
-        "kv_transfer_config": None,
-        "ec_transfer_config": None,
-        "speculative_config": None,
+        "pipeline_parallel_size": 1,
+        "prefill_context_parallel_size": 1,
+        "data_parallel_size": 2,
+        "distributed_executor_backend": "mp",
+        "all2all_backend": "allgather_reducescatter",
+        "enable_elastic_ep": False,
+        "use_ubatching": False,
     }
     return SimpleNamespace(**settings | changes)
 
 
-def message(config: Any, *, routes_itself: bool = False) -> str:
-    """Of the refusal; empty when there is none."""
-    try:
-        counts_ahead_limits.check(config, routes_itself=routes_itself)
-    except UnsupportedCombinationError as error:
-        return str(error)
-    return ""
+def compilation(*, enable_sp: bool | None = None, cudagraph_mode: Any = None) -> Any:
+    return SimpleNamespace(pass_config=SimpleNamespace(enable_sp=enable_sp), cudagraph_mode=cudagraph_mode)
+
+
+def vllm_config(**changes: Any) -> Any:
+    """A supported one, changed at top-level names."""
+    settings = {
+        "parallel_config": parallel(),
+        "scheduler_config": SimpleNamespace(scheduler_cls=None, async_scheduling=False),
+        "compilation_config": compilation(),
+        "kv_transfer_config": None,
+        "ec_transfer_config": None,
+        "speculative_config": None,
+        "model_config": None,
+        "lora_config": None,
+    }
+    return SimpleNamespace(**settings | changes)
+
+
+def message(config: Any, device_type: str = "cpu") -> str:
+    """Returns the lines of all refusals by `counts_ahead`; empty when there is none."""
+    lines = refused("dp_gather", config, device_type, counts_ahead=True)
+    return "\n".join(line for line in lines if "counts_ahead" in line)
 
 
 def test_supported() -> None:
@@ -53,7 +71,7 @@ def test_supported() -> None:
     [
         (
             {
-                "parallel_config": SimpleNamespace(
+                "parallel_config": parallel(
                     pipeline_parallel_size=2, distributed_executor_backend="external_launcher"
                 )
             },
@@ -65,31 +83,37 @@ def test_supported() -> None:
         ({"speculative_config": speculative("draft_model")}, "knows the rows of the drafts of mtp"),
         ({"speculative_config": speculative("mtp", parallel_drafting=True)}, "without parallel_drafting"),
         (
-            {"compilation_config": SimpleNamespace(pass_config=SimpleNamespace(enable_sp=True))},
+            {"compilation_config": compilation(enable_sp=True)},
             "turn the enable_sp pass off",
         ),
     ],
 )
 def test_refused(changes: dict[str, Any], reason: str) -> None:
     text = message(vllm_config(**changes))
-    assert text.startswith("ascend_ext.dp_gather.counts_ahead ") and reason in text
+    assert len(text.splitlines()) == 1 and reason in text
+    assert text.startswith("ascend_ext.dp_gather.counts_ahead ")
     assert "counts_ahead to false" in text
 
 
 def test_an_engine_core_that_runs_no_dummies_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     assert "set VLLM_ENABLE_V1_MULTIPROCESSING to 1 or set" in message(vllm_config())
-    launched = SimpleNamespace(pipeline_parallel_size=1, distributed_executor_backend="external_launcher")
+    launched = parallel(distributed_executor_backend="external_launcher")
     assert message(vllm_config(parallel_config=launched)) == ""
 
 
 def test_ascend_and_graphs() -> None:
-    assert "not built for vllm-ascend" in message(vllm_config(), routes_itself=True)
+    (rule,) = (rule for rule in counts_ahead_limits.RULES if "vllm-ascend" in rule.why)
+    for device_type, is_refused in (("npu", True), ("cpu", False), ("cuda", False)):
+        device = DEVICES[device_type]
+        config = ExtConfig.model_validate({"dp_gather": {"enabled": True, "counts_ahead": True}})
+        deployment = Deployment(vllm_config(), config, device, device.load_stack())
+        assert (rule.check("dp_gather", deployment) is not None) == is_refused
     from vllm.config import CUDAGraphMode
 
-    runner = SimpleNamespace(compilation_config=SimpleNamespace(cudagraph_mode=CUDAGraphMode.PIECEWISE))
-    with pytest.raises(UnsupportedCombinationError, match="commit to the graph's size too"):
-        dp_gather_limits.check_graphs(runner, DpGatherConfig(counts_ahead=True))
+    graphs = compilation(cudagraph_mode=CUDAGraphMode.PIECEWISE)
+    text = message(vllm_config(compilation_config=graphs))
+    assert len(text.splitlines()) == 1 and "commit to the graph's size too" in text
 
 
 def test_the_scheduler_is_ours_also_the_second_time() -> None:

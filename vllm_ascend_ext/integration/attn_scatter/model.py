@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 GROUP = "attn_scatter"  # its collectives' name in the traffic report
 
 
-def bind(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
-    """Put scattered attention input into a runner's loaded model.
+def scatter(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
+    """Puts scattered attention input into a runner's loaded model.
 
     Raises UnsupportedCombinationError when the model's layers are not the known ones, or when it could never pay.
     """
@@ -64,10 +64,10 @@ def bind(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
             f"{RATES[runner.device.type].name}; set attn_scatter.enabled to false, or attn_scatter.min_tokens"
         )
     logger.info("ascend_ext.attn_scatter: steps of %d rows and more (full: %s)", threshold, config.full)
-    scatter = AttentionScatter(
+    exchange = AttentionScatter(
         collectives, full=config.full, fp8_wire=config.fp8_wire, uneven=config.odd_rows == "uneven"
     )
-    return ScatteredModel(model, layers, sizes, scatter, threshold)
+    return ScatteredModel(model, layers, sizes, exchange, threshold)
 
 
 def check_agreement(

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def refuse_unsupported(vllm_config: VllmConfig) -> None:
-    """Raises UnsupportedCombinationError with the first thing that has no implementation here."""
-    for reason in (*_engine_limits(vllm_config), *_model_limits(vllm_config)):
-        raise UnsupportedCombinationError(reason)
+    """Raises UnsupportedCombinationError with a line for each setting that has no implementation here."""
+    if reasons := [*_engine_limits(vllm_config), *_model_limits(vllm_config)]:
+        raise UnsupportedCombinationError("\n".join(reasons))
 
 
 def _engine_limits(vllm_config: VllmConfig) -> Iterator[str]:

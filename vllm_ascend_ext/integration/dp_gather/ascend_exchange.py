@@ -18,74 +18,9 @@ import torch
 
 from vllm_ascend_ext.collectives.rows import padded
 from vllm_ascend_ext.config import DpGatherConfig
+from vllm_ascend_ext.integration.dp_gather.loaded_layers import check_ascend_layers
 from vllm_ascend_ext.integration.dp_gather.planner import LayerPlanner, make_planner
-from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
-from vllm_ascend_ext.integration.upstream.moe_layers import check_runner
-
-_OFF = "or set dp_gather.enabled to false"
-
-
-def check(vllm_config: Any) -> None:
-    """Refuse, before anything is loaded, what has not run; raises UnsupportedCombinationError."""
-    from vllm_ascend.ascend_config import get_ascend_config
-    from vllm_ascend.utils import enable_sp, enable_sp_by_pass
-
-    model_config, ascend_config = vllm_config.model_config, get_ascend_config()
-    eplb_config = ascend_config.eplb_config
-    refused = (
-        (
-            model_config is not None and not model_config.enforce_eager,
-            "is not verified in vllm-ascend's graph mode; set enforce_eager",
-        ),
-        (
-            enable_sp(vllm_config) or enable_sp_by_pass() or ascend_config.enable_shared_expert_dp,
-            "does not follow vllm-ascend's sequence parallelism; turn enable_flashcomm1 and "
-            "enable_shared_expert_dp off",
-        ),
-        (
-            vllm_config.parallel_config.pipeline_parallel_size > 1,
-            "is not verified with pipeline stages on the NPU; set pipeline_parallel_size to 1",
-        ),
-        (
-            eplb_config.dynamic_eplb or eplb_config.expert_map_path is not None,
-            "is not verified with vllm-ascend's EPLB; turn eplb_config.dynamic_eplb off and leave expert_map_path "
-            "out",
-        ),
-        (
-            ascend_config.mix_placement,
-            "is not verified with shared experts among the routed ones; turn mix_placement off",
-        ),
-        (
-            ascend_config.multistream_overlap_gate,
-            "needs the gate on the main stream; turn multistream_overlap_gate off",
-        ),
-        (
-            vllm_config.kv_transfer_config is not None,
-            "needs every replica's rows, which vllm-ascend does not exchange beside KV transfer; remove "
-            "kv_transfer_config",
-        ),
-    )
-    for is_refused, why in refused:
-        if is_refused:
-            raise UnsupportedCombinationError(f"ascend_ext.dp_gather {why}, {_OFF}")
-
-
-def check_layers(layers: dict[str, Any]) -> None:
-    """Refuse a loaded model whose layers cannot follow a plan; raises UnsupportedCombinationError."""
-    from vllm_ascend.ops.fused_moe.fused_moe import AscendUnquantizedFusedMoEMethod
-
-    for name, layer in layers.items():
-        if getattr(layer, "tid2eid", None) is not None:
-            raise UnsupportedCombinationError(
-                f"ascend_ext.dp_gather does not gather the input ids by which {name} routes; use another "
-                f"model, {_OFF}"
-            )
-        method = type(layer.quant_method)
-        if method.apply is not AscendUnquantizedFusedMoEMethod.apply:
-            raise UnsupportedCombinationError(
-                f"ascend_ext.dp_gather is not verified with the quantised experts of {name} ({method.__name__}); "
-                f"use an unquantised model, {_OFF}"
-            )
+from vllm_ascend_ext.integration.upstream.ascend_dispatch import check_runner
 
 
 def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPlanner:
@@ -97,7 +32,7 @@ def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPl
     from vllm_ascend.ops.fused_moe.moe_comm_method import get_moe_comm_method
 
     check_runner(runner, "dp_gather")
-    check_layers(layers)
+    check_ascend_layers(layers)
     planner = make_planner(runner, split_rows=False, config=config)
     method = get_moe_comm_method(MoECommType.ALLGATHER)
     exchange = PlannedExchange(planner)

@@ -14,6 +14,7 @@ import torch
 from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.config import DpGatherConfig
 from vllm_ascend_ext.device import create_device
+from vllm_ascend_ext.dp_gather.commitment import Commitment
 from vllm_ascend_ext.dp_gather.exchange import DpGather
 from vllm_ascend_ext.dp_gather.machine import Machine, MachineError, describe
 from vllm_ascend_ext.dp_gather.plan import GatherPlan, make_plan
@@ -64,6 +65,11 @@ class LayerPlanner:
         """The counts in the forward context are those of all replicas from here on."""
         if self.counts is not None:
             self.counts.wait()
+
+    def commit(self, commitment: Commitment) -> None:
+        """Has the coming pass carry what this replica commits to about the next."""
+        if isinstance(self.counts, CountsAhead):
+            self.counts.commit(commitment)
 
     @property
     def is_ahead(self) -> bool:

@@ -13,9 +13,9 @@ import torch
 from vllm.distributed.device_communicators.all2all import AgRsAll2AllManager
 
 from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.integration.dp_gather import limits as dp_gather_limits
 from vllm_ascend_ext.integration.dp_gather.counts import ahead as counts_ahead
 from vllm_ascend_ext.integration.dp_gather.counts import overlapped
+from vllm_ascend_ext.integration.dp_gather.loaded_layers import check_layers
 from vllm_ascend_ext.integration.dp_gather.planner import LayerPlanner, make_planner
 
 
@@ -94,8 +94,7 @@ def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPl
     """
     from vllm.distributed import get_ep_group
 
-    dp_gather_limits.check_layers(layers)
-    dp_gather_limits.check_graphs(runner, config)
+    check_layers(layers)
     first = next(iter(layers.values()))
     planner = make_planner(runner, split_rows=first.moe_config.is_sequence_parallel, config=config)
     communicator = get_ep_group().device_communicator

@@ -14,12 +14,12 @@ from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.collectives.roll_call import RollCall
 from vllm_ascend_ext.config import EplbLoadConfig
 from vllm_ascend_ext.device import Device, create_device
+from vllm_ascend_ext.eplb_load.collection import RoutedModel
 from vllm_ascend_ext.eplb_load.device_sum import DeviceAggregator, max_slots
 from vllm_ascend_ext.eplb_load.host_sum import HostAggregator
 from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder
 from vllm_ascend_ext.eplb_load.snapshots import ExpertLoadAggregator
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
-from vllm_ascend_ext.runner.features import RoutedModel
 
 
 def num_ranks() -> int:
@@ -117,10 +117,12 @@ def _group(backend: str, config: EplbLoadConfig) -> Any:
     )
 
 
-def largest_replica(num_rows: int) -> int:
-    """Rows of the replica that has most in the present forward pass, from what vLLM has synchronised anyway."""
+def largest_replica(runner: Any, num_rows: int) -> int:
+    """Returns the rows of the replica that has most in the present forward pass, from what vLLM has exchanged
+    anyway, once that is there."""
     from vllm.forward_context import get_forward_context
 
+    runner.wait_for_row_counts()
     dp_metadata = get_forward_context().dp_metadata
     return num_rows if dp_metadata is None else int(dp_metadata.num_tokens_across_dp_cpu.max())
 

@@ -28,37 +28,7 @@ class PolicyProcessError(RuntimeError):
     """The process that computes placements has ended or does not answer."""
 
 
-def check(config: EplbLoadConfig) -> None:
-    """Refuse a configuration of dynamic EPLB that cannot be fed; raises UnsupportedCombinationError."""
-    from vllm_ascend.ascend_config import get_ascend_config
-
-    eplb_config = get_ascend_config().eplb_config
-    lead, interval = config.rebalance_lead, eplb_config.expert_heat_collection_interval
-    refused = (
-        (not eplb_config.dynamic_eplb, "needs eplb_config.dynamic_eplb; set it (and DYNAMIC_EPLB=true)"),
-        (
-            eplb_config.num_redundant_experts > 0 or eplb_config.expert_map_path is not None,
-            "is not verified with copies of experts; leave num_redundant_experts at 0 and expert_map_path out",
-        ),
-        (eplb_config.expert_map_record_path is not None, "does not record maps; leave expert_map_record_path out"),
-        (eplb_config.eplb_policy_type == 3, "has no counts of single steps, as policy 3 wants; choose 0, 1 or 2"),
-        (
-            eplb_config.eplb_heat_collection_stage != "all" or config.phase != "all",
-            "wants all steps, for a window without a step of the phase would leave the policy nothing to go by; "
-            "leave ascend_ext.eplb_load.phase and eplb_config.eplb_heat_collection_stage at 'all'",
-        ),
-        (
-            lead >= interval or eplb_config.algorithm_execution_interval < 1,
-            f"needs rebalance_lead (is {lead}) below expert_heat_collection_interval (is {interval}), and "
-            "algorithm_execution_interval of at least 1",
-        ),
-    )
-    for is_refused, why in refused:
-        if is_refused:
-            raise UnsupportedCombinationError(f"ascend_ext.eplb_load.rebalance {why}, or set rebalance to false")
-
-
-class FedEplbUpdator(EplbUpdator):
+class EplbUpdatorWithOurLoads(EplbUpdator):
     """`EplbUpdator` whose policy process gets the counts of a `CollectedLoad`.
 
     A window begins where a cycle of the updator's begins and ends `lead` steps before its policy process is woken.
@@ -68,7 +38,9 @@ class FedEplbUpdator(EplbUpdator):
     _begin = 0
     _end: int | None = None
 
-    def feed(self, collected: CollectedLoad, config: EplbLoadConfig, layer_names: Sequence[Sequence[str]]) -> None:
+    def use_loads(
+        self, collected: CollectedLoad, config: EplbLoadConfig, layer_names: Sequence[Sequence[str]]
+    ) -> None:
         """Decide by `collected`, whose recorders count the layers named."""
         self._collected, self._lead = collected, config.rebalance_lead
         self._rows = {

@@ -23,40 +23,6 @@ from vllm_ascend_ext.integration.errors import IncompatibleVllmError, Unsupporte
 from vllm_ascend_ext.integration.upstream.patches import TESTED_VLLM_ASCEND
 
 _HOOK = "_ascend_routed_experts_capturer"
-_OFF = "or set eplb_load.enabled to false"
-
-
-def check(vllm_config: Any) -> None:
-    """Refuse, before anything is loaded, what cannot be counted; raises UnsupportedCombinationError."""
-    from vllm_ascend.ascend_config import get_ascend_config
-    from vllm_ascend.utils import enable_sp, enable_sp_by_pass
-
-    parallel_config, model_config = vllm_config.parallel_config, vllm_config.model_config
-    ascend_config = get_ascend_config()
-    refused = (
-        (
-            model_config is not None and not model_config.enforce_eager,
-            "is not verified in vllm-ascend's graph mode; set enforce_eager",
-        ),
-        (parallel_config.data_parallel_size > 1, "is not verified with data parallelism on the NPU; use TP"),
-        (parallel_config.pipeline_parallel_size > 1, "is not verified with pipeline stages on the NPU; use TP"),
-        (
-            parallel_config.prefill_context_parallel_size > 1 or parallel_config.decode_context_parallel_size > 1,
-            "cannot tell which rows are a rank's own under context parallelism; turn it off",
-        ),
-        (
-            enable_sp(vllm_config) or enable_sp_by_pass(),
-            "cannot count rows that vllm-ascend's sequence parallelism splits; turn enable_flashcomm1 off",
-        ),
-        (ascend_config.mix_placement, "does not count shared experts as routed ones; turn mix_placement off"),
-        (
-            ascend_config.multistream_overlap_gate,
-            "needs the gate on the main stream; turn multistream_overlap_gate off",
-        ),
-    )
-    for is_refused, why in refused:
-        if is_refused:
-            raise UnsupportedCombinationError(f"ascend_ext.eplb_load {why}, {_OFF}")
 
 
 def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:

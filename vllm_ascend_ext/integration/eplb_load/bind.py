@@ -7,29 +7,54 @@ import functools
 import logging
 import weakref
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
 
+from vllm_ascend_ext.config import EplbLoadConfig
+from vllm_ascend_ext.eplb_load.collection import ExpertLoadCollection, RoutedModel
 from vllm_ascend_ext.eplb_load.recorder import ExpertLoadRecorder
-from vllm_ascend_ext.integration.eplb_load import aggregation, ascend_routing, vllm_routing
+from vllm_ascend_ext.integration.eplb_load import aggregation
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
-from vllm_ascend_ext.integration.upstream.devices import DEVICES
-from vllm_ascend_ext.integration.upstream.moe_layers import check_runner, moe_layers
-from vllm_ascend_ext.runner.features import RoutedModel
+from vllm_ascend_ext.integration.upstream.stack import Stack
+from vllm_ascend_ext.runner.step import RankLayout
 
 logger = logging.getLogger(__name__)
 
 
-def bind(runner: Any) -> None:
-    """Create the recorders of a runner whose models are loaded and hook them into the routers.
+def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadCollection:
+    """Returns the collection of a runner whose models are loaded, hooked into their routers. Every rank calls it.
 
     Raises UnsupportedCombinationError when there is nothing to count or a layer's routing cannot be seen.
     """
-    routing = _routing(runner)
+    stack.check_loaded(runner, "eplb_load")
+    target, draft = _layers_to_count(runner, stack)
+    routed = _routed_model(target), _routed_model(draft)
+    aggregation.check_interval(runner, config, [model for model in routed if model is not None])
+    collection = ExpertLoadCollection(
+        config,
+        _rank_layout(),
+        runner.device,
+        *routed,
+        functools.partial(aggregation.make_aggregator, runner, config),
+        max_slots=aggregation.slot_limit(config),
+        is_first=aggregation.is_first_rank(),
+        decode_rows=aggregation.decode_rows(runner),
+        largest_replica=functools.partial(aggregation.largest_replica, runner),
+    )
+    if collection.target is not None:
+        _hook(stack, target, collection.target.recorder)
+    if collection.draft is not None:
+        _hook(stack, draft, collection.draft.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
+    if config.rebalance:
+        stack.feed_eplb(runner, collection, config)
+    return collection
+
+
+def _layers_to_count(runner: Any, stack: Stack) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the layers of the target and of the draft model whose load is counted, by name."""
     draft_modules = _draft_modules(runner)
-    layers = moe_layers(runner)
+    layers = stack.moe_layers(runner)
     target = {name: layer for name, layer in layers.items() if layer not in draft_modules}
     draft = {name: layer for name, layer in layers.items() if layer in draft_modules}
     if not target and runner.parallel_config.pipeline_parallel_size == 1:
@@ -43,46 +68,14 @@ def bind(runner: Any) -> None:
             "enforce_eager collects it"
         )
         draft = {}
-    features = runner.step_features
-    config = features.config.eplb_load
-    routed = _routed_model(target), _routed_model(draft)
-    aggregation.check_interval(runner, config, [model for model in routed if model is not None])
-    features.decode_rows = aggregation.decode_rows(runner)
-    if config.phase != "all":
-        features.largest_replica = aggregation.largest_replica
-    features.record_load_of(
-        *routed,
-        functools.partial(aggregation.make_aggregator, runner, config),
-        max_slots=aggregation.slot_limit(config),
-        is_first=aggregation.is_first_rank(),
-    )
-    if features.target_load is not None:
-        _hook(routing, target, features.target_load.recorder)
-    if features.draft_load is not None:
-        _hook(routing, draft, features.draft_load.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
-    if config.rebalance:
-        _feed(runner)
+    return target, draft
 
 
-def _routing(runner: Any) -> ModuleType:
-    """The module that knows where the layers of this runner's device route."""
-    if not DEVICES[runner.device.type].routes_itself:
-        return vllm_routing
-    check_runner(runner)
-    return ascend_routing
+def _rank_layout() -> RankLayout:
+    from vllm.distributed import get_tp_group
 
-
-def _feed(runner: Any) -> None:
-    """Let the device's EPLB decide by what is collected."""
-    features = runner.step_features
-    config = features.config.eplb_load
-    if DEVICES[runner.device.type].routes_itself:
-        names = [load.model.layer_names for load in features.loads]
-        runner.eplb_updator.feed(features.collected, config, names)
-        return
-    models = [runner.get_model()] if features.target_load is not None else []
-    models += [runner.drafter.model] if features.draft_load is not None else []
-    runner.eplb_state.feed(features.collected, config.rebalance_lead, models)
+    tp = get_tp_group()
+    return RankLayout(tp.rank_in_group, tp.world_size)
 
 
 def _draft_modules(runner: Any) -> set[torch.nn.Module]:
@@ -116,15 +109,15 @@ def _routed_model(layers: dict[str, Any]) -> RoutedModel | None:
 
 
 def _hook(
-    routing: ModuleType,
+    stack: Stack,
     layers: dict[str, Any],
     recorder: ExpertLoadRecorder,
     before_pass: _DraftPasses | None = None,
 ) -> None:
-    """Count what the layers route, by the module that knows where that is."""
+    """Counts what the layers route, where the stack knows that to be."""
     for index, (name, layer) in enumerate(layers.items()):
-        rows = functools.partial(routing.own_rows, layer)
-        routing.capture(name, layer, _count(index, rows, recorder, before_pass))
+        rows = functools.partial(stack.own_rows, layer)
+        stack.watch_routing(name, layer, _count(index, rows, recorder, before_pass))
 
 
 def _count(

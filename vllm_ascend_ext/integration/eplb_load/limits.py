@@ -1,57 +1,142 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What expert-load collection cannot be combined with."""
+"""Lists what expert-load collection cannot work with, before anything is loaded."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from vllm_ascend_ext.config import EplbLoadConfig
-from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
-from vllm_ascend_ext.integration.upstream.devices import DeviceIntegration
-from vllm_ascend_ext.integration.upstream.draft_model import is_draft
+from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.refusal import Rule
+
+_OFF = "or set eplb_load.enabled to false"
 
 
-def check(vllm_config: Any, device: DeviceIntegration, config: EplbLoadConfig) -> None:
-    """Refuse what expert-load collection cannot be combined with; raises UnsupportedCombinationError."""
-    if vllm_config.parallel_config.enable_elastic_ep:
-        raise UnsupportedCombinationError(
-            "ascend_ext.eplb_load sums over a fixed set of ranks; turn enable_elastic_ep off"
-        )
-    if config.aggregation == "device" and not device.device_collectives:
-        raise UnsupportedCombinationError(
-            "ascend_ext.eplb_load.aggregation='device' needs collectives on the device, which the CPU has not; "
-            "set it to 'host'"
-        )
-    model_config, speculative_config = vllm_config.model_config, vllm_config.speculative_config
-    if device.routes_itself:
-        from vllm_ascend_ext.integration.eplb_load import ascend_routing
+def _refuses_quantised(deployment: Deployment) -> object:
+    method = deployment.model is not None and deployment.model.quantization
+    return {"method": repr(method)} if method else None
 
-        ascend_routing.check(vllm_config)
-    if vllm_config.parallel_config.use_ubatching:
-        raise UnsupportedCombinationError(
-            "ascend_ext.eplb_load cannot tell micro-batches apart; turn enable_dbo off and leave ubatch_size at 0"
-        )
-    if model_config is None or is_draft(vllm_config):
-        return  # a draft model may well be dense
-    if speculative_config is not None and speculative_config.method == "ngram_gpu":
-        raise UnsupportedCombinationError(
-            "ascend_ext.eplb_load and speculative method 'ngram_gpu' do not work together: that proposer "
-            "changes the number of scheduled tokens on the device; use 'ngram'"
-        )
-    if not model_config.is_moe:
-        raise UnsupportedCombinationError(
-            f"ascend_ext.eplb_load counts routed experts, but {model_config.model} has none; use a "
-            "mixture-of-experts model or set eplb_load.enabled to false"
-        )
-    if config.rebalance and device.routes_itself:
-        from vllm_ascend_ext.integration.eplb_load import ascend_eplb
 
-        ascend_eplb.check(config)
-    elif config.rebalance:
-        from vllm_ascend_ext.integration.eplb_load import vllm_eplb
+def _refuses_dispatch(deployment: Deployment) -> object:
+    ways = [way for way in deployment.stack.dispatches(deployment.vllm_config) if way != "ALLGATHER"]
+    return {"ways": " or ".join(ways)} if deployment.model is not None and ways else None
 
-        vllm_eplb.check(vllm_config, config.rebalance_lead)
-    if model_config.enable_return_routed_experts:
-        raise UnsupportedCombinationError(
-            "ascend_ext.eplb_load and enable_return_routed_experts both need vLLM's one routing hook; turn one off"
-        )
+
+def _splits_rows(deployment: Deployment) -> bool:
+    from vllm_ascend.utils import enable_sp, enable_sp_by_pass
+
+    return bool(enable_sp(deployment.vllm_config) or enable_sp_by_pass())
+
+
+def _ascend_config() -> Any:
+    from vllm_ascend.ascend_config import get_ascend_config
+
+    return get_ascend_config()
+
+
+def _is_dense(deployment: Deployment) -> object:
+    model = deployment.model
+    return {"model": model.model} if model is not None and not model.is_moe else None
+
+
+RULES = (
+    Rule(
+        "enable_elastic_ep",
+        "sums over a fixed set of ranks",
+        "turn enable_elastic_ep off",
+        lambda d: d.parallel.enable_elastic_ep,
+    ),
+    Rule(
+        "eplb_load.aggregation",
+        "needs collectives on the device, which the CPU has not",
+        "set it to 'host'",
+        lambda d: d.config.eplb_load.aggregation == "device" and not d.device.device_collectives,
+        key="aggregation='device'",
+    ),
+    Rule(
+        "enable_dbo, ubatch_size",
+        "cannot tell micro-batches apart",
+        "turn enable_dbo off and leave ubatch_size at 0",
+        lambda d: d.parallel.use_ubatching,
+    ),
+    Rule(
+        "speculative_config.method",
+        "and speculative method 'ngram_gpu' do not work together: that proposer changes the number of scheduled "
+        "tokens on the device",
+        "use 'ngram'",
+        lambda d: d.speculative_method == "ngram_gpu",
+    ),
+    Rule(
+        "model",
+        "counts routed experts, but {model} has none",
+        "use a mixture-of-experts model or set eplb_load.enabled to false",
+        _is_dense,
+    ),
+    Rule(
+        "enable_return_routed_experts",
+        "and enable_return_routed_experts both need vLLM's one routing hook",
+        "turn one off",
+        lambda d: d.model is not None and d.model.enable_return_routed_experts,
+    ),
+)
+
+ASCEND_RULES = tuple(
+    Rule(setting, why, f"{instead}, {_OFF}", refuses, stack="vllm-ascend")
+    for setting, why, instead, refuses in (
+        (
+            "enforce_eager",
+            "is not verified in vllm-ascend's graph mode",
+            "set enforce_eager",
+            lambda d: d.model is not None and not d.model.enforce_eager,
+        ),
+        (
+            "data_parallel_size",
+            "is not verified with data parallelism on the NPU",
+            "use TP",
+            lambda d: d.parallel.data_parallel_size > 1,
+        ),
+        (
+            "pipeline_parallel_size",
+            "is not verified with pipeline stages on the NPU",
+            "use TP",
+            lambda d: d.parallel.pipeline_parallel_size > 1,
+        ),
+        (
+            "prefill_context_parallel_size, decode_context_parallel_size",
+            "cannot tell which rows are a rank's own under context parallelism",
+            "turn it off",
+            lambda d: max(d.parallel.prefill_context_parallel_size, d.parallel.decode_context_parallel_size) > 1,
+        ),
+        (
+            "enable_flashcomm1",
+            "cannot count rows that vllm-ascend's sequence parallelism splits",
+            "turn enable_flashcomm1 off",
+            _splits_rows,
+        ),
+        (
+            "mix_placement",
+            "does not count shared experts as routed ones",
+            "turn mix_placement off",
+            lambda d: _ascend_config().mix_placement,
+        ),
+        (
+            "multistream_overlap_gate",
+            "needs the gate on the main stream",
+            "turn multistream_overlap_gate off",
+            lambda d: _ascend_config().multistream_overlap_gate,
+        ),
+        (
+            "quantization",
+            "cannot see what the layers of quantization={method} route, which vllm-ascend's methods keep to "
+            "themselves",
+            "use an unquantised model",
+            _refuses_quantised,
+        ),
+        (
+            "enable_expert_parallel",
+            "cannot see all rows where vllm-ascend dispatches by {ways}, as it does on this SoC with this "
+            "number of ranks",
+            "use an SoC and a number of ranks with all-gather dispatch (an A2 with fewer than 16 ranks)",
+            _refuses_dispatch,
+        ),
+    )
+)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Expert load on a server's /metrics.
+"""Shows expert load on a server's /metrics.
 
-The first rank answers for all: hand-overs are the same on every rank. How the values come here: `engine_metrics`.
+The first rank answers for all: hand-overs are the same on every rank. `server/metrics.py` brings the
+values to the API server.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from vllm_ascend_ext.eplb_load.balance import (
     layer_groups,
     placed_imbalance,
 )
-from vllm_ascend_ext.integration.upstream.engine_metrics import EngineMetrics
+from vllm_ascend_ext.eplb_load.collection import ExpertLoadCollection
+from vllm_ascend_ext.integration.upstream.metric_set import MetricSet
 
-PREFIX = "vllm:ascend_ext_eplb_"
+PREFIX = "vllm:ascend_ext_eplb_load_"
 _MAX_GROUPS = 8
 
 _COUNTERS = {
@@ -31,45 +33,46 @@ _COUNTERS = {
 }
 
 
-def of_worker(worker: Any) -> dict[str, Any] | None:
-    """The answer to the RPC: plain values; None on all ranks but the first, and without collection."""
-    runner = worker.model_runner
-    collected = None if runner.step_features is None else runner.step_features.collected
-    if collected is None or not collected.is_first:
+def metric_values(
+    collection: ExpertLoadCollection, placements: dict[str, list[list[int]]], parallel_config: Any
+) -> dict[str, Any] | None:
+    """Returns what `ExpertLoadMetrics` shows, as plain values; None on all ranks but the first. Does not wait.
+
+    Args:
+        placements: EPLB's, by model.
+        parallel_config: vLLM's.
+    """
+    windows = collection.windows
+    if not windows.is_first:
         return None
-    collected.consume()
-    stats, names = collected.aggregator.stats, _model_names(runner.step_features)
+    windows.consume()
+    stats = windows.aggregator.stats
     return {
-        "tokens": dict(zip(names, collected.num_tokens, strict=True)),
+        "tokens": dict(zip(collection.names, windows.num_tokens, strict=True)),
         "snapshots": stats.num_snapshots,
         "merged_snapshots": stats.num_merged,
         "handovers": stats.num_handovers,
         "handover_seconds": stats.handover_s,
-        "late_windows": collected.window_stats.num_late,
+        "late_windows": windows.window_stats.num_late,
         "imbalance": [
             {"model": name, **row}
-            for name, load in zip(names, collected.newest, strict=True)
-            for row in _imbalance(worker, name, load)
+            for name, load in zip(collection.names, windows.newest, strict=True)
+            for row in _imbalance(load, placements.get(name), parallel_config)
         ],
     }
 
 
-def _model_names(features: Any) -> list[str]:
-    """As in the worker's report of placements."""
-    names = (("target", features.target_load), ("draft", features.draft_load))
-    return [name for name, load in names if load is not None]
-
-
-def _imbalance(worker: Any, name: str, load_LE: torch.Tensor | None) -> list[dict[str, Any]]:
-    """Worst imbalance of each group of layers in the newest hand-over that counted anything."""
+def _imbalance(
+    load_LE: torch.Tensor | None, placement: list[list[int]] | None, parallel_config: Any
+) -> list[dict[str, Any]]:
+    """Returns the worst imbalance of each group of layers in the newest hand-over that counted anything."""
     if load_LE is None:
         return []
     over = {"experts": expert_imbalance(load_LE).max_over_mean}
-    parallel_config = worker.vllm_config.parallel_config
     if parallel_config.enable_expert_parallel:
         num_ranks = parallel_config.tensor_parallel_size * parallel_config.data_parallel_size
-        placement = worker.placements().get(name) or _static_placement(parallel_config, load_LE, num_ranks)
-        over["ranks"] = placed_imbalance(load_LE, torch.as_tensor(placement), num_ranks).max_over_mean
+        placed_LP = placement or _static_placement(parallel_config, load_LE, num_ranks)
+        over["ranks"] = placed_imbalance(load_LE, torch.as_tensor(placed_LP), num_ranks).max_over_mean
     return [
         {"layers": f"{begin}-{end - 1}", "over": what, "ratio": max(ratios[begin:end])}
         for what, ratios in over.items()
@@ -78,7 +81,7 @@ def _imbalance(worker: Any, name: str, load_LE: torch.Tensor | None) -> list[dic
 
 
 def _static_placement(parallel_config: Any, load_LE: torch.Tensor, num_ranks: int) -> torch.Tensor:
-    """``[L, E]``: the experts in the order of the ranks that hold them, without EPLB."""
+    """Returns ``[L, E]``, the experts in the order of the ranks that hold them, without EPLB."""
     num_layers, num_experts = load_LE.shape
     if parallel_config.expert_placement_strategy == "round_robin":
         rank_E = torch.arange(num_experts) % num_ranks
@@ -87,15 +90,15 @@ def _static_placement(parallel_config: Any, load_LE: torch.Tensor, num_ranks: in
     return torch.argsort(rank_E, stable=True).expand(num_layers, -1)
 
 
-class ExpertLoadMetrics(EngineMetrics):
-    """See the module."""
+class ExpertLoadMetrics(MetricSet):
+    """Shows the counters, and imbalance by group of layers."""
 
-    prefix, rpc, subject = PREFIX, "ascend_ext_metrics", "expert load"
+    prefix = PREFIX
 
-    def __init__(self, app: Any, client: Any) -> None:
+    def __init__(self, model_name: str) -> None:
         from prometheus_client import Gauge
 
-        super().__init__(app, client)
+        super().__init__(model_name)
         for name, text in _COUNTERS.items():
             self.add_counter(name, text, *(["model"] if name == "tokens" else []))
         self._imbalance = Gauge(
@@ -106,7 +109,7 @@ class ExpertLoadMetrics(EngineMetrics):
         )
 
     def show(self, values: dict[str, Any]) -> None:
-        """See `EngineMetrics.show`."""
+        """Shows one rank's answer."""
         for name in _COUNTERS:
             if name == "tokens":
                 for model, count in values[name].items():

@@ -18,40 +18,17 @@ from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 EPLB_STATE = "vllm.v1.worker.gpu_model_runner:EplbState"  # where runners look the class up
 
 
-def check(vllm_config: Any, lead: int) -> None:
-    """Refuse a configuration of vLLM's EPLB that cannot be fed; raises UnsupportedCombinationError."""
-    parallel_config = vllm_config.parallel_config
-    eplb_config = parallel_config.eplb_config
-    if not parallel_config.enable_eplb:
-        raise UnsupportedCombinationError(
-            "ascend_ext.eplb_load.rebalance feeds vLLM's EPLB, which is off; set enable_eplb, or rebalance to "
-            "false"
-        )
-    if eplb_config.log_balancedness:
-        raise UnsupportedCombinationError(
-            "eplb_config.log_balancedness logs vLLM's own counts, which ascend_ext.eplb_load.rebalance turns off; "
-            "turn it off and read vllm:ascend_ext_eplb_imbalance_ratio on /metrics"
-        )
-    first = eplb_config.step_interval // 4  # vLLM starts its first interval at three quarters
-    if lead >= first:
-        raise UnsupportedCombinationError(
-            f"vLLM first rebalances after {first} steps (a quarter of eplb_config.step_interval), and "
-            f"ascend_ext.eplb_load.rebalance_lead={lead} steps before there is nothing to count; lower "
-            f"rebalance_lead, or set step_interval to at least {4 * (lead + 1)}"
-        )
-
-
-class FedEplbState(EplbState):
+class EplbStateWithOurLoads(EplbState):
     """`EplbState` that decides by the counts of a `CollectedLoad`.
 
-    Until `feed` is called (while models load), and in vLLM's profile run, it is vLLM's own.
+    Until `use_loads` is called (while models load), and in vLLM's profile run, it is vLLM's own.
     """
 
     _collected: CollectedLoad | None = None
     _lead = _window_end = 0
     _window_loads: list[torch.Tensor] | None = None
 
-    def feed(self, collected: CollectedLoad, lead: int, models: list[Any]) -> None:
+    def use_loads(self, collected: CollectedLoad, lead: int, models: list[Any]) -> None:
         """Decide by `collected`, whose recorders are those of `models`.
 
         Raises UnsupportedCombinationError when vLLM balances a model whose load is not collected.

@@ -43,8 +43,8 @@ def routing_of(parallel_config: Any) -> OutputRouting:
     return route_output(layout)
 
 
-def bind(worker: Any, config: MtpOutputConfig) -> None:
-    """Let the worker's runner give its output to us; every rank of a replica calls it: it makes a group.
+def attach(worker: Any, config: MtpOutputConfig) -> StepOutputs:
+    """Has the worker's runner give its output to us; every rank of a replica calls it: it makes a group.
 
     Raises StartupError when the frames' channel cannot be made.
     """
@@ -69,6 +69,7 @@ def bind(worker: Any, config: MtpOutputConfig) -> None:
     )
     runner.attach_outputs(VllmOutputs(runner, outputs))
     apply_patches(patches(runner))
+    return outputs
 
 
 def patches(runner: Any) -> list[Patch]:
@@ -137,14 +138,11 @@ def _peers(vllm_config: Any, config: MtpOutputConfig, *, is_async: bool) -> Repl
     return ReplicaPeers(Collectives(group, config.deadline_s, "mtp output"), launcher or not is_async)
 
 
-def report(runner: Any) -> dict[str, Any] | None:
-    """What this rank copied, received and sent; None without MTP output saving.
+def report_of(outputs: StepOutputs) -> dict[str, Any]:
+    """Returns what this rank copied, received and sent.
 
     copies: None on a rank that has nothing to copy with.
     """
-    if runner.step_outputs is None:
-        return None
-    outputs: StepOutputs = runner.step_outputs.outputs
     document: dict[str, Any] = {"copies": None, "received": outputs.num_received}
     if outputs.packed is not None and outputs.sender is not None:
         copies = outputs.packed.stats

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MTP output on a server's /metrics: acceptance per position, and how the frames get along.
+"""Shows MTP output on a server's /metrics: acceptance per position, and how the frames get along.
 
 The rank that sends answers. Of several replicas behind one API server, vLLM's client passes on the first answer.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_ascend_ext.integration.upstream.engine_metrics import EngineMetrics
+from vllm_ascend_ext.integration.upstream.metric_set import MetricSet
 
-PREFIX = "vllm:ascend_ext_mtp_"
+PREFIX = "vllm:ascend_ext_mtp_output_"
 
 _COUNTERS = {
     "tokens": "Tokens accepted.",
@@ -27,15 +27,15 @@ _GAUGES = {
 }
 
 
-class OutputMetrics(EngineMetrics):
-    """See the module."""
+class MtpOutputMetrics(MetricSet):
+    """Shows the counters, acceptance by position, and how full the ring is."""
 
-    prefix, rpc, subject = PREFIX, "ascend_ext_output_metrics", "MTP output"
+    prefix = PREFIX
 
-    def __init__(self, app: Any, client: Any) -> None:
+    def __init__(self, model_name: str) -> None:
         from prometheus_client import Gauge
 
-        super().__init__(app, client)
+        super().__init__(model_name)
         for name, text in _COUNTERS.items():
             self.add_counter(name, text)
         for name, text in _BY_POSITION.items():
@@ -46,7 +46,7 @@ class OutputMetrics(EngineMetrics):
         }
 
     def show(self, values: dict[str, Any]) -> None:
-        """See `EngineMetrics.show`."""
+        """Shows one rank's answer."""
         for name in _COUNTERS:
             self.count(name, values[name])
         for name in _BY_POSITION:

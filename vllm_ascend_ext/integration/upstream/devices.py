@@ -1,49 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How we stand on each kind of device."""
+"""Lists what we bring on each kind of device: a row is all that a device needs here."""
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+
+from vllm_ascend_ext.integration.upstream.stack import Stack
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceIntegration:
-    """How we stand on one kind of device.
+    """Holds one row.
 
-    worker: our worker (two lines over the device's own, see workers/).
+    worker: our worker (two lines over the device's own, in workers/).
     default_worker: what the platform puts into `worker_cls` for "auto"; anything else is the user's own.
+    stack: the module of the stack that serves there, which has the object `STACK`.
     falls_back_to_first_runner: the device's worker builds the V1 model runner whatever vLLM chose.
-    routes_itself: layers route without vLLM's router objects (see `ascend_routing`).
     device_collectives: NCCL or HCCL sums on the device.
-    attn_scatter: the layers are vLLM's own, which scattered attention input takes apart.
-    dp_gather: the gather by plan has run there.
+    unverified: features that have not run on this kind of device, and are refused there.
     """
 
     worker: str
     default_worker: str
+    stack: str
     falls_back_to_first_runner: bool = False
-    routes_itself: bool = False
     device_collectives: bool = True
-    attn_scatter: bool = True
-    dp_gather: bool = True
+    unverified: tuple[str, ...] = ()
 
+    def load_stack(self) -> Stack:
+        """Returns the stack; imports its module, but not the packages that the module is about."""
+        stack: Stack = importlib.import_module(self.stack).STACK
+        return stack
+
+
+_INTEGRATION = "vllm_ascend_ext.integration"
 
 DEVICES = {
     "npu": DeviceIntegration(
-        "vllm_ascend_ext.integration.workers.npu.ExtNPUWorker",
+        f"{_INTEGRATION}.workers.npu.ExtNPUWorker",
         "vllm_ascend.worker.worker.NPUWorker",
+        f"{_INTEGRATION}.stacks.vllm_ascend",
         falls_back_to_first_runner=True,
-        routes_itself=True,
-        attn_scatter=False,
     ),
     "cuda": DeviceIntegration(
-        "vllm_ascend_ext.integration.workers.cuda.ExtCUDAWorker",
+        f"{_INTEGRATION}.workers.cuda.ExtCUDAWorker",
         "vllm.v1.worker.gpu_worker.Worker",
-        dp_gather=False,
+        f"{_INTEGRATION}.stacks.vllm",
+        unverified=("dp_gather",),
     ),
     "cpu": DeviceIntegration(
-        "vllm_ascend_ext.integration.workers.cpu.ExtCPUWorker",
-        "vllm_ascend_ext.integration.cpu_platform.worker.TorchCPUWorker",
+        f"{_INTEGRATION}.workers.cpu.ExtCPUWorker",
+        f"{_INTEGRATION}.cpu_platform.worker.TorchCPUWorker",
+        f"{_INTEGRATION}.stacks.vllm",
         device_collectives=False,
     ),
 }

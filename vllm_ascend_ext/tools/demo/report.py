@@ -165,7 +165,7 @@ def short_name(layer: dict[str, Any]) -> str:
 def _layers(result: EngineResult, options: DemoOptions) -> list[dict[str, Any]]:
     """All ranks' counts summed; every rank counts its own rows only, so that the sum is exact."""
     spread = options.num_ranks if options.expert_parallel and options.num_ranks > 1 else 0
-    reports = [rank.report["load"] for rank in result.ranks if rank.report is not None]
+    reports = [rank.report["eplb_load"]["load"] for rank in result.ranks if rank.report is not None]
     rows = []
     for model, of_ranks in enumerate(zip(*reports, strict=True)):
         load_LE = torch.tensor([part["load_LE"] for part in of_ranks], dtype=torch.int64).sum(dim=0)

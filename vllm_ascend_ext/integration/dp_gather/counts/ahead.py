@@ -23,7 +23,6 @@ from vllm_ascend_ext.integration.dp_gather.counts.overlapped import (
     OverlappedCounts,
     put_in_place,
     replicas,
-    wait_before_phase,
 )
 from vllm_ascend_ext.integration.errors import IncompatibleVllmError
 
@@ -195,7 +194,7 @@ def bind(runner: Any, config: DpGatherConfig) -> CountsAhead:
     ask = dp_utils.coordinate_batch_across_dp if overlapped is None else overlapped.coordinate
     counts = CountsAhead(replicas(config, "DP commitments"), ask, overlapped)
     put_in_place(runner, counts.of_target, counts.of_draft)
-    wait_before_phase(runner, counts.wait)
+    runner.wait_for_row_counts = counts.wait
     execute_model = runner.execute_model
 
     @functools.wraps(execute_model)

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commitments about the next pass cannot be combined with, and the schedulers that make them."""
+"""Lists what commitments about the next pass cannot work with, and chooses the scheduler that makes them."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
-from vllm import envs
-
-from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.refusal import Rule
 
 _SCHEDULERS = "vllm_ascend_ext.integration.dp_gather.counts.scheduler"
 _OFF = "or set ascend_ext.dp_gather.counts_ahead to false"
@@ -15,42 +16,86 @@ _OFF = "or set ascend_ext.dp_gather.counts_ahead to false"
 _METHODS = ("mtp", "eagle", "eagle3", "ngram")
 
 
-def check(vllm_config: Any, *, routes_itself: bool) -> None:
-    """Refuse what commitments cannot be combined with; raises UnsupportedCombinationError.
+def _where_on(refuses: Callable[[Deployment], object], deployment: Deployment) -> object:
+    return deployment.config.dp_gather.counts_ahead and refuses(deployment)
 
-    routes_itself: see `DeviceIntegration`.
-    """
-    speculative, parallel = vllm_config.speculative_config, vllm_config.parallel_config
-    problems = {
-        "is not built for vllm-ascend's exchange of counts; set it to false": routes_itself,
-        f"commits to one pass after the other, and pipeline stages have several under way; set "
-        f"pipeline_parallel_size to 1 {_OFF}": parallel.pipeline_parallel_size > 1,
-        f"needs dummies of replicas whose new requests are held back, which vLLM's engine core runs in a process "
-        f"of its own only; set VLLM_ENABLE_V1_MULTIPROCESSING to 1 {_OFF}": (
-            parallel.distributed_executor_backend != "external_launcher"
-            and not envs.VLLM_ENABLE_V1_MULTIPROCESSING
+
+def _has_no_core_process(deployment: Deployment) -> bool:
+    from vllm import envs
+
+    launched = deployment.parallel.distributed_executor_backend == "external_launcher"
+    return not launched and not envs.VLLM_ENABLE_V1_MULTIPROCESSING
+
+
+def _transfers_caches(deployment: Deployment) -> bool:
+    vllm_config = deployment.vllm_config
+    return vllm_config.kv_transfer_config is not None or vllm_config.ec_transfer_config is not None
+
+
+def _has_other_drafts(deployment: Deployment) -> bool:
+    speculative = deployment.vllm_config.speculative_config
+    return speculative is not None and (speculative.method not in _METHODS or speculative.parallel_drafting)
+
+
+RULES = tuple(
+    Rule(
+        setting,
+        why,
+        instead,
+        functools.partial(_where_on, refuses),
+        key="counts_ahead",
+    )
+    for setting, why, instead, refuses in (
+        (
+            "dp_gather.counts_ahead",
+            "is not built for vllm-ascend's exchange of counts",
+            "set counts_ahead to false",
+            lambda d: d.stack.name != "vllm",
         ),
-        f"commits to what running requests can have, which KV and encoder-cache transfers change outside the "
-        f"scheduler's steps; leave kv_transfer_config and ec_transfer_config unset {_OFF}": (
-            vllm_config.kv_transfer_config is not None or vllm_config.ec_transfer_config is not None
+        (
+            "pipeline_parallel_size",
+            "commits to one pass after the other, and pipeline stages have several under way",
+            f"set pipeline_parallel_size to 1 {_OFF}",
+            lambda d: d.parallel.pipeline_parallel_size > 1,
         ),
-        f"pads a replica's rows up to its bound, which need not divide among tensor-parallel ranks; turn the "
-        f"enable_sp pass off {_OFF}": bool(vllm_config.compilation_config.pass_config.enable_sp),
-        f"brings its own scheduler; leave scheduler_cls unset {_OFF}": (
-            vllm_config.scheduler_config.scheduler_cls not in (None, *_scheduler_names())
+        (
+            "VLLM_ENABLE_V1_MULTIPROCESSING",
+            "needs dummies of replicas whose new requests are held back, which vLLM's engine core runs in a "
+            "process of its own only",
+            f"set VLLM_ENABLE_V1_MULTIPROCESSING to 1 {_OFF}",
+            _has_no_core_process,
         ),
-        f"knows the rows of the drafts of {', '.join(_METHODS)}, without parallel_drafting; use one of these "
-        f"{_OFF}": (
-            speculative is not None and (speculative.method not in _METHODS or speculative.parallel_drafting)
+        (
+            "kv_transfer_config, ec_transfer_config",
+            "commits to what running requests can have, which KV and encoder-cache transfers change outside the "
+            "scheduler's steps",
+            f"leave kv_transfer_config and ec_transfer_config unset {_OFF}",
+            _transfers_caches,
         ),
-    }
-    for problem, is_so in problems.items():
-        if is_so:
-            raise UnsupportedCombinationError(f"ascend_ext.dp_gather.counts_ahead {problem}")
+        (
+            "compilation_config.pass_config.enable_sp",
+            "pads a replica's rows up to its bound, which need not divide among tensor-parallel ranks",
+            f"turn the enable_sp pass off {_OFF}",
+            lambda d: d.vllm_config.compilation_config.pass_config.enable_sp,
+        ),
+        (
+            "scheduler_cls",
+            "brings its own scheduler",
+            f"leave scheduler_cls unset {_OFF}",
+            lambda d: d.vllm_config.scheduler_config.scheduler_cls not in (None, *_scheduler_names()),
+        ),
+        (
+            "speculative_config.method",
+            f"knows the rows of the drafts of {', '.join(_METHODS)}, without parallel_drafting",
+            f"use one of these {_OFF}",
+            _has_other_drafts,
+        ),
+    )
+)
 
 
 def use_scheduler(scheduler_config: Any) -> None:
-    """Let the engine core build the scheduler that commits, by vLLM's own setting for it."""
+    """Has the engine core build the scheduler that commits, by vLLM's own setting for it."""
     plain, asynchronous = _scheduler_names()
     scheduler_config.scheduler_cls = asynchronous if scheduler_config.async_scheduling else plain
 

@@ -105,7 +105,7 @@ def bind(runner: Any, config: DpGatherConfig) -> OverlappedCounts:
     """Let a runner and its drafter exchange their counts by the result. Every rank calls it: it makes a group."""
     counts = OverlappedCounts(replicas(config, "DP counts"))
     put_in_place(runner, counts.coordinate, counts.coordinate)
-    wait_before_phase(runner, counts.wait)
+    runner.wait_for_row_counts = counts.wait
     return counts
 
 
@@ -130,13 +130,6 @@ def put_in_place(runner: Any, of_target: Callable[..., Any], of_draft: Callable[
         _use(drafter, "vllm.v1.spec_decode.llm_base_proposer", of_draft)
 
 
-def wait_before_phase(runner: Any, wait: Callable[[], None]) -> None:
-    """A phase of expert load is chosen before the pass, by all counts."""
-    features = runner.step_features
-    if features.largest_replica is not None:
-        features.largest_replica = _after(wait, features.largest_replica)
-
-
 def _use(owner: Any, module: str, coordinate: Callable[..., Any]) -> None:
     """While `owner` decides on its batch, its module's name stands for ours."""
     determine = owner._determine_batch_execution_and_padding
@@ -147,11 +140,3 @@ def _use(owner: Any, module: str, coordinate: Callable[..., Any]) -> None:
             return determine(*args, **kwargs)
 
     owner._determine_batch_execution_and_padding = ours
-
-
-def _after(first: Callable[[], None], then: Callable[[int], int]) -> Callable[[int], int]:
-    def both(num_rows: int) -> int:
-        first()
-        return then(num_rows)
-
-    return both

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collects the expert load of a runner's models, step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vllm_ascend_ext.config import EplbLoadConfig
+from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder, LocalLoad
+from vllm_ascend_ext.eplb_load.snapshots import ExpertLoadAggregator
+from vllm_ascend_ext.eplb_load.windows import CollectedLoad
+from vllm_ascend_ext.runner.step import RankLayout, StepFacts
+
+MakeAggregator = Callable[[Sequence[ExpertLoadRecorder]], ExpertLoadAggregator]
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedModel:
+    """Describes a loaded model's mixture-of-experts layers.
+
+    layer_names: in forward order; num_experts: logical experts a layer; top_k: the largest of any layer.
+    sequence_parallel: the model splits the rows among the TP ranks before the experts.
+    """
+
+    layer_names: tuple[str, ...]
+    num_experts: int
+    top_k: int
+    sequence_parallel: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLoad:
+    """Holds the expert load of one model on this rank, with the names of its layers (rows of `load.load_LE`)."""
+
+    layer_names: tuple[str, ...]
+    top_k: int
+    load: LocalLoad
+
+
+class LoadOfModel:
+    """Counts the expert load of one model on this rank: its layers and its recorder."""
+
+    def __init__(self, model: RoutedModel, device: torch.device, max_slots: int) -> None:
+        self.model = model
+        self.recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device, max_slots)
+
+    def begin(self, facts: StepFacts, layout: RankLayout, *, counts: bool) -> None:
+        """Tells the recorder of a pass that is about to run; it is counted if `counts`."""
+        num_tokens = facts.num_routed_tokens(layout, sequence_parallel=self.model.sequence_parallel)
+        self.recorder.begin_step(num_tokens if counts else 0)
+
+
+class ExpertLoadCollection:
+    """Counts on the device in every pass and takes snapshots at the ends of steps (a `StepObserver`).
+
+    `begin_forward` and `begin_draft` only write persistent device scalars, so a captured graph that follows stays
+    valid.
+
+    Args:
+        config: how to collect.
+        layout: where this rank stands among the ranks that split a model's rows.
+        device: of the recorders.
+        target, draft: the models; None for one whose load is not counted. One of them is there.
+        make_aggregator: makes what adds up over the ranks; every rank calls it.
+        max_slots: routed ids that a recorder may hold.
+        is_first: whether this rank reports what all ranks handed over.
+        decode_rows: see `StepFacts.phase`.
+        largest_replica: returns the rows of the replica that has most in this step, where this one has the rows
+            given. It may have to wait for the other replicas, so it is called only when a phase is chosen.
+    """
+
+    def __init__(
+        self,
+        config: EplbLoadConfig,
+        layout: RankLayout,
+        device: torch.device,
+        target: RoutedModel | None,
+        draft: RoutedModel | None,
+        make_aggregator: MakeAggregator,
+        *,
+        max_slots: int = INT32_MAX,
+        is_first: bool = True,
+        decode_rows: int = 0,
+        largest_replica: Callable[[int], int] | None = None,
+    ) -> None:
+        self.config = config
+        self.target = LoadOfModel(target, device, max_slots) if target is not None else None
+        self.draft = LoadOfModel(draft, device, max_slots) if draft is not None else None
+        aggregator = make_aggregator([load.recorder for load in self.loads])
+        self.windows = CollectedLoad(aggregator, config.interval, is_first=is_first)
+        self._layout, self._decode_rows, self._largest_replica = layout, decode_rows, largest_replica
+        self._counts = True
+
+    @property
+    def loads(self) -> list[LoadOfModel]:
+        """Returns the models whose load is counted, target first."""
+        return [load for load in (self.target, self.draft) if load is not None]
+
+    @property
+    def names(self) -> list[str]:
+        """Returns "target" and "draft", as far as their load is counted, in the order of `loads`."""
+        return [name for name, load in (("target", self.target), ("draft", self.draft)) if load is not None]
+
+    def begin_forward(self, facts: StepFacts) -> None:
+        """Notes that the target model is about to run this step."""
+        wanted = self.config.phase
+        if wanted != "all":
+            self._counts = self._with_largest_replica(facts).phase(self._decode_rows) == wanted
+        if self.target is not None:
+            self.target.begin(facts, self._layout, counts=self._counts)
+
+    def begin_draft(self, facts: StepFacts) -> None:
+        """Notes that the draft model is about to run a pass; it counts when the step's target pass does."""
+        if self.draft is not None:
+            self.draft.begin(facts, self._layout, counts=self._counts)
+
+    def end_step(self) -> None:
+        """Notes that all passes of the step have been launched."""
+        self.windows.end_step()
+
+    def read(self) -> list[NamedLoad]:
+        """Returns what this rank reports since the last `reset`, target model first; waits for the device.
+
+        That is what it counted and did not hand over, and on the first rank also what all ranks handed over: the
+        sum over the ranks is everything that was routed.
+        """
+        return [
+            NamedLoad(of_model.model.layer_names, of_model.model.top_k, load)
+            for of_model, load in zip(self.loads, self.windows.read(), strict=True)
+        ]
+
+    def reset(self) -> None:
+        """Forgets all counts."""
+        self.windows.reset()
+
+    def close(self) -> None:
+        """Ends the thread that adds up."""
+        self.windows.aggregator.close()
+
+    def _with_largest_replica(self, facts: StepFacts) -> StepFacts:
+        if self._largest_replica is None or not facts.num_tokens:
+            return facts
+        return dataclasses.replace(facts, max_num_rows=self._largest_replica(facts.num_tokens_padded))

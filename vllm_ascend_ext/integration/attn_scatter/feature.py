@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes scattered attention input a feature of the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_ascend_ext.config import AttnScatterConfig
+from vllm_ascend_ext.integration.attn_scatter import limits
+from vllm_ascend_ext.integration.attn_scatter.model import ScatteredModel, scatter
+from vllm_ascend_ext.integration.feature import BoundFeature, Feature
+from vllm_ascend_ext.integration.upstream.stack import Stack
+
+
+class AttnScatterFeature(Feature):
+    """Runs norms and attention's first projection on a shard of the rows."""
+
+    name = "attn_scatter"
+    summary = "runs norms and attention's first projection on each rank's own rows, and gathers the narrow latent"
+    rules = limits.RULES
+
+    def bind(self, worker: Any, config: AttnScatterConfig, stack: Stack) -> BoundScatter:
+        """Replaces the forward of the loaded model."""
+        return BoundScatter(scatter(worker.model_runner, config))
+
+
+class BoundScatter(BoundFeature):
+    """Is the scattered model of one worker."""
+
+    def __init__(self, model: ScatteredModel) -> None:
+        self.model = model
+
+    def report(self) -> dict[str, Any]:
+        """Returns the steps that were scattered and that were not, and the bytes foretold."""
+        return self.model.report()
+
+    def reset(self) -> None:
+        """Forgets what was counted."""
+        self.model.reset()

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists what a planned DP gather cannot work with in vllm-ascend, of which the emulator has run eager mode,
+all-gather dispatch, and every rank with all rows of its replica."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.refusal import Rule
+
+
+def _ascend_config() -> Any:
+    from vllm_ascend.ascend_config import get_ascend_config
+
+    return get_ascend_config()
+
+
+def _splits_rows(deployment: Deployment) -> bool:
+    from vllm_ascend.utils import enable_sp, enable_sp_by_pass
+
+    splits = enable_sp(deployment.vllm_config) or enable_sp_by_pass()
+    return bool(splits or _ascend_config().enable_shared_expert_dp)
+
+
+def _moves_experts(deployment: Deployment) -> bool:
+    eplb_config = _ascend_config().eplb_config
+    return bool(eplb_config.dynamic_eplb or eplb_config.expert_map_path is not None)
+
+
+def _quantization(deployment: Deployment) -> object:
+    method = deployment.model is not None and deployment.model.quantization
+    return {"method": repr(method)} if method else None
+
+
+def _refuses_dispatch(deployment: Deployment) -> object:
+    ways = [way for way in deployment.stack.dispatches(deployment.vllm_config) if way != "ALLGATHER"]
+    return {"ways": " or ".join(ways)} if deployment.model is not None and ways else None
+
+
+RULES = tuple(
+    Rule(setting, why, f"{instead}, or set dp_gather.enabled to false", refuses, stack="vllm-ascend")
+    for setting, why, instead, refuses in (
+        (
+            "enforce_eager",
+            "is not verified in vllm-ascend's graph mode",
+            "set enforce_eager",
+            lambda d: d.model is not None and not d.model.enforce_eager,
+        ),
+        (
+            "enable_flashcomm1, enable_shared_expert_dp",
+            "does not follow vllm-ascend's sequence parallelism",
+            "turn enable_flashcomm1 and enable_shared_expert_dp off",
+            _splits_rows,
+        ),
+        (
+            "pipeline_parallel_size",
+            "is not verified with pipeline stages on the NPU",
+            "set pipeline_parallel_size to 1",
+            lambda d: d.parallel.pipeline_parallel_size > 1,
+        ),
+        (
+            "eplb_config.dynamic_eplb, eplb_config.expert_map_path",
+            "is not verified with vllm-ascend's EPLB",
+            "turn eplb_config.dynamic_eplb off and leave expert_map_path out",
+            _moves_experts,
+        ),
+        (
+            "mix_placement",
+            "is not verified with shared experts among the routed ones",
+            "turn mix_placement off",
+            lambda d: _ascend_config().mix_placement,
+        ),
+        (
+            "multistream_overlap_gate",
+            "needs the gate on the main stream",
+            "turn multistream_overlap_gate off",
+            lambda d: _ascend_config().multistream_overlap_gate,
+        ),
+        (
+            "kv_transfer_config",
+            "needs every replica's rows, which vllm-ascend does not exchange beside KV transfer",
+            "remove kv_transfer_config",
+            lambda d: d.vllm_config.kv_transfer_config is not None,
+        ),
+        (
+            "quantization",
+            "is not verified with the quantised experts of quantization={method}",
+            "use an unquantised model",
+            _quantization,
+        ),
+        (
+            "enable_expert_parallel",
+            "cannot see all rows where vllm-ascend dispatches by {ways}, as it does on this SoC with this "
+            "number of ranks",
+            "use an SoC and a number of ranks with all-gather dispatch (an A2 with fewer than 16 ranks)",
+            _refuses_dispatch,
+        ),
+        (
+            "dp_gather.overlap_counts",
+            "does not overlap counts with vllm-ascend's own exchange of them",
+            "set overlap_counts to false",
+            lambda d: d.config.dp_gather.overlap_counts,
+        ),
+    )
+)

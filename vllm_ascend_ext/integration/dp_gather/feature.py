@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the DP gather a feature of the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_ascend_ext.config import DpGatherConfig
+from vllm_ascend_ext.dp_gather.commitment import Commitment
+from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.dp_gather import ascend_limits, limits
+from vllm_ascend_ext.integration.dp_gather.counts import limits as counts_limits
+from vllm_ascend_ext.integration.dp_gather.planner import LayerPlanner
+from vllm_ascend_ext.integration.feature import BoundFeature, Feature
+from vllm_ascend_ext.integration.upstream.stack import Stack
+
+
+class DpGatherFeature(Feature):
+    """Exchanges the replicas' rows for the experts by plan."""
+
+    name = "dp_gather"
+    summary = "gathers the rows of data-parallel replicas by the way that sends and pads least"
+    rules = (*limits.RULES, *ascend_limits.RULES, *counts_limits.RULES)
+
+    def configure(self, deployment: Deployment) -> None:
+        """Puts in the scheduler that commits to the next pass, where `counts_ahead` asks for it."""
+        if deployment.config.dp_gather.counts_ahead:
+            counts_limits.use_scheduler(deployment.vllm_config.scheduler_config)
+
+    def bind(self, worker: Any, config: DpGatherConfig, stack: Stack) -> BoundGather:
+        """Has the mixture-of-experts layers follow a planner wherever they exchange rows."""
+        runner = worker.model_runner
+        return BoundGather(stack.bind_exchange(runner, stack.moe_layers(runner), config))
+
+
+class BoundGather(BoundFeature):
+    """Is the planner of one worker."""
+
+    def __init__(self, planner: LayerPlanner) -> None:
+        self.planner = planner
+
+    def commit(self, commitment: Commitment) -> None:
+        """Has the coming pass carry what this replica commits to about the next."""
+        self.planner.commit(commitment)
+
+    def report(self) -> dict[str, Any]:
+        """Returns what was exchanged by mode, and how the replicas' counts were known."""
+        return {"modes": self.planner.report(), "counts": self.planner.counts_report()}
+
+    def reset(self) -> None:
+        """Forgets what was counted."""
+        self.planner.reset()

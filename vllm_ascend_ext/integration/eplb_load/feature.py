@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes expert-load collection a feature of the registry."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from typing import Any
+
+from vllm_ascend_ext.config import EplbLoadConfig
+from vllm_ascend_ext.eplb_load.collection import ExpertLoadCollection
+from vllm_ascend_ext.integration.eplb_load import limits, rebalance_limits
+from vllm_ascend_ext.integration.eplb_load.bind import collect
+from vllm_ascend_ext.integration.eplb_load.metrics import ExpertLoadMetrics, metric_values
+from vllm_ascend_ext.integration.feature import BoundFeature, Feature
+from vllm_ascend_ext.integration.upstream.moe_layers import expert_placements
+from vllm_ascend_ext.integration.upstream.stack import Stack
+
+
+class EplbLoadFeature(Feature):
+    """Counts the tokens routed to each expert."""
+
+    name = "eplb_load"
+    summary = "counts the tokens routed to each expert, exactly and off the critical path"
+    rules = (
+        *limits.RULES,
+        *limits.ASCEND_RULES,
+        *rebalance_limits.VLLM_RULES,
+        *rebalance_limits.ASCEND_RULES,
+    )
+    metric_set = ExpertLoadMetrics
+
+    def before_load(self, config: EplbLoadConfig, stack: Stack) -> AbstractContextManager[None]:
+        """Returns what gives the device's EPLB the class that our counts can feed."""
+        return stack.eplb_with_our_loads() if config.rebalance else nullcontext()
+
+    def bind(self, worker: Any, config: EplbLoadConfig, stack: Stack) -> BoundLoad:
+        """Hooks recorders into the routers of the loaded models."""
+        collection = collect(worker.model_runner, config, stack)
+        worker.model_runner.add_observer(collection)
+        return BoundLoad(worker, collection)
+
+
+class BoundLoad(BoundFeature):
+    """Is the collection of one worker."""
+
+    def __init__(self, worker: Any, collection: ExpertLoadCollection) -> None:
+        self.collection = collection
+        self._worker = worker
+
+    def report(self) -> dict[str, Any]:
+        """Returns the loads by model and how the collection went on this rank."""
+        windows = self.collection.windows
+        return {
+            "load": [
+                {
+                    "layers": list(named.layer_names),
+                    "top_k": named.top_k,
+                    "num_tokens": named.load.num_tokens,
+                    "load_LE": named.load.load_LE.tolist(),
+                }
+                for named in self.collection.read()
+            ],
+            "collection": {
+                "step": windows.step,
+                **asdict(windows.aggregator.stats),
+                **asdict(windows.window_stats),
+            },
+        }
+
+    def reset(self) -> None:
+        """Forgets all counts."""
+        self.collection.reset()
+
+    def metric_values(self) -> dict[str, Any] | None:
+        """Returns what is shown on /metrics; None on all ranks but the first."""
+        runner = self._worker.model_runner
+        return metric_values(self.collection, expert_placements(runner), self._worker.vllm_config.parallel_config)
+
+    def close(self) -> None:
+        """Ends the thread that adds up."""
+        self.collection.close()

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists what rebalancing by our counts cannot work with: in vLLM's EPLB, and in vllm-ascend's."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.refusal import Rule
+
+
+def _is_on(deployment: Deployment) -> bool:
+    return deployment.config.eplb_load.rebalance
+
+
+def _where_on(refuses: Callable[[Deployment], object], deployment: Deployment) -> object:
+    return _is_on(deployment) and refuses(deployment)
+
+
+def _has_no_window(deployment: Deployment) -> object:
+    lead = deployment.config.eplb_load.rebalance_lead
+    # vLLM starts its first interval at three quarters
+    first = deployment.parallel.eplb_config.step_interval // 4
+    return (
+        {"lead": lead, "first": first, "least": 4 * (lead + 1)} if _is_on(deployment) and lead >= first else None
+    )
+
+
+VLLM_RULES = tuple(
+    Rule(setting, why, instead, refuses, key=key, stack="vllm")
+    for key, setting, why, instead, refuses in (
+        (
+            "rebalance",
+            "enable_eplb",
+            "feeds vLLM's EPLB, which is off",
+            "set enable_eplb, or rebalance to false",
+            lambda d: _is_on(d) and not d.parallel.enable_eplb,
+        ),
+        (
+            "rebalance",
+            "eplb_config.log_balancedness",
+            "turns vLLM's own counts off, which eplb_config.log_balancedness logs",
+            "turn it off and read vllm:ascend_ext_eplb_load_imbalance_ratio on /metrics",
+            lambda d: _is_on(d) and d.parallel.eplb_config.log_balancedness,
+        ),
+        (
+            "rebalance_lead={lead}",
+            "eplb_config.step_interval",
+            "steps before vLLM's first rebalancing, after {first} steps (a quarter of eplb_config.step_interval), "
+            "there is nothing to count",
+            "lower rebalance_lead, or set step_interval to at least {least}",
+            _has_no_window,
+        ),
+    )
+)
+
+
+def _eplb_config() -> Any:
+    from vllm_ascend.ascend_config import get_ascend_config
+
+    return get_ascend_config().eplb_config
+
+
+def _has_no_ascend_window(deployment: Deployment) -> object:
+    eplb_config = _eplb_config()
+    lead, interval = deployment.config.eplb_load.rebalance_lead, eplb_config.expert_heat_collection_interval
+    if lead < interval and eplb_config.algorithm_execution_interval >= 1:
+        return None
+    return {"lead": lead, "interval": interval}
+
+
+ASCEND_RULES = tuple(
+    Rule(
+        setting,
+        why,
+        f"{instead}, or set rebalance to false",
+        functools.partial(_where_on, refuses),
+        key="rebalance",
+        stack="vllm-ascend",
+    )
+    for setting, why, instead, refuses in (
+        (
+            "eplb_config.dynamic_eplb",
+            "needs eplb_config.dynamic_eplb",
+            "set it (and DYNAMIC_EPLB=true)",
+            lambda d: not _eplb_config().dynamic_eplb,
+        ),
+        (
+            "eplb_config.num_redundant_experts, eplb_config.expert_map_path",
+            "is not verified with copies of experts",
+            "leave num_redundant_experts at 0 and expert_map_path out",
+            lambda d: _eplb_config().num_redundant_experts > 0 or _eplb_config().expert_map_path is not None,
+        ),
+        (
+            "eplb_config.expert_map_record_path",
+            "does not record maps",
+            "leave expert_map_record_path out",
+            lambda d: _eplb_config().expert_map_record_path is not None,
+        ),
+        (
+            "eplb_config.eplb_policy_type",
+            "has no counts of single steps, as policy 3 wants",
+            "choose 0, 1 or 2",
+            lambda d: _eplb_config().eplb_policy_type == 3,
+        ),
+        (
+            "eplb_config.eplb_heat_collection_stage, eplb_load.phase",
+            "wants all steps, for a window without a step of the phase would leave the policy nothing to go by",
+            "leave ascend_ext.eplb_load.phase and eplb_config.eplb_heat_collection_stage at 'all'",
+            lambda d: _eplb_config().eplb_heat_collection_stage != "all" or d.config.eplb_load.phase != "all",
+        ),
+        (
+            "eplb_load.rebalance_lead",
+            "needs rebalance_lead (is {lead}) below expert_heat_collection_interval (is {interval}), and "
+            "algorithm_execution_interval of at least 1",
+            "lower the one or raise the other",
+            _has_no_ascend_window,
+        ),
+    )
+)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes MTP output a feature of the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_ascend_ext.config import MtpOutputConfig
+from vllm_ascend_ext.integration.feature import BoundFeature, Feature
+from vllm_ascend_ext.integration.mtp_output import limits
+from vllm_ascend_ext.integration.mtp_output.bind import attach, report_of
+from vllm_ascend_ext.integration.mtp_output.metrics import MtpOutputMetrics
+from vllm_ascend_ext.integration.upstream.stack import Stack
+from vllm_ascend_ext.mtp_output.step.outputs import StepOutputs
+
+
+class MtpOutputFeature(Feature):
+    """Takes each step's accepted tokens out of a replica once, on one rank."""
+
+    name = "mtp_output"
+    summary = "copies a step's accepted tokens to the host once, on one rank, and sends them to readers as frames"
+    rules = limits.RULES
+    metric_set = MtpOutputMetrics
+
+    def bind(self, worker: Any, config: MtpOutputConfig, stack: Stack) -> BoundOutput:
+        """Has the worker's runner give its output to us."""
+        return BoundOutput(attach(worker, config))
+
+
+class BoundOutput(BoundFeature):
+    """Is the output of one worker."""
+
+    def __init__(self, outputs: StepOutputs) -> None:
+        self.outputs = outputs
+
+    def report(self) -> dict[str, Any]:
+        """Returns what this rank copied, received and sent."""
+        return report_of(self.outputs)
+
+    def reset(self) -> None:
+        """Forgets nothing: readers see the whole run."""
+
+    def metric_values(self) -> dict[str, Any] | None:
+        """Returns what is shown on /metrics; None on ranks that do not send."""
+        document = self.report()
+        return document if "frames" in document else None
+
+    def close(self) -> None:
+        """Ends the channel, after the last frames."""
+        self.outputs.close()

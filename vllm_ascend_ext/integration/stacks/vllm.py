@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapts the features to vLLM's own layers, on CUDA and on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from vllm_ascend_ext.integration.upstream import moe_layers, patches
+
+
+class VllmStack:
+    """Implements `Stack`. Adaptors are imported when they are called for, as vLLM's modules are."""
+
+    name = "vllm"
+
+    def dispatches(self, vllm_config: Any) -> tuple[str, ...]:
+        """Returns one way: vLLM's all2all_backend, by the name that vllm-ascend has for gathering all rows."""
+        backend = str(vllm_config.parallel_config.all2all_backend)
+        return ("ALLGATHER" if backend in ("naive", "allgather_reducescatter") else backend,)
+
+    def moe_layers(self, runner: Any) -> dict[str, Any]:
+        """Returns the layers that vLLM keeps for its forward context."""
+        return moe_layers.moe_layers(runner)
+
+    def check_loaded(self, runner: Any, feature: str) -> None:
+        """Finds nothing: all2all_backend is all there is to know."""
+
+    def watch_routing(self, name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
+        """Uses the capture hook of vLLM's routers."""
+        from vllm_ascend_ext.integration.eplb_load import vllm_routing
+
+        vllm_routing.capture(name, layer, count)
+
+    def own_rows(self, layer: Any) -> slice:
+        """Returns this rank's part of what vLLM's naive dispatch has gathered, else all rows."""
+        from vllm_ascend_ext.integration.eplb_load import vllm_routing
+
+        return vllm_routing.own_rows(layer)
+
+    def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:
+        """Replaces vLLM's all-to-all manager."""
+        from vllm_ascend_ext.integration.dp_gather import vllm_exchange
+
+        return vllm_exchange.bind(runner, layers, config)
+
+    def eplb_with_our_loads(self) -> AbstractContextManager[None]:
+        """Replaces the class that vLLM's runner looks up."""
+        from vllm_ascend_ext.integration.eplb_load import vllm_eplb
+
+        return patches.rebind(vllm_eplb.EPLB_STATE, vllm_eplb.EplbStateWithOurLoads)
+
+    def feed_eplb(self, runner: Any, collection: Any, config: Any) -> None:
+        """Feeds vLLM's `EplbState`, model by model."""
+        models = [runner.get_model()] if collection.target is not None else []
+        models += [runner.drafter.model] if collection.draft is not None else []
+        runner.eplb_state.use_loads(collection.windows, config.rebalance_lead, models)
+
+
+STACK = VllmStack()

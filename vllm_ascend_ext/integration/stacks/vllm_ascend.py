@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapts the features to vllm-ascend's layers, which route and exchange rows without vLLM's objects for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from vllm_ascend_ext.integration.upstream import ascend_dispatch, moe_layers, patches
+
+
+class VllmAscendStack:
+    """Implements `Stack`. Adaptors are imported when they are called for, as vllm-ascend's modules are."""
+
+    name = "vllm-ascend"
+
+    def dispatches(self, vllm_config: Any) -> tuple[str, ...]:
+        """Returns what vllm-ascend chooses among by SoC, ranks and experts."""
+        return ascend_dispatch.dispatches(vllm_config)
+
+    def moe_layers(self, runner: Any) -> dict[str, Any]:
+        """Returns the layers that vLLM keeps for its forward context: vllm-ascend's derive from vLLM's."""
+        return moe_layers.moe_layers(runner)
+
+    def check_loaded(self, runner: Any, feature: str) -> None:
+        """Asks vllm-ascend's own choice for the smallest and the largest step."""
+        ascend_dispatch.check_runner(runner, feature)
+
+    def watch_routing(self, name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
+        """Uses the place where a layer's quantisation method offers what it routed."""
+        from vllm_ascend_ext.integration.eplb_load import ascend_routing
+
+        ascend_routing.capture(name, layer, count)
+
+    def own_rows(self, layer: Any) -> slice:
+        """Returns all rows, and holds the step to the dispatch for which that is right."""
+        from vllm_ascend_ext.integration.eplb_load import ascend_routing
+
+        return ascend_routing.own_rows(layer)
+
+    def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:
+        """Replaces the two halves of vllm-ascend's all-gather dispatch."""
+        from vllm_ascend_ext.integration.dp_gather import ascend_exchange
+
+        return ascend_exchange.bind(runner, layers, config)
+
+    def eplb_with_our_loads(self) -> AbstractContextManager[None]:
+        """Replaces the class that vllm-ascend's runner looks up."""
+        from vllm_ascend_ext.integration.eplb_load import ascend_eplb
+
+        return patches.rebind(ascend_eplb.SYMBOL, ascend_eplb.EplbUpdatorWithOurLoads)
+
+    def feed_eplb(self, runner: Any, collection: Any, config: Any) -> None:
+        """Feeds vllm-ascend's `EplbUpdator`, layer by layer."""
+        names = [load.model.layer_names for load in collection.loads]
+        runner.eplb_updator.use_loads(collection.windows, config, names)
+
+
+STACK = VllmAscendStack()

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks a configuration that has our section, and settles it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from vllm_ascend_ext.config import ExtConfig
+from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError
+from vllm_ascend_ext.integration.refusal import Refusal, refusals
+from vllm_ascend_ext.integration.registry import enabled
+from vllm_ascend_ext.integration.server import shutdown
+from vllm_ascend_ext.integration.startup import worker_limits
+from vllm_ascend_ext.integration.upstream import patches
+from vllm_ascend_ext.integration.upstream.devices import DEVICES
+
+logger = logging.getLogger(__name__)
+
+
+def problems_of(vllm_config: Any, config: ExtConfig, device_type: str) -> list[StartupError]:
+    """Returns all that keeps this configuration from starting, but for what is wrong with the section itself."""
+    errors: list[StartupError] = []
+    for check in (patches.check_vllm_version, patches.check_vllm_ascend_version):
+        try:
+            check()
+        except StartupError as error:
+            errors.append(error)
+    if device_type not in DEVICES:
+        return [
+            *errors,
+            UnsupportedCombinationError(
+                f"ascend_ext runs on {', '.join(sorted(DEVICES))}, not on '{device_type}'; remove "
+                "additional_config['ascend_ext']"
+            ),
+        ]
+    refused = refusals_of(vllm_config, config, device_type)
+    return errors + [UnsupportedCombinationError(str(refusal)) for refusal in refused]
+
+
+def refusals_of(vllm_config: Any, config: ExtConfig, device_type: str) -> list[Refusal]:
+    """Returns everything that the worker and the enabled features refuse in a configuration.
+
+    device_type: one of `DEVICES`. Nothing is refused in the configuration that vLLM makes for a draft model: the
+    engine's own has been checked before.
+    """
+    device = DEVICES[device_type]
+    deployment = Deployment(vllm_config, config, device, device.load_stack())
+    if deployment.is_draft:
+        return []
+    found = refusals("", worker_limits.RULES, deployment)
+    for feature in enabled(config):
+        found += refusals(feature.name, feature.rules, deployment)
+    return found
+
+
+def settle(vllm_config: Any, config: ExtConfig, device_type: str) -> None:
+    """Changes what has to be changed for a configuration that nothing speaks against."""
+    device = DEVICES[device_type]
+    deployment = Deployment(vllm_config, config, device, device.load_stack())
+    for feature in enabled(config):
+        feature.configure(deployment)
+    patches.apply_patches(shutdown.patches())
+    vllm_config.parallel_config.worker_cls = device.worker
+    logger.info("ascend_ext: worker %s, features on: %s", device.worker, ", ".join(config.features()) or "none")

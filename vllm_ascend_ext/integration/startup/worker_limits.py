@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists what our worker itself cannot work with, whatever the features."""
+
+from __future__ import annotations
+
+from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.refusal import Rule
+
+
+def _has_other_worker(deployment: Deployment) -> object:
+    worker, device = deployment.parallel.worker_cls, deployment.device
+    # "auto" is there still where the platform has refused the configuration before it chose
+    return None if worker in (device.default_worker, device.worker, "auto") else {"worker": worker}
+
+
+RULES = (
+    Rule(
+        "worker_cls",
+        "brings its own worker and cannot work with {worker}",
+        "leave worker_cls at 'auto' (and other plug-ins' workers off) or remove additional_config['ascend_ext']",
+        _has_other_worker,
+    ),
+    Rule(
+        "VLLM_USE_V2_MODEL_RUNNER",
+        "works in vLLM's V1 model runner, and vLLM has chosen its V2 runner for this model",
+        "set VLLM_USE_V2_MODEL_RUNNER=0",
+        lambda d: d.vllm_config.use_v2_model_runner and not d.device.falls_back_to_first_runner,
+    ),
+)

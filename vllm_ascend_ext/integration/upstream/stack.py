@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Says what our features need to know of the software that serves: vLLM's own layers, or vllm-ascend's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+
+
+class Stack(Protocol):
+    """Knows where a stack's mixture-of-experts layers are, where they route and exchange rows, and its EPLB.
+
+    There is one object a stack (`integration/stacks/`), and one stack a device (`DEVICES`).
+
+    name: "vllm" or "vllm-ascend".
+    """
+
+    name: str
+
+    def dispatches(self, vllm_config: Any) -> tuple[str, ...]:
+        """Returns the ways by which rows reach their experts, of which a step of this configuration takes one.
+
+        Known before anything is loaded. "ALLGATHER" stands for vLLM's and vllm-ascend's all-gather.
+        """
+        ...
+
+    def moe_layers(self, runner: Any) -> dict[str, Any]:
+        """Returns layer name → mixture-of-experts layer, in forward order, of the target and the draft model."""
+        ...
+
+    def check_loaded(self, runner: Any, feature: str) -> None:
+        """Raises UnsupportedCombinationError when a loaded runner dispatches in a way that `dispatches` missed."""
+        ...
+
+    def watch_routing(self, name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
+        """Has `count` called with the routed ids ``[T, K]`` of each forward of a layer: logical experts.
+
+        Raises UnsupportedCombinationError when the layer's routing cannot be seen.
+        """
+        ...
+
+    def own_rows(self, layer: Any) -> slice:
+        """Returns the rows of the routed ids, in the present forward, that this rank counts."""
+        ...
+
+    def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:
+        """Has the layers exchange their rows by plan; returns the `LayerPlanner`. Every rank calls it.
+
+        Raises UnsupportedCombinationError when a layer cannot follow a plan.
+        """
+        ...
+
+    def eplb_with_our_loads(self) -> AbstractContextManager[None]:
+        """While it lasts, a runner that is built or loads gets an EPLB that can be fed with our loads."""
+        ...
+
+    def feed_eplb(self, runner: Any, collection: Any, config: Any) -> None:
+        """Has the runner's EPLB decide by what `collection` counts (an `ExpertLoadCollection`).
+
+        Raises UnsupportedCombinationError when it balances a model whose load is not counted.
+        """
+        ...

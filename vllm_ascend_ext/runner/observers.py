@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Says what a model runner tells the features about its steps."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from vllm_ascend_ext.runner.step import StepFacts
+
+
+class StepObserver(Protocol):
+    """Follows the passes of a runner. All its methods are called on the runner's thread."""
+
+    def begin_forward(self, facts: StepFacts) -> None:
+        """Notes that the target model is about to run."""
+        ...
+
+    def begin_draft(self, facts: StepFacts) -> None:
+        """Notes that the draft model is about to run one of its passes."""
+        ...
+
+    def end_step(self) -> None:
+        """Notes that all passes of a step have been launched."""
+        ...
+
+
+class RunnerOutputs(Protocol):
+    """Takes what a runner samples to the host, in place of the runner's own copies."""
+
+    def begin_step(self, scheduler_output: Any) -> None:
+        """Notes that the scheduler has decided on a step."""
+        ...
+
+    def sampled(self, sampler_output: Any, spec_decode_metadata: Any) -> None:
+        """Takes what the step has sampled, on the device."""
+        ...
+
+    def on_host(self, sampler_output: Any) -> Any:
+        """Returns the same in memory of the host, where the runner's bookkeeping needs it there."""
+        ...
+
+    def nothing_sampled(self) -> None:
+        """Notes that the step ends, and this rank did not sample."""
+        ...
