@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -261,6 +262,27 @@ def test_serve_says_one_thing(tiny_model: str) -> None:
     config = {"ascend_ext": {"eplb_load": {"enabled": "yes"}, "elpb": {}}}
     done = _serve(tiny_model, config)
     _assert_plain(done, "ascend_ext.elpb: unknown key", "ascend_ext.eplb_load.enabled: expected bool")
+
+
+def test_serve_says_everything_at_once_before_it_looks_for_weights(tiny_model: str, tmp_path: Path) -> None:
+    """Four mistakes in four places, with a model folder that has no weights: one message names them all."""
+    folder = tmp_path / "no-weights"
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert not list(folder.glob("*.safetensors"))
+    features = {
+        "eplb_load": {"enabled": True, "intervall": 5},
+        "attn_scatter": {"enabled": True},
+        "mtp_output": {"enabled": True},
+    }
+    arguments = ("--kv-cache-dtype", "fp8", "--max-logprobs", "-1")
+    done = _serve(str(folder), {"ascend_ext": features}, *arguments)
+    _assert_plain(
+        done,
+        "ascend_ext.eplb_load.intervall: unknown key; did you mean 'interval'?",
+        "kv_cache_dtype='fp8' is not implemented",
+        "ascend_ext.attn_scatter divides rows among tensor-parallel ranks, of which there is one; use more",
+        "ascend_ext.mtp_output copies at most `max_logprobs` log-probabilities, and -1 is a whole vocabulary",
+    )
 
 
 def test_serve_refuses_an_untested_vllm(tiny_model: str, other_vllm: Path) -> None:

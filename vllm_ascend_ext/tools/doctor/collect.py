@@ -177,10 +177,22 @@ def _feature_parts() -> list[dict[str, Any]]:
         {
             "part": f"feature {name}",
             "active": False,
-            "why": f'off until asked for: additional_config={{"{KEY}": {{"{name}": {{"enabled": true}}}}}}',
+            "why": f"{summary}: off until asked for, "
+            f'additional_config={{"{KEY}": {{"{name}": {{"enabled": true}}}}}}',
         }
-        for name in ExtConfig.model_fields
+        for name, summary in zip(ExtConfig.model_fields, _summaries(), strict=False)
     ]
+
+
+def _summaries() -> list[str]:
+    """Returns what each feature does; without torch the registry cannot be imported, and nothing is said."""
+    try:
+        from vllm_ascend_ext.integration.registry import FEATURES
+    except (ImportError, OSError):
+        from vllm_ascend_ext.config import ExtConfig
+
+        return ["needs torch"] * len(ExtConfig.model_fields)
+    return [feature.summary for feature in FEATURES]
 
 
 def _devices() -> list[dict[str, Any]]:
