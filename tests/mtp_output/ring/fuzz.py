@@ -5,7 +5,7 @@ Half of the frames are damaged and keep their checksum; the reader must refuse a
 and sealed again with the right checksum, which no accident does but a bug of a sender may; the reader must refuse
 them by FrameError, or read something that is a frame.
 
-`fuzz_ring` puts such frames into a ring and reads them by one call into C++, as a receiver does in the usual case.
+`fuzz_ring` puts such frames into a ring and reads them by one call into C++, as a receiver does on the fast path.
 What that accepts, the code in Python must read alike.
 
     python -m tests.mtp_output.ring.fuzz --frames 1000000
@@ -112,7 +112,7 @@ def fuzz(of: Backend, num_frames: int, seed: int) -> tuple[int, int]:
 
 
 def fuzz_ring(num_frames: int, seed: int) -> tuple[int, int]:
-    """Damaged frames in a ring, read in the usual way; returns how many C++ left to Python, and how many it read.
+    """Reads damaged frames in a ring by the fast path; returns how many C++ left to Python, and how many it read.
 
     Raises:
         AssertionError: it read one that Python refuses, or read it differently.
@@ -134,7 +134,7 @@ def fuzz_ring(num_frames: int, seed: int) -> tuple[int, int]:
         data = (sealed(data) if number % 2 else data)[: SIZE.max_frame_bytes]
         ring.frames[begin : begin + len(data)] = data
         ring.words[ring.descriptor(1) + 1] = len(data)
-        frame = receiver._receive_usual(0)
+        frame = receiver._receive_fast(0)
         counts[frame is not None] += 1
         if frame is not None:
             reference = FrameReader(backend("python").codec)

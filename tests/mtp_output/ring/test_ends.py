@@ -220,7 +220,7 @@ def test_after_close_an_end_says_so(folder, name):
     instance, of = new_instance(), backend(name)
     sender = OutputSender(instance, 0, SIZE, backend=of)
     receiver = OutputReceiver(instance, 0, backend=of)
-    for step in range(2):  # the second in the usual way
+    for step in range(2):  # the second by the fast path
         sender.send(step, SECTION)
         receiver.receive(5)
     sender.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The channel's inner loops in C++ (csrc_host/, a module of Python's); and which of the two an install has."""
+"""The channel's inner loops in C++ (csrc_channel/, a module of Python's); and which of the two an install has."""
 
 from __future__ import annotations
 

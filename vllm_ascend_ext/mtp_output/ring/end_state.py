@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one end of a ring keeps count of, in words that csrc_host/mtp_ring.h reads and writes, too."""
+"""What one end of a ring keeps count of, in words that csrc_channel/mtp_ring.h reads and writes, too."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
-ABI = 5
-"""Of the module's functions, types and `State`; ``kAbi`` in csrc_host/module.cpp."""
+ABI = 6
+"""Of the module's functions, types and `State`; ``kAbi`` in csrc_channel/module.cpp."""
 
 
 class State(IntEnum):
-    """Words of an end; ``State`` in csrc_host/mtp_ring.h."""
+    """Words of an end; ``State`` in csrc_channel/mtp_ring.h."""
 
     SEQUENCE = 0  # of the next frame
     HEAD = 1  # where it goes; the writer's
