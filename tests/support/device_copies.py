@@ -47,5 +47,5 @@ class DeviceCopies(TorchDispatchMode):
     def _count(self, address: int) -> None:
         self._counts["sampled"] += address in {x.untyped_storage().data_ptr() for x in self._sampled}
         outputs = getattr(self._runner, "step_outputs", None)
-        packed = None if outputs is None else outputs.outputs.packed
-        self._counts["packed"] += packed is not None and address in packed.addresses
+        copier = None if outputs is None else outputs.outputs.copier
+        self._counts["packed"] += copier is not None and address in copier.addresses

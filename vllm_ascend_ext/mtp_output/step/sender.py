@@ -46,7 +46,7 @@ class StepSenderStats:
 
 
 @dataclass(frozen=True, slots=True)
-class SampledStep:
+class SampledBatch:
     """A step's batch on the host.
 
     request_ids, token_ids: of each row; no tokens where a prompt goes on.
@@ -83,7 +83,7 @@ class StepSender:
         if finished:
             self._announced.append((step, finished))
 
-    def send(self, step: int, events: StepEvents, sampled: SampledStep | None) -> list[str]:
+    def send(self, step: int, events: StepEvents, sampled: SampledBatch | None) -> list[str]:
         """Judges a step and sends its frame, none if there is nothing to say.
 
         Returns:
@@ -124,7 +124,7 @@ class StepSender:
         """No frame follows."""
         self._outlet.close()
 
-    def _send(self, step: int, rows: StepRows, sampled: SampledStep | None) -> None:
+    def _send(self, step: int, rows: StepRows, sampled: SampledBatch | None) -> None:
         if not rows.request_ids:
             return
         if sampled is None:
@@ -136,7 +136,7 @@ class StepSender:
         if sampled is not None:
             self.stats.latency_s += time.monotonic() - sampled.sampled_s
 
-    def _count(self, rows: StepRows, sampled: SampledStep) -> None:
+    def _count(self, rows: StepRows, sampled: SampledBatch) -> None:
         """As vLLM counts: of requests that had not ended before, all that was sampled, also beyond a stop."""
         counted = [row for row in rows.sampled if row != NO_ROW]
         num_tokens_B = np.array([len(sampled.token_ids[row]) for row in counted], np.int32)
