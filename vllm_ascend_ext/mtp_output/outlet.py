@@ -14,7 +14,7 @@ import time
 from vllm_ascend_ext.mtp_output.errors import ChannelClosedError, ChannelError, FrameError, NoFrameError
 from vllm_ascend_ext.mtp_output.frames.section import Section
 from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
-from vllm_ascend_ext.mtp_output.ring.backend import SLOWER, Backend, installed_backend
+from vllm_ascend_ext.mtp_output.ring.backend import NO_CPP_NOTE, Backend, installed_backend
 from vllm_ascend_ext.mtp_output.ring.size import RingSize
 from vllm_ascend_ext.mtp_output.sender import OutputSender, SenderStats
 
@@ -83,7 +83,7 @@ class EngineOutlet:
         address = replica_endpoint(endpoint, replica) if endpoint else ""
         backend = installed_backend()
         if not backend.module:
-            _logger.info("ascend_ext.mtp_output: %s", SLOWER)
+            _logger.info("ascend_ext.mtp_output: %s", NO_CPP_NOTE)
         self._sender = OutputSender(instance, replica, size, timeout_s=timeout_s, backend=backend)
         self._forwarder, self._has_reader = None, has_reader
         try:

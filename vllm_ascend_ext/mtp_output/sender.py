@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sender: numbers the frames of one data-parallel replica and writes them to its channel."""
+"""Numbers the frames of one data-parallel replica and writes them to its ring."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ import time
 import numpy as np
 import xxhash
 
-from tests.mtp_output.ring.channels import SIZE, backend, new_instance, random_section, same
+from tests.mtp_output.ring.rings import SIZE, backend, new_instance, random_section, same
 from vllm_ascend_ext.mtp_output.errors import FrameError
 from vllm_ascend_ext.mtp_output.frames.frame import FrameReader, FrameWriter, Section, Source
 from vllm_ascend_ext.mtp_output.receiver import OutputReceiver

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tests.mtp_output.ring.channels import SIZE, backend, new_instance, open_pair, random_section, same
+from tests.mtp_output.ring.rings import SIZE, backend, new_instance, open_pair, random_section, same
 from vllm_ascend_ext.mtp_output import receiver as receiver_module
 from vllm_ascend_ext.mtp_output.errors import FrameError, NoFrameError
 from vllm_ascend_ext.mtp_output.frames.frame import Source

@@ -82,7 +82,7 @@ class FrameWriter:
         Raises:
             ValueError: ids that no roster can hold.
         """
-        self._call_roll(sections)
+        self._refresh_roster(sections)
         num_bytes = HEADER.size + TRAILER.size + SECTION.size + len(self._blob)
         for section in sections:
             num_bytes += SECTION.size + rows.bound(len(section.request_ids), section.num_slots, section.top_k)
@@ -97,7 +97,7 @@ class FrameWriter:
         Raises:
             ValueError: a section with impossible counts or statuses.
         """
-        self._call_roll(sections)
+        self._refresh_roster(sections)
         at, num_sections = begin + HEADER.size, len(sections)
         roster_sequence = self.roster_sequence
         if self._sent is not self._roster or self.roster_sequence == sequence:
@@ -121,7 +121,7 @@ class FrameWriter:
         self._sent, self.roster_sequence = self._roster, roster_sequence
         return length
 
-    def _call_roll(self, sections: tuple[Section, ...]) -> None:
+    def _refresh_roster(self, sections: tuple[Section, ...]) -> None:
         """Brings `_roster` and `_blob` up to date. Unchanged ids are mostly the same tuple, which is quick."""
         known = self._roster
         if len(known) == len(sections):

@@ -26,7 +26,7 @@ MODULE = "ascend_ext_channel"
 FOLDER = Path(__file__).resolve().parents[2] / "lib"
 """Where ``VLLM_ASCEND_EXT_BUILD=host`` (or npu) puts it."""
 
-SLOWER = (
+NO_CPP_NOTE = (
     "the C++ module is not built, and frames go through Python, tens of times slower; reinstall with "
     "VLLM_ASCEND_EXT_BUILD=host, or npu"
 )

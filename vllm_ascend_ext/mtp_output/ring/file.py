@@ -17,7 +17,7 @@ import xxhash
 
 from vllm_ascend_ext.mtp_output.errors import ChannelError, ChannelInUseError, ChannelSizeError
 from vllm_ascend_ext.mtp_output.ring.owner import Owner
-from vllm_ascend_ext.mtp_output.ring.size import DESCRIPTOR_BYTES, HEADER_BYTES, SLOT_HEAD, RingSize
+from vllm_ascend_ext.mtp_output.ring.size import DESCRIPTOR_BYTES, HEADER_BYTES, ROSTER_SLOT_HEAD, RingSize
 
 MAGIC = int.from_bytes(b"AEXTRNG2", "little")
 _LABEL_BYTES = 160
@@ -143,37 +143,39 @@ class RingFile:
         if self.kept_roster(sequence) == blob:
             return
         acknowledged = self.words[Word.ACKNOWLEDGED]
-        ages = [of if length and of < acknowledged else -1 for of, length, _ in map(self._slot_head, range(2))]
-        slot = self._slot(ages.index(min(ages)))
+        ages = [
+            of if length and of < acknowledged else -1 for of, length, _ in map(self._roster_slot_head, range(2))
+        ]
+        slot = self._roster_slot(ages.index(min(ages)))
         slot[8:16] = bytes(8)  # of no length until it is whole
-        slot[SLOT_HEAD.size : SLOT_HEAD.size + len(blob)] = blob
-        SLOT_HEAD.pack_into(slot, 0, sequence, len(blob), _roster_checksum(sequence, blob))
+        slot[ROSTER_SLOT_HEAD.size : ROSTER_SLOT_HEAD.size + len(blob)] = blob
+        ROSTER_SLOT_HEAD.pack_into(slot, 0, sequence, len(blob), _roster_checksum(sequence, blob))
 
     def kept_roster(self, sequence: int) -> bytes | None:
         """The roster that frame `sequence` carried, if a reader kept it."""
         for index in range(2):
-            of, length, checksum = self._slot_head(index)
+            of, length, checksum = self._roster_slot_head(index)
             if of == sequence and 0 < length <= self.size.roster_bytes:
-                blob = bytes(self._slot(index)[SLOT_HEAD.size : SLOT_HEAD.size + length])
+                blob = bytes(self._roster_slot(index)[ROSTER_SLOT_HEAD.size : ROSTER_SLOT_HEAD.size + length])
                 if checksum == _roster_checksum(sequence, blob):
                     return blob
         return None
 
     def newest_kept_roster(self, before: int) -> tuple[int, bytes] | None:
         """The newest roster that a reader kept of a frame before `before`, and that frame."""
-        for sequence in sorted((self._slot_head(index)[0] for index in range(2)), reverse=True):
+        for sequence in sorted((self._roster_slot_head(index)[0] for index in range(2)), reverse=True):
             blob = self.kept_roster(sequence) if sequence < before else None
             if blob is not None:
                 return sequence, blob
         return None
 
-    def _slot_head(self, index: int) -> tuple[int, int, int]:
+    def _roster_slot_head(self, index: int) -> tuple[int, int, int]:
         """Sequence, length and checksum."""
-        return SLOT_HEAD.unpack_from(self._slot(index))
+        return ROSTER_SLOT_HEAD.unpack_from(self._roster_slot(index))
 
-    def _slot(self, index: int) -> memoryview:
-        begin = self.size.rosters_at + index * self.size.slot_bytes
-        return self._all[begin : begin + self.size.slot_bytes]
+    def _roster_slot(self, index: int) -> memoryview:
+        begin = self.size.rosters_at + index * self.size.roster_slot_bytes
+        return self._all[begin : begin + self.size.roster_slot_bytes]
 
     @property
     def num_unread(self) -> int:

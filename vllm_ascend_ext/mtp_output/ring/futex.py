@@ -32,7 +32,7 @@ class Futex:
         if sys.platform != "linux" or number is None or sys.byteorder != "little":
             raise OSError(
                 errno.ENOSYS,
-                f"the shared-memory channel waits by futexes of 64-bit little-endian Linux, which "
+                f"the ring in shared memory waits by futexes of 64-bit little-endian Linux, which "
                 f"{sys.platform} on {platform.machine()} is not; use the ZMQ transport from a host that is",
             )
         self._number = number

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which process holds an end of a channel, and whether it still lives."""
+"""Records which process holds an end of a ring, and tells whether that process lives."""
 
 from __future__ import annotations
 

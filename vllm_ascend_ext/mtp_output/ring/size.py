@@ -20,7 +20,7 @@ from vllm_ascend_ext.mtp_output.frames.section import MAX_SLOTS
 
 HEADER_BYTES = 4096
 DESCRIPTOR_BYTES = 16
-SLOT_HEAD = struct.Struct("<QQQ8x")
+ROSTER_SLOT_HEAD = struct.Struct("<QQQ8x")
 MAX_REQUEST_ID_BYTES = 256  # on the average of a batch
 
 
@@ -76,12 +76,12 @@ class RingSize:
         return HEADER_BYTES + DESCRIPTOR_BYTES * self.num_descriptors
 
     @property
-    def slot_bytes(self) -> int:
-        return SLOT_HEAD.size + (self.roster_bytes + 7) // 8 * 8
+    def roster_slot_bytes(self) -> int:
+        return ROSTER_SLOT_HEAD.size + (self.roster_bytes + 7) // 8 * 8
 
     @property
     def frames_at(self) -> int:
-        return _pages(self.rosters_at + 2 * self.slot_bytes)
+        return _pages(self.rosters_at + 2 * self.roster_slot_bytes)
 
     @property
     def file_bytes(self) -> int:

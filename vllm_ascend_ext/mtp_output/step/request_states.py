@@ -133,7 +133,7 @@ class RequestStates:
                 )
         return rows
 
-    def sampled(
+    def add_sampled(
         self,
         rows: StepRows,
         events: StepEvents,

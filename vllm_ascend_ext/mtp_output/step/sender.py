@@ -106,7 +106,7 @@ class StepSender:
         if sampled is None:
             self._send(step, rows, None)
             return []
-        self._states.sampled(rows, events, sampled.request_ids, sampled.token_ids, ended)
+        self._states.add_sampled(rows, events, sampled.request_ids, sampled.token_ids, ended)
         self._count(rows, sampled)
         self._send(step, rows, sampled)
         return [

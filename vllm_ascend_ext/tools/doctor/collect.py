@@ -158,7 +158,7 @@ def _channel_part(problems: list[Problem]) -> dict[str, Any]:
     """Which of its two backends the channel of MTP output has here."""
     row = {"part": "C++ channel of mtp_output", "active": False}
     try:
-        from vllm_ascend_ext.mtp_output.ring.backend import SLOWER, installed_backend
+        from vllm_ascend_ext.mtp_output.ring.backend import NO_CPP_NOTE, installed_backend
 
         module = installed_backend().module
     except ImportError as error:
@@ -167,7 +167,7 @@ def _channel_part(problems: list[Problem]) -> dict[str, Any]:
         fix = "reinstall with VLLM_ASCEND_EXT_BUILD=host, or remove that file"
         problems.append(Problem(f"mtp_output cannot start: {error}", fix))
         return row | {"why": "its module does not fit this installation"}
-    return row | {"active": module is not None, "why": module.__file__ if module else SLOWER}
+    return row | {"active": module is not None, "why": module.__file__ if module else NO_CPP_NOTE}
 
 
 def _feature_parts() -> list[dict[str, Any]]:
