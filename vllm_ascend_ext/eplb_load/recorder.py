@@ -45,8 +45,8 @@ class ExpertLoadRecorder:
         num_layers: L, at least 1.
         num_experts: E, at least 1.
         device: where routing happens.
-        max_routed_ids: routed ids (tokens times top-k) that a counter may hold; less than all of int32 when counters
-            of several ranks are added up in int32.
+        max_routed_ids: routed ids (tokens times top-k) that a counter may hold; less than INT32_MAX when counters of
+            several ranks are added up in int32.
 
     Attributes:
         load_LE: ``[L, E]`` int32 on `device`; the same storage for life.
