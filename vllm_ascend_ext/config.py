@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package's configuration: one frozen section a feature, everything off until asked for.
+"""Defines the package's configuration: one frozen section a feature, everything off until asked for.
 
 It is read from vLLM's ``additional_config["ascend_ext"]``, so that one command line carries all of it.
 """
@@ -17,7 +17,7 @@ _SIMILARITY = 0.85  # of two spellings, from which on a sibling key counts as a 
 
 
 class ConfigError(ValueError):
-    """The configuration is wrong; the message has one line for each problem."""
+    """Reports a wrong configuration; the message has one line for each problem."""
 
 
 class _Section(BaseModel):
@@ -25,7 +25,7 @@ class _Section(BaseModel):
 
 
 class EplbLoadConfig(_Section):
-    """Collection of the tokens routed to each expert.
+    """Configures the collection of expert load: how many tokens were routed to each expert.
 
     Attributes:
         interval: steps between two snapshots.
@@ -50,7 +50,7 @@ class EplbLoadConfig(_Section):
 
 
 class DpGatherConfig(_Section):
-    """How the rows of data-parallel replicas reach the experts and come back.
+    """Configures how the rows of data-parallel replicas reach the experts and come back.
 
     Attributes:
         rule: `auto`, SGLang's (by the rows that the gather sends), or `cost`, by the predicted time of gather,
@@ -74,7 +74,7 @@ class DpGatherConfig(_Section):
 
 
 class AttnScatterConfig(_Section):
-    """Scattered attention input: norms and the first projection of attention on a shard of the rows.
+    """Configures scattered attention input: norms and the first projection of attention on a shard of the rows.
 
     Attributes:
         full: reduce-scatter after attention too, so that the second norm and the router run on the shard.
@@ -92,7 +92,8 @@ class AttnScatterConfig(_Section):
 
 
 class MtpOutputConfig(_Section):
-    """Each step's accepted tokens, on one rank of a replica: one copy to the host, and a frame for readers.
+    """Configures MTP output saving: each step's accepted tokens, copied to the host once on one rank of a replica
+    and sent to readers as a frame.
 
     Attributes:
         transport: of frames, to readers on this machine (`ring`) or on others (`zmq`).
@@ -121,7 +122,7 @@ class MtpOutputConfig(_Section):
 
 
 class ExtConfig(_Section):
-    """All sections. Equal configurations hash equally, as vLLM's own hash of its configuration needs."""
+    """Holds all sections. Equal configurations hash equally, as vLLM's own hash of its configuration needs."""
 
     eplb_load: EplbLoadConfig = EplbLoadConfig()
     dp_gather: DpGatherConfig = DpGatherConfig()
@@ -176,7 +177,7 @@ class ExtConfig(_Section):
         return cls.model_validate(known), problems
 
     def features(self) -> tuple[str, ...]:
-        """Names of the enabled sections, in the order of their declaration."""
+        """Returns the names of the enabled sections, in the order of their declaration."""
         return tuple(name for name in type(self).model_fields if getattr(self, name).enabled)
 
 
@@ -193,7 +194,7 @@ def _describe(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """Nested mappings as dicts, which strict pydantic wants; keys that are not text are left out."""
+    """Converts nested mappings to dicts, which strict pydantic wants, and leaves out keys that are not text."""
     if not isinstance(value, Mapping):
         return value
     return {key: _plain(item) for key, item in value.items() if isinstance(key, str)}
@@ -208,7 +209,7 @@ def _remove(value: Any, location: Sequence[int | str]) -> None:
 
 
 def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """The model of field `name` of `model`, or None when it holds a plain value."""
+    """Returns the model of field `name` of `model`, or None when the field holds a plain value."""
     annotation = model.model_fields[name].annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 

@@ -20,7 +20,7 @@ _ROLL_CALL_SLICES = 4
 
 
 class CollectiveError(RuntimeError):
-    """A collective failed or reached its deadline. The group cannot be used any more.
+    """Reports that a collective failed or reached its deadline. The group cannot be used any more.
 
     Attributes:
         silent_ranks: world ranks that reported no failure of their own: dead, hanging, or not yet there.
@@ -33,7 +33,7 @@ class CollectiveError(RuntimeError):
 
 @dataclass(slots=True)
 class Traffic:
-    """What this rank did with one operation.
+    """Counts what this rank did with one operation.
 
     Attributes:
         rows: of its inputs, padding included.
@@ -75,7 +75,8 @@ class GroupCalls:
         self._roll_call = RollCall(group, name)
 
     def traffic(self) -> dict[str, dict[str, int]]:
-        """Operation → {"calls", "rows", "bytes"} since the last `reset_traffic`; see `Traffic`."""
+        """Returns the traffic of each operation since the last `reset_traffic` as {"calls", "rows", "bytes"}
+        (`Traffic`)."""
         return {op: asdict(counts) for op, counts in self._traffic.items()}
 
     def reset_traffic(self) -> None:

@@ -17,7 +17,7 @@ _MAX_READY = 256  # hand-overs kept for a consumer that does not poll
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertLoad:
-    """What all ranks counted in the steps ``step_begin < step <= step_end``, the same on every rank.
+    """Holds what all ranks counted in the steps ``step_begin < step <= step_end``, the same on every rank.
 
     Attributes:
         load_LE: ``[L, E]`` int64 on the host, routed tokens.
@@ -87,11 +87,11 @@ class HandOver:
 
     @property
     def has_ready(self) -> bool:
-        """Whether something can be polled; any thread may ask without a lock."""
+        """Returns whether something can be polled; any thread may ask without a lock."""
         return bool(self._ready)
 
     def take_ready(self) -> list[tuple[ExpertLoad, ...]]:
-        """The hand-overs since the last call, oldest first."""
+        """Returns the hand-overs since the last call, oldest first."""
         ready = list(self._ready)
         self._ready.clear()
         return ready

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The load as one HTML file that needs nothing else: a picture to point at, and numbers for each layer."""
+"""Writes the load as one HTML file that needs nothing else: a picture to point at, and numbers for each layer."""
 
 from __future__ import annotations
 
@@ -122,5 +122,5 @@ def write_heatmap_page(
 
 
 def _script(value: object) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """Returns JSON that cannot end the script element it stands in."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")

@@ -16,12 +16,12 @@ INT32_MAX = 2**31 - 1
 
 
 class LoadOverflowError(OverflowError):
-    """One more step could overflow an int32 counter."""
+    """Reports that one more step could overflow an int32 counter."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocalLoad:
-    """What this rank has counted since the counters were last emptied.
+    """Holds what this rank has counted since the counters were last emptied.
 
     Attributes:
         load_LE: ``[L, E]`` int64 on the host, routed tokens.
@@ -36,7 +36,7 @@ class LocalLoad:
 
 
 class ExpertLoadRecorder:
-    """Persistent counters, written on the main stream by operators that a graph can capture.
+    """Counts routed tokens in persistent memory, on the main stream, by operators that a graph can capture.
 
     Before each step, outside graphs, the runner calls `begin_step`; in the step every MoE layer calls
     `record` once, or, when the step is split, several times with token counts that sum to the step's.
@@ -45,8 +45,8 @@ class ExpertLoadRecorder:
         num_layers: L, at least 1.
         num_experts: E, at least 1.
         device: where routing happens.
-        max_routed_ids: routed ids (tokens times top-k) that a counter may hold; less than INT32_MAX when counters of
-            several ranks are added up in int32.
+        max_routed_ids: routed ids (tokens times top-k) that a counter may hold; less than INT32_MAX when counters
+            of several ranks are added up in int32.
 
     Attributes:
         load_LE: ``[L, E]`` int32 on `device`; the same storage for life.
@@ -134,7 +134,7 @@ class ExpertLoadRecorder:
         self._num_steps = 0
 
     def _check_overflow(self, total_tokens: int, top_k: int) -> None:
-        """A counter is at most the number of routed ids, all of which may name one expert."""
+        """Raises where a counter could overflow: it holds at most all routed ids, and all may name one expert."""
         if total_tokens * top_k > self.max_routed_ids:
             raise LoadOverflowError(
                 f"{total_tokens} tokens with top-{top_k} routing could overflow an int32 counter "
