@@ -20,7 +20,7 @@ def padded(x: torch.Tensor, num_rows: int) -> torch.Tensor:
 
 
 def parts(x: torch.Tensor, longest: int) -> list[torch.Tensor]:
-    """Views of a padded `x`, one for each rank. `longest` is at least 1."""
+    """Returns views of a padded `x`, one for each rank. `longest` is at least 1."""
     return [x[start : start + longest] for start in range(0, x.shape[0], longest)]
 
 

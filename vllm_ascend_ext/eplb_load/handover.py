@@ -97,7 +97,7 @@ class HandOver:
         return ready
 
     def split(self, load_N: torch.Tensor) -> list[torch.Tensor]:
-        """Views ``[L, E]`` of the counters of each recorder in a flat ``[N]`` or longer tensor."""
+        """Returns views ``[L, E]`` of the counters of each recorder in a flat ``[N]`` or longer tensor."""
         sizes = [shape.numel() for shape in self._shapes]
         parts = torch.split(load_N[: self.num_counters], sizes)
         return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]

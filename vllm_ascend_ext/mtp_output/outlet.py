@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an engine's frames go: a ring, and behind it a reader of this machine, one of another, or nobody.
+"""Sends an engine's frames out: into a ring, and from it to a reader of this machine, one of another, or nobody.
 
 The ring holds what is not acknowledged in every case, so the guarantees are always the ring's.
 """
@@ -25,7 +25,7 @@ _FAREWELL_S = 5.0  # that a remote reader has for the last frames when the engin
 
 
 def replica_endpoint(endpoint: str, replica: int) -> str:
-    """The address of `replica`, at PORT + `replica`, where replica 0 has tcp://HOST:PORT.
+    """Returns the address of `replica`, at PORT + `replica`, where replica 0 has tcp://HOST:PORT.
 
     Raises:
         ValueError: another form, or no such port.
@@ -63,7 +63,7 @@ class DiscardingReader:
 
 
 class EngineOutlet:
-    """The outlet of one replica.
+    """Sends the frames of one replica.
 
     Args:
         size: of the ring.
@@ -100,18 +100,18 @@ class EngineOutlet:
             raise
 
     def send(self, step: int, target: Section, draft: Section | None = None, /) -> int:
-        """See `OutputSender.send`."""
+        """Sends one frame as `OutputSender.send` does."""
         if self._forwarder is not None and self._forwarder.error is not None:
             raise self._forwarder.error
         return self._sender.send(step, target, draft)
 
     @property
     def stats(self) -> SenderStats:
-        """Of the sender."""
+        """Returns the sender's statistics."""
         return self._sender.stats
 
     def close(self) -> None:
-        """No frame follows. A remote reader that is connected gets the last ones.
+        """Closes the ring; no frame follows. A remote reader that is connected gets the last ones.
 
         Where somebody must read them, a ring with unread frames stays until he has; a warning counts them.
         """

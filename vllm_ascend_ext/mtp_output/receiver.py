@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The receiver, which acknowledges, and observers, who only look."""
+"""Reads frames: the receiver acknowledges them, observers only look."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class OutputReceiver:
-    """The one reader of a replica that acknowledges; for one thread.
+    """Receives the frames of a replica and acknowledges them, as the only reader that does; for one thread.
 
     What was received and not acknowledged is received again after a restart; `Frame.sequence` tells.
 
@@ -59,7 +59,7 @@ class OutputReceiver:
         timeout_s: float = 60.0,
         backend: Backend | None = None,
     ) -> OutputReceiver:
-        """The reader on another host, of what a `RingForwarder` forwards.
+        """Connects to a `RingForwarder` on another host and receives what it forwards.
 
         Args:
             endpoint: as ZMQ writes it, ``tcp://10.0.0.1:5600``.
@@ -159,7 +159,7 @@ class OutputObserver:
         self.num_missed = 0
 
     def receive(self, timeout_s: float) -> Frame:
-        """The next frame that is still there; `num_missed` counts those that were not.
+        """Returns the next frame that is still there; `num_missed` counts those that were not.
 
         Raises:
             NoFrameError, WriterGoneError, ChannelClosedError, FrameError, SequenceError: as
@@ -194,7 +194,7 @@ class _Intake:
         self.reader = FrameReader(backend.codec)
 
     def next_frame(self, ring: RingReader | RingObserver | ZmqReader) -> Frame:
-        """The frame `ring.sequence`, which was published."""
+        """Returns the frame `ring.sequence`, which was published."""
         return ring.read(lambda data: self._parse(ring, data))
 
     def _parse(self, ring: RingReader | RingObserver | ZmqReader, data: bytes) -> Frame:

@@ -18,7 +18,7 @@ from vllm_ascend_ext.mtp_output.ring.writer import RingWriter
 
 @dataclass(frozen=True, slots=True)
 class SenderStats:
-    """What a sender did since it was made.
+    """Holds what a sender did since it was made.
 
     Attributes:
         frames, bytes: sent.
@@ -36,7 +36,7 @@ class SenderStats:
 
 
 class OutputSender:
-    """One per data-parallel replica.
+    """Sends the frames of a replica; one sender per data-parallel replica.
 
     Args:
         instance: of the engine; the same after a restart of the same engine, another for every other.
@@ -113,18 +113,21 @@ class OutputSender:
 
     @property
     def path(self) -> Path:
-        """The ring's."""
+        """Returns the path of the ring."""
         return self._ring.path
 
     @property
     def next_sequence(self) -> int:
-        """Of the frame that `send` will send. Not 0 at the beginning when a dead sender's ring is continued."""
+        """Returns the sequence of the frame that `send` will send. It is not 0 at the beginning when a dead
+        sender's ring is continued."""
         return self._ring.sequence
 
     @property
     def stats(self) -> SenderStats:
-        """Raises:
-        ChannelClosedError: after `close`.
+        """Returns what the sender did since it was made.
+
+        Raises:
+            ChannelClosedError: after `close`.
         """
         self._check_open()
         ring, state = self._ring, self._ring.state
@@ -142,7 +145,7 @@ class OutputSender:
             raise ChannelClosedError(f"this sender has closed {self._ring.path}")
 
     def close(self, timeout_s: float = 0.0, *, keeps_unread: bool = False) -> int:
-        """See `RingWriter.close`."""
+        """Closes the ring as `RingWriter.close` does."""
         if self._fast is not None:
             self._fast.close()
         return self._ring.close(timeout_s, keeps_unread=keeps_unread)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The AscendC kernels for NPU tensors: a library that registers them, or why they are not there."""
+"""Loads the AscendC kernels for NPU tensors: a library that registers them, or why they are not there."""
 
 from __future__ import annotations
 

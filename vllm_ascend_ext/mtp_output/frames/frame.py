@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frame: what one data-parallel replica accepted in one step, target and draft together. docs/mtp_output.md.
+"""Encodes and decodes a frame: what one data-parallel replica accepted in one step, target and draft together.
 
 Little-endian. A header of 64 bytes, sections, and a trailer of 8 bytes, the XXH64 of all before it. A section is
 u16 kind, u16 zero, u32 bytes of its body, and the body, a multiple of 4 bytes; kinds that a reader does not know
@@ -32,14 +32,14 @@ ROSTER_KIND = 16
 
 
 class FrameCodec(NamedTuple):
-    """How the parts of frames are written and read."""
+    """Bundles the codecs that write and read the parts of frames."""
 
     rows: RowsCodec
     ids: IdsCodec
 
 
 class Frame(NamedTuple):
-    """One step of one replica.
+    """Describes one step of one replica.
 
     Attributes:
         instance, replica: of the engine, and of its data-parallel replica.
@@ -57,7 +57,7 @@ class Frame(NamedTuple):
     sent_ns: int = 0
 
     def section(self, source: Source) -> Section | None:
-        """The section of `source`, None when the frame has none."""
+        """Returns the section of `source`, None when the frame has none."""
         return next((section for section in self.sections if section.source == source), None)
 
 
@@ -77,7 +77,7 @@ class FrameWriter:
         self.roster_sequence = 0
 
     def bound(self, sections: tuple[Section, ...]) -> int:
-        """The most bytes that a frame of `sections` takes.
+        """Returns the most bytes that a frame of `sections` takes.
 
         Raises:
             ValueError: ids that no roster can hold.
@@ -161,7 +161,7 @@ class FrameReader:
         self.roster_sequence, self.roster_blob = sequence, blob
 
     def read(self, data: bytes) -> Frame:
-        """The frame that `data` is, all of it.
+        """Decodes `data`, which must be one whole frame.
 
         Raises:
             FrameVersionError: of another major version.
@@ -200,7 +200,7 @@ class FrameReader:
 
 
 def read_header(data: bytes) -> tuple[int, int, int, int, int, int, int]:
-    """Step, sequence, sent_ns, roster_sequence, instance, replica and number of sections of a whole frame.
+    """Returns step, sequence, sent_ns, roster_sequence, instance, replica and number of sections of a whole frame.
 
     Raises:
         FrameVersionError, FrameError: what `FrameReader.read` says; the checksum is right otherwise.
@@ -223,18 +223,18 @@ def read_header(data: bytes) -> tuple[int, int, int, int, int, int, int]:
 
 
 def frame_sequence(data: bytes) -> int:
-    """The sequence of a whole frame. Raises what `read_header` does."""
+    """Returns the sequence of a whole frame. Raises what `read_header` does."""
     return read_header(data)[1]
 
 
 def inline_roster(data: bytes) -> bytes | None:
-    """The roster that a whole frame carries, if it does. Raises what `FrameReader.read` says."""
+    """Returns the roster that a whole frame carries, if it does. Raises what `FrameReader.read` says."""
     place = section_places(data, read_header(data)[-1]).get(ROSTER_KIND)
     return data[place[0] : place[0] + place[1]] if place else None
 
 
 def section_places(data: bytes, num_sections: int) -> dict[int, tuple[int, int]]:
-    """Kind of each section → where its body begins and how long it is.
+    """Maps the kind of each section to the offset and the length of its body.
 
     Raises:
         FrameError: sections that do not fill the frame, or two of one kind.

@@ -138,7 +138,7 @@ class RingForwarder:
         self._say("connected")
 
     def _roster_before(self, sequence: int) -> tuple[int, bytes]:
-        """The roster in force at frame `sequence`; nothing at the very first."""
+        """Returns the roster in force at frame `sequence`; nothing at the very first."""
         for of, blob in reversed(self._rosters):
             if of < sequence:
                 return of, blob

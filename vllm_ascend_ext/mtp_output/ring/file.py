@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapped file that a ring is."""
+"""Maps the file of a ring."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LOCK_POLL_S = 0.0005
 
 
 class Word(IntEnum):
-    """Words of the header page."""
+    """Names the words of the header page."""
 
     MAGIC = 0
     INSTANCE = 1
@@ -54,7 +54,7 @@ _LABEL_AT = 8 * Word.READER_LABEL
 
 
 class RingFile:
-    """A mapped ring; owns `file`.
+    """Maps a ring; owns `file`.
 
     Attributes:
         words: the header page and the descriptors as unsigned words; see `Word`.
@@ -119,7 +119,7 @@ class RingFile:
 
     @property
     def reader_label(self) -> str:
-        """What the reader says of itself."""
+        """Returns what the reader says of itself."""
         return bytes(self._all[_LABEL_AT : _LABEL_AT + _LABEL_BYTES]).rstrip(b"\0").decode(errors="replace")
 
     @reader_label.setter
@@ -131,11 +131,11 @@ class RingFile:
         return self.address + 8 * word
 
     def descriptor(self, sequence: int) -> int:
-        """The index in `words` of the position of frame `sequence`; its length follows."""
+        """Returns the index in `words` of the position of frame `sequence`; its length follows."""
         return (HEADER_BYTES + DESCRIPTOR_BYTES * (sequence % self.size.num_descriptors)) // 8
 
     def keep_roster(self, sequence: int, blob: bytes) -> None:
-        """A reader does this before it acknowledges a frame under that roster.
+        """Keeps a roster; a reader does this before it acknowledges a frame under that roster.
 
         The one it keeps already for the first frame that is not acknowledged stays: it is needed again when the
         reader dies before the acknowledgement is written.
@@ -152,7 +152,7 @@ class RingFile:
         ROSTER_SLOT_HEAD.pack_into(slot, 0, sequence, len(blob), _roster_checksum(sequence, blob))
 
     def kept_roster(self, sequence: int) -> bytes | None:
-        """The roster that frame `sequence` carried, if a reader kept it."""
+        """Returns the roster that frame `sequence` carried, if a reader kept it."""
         for index in range(2):
             of, length, checksum = self._roster_slot_head(index)
             if of == sequence and 0 < length <= self.size.roster_bytes:
@@ -162,7 +162,7 @@ class RingFile:
         return None
 
     def newest_kept_roster(self, before: int) -> tuple[int, bytes] | None:
-        """The newest roster that a reader kept of a frame before `before`, and that frame."""
+        """Returns the newest roster that a reader kept of a frame before `before`, and that frame."""
         for sequence in sorted((self._roster_slot_head(index)[0] for index in range(2)), reverse=True):
             blob = self.kept_roster(sequence) if sequence < before else None
             if blob is not None:
@@ -170,7 +170,7 @@ class RingFile:
         return None
 
     def _roster_slot_head(self, index: int) -> tuple[int, int, int]:
-        """Sequence, length and checksum."""
+        """Returns sequence, length and checksum of a roster slot."""
         return ROSTER_SLOT_HEAD.unpack_from(self._roster_slot(index))
 
     def _roster_slot(self, index: int) -> memoryview:
@@ -179,17 +179,17 @@ class RingFile:
 
     @property
     def num_unread(self) -> int:
-        """Frames that were published and not acknowledged."""
+        """Returns how many frames were published and not acknowledged."""
         return self.words[Word.PUBLISHED] - self.words[Word.ACKNOWLEDGED]
 
     @property
     def is_unlinked(self) -> bool:
-        """Whether the file has lost its name, so that nobody new will come."""
+        """Returns whether the file has lost its name, so that nobody new will come."""
         return os.fstat(self._file).st_nlink == 0
 
     @contextmanager
     def locked(self, timeout_s: float = _LOCK_DEADLINE_S) -> Iterator[None]:
-        """One process at a time decides who owns an end. Nobody holds this for longer than that takes.
+        """Locks the file while one process decides who owns an end. No process holds the lock for longer.
 
         Raises:
             ChannelInUseError: somebody does.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step's output from the device to the host: packed, copied once, asynchronously, off the main stream.
+"""Copies a step's output from the device to the host: packed, once, asynchronously, off the main stream.
 
 Shapes: B = requests, S = token slots a request (1 + the step's longest draft), D = S - 1 = draft slots,
 K = columns of log-probabilities, N = words of a buffer.
@@ -33,7 +33,7 @@ Words = TypeVar("Words", torch.Tensor, Int32Array)
 
 @dataclass(frozen=True, slots=True)
 class SampledTensors:
-    """What a step sampled, on the device.
+    """Holds what a step sampled, on the device.
 
     token_ids_BS: ``[B, S]``, accepted ones first, then -1.
     draft_ids_BD: ``[B, D]``, the drafts that were verified, then -1; None where there were none.
@@ -48,7 +48,7 @@ class SampledTensors:
 
     @property
     def shape(self) -> PackedShape:
-        """Of the buffer that these make."""
+        """Returns the shape of the buffer that these make."""
         batch, num_slots = self.token_ids_BS.shape
         top_k = 0 if self.topk_ids_BSK is None else self.topk_ids_BSK.shape[2]
         return PackedShape(batch, num_slots, top_k, 0 if self.draft_ids_BD is None else self.draft_ids_BD.shape[1])
@@ -56,7 +56,7 @@ class SampledTensors:
 
 @dataclass(frozen=True, slots=True)
 class PackedShape:
-    """B, S, K and D of a buffer: records of B requests, then, with D, records of their drafts."""
+    """Holds B, S, K and D of a buffer: records of B requests, then, with D, records of their drafts."""
 
     num_requests: int
     num_slots: int
@@ -65,18 +65,18 @@ class PackedShape:
 
     @property
     def target_words(self) -> int:
-        """Words of the records of accepted tokens."""
+        """Returns the words of the records of accepted tokens."""
         return self.num_requests * MtpRecord(self.num_slots, self.top_k).words
 
     @property
     def words(self) -> int:
-        """N."""
+        """Returns N, the words of the whole buffer."""
         if not self.num_draft_slots:
             return self.target_words
         return self.target_words + self.num_requests * MtpRecord(self.num_draft_slots, 0).words
 
     def split(self, words_N: Words) -> tuple[Words, Words | None]:
-        """Views ``[B, W]`` of the records of accepted tokens and of drafts; of tensors and of arrays."""
+        """Splits a tensor or an array into views ``[B, W]`` of the records of accepted tokens and of drafts."""
         target_BW = words_N[: self.target_words].reshape(self.num_requests, -1)
         if not self.num_draft_slots:
             return target_BW, None
@@ -85,14 +85,14 @@ class PackedShape:
 
 @dataclass(slots=True)
 class RecordCopierStats:
-    """What was copied: how often, and how many bytes."""
+    """Counts the copies and their bytes."""
 
     num_copies: int = 0
     num_bytes: int = 0
 
 
 class _Buffer:
-    """Memory ``[N]`` of one step on its way, for the largest step, and the two events."""
+    """Holds the memory ``[N]`` of one step on its way, for the largest step, and its two events."""
 
     def __init__(self, num_words: int, device: Device) -> None:
         self.words_N = torch.empty(num_words, dtype=torch.int32, device=device.device)
@@ -101,7 +101,8 @@ class _Buffer:
 
 
 class PackedRecords:
-    """One step on its way; `words` blocks, and `release` gives the memory back."""
+    """Holds the packed records of one step on its way to the host; `words` blocks, and `release` gives the memory
+    back."""
 
     def __init__(self, owner: RecordCopier, buffer: _Buffer, shape: PackedShape) -> None:
         self.shape = shape
@@ -109,7 +110,7 @@ class PackedRecords:
         self._is_released = False
 
     def words(self) -> torch.Tensor:
-        """The buffer ``[N]`` int32 in pinned memory, valid until `release`.
+        """Returns the buffer ``[N]`` int32 in pinned memory, valid until `release`.
 
         Raises:
             DeadlineError: the copy has not arrived in time.
@@ -120,7 +121,7 @@ class PackedRecords:
         return self._buffer.words_N_cpu[: self.shape.words]
 
     def release(self) -> None:
-        """Nobody reads `words` any more; calling it twice changes nothing."""
+        """Gives the memory back: nobody reads `words` any more. A second call changes nothing."""
         if not self._is_released:
             self._is_released = True
             self._owner.free.append(self._buffer)
@@ -157,7 +158,7 @@ class RecordCopier:
 
     @property
     def addresses(self) -> frozenset[int]:
-        """Of the buffers' device memory, which is all that is ever copied."""
+        """Returns the addresses of the buffers' device memory, which is all that is ever copied."""
         return self._addresses
 
     def launch(self, sampled: SampledTensors) -> PackedRecords:
@@ -201,7 +202,7 @@ class RecordCopier:
 
 
 def unpack(words_N_cpu: torch.Tensor, shape: PackedShape) -> tuple[MtpOutput, MtpOutput | None]:
-    """Views of the accepted tokens and of the drafts in a host copy; see `mtp_unpack_output`."""
+    """Returns views of the accepted tokens and of the drafts in a host copy (`mtp_unpack_output`)."""
     target_BW, draft_BW = shape.split(words_N_cpu)
     drafts = None if draft_BW is None else mtp_unpack_output(draft_BW, shape.num_draft_slots, 0)
     return mtp_unpack_output(target_BW, shape.num_slots, shape.top_k), drafts

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step's output between vLLM's runner, the engine and the readers of frames: one copy to the host for all three.
+"""Copies a step's sampled tokens to the host once, then gives them to vLLM's engine and sends them to frame
+readers.
 
 Order of a step on the rank that sends: `begin_step` (what the scheduler did) → the model runs → `sampled` (pack
 and copy, off the main stream) → the step is *resolved*: wait for the copy, judge, send the frame, make the
@@ -37,7 +38,7 @@ from vllm_ascend_ext.ops.mtp_pack import MtpOutput
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPeers:
-    """The tensor-parallel ranks of a replica's last stage.
+    """Describes the tensor-parallel ranks of a replica's last stage.
 
     collectives: over Gloo, the sender is rank 0; None for a single rank.
     always_share: every step's tokens are needed on the host of every rank: for the next step's input under
@@ -51,8 +52,8 @@ class ReplicaPeers:
 
 @dataclass(slots=True)
 class StepResult:
-    """A step that sampled. tokens and target are there once it is resolved: lists of accepted tokens, a row of the
-    batch each, and what was packed, both for whoever needs them on the host."""
+    """Describes a step that sampled. `token_ids` (lists of accepted tokens, one for each row of the batch) and
+    `target` (what was packed) are on the host once the step is resolved."""
 
     step: int
     launch: int
@@ -69,7 +70,7 @@ class StepResult:
 
 
 class StepPipeline:
-    """The output of one runner, step by step.
+    """Runs the output of one runner, step by step.
 
     Args:
         copier, sender: on the rank that sends, else None.
@@ -102,7 +103,7 @@ class StepPipeline:
         self._ended: deque[tuple[int, list[str]]] = deque()  # launches whose outcome has arrived, on the sender
 
     def begin_step(self, events: StepEvents) -> None:
-        """The scheduler's facts of a step; on all ranks, before the model runs."""
+        """Takes the scheduler's facts of a step; called on all ranks, before the model runs."""
         if self._failure is not None:
             raise self._failure
         self.step += 1
@@ -130,7 +131,7 @@ class StepPipeline:
         *,
         needs_history: bool,
     ) -> StepResult | None:
-        """The step has sampled; nothing of it is on the host yet, and nobody waits.
+        """Starts the copy of a step that has sampled; nothing of it is on the host yet, and nobody waits.
 
         Args:
             shape, to_pack: of what was sampled, and that itself, which only the sender asks for.
@@ -162,7 +163,8 @@ class StepPipeline:
         return step
 
     def history(self, step: StepResult) -> torch.Tensor:
-        """The step's tokens ``[B, S]``, -1 where a draft was rejected, on the host of all ranks of the replica.
+        """Returns the step's tokens ``[B, S]``, -1 where a draft was rejected, on the host of all ranks of the
+        replica.
 
         The next step's sampling reads them there where a request has penalties. All ranks then call it, on the
         thread that runs the model; see `resolve` for what it raises.
@@ -183,7 +185,7 @@ class StepPipeline:
         return token_ids_BS
 
     def nothing_sampled(self) -> None:
-        """The step ends without sampling: what happened before it is said all the same."""
+        """Ends a step without sampling: sends what happened before the step all the same."""
         self._resolve_all()
         if self.sender is not None:
             with self._fails(self.step):
@@ -246,7 +248,8 @@ class StepPipeline:
 
     @contextlib.contextmanager
     def _fails(self, step: int) -> Iterator[None]:
-        """What ends this early, a signal included, ends all that follows: a step is judged once."""
+        """Remembers what ends the block early, a signal included, so that all later calls raise it: a step is
+        judged once."""
         try:
             yield
         except BaseException as error:
@@ -255,7 +258,7 @@ class StepPipeline:
             raise
 
     def _words(self, step: StepResult) -> torch.Tensor:
-        """The step's buffer; on the ranks that received it, without drafts."""
+        """Returns the step's buffer; on the ranks that received it, without drafts."""
         collectives = self.peers.collectives
         if step.records is not None:
             words_N = step.records.words()

@@ -20,7 +20,7 @@ from vllm_ascend_ext.mtp_output.step.request_states import NO_ROW, History, Requ
 
 
 class Outlet(Protocol):
-    """Where frames go: `EngineOutlet`."""
+    """Describes where frames go: `EngineOutlet`."""
 
     def send(self, step: int, target: Section, draft: Section | None = None, /) -> int:
         """Blocks until the frame is in the channel."""
@@ -28,17 +28,18 @@ class Outlet(Protocol):
 
     @property
     def stats(self) -> SenderStats:
-        """Of the channel."""
+        """Returns the ring's statistics."""
         ...
 
     def close(self) -> None:
-        """No frame follows."""
+        """Closes the outlet; no frame follows."""
         ...
 
 
 @dataclass(slots=True)
 class StepSenderStats:
-    """num_frames: sent. latency_s: sum over frames of the seconds from sampling to being in the channel."""
+    """Counts what was sent. num_frames: frames. latency_s: sum over frames of the seconds from sampling to being
+    in the ring."""
 
     num_frames: int = 0
     latency_s: float = 0.0
@@ -47,7 +48,7 @@ class StepSenderStats:
 
 @dataclass(frozen=True, slots=True)
 class SampledBatch:
-    """A step's batch on the host.
+    """Holds a step's batch on the host.
 
     request_ids, token_ids: of each row; no tokens where a prompt goes on.
     words_N: the buffer, of `shape`; counts and statuses in it are overwritten.
@@ -62,7 +63,7 @@ class SampledBatch:
 
 
 class StepSender:
-    """One thread at a time calls `send`, in the order of the steps.
+    """Sends a replica's steps; one thread at a time calls `send`, in the order of the steps.
 
     Args:
         outlet: of the frames.
@@ -78,8 +79,9 @@ class StepSender:
         self._announced: deque[tuple[int, Sequence[str]]] = deque()
 
     def announce(self, step: int, finished: Sequence[str]) -> None:
-        """The engine has ended these, which `step` will tell: what steps before it, if still on their way, have
-        sampled for them is dropped, as the engine will. Any thread may call it, in the order of the steps."""
+        """Notes requests that the engine has ended, which `step` will tell. Tokens that earlier steps, if still on
+        their way, have sampled for them are dropped, as the engine will. Any thread may call it, in the order of
+        the steps."""
         if finished:
             self._announced.append((step, finished))
 
@@ -117,11 +119,11 @@ class StepSender:
 
     @property
     def outlet_stats(self) -> SenderStats:
-        """Of the channel."""
+        """Returns the ring's statistics."""
         return self._outlet.stats
 
     def close(self) -> None:
-        """No frame follows."""
+        """Closes the outlet; no frame follows."""
         self._outlet.close()
 
     def _send(self, step: int, rows: StepRows, sampled: SampledBatch | None) -> None:
@@ -137,7 +139,7 @@ class StepSender:
             self.stats.latency_s += time.monotonic() - sampled.sampled_s
 
     def _count(self, rows: StepRows, sampled: SampledBatch) -> None:
-        """As vLLM counts: of requests that had not ended before, all that was sampled, also beyond a stop."""
+        """Counts as vLLM does: of requests that had not ended before, all that was sampled, also beyond a stop."""
         counted = [row for row in rows.sampled if row != NO_ROW]
         num_tokens_B = np.array([len(sampled.token_ids[row]) for row in counted], np.int32)
         _, draft_BW = sampled.shape.split(sampled.words_N)
