@@ -33,8 +33,8 @@ class LayerSizes:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Rates of one rank. flops, memory and link are per second, the last two in bytes; collective_s: how long one
-    more collective takes, however small."""
+    """Holds the speeds of one rank. flops, memory and link are per second, the last two in bytes; collective_s:
+    how long one more collective takes, however small."""
 
     name: str
     flops: float

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of one process group: counted, waited for with a deadline, and failing with errors that name ranks."""
+"""Runs the calls of one process group: counted, waited for with a deadline, and failing with errors that name
+ranks."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ class GroupCalls:
     """Runs the calls of one process group.
 
     Args:
-        group: the group; this process is in it.
+        group: the group, of which this process is a member.
         timeout_s: deadline of one operation. A failure is raised up to half of it, at most 4 s, later.
         name: of the group, the same on all its ranks, for errors.
         stream_ordered: the backend (NCCL, HCCL) works in stream order. Waiting then only makes the current

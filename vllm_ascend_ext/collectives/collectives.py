@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collectives over one process group: counted, with a deadline, and with errors that name ranks.
+"""Implements collectives over one process group: counted, with a deadline, and with errors that name ranks.
 
 Shapes: R = ranks of the group, T = rows of this rank. Rows are the first dimension; the others must be the
 same on all ranks. All ranks call the same operations in the same order with the same `sizes`.

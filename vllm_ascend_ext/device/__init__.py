@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices: one file each, one function that picks."""
+"""Represents devices: one file each, one function that picks."""
 
 from __future__ import annotations
 

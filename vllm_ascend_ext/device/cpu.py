@@ -19,7 +19,7 @@ class CpuStream:
         self.name = name
 
     def query(self) -> bool:
-        """Always True."""
+        """Returns True: all work has finished."""
         return True
 
     def __repr__(self) -> str:
@@ -33,7 +33,7 @@ class CpuEvent:
         """Does nothing: the work before the mark has finished."""
 
     def query(self) -> bool:
-        """Always True."""
+        """Returns True: all work has finished."""
         return True
 
     def wait(self, stream: Stream | None = None) -> None:
@@ -83,7 +83,7 @@ class CpuDevice(Device):
         return torch.empty(tuple(shape), dtype=dtype)
 
     def is_capturing(self) -> bool:
-        """Always False."""
+        """Returns False: the CPU captures no graphs."""
         return False
 
     def current_stream(self) -> Stream:

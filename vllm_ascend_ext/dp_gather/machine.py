@@ -23,7 +23,7 @@ class MachineError(PlanInputError):
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Seconds over bytes, linear between points and beyond the last one.
+    """Maps bytes to seconds, linear between points and beyond the last one.
 
     points: (bytes, seconds), bytes ascending, at least two.
     """
@@ -36,7 +36,7 @@ class Curve:
             raise MachineError(f"not two or more points of ascending bytes and seconds >= 0: {self.points}")
 
     def seconds(self, num_bytes: int) -> float:
-        """Seconds for `num_bytes`; less than the first point costs as much as the first point."""
+        """Returns the seconds for `num_bytes`; less than the first point costs as much as the first point."""
         index = bisect_right(self.points, (num_bytes, float("inf")))
         if index == 0:
             return self.points[0][1]

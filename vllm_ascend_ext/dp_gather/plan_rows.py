@@ -14,7 +14,7 @@ from itertools import accumulate
 
 
 class PlanInputError(ValueError):
-    """Numbers that no plan can be made for."""
+    """Reports numbers that no plan can be made for."""
 
 
 class GatherMode(str, Enum):
@@ -32,7 +32,7 @@ class GatherMode(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Ranks of one gather.
+    """Describes the ranks of one gather.
 
     dp_size: replicas. attn_tp_size: ranks among which a replica's rows are split before the gather; 1 when each
     rank of the gather holds all rows of its replica.

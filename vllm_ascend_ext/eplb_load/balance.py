@@ -13,7 +13,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Imbalance:
-    """Numbers for each layer; tuples of length L.
+    """Holds the imbalance of each layer; tuples of length L.
 
     Attributes:
         max_over_mean: the busiest expert (or rank) over the average one: 1.0 is even, E (or R) is all on one.

@@ -99,7 +99,7 @@ def _clamped(value: float, limits: tuple[float, float]) -> float:
 
 
 def _ticks(count: int, length_in: float, pitch_in: float) -> list[int]:
-    """Positions at a round step (1, 2, 4, 8, ...) no closer than `pitch_in` on an axis of `length_in`."""
+    """Returns positions at a round step (1, 2, 4, 8, ...) no closer than `pitch_in` on an axis of `length_in`."""
     step = 1
     while length_in / count * step < pitch_in:
         step *= 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers the frames of one data-parallel replica and writes them to its ring."""
+"""Sends the frames of one data-parallel replica: numbers them and writes them to a ring."""
 
 from __future__ import annotations
 

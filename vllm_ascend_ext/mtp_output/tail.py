@@ -88,7 +88,8 @@ class Tail:
         )
 
     def _count(self, frame: Frame) -> None:
-        """Drafts that were accepted beyond a request's end are not told: its last step is not in the rates."""
+        """Counts verified and accepted drafts. A request's last step is left out: frames do not tell of drafts
+        that were accepted beyond a request's end."""
         target, draft = frame.section(Source.TARGET), frame.section(Source.DRAFT)
         if target is None:
             return

@@ -84,7 +84,7 @@ class EngineResult:
 
     @property
     def completions(self) -> list[Completion]:
-        """Completions of all replicas in prompt order."""
+        """Returns the completions of all replicas in prompt order."""
         ours = (c for rank in self.ranks if rank.tp_rank == 0 for c in rank.completions)
         return sorted(ours, key=lambda completion: completion.index)
 
@@ -135,7 +135,7 @@ def run_engine(
 
 
 def even_split(num_prompts: int, num_replicas: int) -> list[int]:
-    """Prompts per replica, the first ones taking the remainder."""
+    """Returns the number of prompts per replica, the first ones taking the remainder."""
     base, rest = divmod(num_prompts, num_replicas)
     return [base + (replica < rest) for replica in range(num_replicas)]
 

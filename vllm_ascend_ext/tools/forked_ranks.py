@@ -55,7 +55,7 @@ class Rank:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Ranks of one engine, TP ranks of a replica next to each other."""
+    """Lays out the ranks of one engine, TP ranks of a replica next to each other."""
 
     tp: int = 1
     dp: int = 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counters in shared memory: published so that a sleeper on them never misses a change."""
+"""Counts in shared memory, published so that a sleeper never misses a change."""
 
 from __future__ import annotations
 

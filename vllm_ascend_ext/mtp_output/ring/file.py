@@ -131,7 +131,8 @@ class RingFile:
         return self.address + 8 * word
 
     def descriptor(self, sequence: int) -> int:
-        """Returns the index in `words` of the position of frame `sequence`; its length follows."""
+        """Returns the index in `words` of the position of frame `sequence`; the next word is the frame's
+        length."""
         return (HEADER_BYTES + DESCRIPTOR_BYTES * (sequence % self.size.num_descriptors)) // 8
 
     def keep_roster(self, sequence: int, blob: bytes) -> None:

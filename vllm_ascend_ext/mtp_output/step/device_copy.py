@@ -209,7 +209,7 @@ def unpack(words_N_cpu: torch.Tensor, shape: PackedShape) -> tuple[MtpOutput, Mt
 
 
 def draft_rows(draft_ids_N: torch.Tensor, num_drafts: list[int], cu_num_drafts_B: torch.Tensor) -> torch.Tensor:
-    """Drafts of all requests in one row each.
+    """Arranges the drafts of all requests in one row each.
 
     Args:
         draft_ids_N: all drafts, one request after the other.

@@ -233,7 +233,7 @@ class StepPipeline:
         self._pending.popleft()
 
     def _arrive(self, step: StepResult) -> MtpOutput:
-        """Blocks until the step's tokens are on the host; its frame may still have to be sent."""
+        """Blocks until the step's tokens are on the host; the step's frame may still have to be sent."""
         with self._arriving:
             if step.target is None:
                 target, _ = unpack(self._words(step), step.shape)

@@ -22,7 +22,8 @@ _LINES_AROUND = 6  # of the terminal, kept free around the growing texts
 
 
 class DemoView:
-    """Progress on one console: live when it is a terminal, else one line a phase and one a finished prompt."""
+    """Shows progress on one console: live when it is a terminal, else one line a phase and one a finished
+    prompt."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -55,7 +56,7 @@ class DemoView:
 
     @contextmanager
     def _live(self, content: RenderableType) -> Iterator[None]:
-        """Shows `content` and redraws it; it disappears with the block."""
+        """Shows `content` and redraws it until the block ends, when it disappears."""
         if not self._console.is_terminal:
             yield
             return
@@ -102,7 +103,7 @@ class _EngineProgress:
             self._console.print(Text(line), soft_wrap=True)
 
     def final(self) -> Table:
-        """Prints all prompts with their whole completions."""
+        """Returns all prompts with their whole completions."""
         table = Table(box=None, padding=(0, 1), show_header=False)
         table.add_column(style="dim", max_width=_PROMPT_WIDTH)
         table.add_column(overflow="fold")

@@ -236,7 +236,8 @@ def _parts_of(device_type: str, operators: list[dict[str, str | None]]) -> list[
 
 
 def _patches(facts: dict[str, str | None], problems: list[Problem]) -> list[dict[str, str]]:
-    """Replacements in vLLM, each tried on the installed one; none on platforms other than our CPU."""
+    """Describes the replacements in vLLM, each tried on the installed one; none on platforms other than our
+    CPU."""
     if not (facts["platform_class"] or "").startswith("vllm_ascend_ext."):
         return []
     try:
