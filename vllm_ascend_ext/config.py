@@ -33,9 +33,10 @@ class EplbLoadConfig(_Section):
             together have when each only decodes, else it is `prefill`.
         aggregation: how the ranks' counts are added up: `host`, by Gloo on a thread after the copy to the host, or
             `device`, by the device's collectives on the side stream.
-        slots: snapshots on their way at once; when all are, counts stay and join the next snapshot.
-        deadline_s: of every wait, in seconds.
-        rebalance: vLLM's EPLB, or vllm-ascend's, decides by these counts instead of its own.
+        slots: how many snapshots may be in transfer at the same time; when all are, counts stay and join the next
+            snapshot.
+        deadline_s: longest time that any wait may take, in seconds.
+        rebalance: whether vLLM's EPLB, or vllm-ascend's, decides by these counts instead of its own.
         rebalance_lead: steps between the end of the counts that a rebalancing uses and the rebalancing.
     """
 
@@ -55,13 +56,14 @@ class DpGatherConfig(_Section):
     Attributes:
         rule: `auto`, SGLang's (by the rows that the gather sends), or `cost`, by the predicted time of gather,
             padded expert rows and combine on `machine`.
-        mode: carry out this mode whatever the rule says; `planned` leaves it to the rule.
+        mode: the mode to use whatever the rule says; `planned` leaves the choice to the rule.
         machine: a known machine's name, or a file that `benchmarks/dp_gather.py` wrote.
-        overlap_counts: the replicas' row counts of a pass are exchanged beside its first layers, not before it.
-        counts_ahead: the scheduler commits to how many rows the next pass has at most, so that replicas which all
+        overlap_counts: whether the replicas' row counts of a pass are exchanged beside its first layers, not
+            before it.
+        counts_ahead: whether the scheduler commits to how many rows the next pass has at most, so that replicas which all
             only decode know each other's counts without asking; new requests wait for one pass at most.
-        deadline_s: of every exchange, in seconds (where the device's collectives are in stream order, the group's
-            own deadline counts).
+        deadline_s: longest time that any exchange may take, in seconds (where the device's collectives are in
+            stream order, the group's own deadline counts).
     """
 
     enabled: bool = False
@@ -77,10 +79,11 @@ class AttnScatterConfig(_Section):
     """Configures scattered attention input: norms and the first projection of attention on a shard of the rows.
 
     Attributes:
-        full: reduce-scatter after attention too, so that the second norm and the router run on the shard.
-        fp8_wire: with `full`, the rows for the experts and the MLP are gathered in FP8.
-        odd_rows: of a step whose rows the ranks do not divide: `pad` exchanges equal shards, with zero rows below
-            the own; `uneven` exchanges the own rows only, by all-to-alls.
+        full: whether to reduce-scatter after attention too, so that the second norm and the router run on the
+            shard.
+        fp8_wire: whether, with `full`, the rows for the experts and the MLP are gathered in FP8.
+        odd_rows: what happens in a step whose rows the ranks do not divide: `pad` exchanges equal shards, with
+            zero rows below the own; `uneven` exchanges the own rows only, by all-to-alls.
         min_tokens: rows of a step from which on it is scattered; None for the cost model's threshold.
     """
 
@@ -96,17 +99,17 @@ class MtpOutputConfig(_Section):
     and sent to readers as a frame.
 
     Attributes:
-        transport: of frames, to readers on this machine (`ring`) or on others (`zmq`).
-        endpoint: with `zmq`, "tcp://HOST:PORT" of replica 0; replica r listens at PORT + r.
+        transport: the way of frames, to readers on this machine (`ring`) or on others (`zmq`).
+        endpoint: the address "tcp://HOST:PORT" of replica 0 with `zmq`; replica r listens at PORT + r.
         reader: `required`: a full ring blocks the engine until a reader acknowledges. `none`: only observers look,
             and each frame is given up once it was sent.
         instance: tells engines on one machine apart; the same after a restart.
         top_k: log-probabilities that a frame carries at most, beside the sampled token's own; 0: none.
-        frames: that may wait for the reader.
-        deadline_s: how long a reader that does not keep up may hold up the engine, and of every other wait, in
+        frames: how many frames may wait for the reader.
+        deadline_s: longest time that a slow reader may hold up the engine, and that any other wait may take, in
             seconds.
-        slots: steps on their way to the host at once.
-        save_each_rank: FastDeploy's name. One rank of every replica sends whether it is set or not: see docs.
+        slots: how many steps may be on their way to the host at the same time.
+        save_each_rank: FastDeploy's name. One rank of every replica sends whether it is set or not.
     """
 
     enabled: bool = False

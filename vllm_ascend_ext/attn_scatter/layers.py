@@ -45,7 +45,7 @@ class Norm:
 class LayerParts:
     """Describes a decoder layer, taken apart where rows change their layout.
 
-    name: for errors.
+    name: the layer's name, for errors.
     project: the part of attention that works row by row and narrows, ``[P, H]`` → ``[P, W]``; None where attention
         begins with a projection split among the ranks, so that the normed rows themselves are gathered (W = H).
     attend: (``[T, W]``, positions) → ``[T, H]``, this rank's addend.
@@ -80,7 +80,7 @@ class AttentionScatter:
     Every rank of the group makes the same calls with the same number of rows, zero allowed.
 
     Args:
-        collectives: of the group.
+        collectives: the collectives of the group.
         full: reduce-scatter after attention too, so that the second norm and the router run on the shard.
         fp8_wire: the gather before the experts or the MLP, which `full` needs, carries FP8 (`fp8_wire`). Router
             logits come from the exact rows and are gathered as they are.

@@ -37,7 +37,7 @@ class Traffic:
     """Counts what this rank did with one operation.
 
     Attributes:
-        rows: of its inputs, padding included.
+        rows: rows of its inputs, padding included.
         bytes: sent by this rank, by the ring algorithm's count: an all-gather sends the input to R - 1
             ranks, a reduce-scatter (R - 1) / R of its input, an all-reduce twice that.
     """
@@ -53,7 +53,7 @@ class GroupCalls:
     Args:
         group: the group, of which this process is a member.
         timeout_s: deadline of one operation. A failure is raised up to half of it, at most 4 s, later.
-        name: of the group, the same on all its ranks, for errors.
+        name: name of the group, the same on all its ranks, for errors.
         stream_ordered: the backend (NCCL, HCCL) works in stream order. Waiting then only makes the current
             stream wait, so that it can be captured, and the deadline is the one the group was created with.
     """

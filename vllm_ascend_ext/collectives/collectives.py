@@ -28,7 +28,7 @@ class Collectives(GroupCalls):
 
     Args:
         has_reduce_scatter: the backend has a reduce-scatter; otherwise an all-reduce stands in.
-        group, timeout_s, name, stream_ordered: see `GroupCalls`.
+        group, timeout_s, name, stream_ordered: the arguments of `GroupCalls`.
     """
 
     def __init__(

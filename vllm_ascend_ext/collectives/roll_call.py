@@ -28,8 +28,8 @@ class RollCall:
     """Keeps the failure reports of the ranks of one group.
 
     Args:
-        group: whose store carries the reports; without one nobody is ever heard of.
-        name: the same on all ranks of the group.
+        group: the group whose store carries the reports; without a store no rank is ever heard of.
+        name: the group's name, the same on all its ranks.
     """
 
     def __init__(self, group: dist.ProcessGroup, name: str) -> None:

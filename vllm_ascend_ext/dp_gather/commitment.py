@@ -26,7 +26,7 @@ class Commitment:
 
     Attributes:
         max_rows: rows of the target model at most, and of the draft model's first pass.
-        max_draft_rows: of each later pass of the draft model.
+        max_draft_rows: rows of each later pass of the draft model at most.
     """
 
     max_rows: int
@@ -56,8 +56,8 @@ def commit(
         num_waiting: requests that want to be admitted or resumed.
         all_decode: every running request is past its prompt after this pass.
         num_running: requests that are in the next pass unless they stop.
-        decode_rows: of a request that decodes, at most: 1 + drafts. A dummy has as many, in every pass of it.
-        row_limit: of any pass, from the configuration.
+        decode_rows: rows of a request that decodes, at most: 1 + drafts. A dummy has as many, in every pass of it.
+        row_limit: rows of any pass at most, from the configuration.
     """
     if num_waiting or not all_decode:
         return OPEN

@@ -51,10 +51,10 @@ class Machine:
     rows).
 
     Attributes:
-        name, source: what it is, and where the numbers are from.
-        num_ranks: of the group that the curves hold for.
-        all_gather, reduce_scatter, all_reduce: of one call.
-        all_gather_variable, reduce_scatter_variable: of one call when all ranks have as many rows.
+        name, source: the machine's name, and the source of the numbers.
+        num_ranks: number of ranks of the group that the curves hold for.
+        all_gather, reduce_scatter, all_reduce: time of one call.
+        all_gather_variable, reduce_scatter_variable: time of one call when all ranks have as many rows.
         all_gather_one_long, reduce_scatter_one_long: the same when one rank has all of them.
         pad_byte_s: seconds that the expert layer spends on a byte of a gathered row that no expert takes.
     """

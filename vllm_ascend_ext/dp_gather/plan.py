@@ -75,7 +75,7 @@ def make_plan(
         counts: rows of each replica; a replica without work has 0, or its dummy rows.
         topology, widths: the ranks, and the bytes of a row.
         rule: how to choose; `cost` needs a machine.
-        machine: of `topology.num_ranks` ranks; with `auto` only for the predicted times.
+        machine: description of `topology.num_ranks` ranks; with `auto` only for the predicted times.
         in_graph: all ranks replay a graph. It was captured with MAX_LEN, so no other mode is possible.
         mode: overrides the rule.
 

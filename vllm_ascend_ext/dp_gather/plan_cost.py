@@ -15,8 +15,8 @@ from vllm_ascend_ext.dp_gather.plan_rows import GatherMode, GatherRows, PlanInpu
 class RowWidths:
     """Holds the bytes of one row in each direction.
 
-    dispatch: of each tensor that is gathered (hidden states, router logits, scales).
-    combine: of the tensor that is summed back; 0 when nothing is.
+    dispatch: row bytes of each tensor that is gathered (hidden states, router logits, scales).
+    combine: row bytes of the tensor that is summed back; 0 when nothing is.
     """
 
     dispatch: tuple[int, ...]
@@ -32,7 +32,7 @@ class Cost:
     """Holds what one gather and combine cost.
 
     Attributes:
-        gather_bytes, combine_bytes: sent by each rank, one number a rank (see `sent_bytes`).
+        gather_bytes, combine_bytes: bytes that each rank sends, one number a rank (counted by `sent_bytes`).
         gather_s, pad_s, combine_s: seconds on the machine; None without one.
     """
 

@@ -62,7 +62,7 @@ def rank_load(load_LE: torch.Tensor, num_ranks: int, expert_to_rank: torch.Tenso
     """Returns the load of each rank.
 
     Args:
-        load_LE: as in `expert_imbalance`.
+        load_LE: the load, as in `expert_imbalance`.
         num_ranks: R, at least 1.
         expert_to_rank: ``[E]``, or ``[L, E]`` when layers differ, integers in ``[0, R)``; by default
             `contiguous_placement`.
@@ -94,7 +94,7 @@ def placed_imbalance(load_LE: torch.Tensor, physical_to_logical_LP: torch.Tensor
     """Returns the imbalance over the ranks where experts may have several copies, which share their load evenly.
 
     Args:
-        load_LE: as in `expert_imbalance`.
+        load_LE: the load, as in `expert_imbalance`.
         physical_to_logical_LP: ``[L, P]`` integers in ``[0, E)``; rank r holds the r-th of R equal parts of a row,
             or as `contiguous_placement` says when P is not a multiple of R.
         num_ranks: R, at least 1.

@@ -38,7 +38,7 @@ class HandOver:
 
     Args:
         shapes: ``(L, E)`` of each recorder.
-        step: where the first hand-over begins.
+        step: the step at which the first hand-over begins.
     """
 
     def __init__(self, shapes: Sequence[torch.Size], step: int) -> None:

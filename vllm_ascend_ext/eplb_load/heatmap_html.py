@@ -88,9 +88,9 @@ def write_heatmap_page(
 
     Args:
         load_LE: ``[L, E]`` integers, not negative, on any device.
-        path: of the file, replaced if it exists.
+        path: path of the file, replaced if it exists.
         layer_names: L labels; by default the numbers 0 to L - 1.
-        title: of the page.
+        title: title of the page.
 
     Raises:
         ValueError: another shape or dtype, a negative load, or another number of names.

@@ -33,7 +33,7 @@ def write_heatmap_png(
 
     Args:
         load_LE: ``[L, E]`` integers or floats, not negative, on any device.
-        path: of the file, replaced if it exists.
+        path: path of the file, replaced if it exists.
         layer_names: L labels; by default the numbers 0 to L - 1.
         title: above the picture.
 

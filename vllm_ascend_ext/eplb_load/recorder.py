@@ -44,7 +44,7 @@ class ExpertLoadRecorder:
     Args:
         num_layers: L, at least 1.
         num_experts: E, at least 1.
-        device: where routing happens.
+        device: the device where routing happens.
         max_routed_ids: routed ids (tokens times top-k) that a counter may hold; less than INT32_MAX when counters
             of several ranks are added up in int32.
 
@@ -85,7 +85,7 @@ class ExpertLoadRecorder:
         """Counts one layer's routing. Touches only persistent buffers and never waits for the device.
 
         Args:
-            layer: in ``[0, L)``.
+            layer: index of the layer, in ``[0, L)``.
             topk_ids_TK: ``[T, K]`` int32 or int64 on the device.
             num_tokens: int32 scalar on the device, the rows that count, when they are not all of the step's.
 

@@ -14,7 +14,7 @@ class Acceptance:
 
     Attributes:
         num_drafts, num_accepted: per position, the first draft first.
-        num_tokens: that were accepted in all, those that follow a rejected or the last draft included.
+        num_tokens: tokens accepted in all, those that follow a rejected or the last draft included.
     """
 
     def __init__(self) -> None:

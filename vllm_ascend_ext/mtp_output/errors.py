@@ -24,7 +24,7 @@ class UnknownRosterError(FrameError):
     """Reports a frame that refers to a roster which this reader has not seen.
 
     Attributes:
-        sequence: of the frame that carried the roster.
+        sequence: the frame that carried the roster.
     """
 
     def __init__(self, offset: int, sequence: int) -> None:

@@ -66,10 +66,11 @@ class EngineOutlet:
     """Sends the frames of one replica.
 
     Args:
-        size: of the ring.
+        size: size of the ring.
         timeout_s: how long a full ring may block `send`.
-        endpoint: where a reader on another host connects (of replica 0); "" for readers of this machine.
-        has_reader: whether somebody will acknowledge; otherwise frames are given up once sent.
+        endpoint: the address at which a reader on another host connects (of replica 0); "" for readers of this
+            machine.
+        has_reader: whether a reader process will acknowledge; otherwise frames are given up once sent.
 
     Raises:
         ValueError: see `replica_endpoint`.

@@ -27,9 +27,9 @@ class OutputReceiver:
     What was received and not acknowledged is received again after a restart; `Frame.sequence` tells.
 
     Args:
-        instance, replica: whose frames.
+        instance, replica: numbers of the engine and of its replica.
         timeout_s: how long to wait for the sender to create its ring.
-        backend: what decodes; by default the installed one.
+        backend: the decoder; by default the installed one.
 
     Raises:
         NoFrameError, ChannelInUseError, ChannelError: what `RingReader` says.
@@ -62,7 +62,7 @@ class OutputReceiver:
         """Connects to a `RingForwarder` on another host and receives what it forwards.
 
         Args:
-            endpoint: as ZMQ writes it, ``tcp://10.0.0.1:5600``.
+            endpoint: the forwarder's address as ZMQ writes it, ``tcp://10.0.0.1:5600``.
             timeout_s: how long to wait for an answer.
 
         Raises:

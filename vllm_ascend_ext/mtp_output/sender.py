@@ -21,7 +21,7 @@ class SenderStats:
     """Holds what a sender did since it was made.
 
     Attributes:
-        frames, bytes: sent.
+        frames, bytes: frames and bytes that were sent.
         blocked_s: seconds that it waited for room.
         send_s: seconds spent in `send`, waiting included.
         occupancy: frames that are not acknowledged, of `capacity`.
@@ -39,11 +39,11 @@ class OutputSender:
     """Sends the frames of a replica; one sender per data-parallel replica.
 
     Args:
-        instance: of the engine; the same after a restart of the same engine, another for every other.
+        instance: number of the engine; the same after a restart of the same engine, another for every other.
         replica: the data-parallel rank.
-        size: of the ring, see `RingSize.for_engine`.
+        size: size of the ring, as `RingSize.for_engine` computes it.
         timeout_s: how long a full ring may block `send`.
-        backend: what encodes; by default the installed one.
+        backend: the encoder; by default the installed one.
 
     Raises:
         ChannelInUseError, ChannelSizeError, ChannelError: what `RingWriter` says.

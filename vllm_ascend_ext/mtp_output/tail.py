@@ -43,8 +43,8 @@ class Tail:
     """Prints frames and adds them up.
 
     Args:
-        out: where to.
-        as_json: a JSON object a frame, and one for the sums.
+        out: the stream to print to.
+        as_json: whether to print a JSON object a frame, and one for the sums.
     """
 
     out: TextIO

@@ -83,8 +83,8 @@ def dp_pad(local_TH: torch.Tensor, rows: int, offset: int, total: int) -> torch.
 
     Args:
         local_TH: ``[T, H]``, any dtype of 1, 2 or 4 bytes; T may be 0.
-        rows: how many of them are real, ``0 <= rows <= T``.
-        offset: where they go, ``0 <= offset <= total - rows``.
+        rows: number of rows that are real, ``0 <= rows <= T``.
+        offset: first row of the result that they fill, ``0 <= offset <= total - rows``.
         total: N, rows of the result.
 
     Returns:

@@ -42,11 +42,11 @@ class Frame(NamedTuple):
     """Describes one step of one replica.
 
     Attributes:
-        instance, replica: of the engine, and of its data-parallel replica.
-        step: the engine's.
-        sequence: counts the frames of (instance, replica), from 0.
+        instance, replica: numbers of the engine, and of its data-parallel replica.
+        step: number of the engine's step.
+        sequence: position among the frames of (instance, replica), from 0.
         sections: the target's first, then the draft's if there is one.
-        sent_ns: when it was encoded, by the sender's clock (nanoseconds since the epoch).
+        sent_ns: time of encoding, by the sender's clock (nanoseconds since the epoch).
     """
 
     instance: int
@@ -142,7 +142,7 @@ class FrameReader:
 
     Attributes:
         roster_sequence: the frame that carried the roster in force; -1 before the first.
-        roster_blob: that roster as it was written.
+        roster_blob: the roster in force as it was written.
     """
 
     def __init__(self, codec: FrameCodec) -> None:

@@ -40,7 +40,7 @@ class IdsCodec(Protocol):
         """Reads the `count` ids whose lengths are at `at` and whose text has `num_bytes`; all of it is in `blob`.
 
         Args:
-            start: as for `read_roster`.
+            start: the offset of `blob` in its frame, for errors.
 
         Raises:
             FrameError: lengths of another sum, text that is not UTF-8, or an id twice.

@@ -39,7 +39,7 @@ class ZmqReader:
     """Connects to a forwarder; frames come in order, each once, from the first that was not acknowledged.
 
     Attributes:
-        sequence: of the frame that comes next.
+        sequence: number of the frame that comes next.
         acknowledged: the first frame that was not acknowledged.
 
     Raises:

@@ -59,8 +59,8 @@ class RingFile:
     Attributes:
         words: the header page and the descriptors as unsigned words; see `Word`.
         frames: the bytes of the frames.
-        path: where it is, or was.
-        address: of the first word.
+        path: the file's path, also after it was unlinked.
+        address: memory address of the first word.
     """
 
     def __init__(self, file: int, path: Path, *, writable: bool) -> None:

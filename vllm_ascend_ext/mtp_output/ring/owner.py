@@ -13,7 +13,7 @@ class Owner(NamedTuple):
 
     Attributes:
         pid: its id.
-        start_ticks: when it started (clock ticks since boot), for ids are used again.
+        start_ticks: time of its start (clock ticks since boot), because ids are used again.
         namespace: the inode of the PID namespace in which `pid` counts.
     """
 

@@ -83,7 +83,7 @@ class _Looker:
         """Waits until frame `sequence` is there.
 
         Args:
-            begin: since when `timeout_s` counts, by ``time.monotonic()``; by default from now on.
+            begin: the time from which `timeout_s` counts, by ``time.monotonic()``; by default now.
 
         Raises:
             NoFrameError: it did not come within `timeout_s` seconds.

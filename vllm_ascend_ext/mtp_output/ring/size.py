@@ -29,9 +29,9 @@ class RingSize:
     """Describes how large a ring is, in bytes.
 
     Attributes:
-        max_frame_bytes: of one frame.
-        roster_bytes: of one roster.
-        capacity: of all frames.
+        max_frame_bytes: bytes of one frame, at most.
+        roster_bytes: bytes of one roster, at most.
+        capacity: bytes of all frames together.
         num_descriptors: the most frames that wait for their reader.
     """
 

@@ -37,7 +37,8 @@ class SampledTensors:
 
     token_ids_BS: ``[B, S]``, accepted ones first, then -1.
     draft_ids_BD: ``[B, D]``, the drafts that were verified, then -1; None where there were none.
-    topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS: as `mtp_pack_output` takes them, all or none.
+    topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS: log-probabilities as `mtp_pack_output` takes them, all or
+        none.
     """
 
     token_ids_BS: torch.Tensor
@@ -133,12 +134,13 @@ class RecordCopier:
     `launch` is the main thread's; a `PackedRecords` may be waited for and released by another.
 
     Args:
-        device: of the sampled tensors.
+        device: the device of the sampled tensors.
         largest: the shape of the largest step, which sizes the buffers.
         num_buffers: how many steps may be on their way.
-        deadline_s: of every wait.
-        vocab_size: where drafts were verified, an id that is not below it does not count, as vLLM filters what its
-            rejection sampler has put out. It can only be a request's last: drafts are in the vocabulary.
+        deadline_s: longest time that any wait may take, in seconds.
+        vocab_size: size of the vocabulary. After drafts were verified, an id not below it does not count, as vLLM
+            filters what its rejection sampler has put out. It can only be a request's last: drafts are in the
+            vocabulary.
     """
 
     def __init__(
@@ -213,7 +215,7 @@ def draft_rows(draft_ids_N: torch.Tensor, num_drafts: list[int], cu_num_drafts_B
 
     Args:
         draft_ids_N: all drafts, one request after the other.
-        num_drafts: of each request, on the host.
+        num_drafts: number of drafts of each request, on the host.
         cu_num_drafts_B: ``[B]`` running sums of `num_drafts`, on the device.
 
     Returns:

@@ -25,7 +25,7 @@ def sections_of_step(
     """Returns the target and the draft section; the latter only when drafts were verified.
 
     Args:
-        shape, words_N: of the step's buffer, whose counts and statuses are overwritten; None when nothing was
+        shape, words_N: the step's buffer, whose counts and statuses are overwritten; None when nothing was
             sampled.
         top_k: log-probabilities that are kept at most, beside the sampled token's own, which comes first; 0: none.
     """

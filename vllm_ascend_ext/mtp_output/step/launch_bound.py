@@ -35,7 +35,7 @@ class LaunchBound:
         num_speculative_tokens: k.
 
     Attributes:
-        step: of the newest launch, counted from 1.
+        step: number of the newest launch, counted from 1.
     """
 
     def __init__(self, num_speculative_tokens: int) -> None:
@@ -98,9 +98,9 @@ class LaunchBound:
         """Takes in what the device said about a launch, possibly long ago.
 
         Args:
-            step: of that launch.
-            num_tokens: of each request in it, for the launch after it; 0: it has stopped. Those that began to
-                decode since are not affected.
+            step: number of that launch.
+            num_tokens: tokens of each request in that launch, for the launch after it; 0: it has stopped. Those
+                that began to decode since are not affected.
         """
         for request_id, count in num_tokens.items():
             if count == 0 and self._decoding.get(request_id, step + 1) <= step:

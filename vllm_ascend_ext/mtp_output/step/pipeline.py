@@ -73,10 +73,10 @@ class StepPipeline:
     """Runs the output of one runner, step by step.
 
     Args:
-        copier, sender: on the rank that sends, else None.
-        launches: the bound of this replica's.
+        copier, sender: the copier and the sender of the rank that sends; None on other ranks.
+        launches: the bound of this replica's launches.
         num_buffers: how many steps may be on their way.
-        is_async: asynchronous scheduling.
+        is_async: whether scheduling is asynchronous.
     """
 
     def __init__(
@@ -134,8 +134,9 @@ class StepPipeline:
         """Starts the copy of a step that has sampled; nothing of it is on the host yet, and nobody waits.
 
         Args:
-            shape, to_pack: of what was sampled, and that itself, which only the sender asks for.
-            request_ids: of the batch.
+            shape, to_pack: the shape of what was sampled, and a function that returns it, which only the sender
+                calls.
+            request_ids: ids of the batch.
             skipped: rows whose tokens do not count.
             needs_history: `history` may be asked for.
 

@@ -144,8 +144,8 @@ class RequestStates:
         """Appends the rows of what a step sampled.
 
         Args:
-            request_ids: of its batch.
-            token_ids: accepted by the device, one list a request; an empty one is a prompt that goes on.
+            request_ids: ids of the step's batch.
+            token_ids: tokens that the device accepted, one list a request; an empty one is a prompt that goes on.
             ended: requests that the engine ended while the step ran: their tokens do not count any more.
         """
         for row, (request_id, tokens) in enumerate(zip(request_ids, token_ids, strict=True)):

@@ -50,9 +50,9 @@ class StepSenderStats:
 class SampledBatch:
     """Holds a step's batch on the host.
 
-    request_ids, token_ids: of each row; no tokens where a prompt goes on.
+    request_ids, token_ids: id and tokens of each row; no tokens where a prompt goes on.
     words_N: the buffer, of `shape`; counts and statuses in it are overwritten.
-    sampled_s: when it was sampled, by `time.monotonic`.
+    sampled_s: time of sampling, by `time.monotonic`.
     """
 
     request_ids: Sequence[str]
@@ -66,10 +66,10 @@ class StepSender:
     """Sends a replica's steps; one thread at a time calls `send`, in the order of the steps.
 
     Args:
-        outlet: of the frames.
+        outlet: the outlet of the frames.
         history: the engine's rule.
         top_k: log-probabilities that a frame carries at most, beside the sampled token's own; 0: none at all.
-        max_rows: of a frame; at least as many as a batch has.
+        max_rows: rows of a frame at most; no fewer than a batch has.
     """
 
     def __init__(self, outlet: Outlet, history: History, *, top_k: int, max_rows: int) -> None:

@@ -42,7 +42,7 @@ class OutputLayout:
 class OutputRouting:
     """Describes what a rank does with a step's output.
 
-    replica: whose output it is.
+    replica: the replica whose output it is.
     sends: the rank copies the step's output to the host and sends it. One rank of a replica does.
     """
 
