@@ -60,8 +60,8 @@ class DpGatherConfig(_Section):
         machine: a known machine's name, or a file that `benchmarks/dp_gather.py` wrote.
         overlap_counts: whether the replicas' row counts of a pass are exchanged beside its first layers, not
             before it.
-        counts_ahead: whether the scheduler commits to how many rows the next pass has at most, so that replicas which all
-            only decode know each other's counts without asking; new requests wait for one pass at most.
+        counts_ahead: whether the scheduler commits to how many rows the next pass has at most, so that replicas
+            which all only decode know each other's counts without asking; new requests wait for one pass at most.
         deadline_s: longest time that any exchange may take, in seconds (where the device's collectives are in
             stream order, the group's own deadline counts).
     """
