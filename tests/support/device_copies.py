@@ -10,14 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class CopyCounts(NamedTuple):
-    """sampled: of the sampler's own tensors; packed: of the slots that they were packed into."""
+    """Counts copies. sampled: of the sampler's own tensors; packed: of the buffers that they were packed into."""
 
     sampled: int
     packed: int
 
 
 class DeviceCopies(TorchDispatchMode):
-    """While active. On the CPU there is no device, and nothing is counted."""
+    """Counts copies while active. On the CPU there is no device, and nothing is counted."""
 
     def __init__(self, runner: Any) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random steps through `RecordCopier`, a few on their way at once, compared with what was sampled."""
+"""Runs random steps through `RecordCopier`, a few on their way at once, compared with what was sampled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGEST = PackedShape(num_requests=12, num_slots=4, top_k=3, num_draft_slots=3)
 
 
 class PackedRun:
-    """Steps of up to 12 requests, up to 3 drafts each, with and without log-probabilities.
+    """Runs steps of up to 12 requests, up to 3 drafts each, with and without log-probabilities.
 
     wrong: what differed, in words.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged frames: none may be accepted, none may crash or hang the reader, and none may change what it knows.
+"""Damages frames: none may be accepted, none may crash or hang the reader, and none may change what it knows.
 
 Half of the frames are damaged and keep their checksum; the reader must refuse all of them. The others are damaged
 and sealed again with the right checksum, which no accident does but a bug of a sender may; the reader must refuse
@@ -33,7 +33,7 @@ SLOW_S = 2.0
 
 
 def frames_of(of: Backend, seed: int, number: int = 64) -> list[tuple[bytes, list[Section]]]:
-    """Whole frames that follow each other, some under the roster of the one before."""
+    """Returns whole frames that follow each other, some under the roster of the one before."""
     rng, writer = np.random.default_rng(seed), FrameWriter(7, 1, of.codec)
     memory = np.zeros(1 << 20, np.uint8)
     frames = []
@@ -48,7 +48,7 @@ def frames_of(of: Backend, seed: int, number: int = 64) -> list[tuple[bytes, lis
 
 
 def damaged(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """`data` with flipped bits, overwritten fields, missing, additional or foreign parts."""
+    """Damages `data`: flipped bits, overwritten fields, missing, additional or foreign parts."""
     changed = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
         at = rng.randrange(len(changed)) if changed else 0
@@ -70,7 +70,7 @@ def damaged(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def sealed(data: bytes) -> bytes:
-    """With the length and the checksum that belong to it."""
+    """Seals `data` with the length and the checksum that belong to it."""
     body = bytearray(data[:-8])
     if len(body) >= 12:
         body[8:12] = struct.pack("<I", len(data))
