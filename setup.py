@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metadata is in pyproject.toml. This adds the native build, chosen by VLLM_ASCEND_EXT_BUILD:
+"""Builds the native code, chosen by VLLM_ASCEND_EXT_BUILD; metadata is in pyproject.toml:
 
 auto   npu where ASCEND_HOME_PATH is set, else none (the default)
 none   pure Python, which says so
@@ -25,7 +25,7 @@ CANN = "ASCEND_HOME_PATH"
 
 
 def choice():
-    """none, host or npu."""
+    """Returns none, host or npu."""
     asked = envs.VLLM_ASCEND_EXT_BUILD
     if asked == "npu" and CANN not in os.environ:
         raise SystemExit(f"vllm-ascend-ext: VLLM_ASCEND_EXT_BUILD=npu needs {CANN}: source CANN's set_env.sh")
@@ -39,7 +39,7 @@ def cmake(*arguments):
 
 
 def package_folders():
-    """Where torch and torch_npu are, for CMake, which says what is missing. Neither is imported."""
+    """Returns where torch and torch_npu are, for CMake, which says what is missing. Neither is imported."""
     for package in ("torch", "torch_npu"):
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.origin is not None:
@@ -61,7 +61,7 @@ class BuildPy(build_py):
 
 class NativeDistribution(Distribution):
     def has_ext_modules(self):
-        """A wheel with a library in it is for one platform."""
+        """Returns whether the wheel has a library in it and so is for one platform."""
         return choice() != "none"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefill with scattered attention input beside the plain way, part by part, in one run.
+"""Measures prefill with scattered attention input beside the plain way, part by part, in one run.
 
 Every rank is a process of its own, over Gloo. A step is what a decoder layer of DeepSeek-V3 does where the
 ways differ: sum of the previous output, input norm with residual, `fused_qkv_a_proj` (7168 → 2112), sum of the
@@ -77,7 +77,7 @@ class Clock:
 
 
 class TimedCollectives:
-    """`Collectives`, each call timed."""
+    """Times each call of `Collectives`."""
 
     def __init__(self, collectives: Collectives, clock: Clock) -> None:
         self.rank, self.num_ranks = collectives.rank, collectives.num_ranks
@@ -92,7 +92,7 @@ class TimedCollectives:
 
 
 class Step:
-    """One step each way, over the same rows."""
+    """Runs one step each way, over the same rows."""
 
     def __init__(self, collectives: Collectives, num_rows: int, dtype: torch.dtype) -> None:
         torch.manual_seed(collectives.rank)
@@ -174,7 +174,7 @@ def _rank(rank: int, num_ranks: int, folder: str, arguments: argparse.Namespace,
 
 
 def measure(num_ranks: int, arguments: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    """[way][turn][part] seconds on rank 0."""
+    """Returns [way][turn][part] seconds on rank 0."""
     context = mp.get_context("fork")
     results = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
@@ -191,7 +191,7 @@ def measure(num_ranks: int, arguments: argparse.Namespace) -> dict[str, list[dic
 
 
 def _ideal(way: str, part: str, num_ranks: int, arguments: argparse.Namespace) -> float | None:
-    """What the ratio would be if time went by rows, or by bytes for the collectives."""
+    """Returns what the ratio would be if time went by rows, or by bytes for the collectives."""
     options = WAYS[way]
     if options is None or part in ("other", "total"):
         return None

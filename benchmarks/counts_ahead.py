@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a decode pass stands still for the replicas' row counts: asked for before it, beside it, known ahead.
+"""Measures how long a decode pass stands still for the replicas' row counts: asked for before it, beside it, known
+ahead.
 
 All ways run in one engine of two replicas, one generation each in turns, in the order A B C, C B A, ...; the first
 turn is not counted. Under this launcher the replicas meet before every pass anyway, so that what is seen is the
@@ -51,7 +52,7 @@ class Switch:
         self.num_passes, self._asking_s = 0, 0.0
 
     def to(self, way: str) -> None:
-        """From the next pass on, on all ranks alike."""
+        """Switches to another way from the next pass on, on all ranks alike."""
         from vllm_ascend_ext.integration.dp_gather.counts.overlapped import put_in_place
 
         self._ahead.reset()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DP gather by every mode: what it takes, what the rules choose, and how far that is from the best.
+"""Measures DP gather by every mode: what it takes, what the rules choose, and how far that is from the best.
 
 The machine is measured (each collective over a range of sizes): that is the description which the rule "cost"
 needs, and which `--write-machine FILE` keeps for `dp_gather.machine`. In the same rounds, for each size and skew,
@@ -53,7 +53,7 @@ EXPERT_ROWS = (64, 2048)
 
 
 def skews(rows: int, num_ranks: int) -> dict[str, list[int]]:
-    """Rows of the replicas where one that is busy has `rows`."""
+    """Returns the rows of the replicas where one that is busy has `rows`."""
     chance = random.Random(rows)
     return {
         "balanced": [rows] * num_ranks,
@@ -65,7 +65,7 @@ def skews(rows: int, num_ranks: int) -> dict[str, list[int]]:
 
 
 class Bench:
-    """One rank's side of the measurements."""
+    """Runs one rank's side of the measurements."""
 
     def __init__(self, num_rounds: int) -> None:
         dist.init_process_group("gloo")
@@ -75,7 +75,7 @@ class Bench:
         self.topology = Topology(self.group.num_ranks)
 
     def times(self, variants: dict[Any, Callable[[], object]]) -> dict[Any, float]:
-        """Median seconds of the slowest rank, all variants in each round, in a new order."""
+        """Returns the median seconds of the slowest rank, all variants in each round, in a new order."""
         order = random.Random(1)  # the same on all ranks
         taken: dict[Any, list[float]] = {name: [] for name in variants}
         for index in range(self.num_rounds + 1):
@@ -93,7 +93,7 @@ class Bench:
         return make_plan(counts, self.topology, WIDTHS, mode=mode)
 
     def leg(self, num_bytes: int, mode: GatherMode, way: str, one_long: bool) -> Callable[[], object]:
-        """One direction of an exchange of `num_bytes` in all."""
+        """Makes one direction of an exchange of `num_bytes` in all."""
         num_ranks, rank = self.group.num_ranks, self.group.rank
         num_rows = num_ranks if not one_long else 1
         counts = [1] * num_ranks if not one_long else [1, *[0] * (num_ranks - 1)]
@@ -109,12 +109,12 @@ class Bench:
         return run
 
     def expert_rows(self, hidden_NH: torch.Tensor, logits_NE: torch.Tensor) -> torch.Tensor:
-        """What a row costs that no expert takes: routing, and an output of zeros in float32."""
+        """Makes what a row costs that no expert takes: routing, and an output of zeros in float32."""
         logits_NE.softmax(dim=-1).topk(TOP_K, dim=-1)
         return torch.zeros(hidden_NH.shape, dtype=torch.float32).to(hidden_NH.dtype)
 
     def legs(self) -> dict[Any, Callable[[], object]]:
-        """(curve, KB) → one call; and rows of the expert layer."""
+        """Makes one call for each (curve, KB), and the rows of the expert layer."""
         legs: dict[Any, Callable[[], object]] = {
             (name, kb): self.leg(kb << 10, *kind) for name, kind in CURVES.items() for kb in CURVES_KB
         }
@@ -124,7 +124,7 @@ class Bench:
         return legs
 
     def machine(self, taken: dict[Any, float]) -> Machine:
-        """The description that these times of `legs` make."""
+        """Returns the description that these times of `legs` make."""
         few, many = EXPERT_ROWS
         row_s = max(taken["rows", many] - taken["rows", few], 0.0) / (many - few)
         return Machine(
@@ -152,8 +152,8 @@ Cell = tuple[str, list[int], dict[str, float]]  # skew, counts, seconds by mode
 
 
 def measure(rank: Rank, sizes: list[int], num_rounds: int) -> tuple[str, list[Cell]]:
-    """The machine as JSON, and all cells. Both are measured in the same rounds: a shared machine's speed drifts
-    within seconds, and what is judged is the rule and not the drift."""
+    """Returns the machine as JSON, and all cells. Both are measured in the same rounds: a shared machine's speed
+    drifts within seconds, and what is judged is the rule and not the drift."""
     torch.manual_seed(rank.rank)
     bench = Bench(num_rounds)
     cells = [(rows, name, counts) for rows in sizes for name, counts in skews(rows, bench.group.num_ranks).items()]
@@ -166,7 +166,7 @@ def measure(rank: Rank, sizes: list[int], num_rounds: int) -> tuple[str, list[Ce
 
 
 def report(machine: Machine, cells: list[Cell]) -> list[tuple[float, float]]:
-    """Print a line for each cell; returns (cost's, SGLang's) time over the best mode's."""
+    """Prints a line for each cell; returns (cost's, SGLang's) time over the best mode's."""
     topology, ratios = Topology(machine.num_ranks), []
     print(f"\n{machine.num_ranks} ranks; ms by mode, measured (predicted); the rules' choices: time / best")
     for skew, counts, taken in cells:

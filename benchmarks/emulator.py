@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the emulator's race checker costs, how many operators run a second, how long an all_reduce takes.
+"""Measures what the emulator's race checker costs, how many operators run a second, how long an all_reduce takes.
 
 Two pairs of ranks live side by side, one with the checker and one without (EMULATOR_RACES), on devices 0 and 1. In
 each turn every job runs on one pair and then on the other, in the order A B, B A, ..., so that both see the same
@@ -28,7 +28,7 @@ Job = Callable[[], int]  # returns how many operations it ran
 
 
 def make_jobs(device: str) -> dict[str, Job]:
-    """The jobs, in the order of JOBS; each runs on both ranks of a pair."""
+    """Makes the jobs, in the order of JOBS; each runs on both ranks of a pair."""
     import torch
     import torch.distributed as dist
 
@@ -43,7 +43,7 @@ def make_jobs(device: str) -> dict[str, Job]:
         return 1000
 
     def layers() -> int:
-        """Two streams with events, new blocks for every result."""
+        """Runs two streams with events, new blocks for every result."""
         x_TH = hidden_TH
         for _ in range(50):
             x_TH = torch.softmax(x_TH @ weight_HH, dim=-1) + hidden_TH
@@ -57,7 +57,7 @@ def make_jobs(device: str) -> dict[str, Job]:
         return 50 * 5
 
     def copies() -> int:
-        """Pinned buffers to the device and back; the host writes and reads them."""
+        """Copies pinned buffers to the device and back; the host writes and reads them."""
         for step in range(100):
             pinned[0] = step
             target.copy_(pinned, non_blocking=True)
@@ -75,7 +75,8 @@ def make_jobs(device: str) -> dict[str, Job]:
 
 
 def work(rank: int, store: str) -> None:
-    """A rank: runs the jobs that its input names, one a line, and answers with seconds and operations."""
+    """Runs a rank, which does the jobs that its input names, one a line, and answers with seconds and
+    operations."""
     import torch
     import torch.distributed as dist
     import torch_npu  # noqa: F401
@@ -95,7 +96,7 @@ def work(rank: int, store: str) -> None:
 
 
 class Pair:
-    """Two ranks, with or without the checker."""
+    """Starts two ranks, with or without the checker."""
 
     def __init__(self, races: str, store: Path) -> None:
         environ = os.environ | {"EMULATOR_RACES": races, "EMULATOR_SEED": "0"}
@@ -126,7 +127,7 @@ class Pair:
         return float(seconds), int(count)
 
     def end(self) -> None:
-        """Let the ranks leave; a race that was found is an error of the benchmark."""
+        """Lets the ranks leave; a race that was found is an error of the benchmark."""
         for process in self._ranks:
             assert process.stdin is not None
             process.stdin.close()

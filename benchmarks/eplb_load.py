@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What collecting expert load adds to a step: ours beside vllm-ascend's and vLLM's way, in one run.
+"""Measures what collecting expert load adds to a step: ours beside vllm-ascend's and vLLM's way, in one run.
 
 Every rank is a process of its own. A step is a fixed piece of work (a matrix product repeated to `--step-ms`) that
 counts 58 layers x 256 experts, then whatever the variant adds at its end. The variants take turns within one run,
@@ -51,7 +51,7 @@ VARIANTS = ("off", "host", "device", "blocking", "main-stream")
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table."""
+    """Describes one row of the table."""
 
     num_ranks: int
     interval: int
@@ -62,7 +62,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one variant on rank 0: seconds added to each ordinary and to each gather step, and a step's own time."""
+    """Holds what was measured of one variant on rank 0: seconds added to each ordinary and to each gather step,
+    and a step's own time."""
 
     ordinary_s: list[float]
     gather_s: list[float]
@@ -138,7 +139,7 @@ MAKE = dict(zip(VARIANTS, (off, host, device, blocking, main_stream), strict=Tru
 
 
 def work(step_s: float, a: torch.Tensor) -> None:
-    """The step's own computation."""
+    """Computes what a step itself computes."""
     end = time.perf_counter() + step_s
     while time.perf_counter() < end:
         torch.mm(a, a)
@@ -190,7 +191,7 @@ def measure(setting: Setting) -> dict[str, Measured]:
 
 
 def microseconds(values: list[float]) -> str:
-    """Median and the middle half."""
+    """Returns median and middle half as text."""
     if len(values) < 3:
         return f"{statistics.median(values) * 1e6:9.0f}" if values else f"{'-':>9}"
     return spread([value * 1e6 for value in values], ".1f", width="9")
@@ -213,7 +214,8 @@ def show(setting: Setting, measured: dict[str, Measured]) -> None:
 
 
 def growth(step_ms: float) -> None:
-    """Cost of the gather step against ranks, and what a ring would take beyond what one machine can show."""
+    """Returns the cost of the gather step against ranks, and what a ring would take beyond what one machine can
+    show."""
     found = {}
     for num_ranks in (2, 4, 8, 16):
         setting = Setting(num_ranks, 10, 1.0, step_ms, 100)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accepted tokens from one process to another: our ring, vLLM's MessageQueue, ZMQ over ipc, a SysV message queue.
+"""Measures accepted tokens from one process to another: our ring, vLLM's MessageQueue, ZMQ over ipc, a SysV
+message queue.
 
 Ours encodes and decodes, from the packed records to the packed records and request ids. MessageQueue pickles, of
 the same tokens, what vLLM's own output holds (lists) and the least that one could give it (two arrays); neither

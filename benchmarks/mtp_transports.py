@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `mtp_output` measures: our ring, vLLM's MessageQueue, ZMQ over ipc, a SysV queue."""
+"""Implements what `mtp_output` measures: our ring, vLLM's MessageQueue, ZMQ over ipc, a SysV queue."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Call = Callable[..., int]
 
 
 def section_of(num_requests: int, top_k: int) -> Section:
-    """Two to four accepted tokens a request, three on average."""
+    """Returns a section of two to four accepted tokens a request, three on average."""
     rng, shape = np.random.default_rng(0), (num_requests, NUM_SLOTS)
     counts = rng.permutation(np.resize([3, 2, 4], num_requests)).astype(np.int32)
     tokens = rng.integers(0, 129_280, shape).astype(np.int32)
@@ -81,7 +81,7 @@ class ChangingRing(Ring):
 
 
 class Queue:
-    """vLLM's MessageQueue, one local reader."""
+    """Sends through vLLM's MessageQueue, one local reader."""
 
     def __init__(self, section: Section, as_lists: bool) -> None:
         counts = section.num_accepted_B.copy()
@@ -111,7 +111,7 @@ class Queue:
 
 
 class Zmq:
-    """PUSH to PULL, bytes as they are."""
+    """Sends by PUSH to PULL, bytes as they are."""
 
     def __init__(self, section: Section) -> None:
         memory = np.zeros(1 << 23, np.uint8)
@@ -137,7 +137,7 @@ class Zmq:
 
 
 class SysV:
-    """msgsnd and msgrcv of fixed messages, cut into pieces of kernel.msgmax."""
+    """Sends by msgsnd and msgrcv of fixed messages, cut into pieces of kernel.msgmax."""
 
     def __init__(self, section: Section) -> None:
         most = int(Path("/proc/sys/kernel/msgmax").read_text())

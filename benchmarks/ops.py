@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the operators cost: the AscendC kernels counted on the emulated cores, the others timed.
+"""Measures what the operators cost: the AscendC kernels counted on the emulated cores, the others timed.
 
 Kernels: bytes of global memory over the least they must move, vector and scalar work, and a predicted time on a
 910B from published figures (nothing here was run on an NPU). Operators: median time against the torch expression

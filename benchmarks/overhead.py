@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our model runner costs: the device's own runner, ours with everything off, ours with every feature on.
+"""Measures what our model runner costs: the device's own runner, ours with everything off, ours with every feature
+on.
 
 Two engines that are alike in every respect differ by several per cent in speed (where their memory lies), far
 more than what is measured here. So all variants run in one engine: between generations the runner's class and
@@ -34,7 +35,7 @@ VARIANTS = (BASELINE, OFF, ON)
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of one generation, by the wall clock and by this process's CPU time."""
+    """Holds the seconds of one generation, by the wall clock and by this process's CPU time."""
 
     wall: float
     cpu: float

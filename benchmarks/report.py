@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every benchmark prints: the machine, versions and command, and values as median and middle half."""
+"""Prints what every benchmark prints: the machine, versions and command, and values as median and middle half."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 
 
 def print_machine(*modules: Any, accelerator: str = "", setting: str = "") -> None:
-    """modules: whose versions matter. accelerator, setting: what else the machine and the versions say."""
+    """Prints the machine. modules: whose versions matter. accelerator, setting: what else the machine and the
+    versions say."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in cpuinfo if "model name" in line), "?")
@@ -26,6 +27,7 @@ def print_machine(*modules: Any, accelerator: str = "", setting: str = "") -> No
 
 
 def spread(values: Sequence[float], form: str, width: str = "") -> str:
-    """Median, at least `width` wide, and the middle half of the values. One value alone has neither."""
+    """Returns the median, at least `width` wide, and the middle half of the values. One value alone has
+    neither."""
     low, middle, high = statistics.quantiles(values if len(values) > 1 else [*values] * 2, n=4)
     return f"{middle:{width}{form}} [{low:{form}}, {high:{form}}]"

@@ -22,8 +22,8 @@ def run_turns(
     max_tokens: int,
     num_turns: int,
 ) -> list[dict[str, Measured]]:
-    """`num_turns` turns of all variants in the order A B C, C B A, ..., after one that is not counted, as the
-    first rank saw them.
+    """Runs `num_turns` turns of all variants in the order A B C, C B A, ..., after one that is not counted;
+    returns what the first rank saw.
 
     make_measure: worker → what makes a variant run, generates, and returns what was measured.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m emulator run -- COMMAND``, ``build`` and ``status``; any Python 3.10 or later will do."""
+"""Implements ``python -m emulator run -- COMMAND``, ``build`` and ``status``; any Python 3.10 or later will do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emulator.checkout import EmulatorError
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line; everything after ``run`` is the command's own."""
+    """Parses the command line; everything after ``run`` is the command's own."""
     parser = argparse.ArgumentParser(
         prog="python -m emulator", description="Runs programs for Ascend NPUs on this machine's processor."
     )
@@ -29,7 +29,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run one command; errors on stderr, status 1."""
+    """Runs one command; errors on stderr, status 1."""
     options = parse(sys.argv[1:])
     try:
         if options.action == "run":

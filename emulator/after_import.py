@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Doing something to a module as soon as it has been imported. Standard library only."""
+"""Does something to a module as soon as it has been imported. Standard library only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class AfterImport(importlib.abc.Loader):
 def find_spec(
     fullname: str, path: Sequence[str] | None, target: ModuleType | None, then: Callable[[ModuleType], None]
 ) -> importlib.machinery.ModuleSpec | None:
-    """The spec that Python itself would find, with ``then`` behind its loader."""
+    """Returns the spec that Python itself would find, with ``then`` behind its loader."""
     spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
     if spec is not None and spec.loader is not None:
         spec.loader = AfterImport(spec.loader, then)

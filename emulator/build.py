@@ -38,14 +38,15 @@ KEY = re.compile(r"[0-9a-f]{16}")
 
 
 def source_files(root: Path = ROOT) -> list[Path]:
-    """Everything that the libraries are made from: the emulator, and the plug-in's kernels with their binding."""
+    """Returns everything that the libraries are made from: the emulator, and the plug-in's kernels with their
+    binding."""
     folders = (root / "emulator" / "csrc", root / "csrc_ascendc", root / "cmake")
     files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
     return sorted([root / "emulator" / "CMakeLists.txt", *(f for f in files if "__pycache__" not in f.parts)])
 
 
 def digest(files: Iterable[Path], versions: Iterable[str], root: Path = ROOT) -> str:
-    """Sixteen hexadecimal digits that change with any file's name or content and with any version."""
+    """Returns sixteen hexadecimal digits that change with any file's name or content and with any version."""
     sha = hashlib.sha256()
     for file in files:
         content = file.read_bytes()
@@ -57,7 +58,7 @@ def digest(files: Iterable[Path], versions: Iterable[str], root: Path = ROOT) ->
 
 
 def package_version(package: Path) -> str:
-    """The version of an installed torch or torch_npu, without importing it."""
+    """Returns the version of an installed torch or torch_npu, without importing it."""
     found = re.search(r"__version__ = '([^']+)'", (package / "version.py").read_text(encoding="utf-8"))
     if not found:
         raise EmulatorError(f"{package / 'version.py'} names no version: run {SETUP}")
@@ -65,7 +66,7 @@ def package_version(package: Path) -> str:
 
 
 def tool(name: str, why: str) -> str:
-    """The path of a build tool: .venv's own, else the system's."""
+    """Returns the path of a build tool: .venv's own, else the system's."""
     own = BASE_ENVIRONMENT / "bin" / name
     if os.access(own, os.X_OK):
         return str(own)
@@ -79,12 +80,12 @@ def tool(name: str, why: str) -> str:
 
 
 def compiler() -> str:
-    """The C++ compiler: $CXX, else g++."""
+    """Returns the C++ compiler: $CXX, else g++."""
     return tool(os.environ.get("CXX") or "g++", "is C++17 and compiled on this machine (GCC 11 or later, or $CXX)")
 
 
 def compiler_version(path: str) -> str:
-    """The first line of what the compiler says of itself."""
+    """Returns the first line of what the compiler says of itself."""
     try:
         result = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -94,7 +95,7 @@ def compiler_version(path: str) -> str:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Held by one process at a time; others wait and say for what."""
+    """Locks a file for one process at a time; others wait and say for what."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as file:
         try:
@@ -107,7 +108,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def remove_old(cache: Path, keep: str, objects: str) -> None:
-    """Keep the newest builds, ``keep`` among them, those in use, and no other folder of objects."""
+    """Removes old builds: keeps the newest, ``keep`` among them, those in use, and no other folder of objects."""
     for path in cache.glob("objects-*"):
         if path.name != objects:
             shutil.rmtree(path, ignore_errors=True)
@@ -119,14 +120,14 @@ def remove_old(cache: Path, keep: str, objects: str) -> None:
 
 
 def hold(build: Path) -> None:
-    """Mark the build as in use by this process, by what it becomes with ``exec``, and by its forks."""
+    """Marks the build as in use by this process, by what it becomes with ``exec``, and by its forks."""
     file = os.open(build / "in-use", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     fcntl.flock(file, fcntl.LOCK_SH)
     os.set_inheritable(file, True)
 
 
 def in_use(build: Path) -> bool:
-    """Whether a process holds the build."""
+    """Returns whether a process holds the build."""
     with open(build / "in-use", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,7 +143,7 @@ def num_jobs() -> int:
 
 
 def run_logged(command: list[str], log: Path) -> None:
-    """Run a build step with its output in ``log`` and, on a terminal, its progress on stderr."""
+    """Runs a build step with its output in ``log`` and, on a terminal, its progress on stderr."""
     tail: deque[str] = deque(maxlen=60)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, close_fds=False
@@ -162,7 +163,7 @@ def run_logged(command: list[str], log: Path) -> None:
 
 
 class Toolchain(NamedTuple):
-    """What the sources are built with."""
+    """Describes what the sources are built with."""
 
     torch: Path
     torch_npu: Path
@@ -170,12 +171,12 @@ class Toolchain(NamedTuple):
 
     @property
     def versions(self) -> list[str]:
-        """What a build's key covers beside the sources."""
+        """Returns what a build's key covers beside the sources."""
         return [package_version(self.torch), package_version(self.torch_npu), compiler_version(self.cxx)]
 
 
 def toolchain() -> Toolchain:
-    """.venv's torch, .venv-npu's torch_npu and the C++ compiler."""
+    """Returns .venv's torch, .venv-npu's torch_npu and the C++ compiler."""
     torch, torch_npu = (
         package_folder(BASE_ENVIRONMENT, "torch"),
         package_folder(NPU_ENVIRONMENT, "torch_npu"),
@@ -184,7 +185,7 @@ def toolchain() -> Toolchain:
 
 
 def compile_libraries(objects: Path, tools: Toolchain) -> Path:
-    """Configure and build in ``objects``; returns the folder of the libraries."""
+    """Configures and builds in ``objects``; returns the folder of the libraries."""
     cmake = tool("cmake", "is built with CMake")
     ninja = tool("ninja", "is built with Ninja")
     objects.mkdir(parents=True, exist_ok=True)
@@ -204,7 +205,7 @@ def compile_libraries(objects: Path, tools: Toolchain) -> Path:
 
 
 def build_stable(objects: Path, tools: Toolchain) -> str:
-    """Build until the sources are the same before and after; returns their key."""
+    """Builds until the sources are the same before and after; returns their key."""
     for _ in range(5):
         key = digest(source_files(), tools.versions)
         libraries = compile_libraries(objects, tools)
@@ -221,12 +222,12 @@ def build_stable(objects: Path, tools: Toolchain) -> str:
 
 
 def library_folder(versions: list[str]) -> Path:
-    """Where the libraries of the present sources are, or will be."""
+    """Returns where the libraries of the present sources are, or will be."""
     return CACHE / digest(source_files(), versions) / "lib"
 
 
 def ensure_built() -> Path:
-    """The folder with the libraries for the present sources, built when there is none."""
+    """Returns the folder with the libraries for the present sources, built when there is none."""
     tools = toolchain()
     libraries = library_folder(tools.versions)
     if libraries.is_dir():

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where things are in the checkout, and errors that name the command which mends them. Standard library only."""
+"""Finds things in the checkout, and raises errors that name the command which mends them. Standard library
+only."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ SETUP = "./scripts/setup_npu.sh"
 
 
 class EmulatorError(RuntimeError):
-    """The emulator cannot be built or started; the message says what, why and what to do."""
+    """Reports that the emulator cannot be built or started; the message says what, why and what to do."""
 
 
 def package_folder(environment: Path, name: str) -> Path:
-    """The installed package that libraries are built against: .venv's torch, .venv-npu's torch_npu."""
+    """Returns the installed package that libraries are built against: .venv's torch, .venv-npu's torch_npu."""
     found = sorted(environment.glob(f"lib/python3*/site-packages/{name}"))
     if not found:
         raise EmulatorError(f"no {name} in {environment}: run {SETUP} in {ROOT}")
@@ -26,7 +27,7 @@ def package_folder(environment: Path, name: str) -> Path:
 
 
 def check_environments() -> None:
-    """Raise unless both virtual environments are complete."""
+    """Raises unless both virtual environments are complete."""
     for environment in (BASE_ENVIRONMENT, NPU_ENVIRONMENT):
         if not (environment / "ascend-ext.stamp").is_file():
             raise EmulatorError(f"{environment} is missing or incomplete: run {SETUP} in {ROOT}")

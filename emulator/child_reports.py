@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Race reports of other processes, from the folder that EMULATOR_RACE_LOG names. Standard library only."""
+"""Reads race reports of other processes, from the folder that EMULATOR_RACE_LOG names. Standard library only."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 class ChildReports:
-    """What processes other than this one have written since the last look."""
+    """Collects what processes other than this one have written since the last look."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read: dict[str, int] = {}  # bytes seen of each file
 
     def take(self) -> list[str]:
-        """One text for each process with something new."""
+        """Returns one text for each process with something new."""
         texts = []
         for path in sorted(self._folder.glob("*.txt")):
             if path.stem == str(os.getpid()):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C functions of csrc/control.cpp, in the libascendcl that torch_npu has loaded."""
+"""Calls the C functions of csrc/control.cpp, in the libascendcl that torch_npu has loaded."""
 
 from __future__ import annotations
 
@@ -40,18 +40,20 @@ def _load(kind: type[_Library]) -> _Library:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The functions; a call lets other Python threads run."""
+    """Returns the functions; a call lets other Python threads run."""
     return _load(ctypes.CDLL)
 
 
 @functools.cache
 def short_calls() -> ctypes.PyDLL:
-    """The same for calls that are over at once: Python goes on holding its lock, and lines are found faster."""
+    """Returns the same functions for calls that are over at once: Python goes on holding its lock, and lines are
+    found faster."""
     return _load(ctypes.PyDLL)
 
 
 def text(function: Callable[..., int], *arguments: int) -> str:
-    """What a function writes that takes a buffer and its size last and returns the size of the whole text."""
+    """Returns what a function writes that takes a buffer and its size last and returns the size of the whole
+    text."""
     size = function(*arguments, None, 0)
     buffer = ctypes.create_string_buffer(size + 1)
     size = min(size, function(*arguments, buffer, size))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment of a process on the emulator. Standard library only."""
+"""Computes the environment of a process on the emulator. Standard library only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KERNELS = "VLLM_ASCEND_EXT_LIB"  # the plug-in's: where its kernels are, instead
 
 
 def real_cann(environ: Mapping[str, str]) -> str | None:
-    """What tells that this shell or machine has a real CANN or NPU; None where it has not."""
+    """Returns what tells that this shell or machine has a real CANN or NPU; None where it has not."""
     if environ.get(LIBRARIES):
         return None
     for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME", "ASCEND_OPP_PATH"):
@@ -29,7 +29,8 @@ def real_cann(environ: Mapping[str, str]) -> str | None:
 
 
 def checkout_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` after ``source scripts/env.sh``: caches inside the checkout, no model hub, one thread."""
+    """Returns ``environ`` after ``source scripts/env.sh``: caches inside the checkout, no model hub, one
+    thread."""
     command = ["bash", "-c", 'source "$1" >&2 && env -0', "bash", str(ROOT / "scripts" / "env.sh")]
     output = subprocess.run(command, env=dict(environ), capture_output=True, check=True).stdout.decode()
     pairs = (entry.partition("=") for entry in output.split("\0") if entry)
@@ -37,7 +38,7 @@ def checkout_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def cann_home(libraries: Path) -> Path:
-    """The folders that torch_npu looks for in ASCEND_HOME_PATH, empty."""
+    """Makes the folders that torch_npu looks for in ASCEND_HOME_PATH, empty."""
     home = libraries.parent / "cann"
     for name in ("runtime", "compiler", "opp"):
         (home / name).mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,8 @@ def cann_home(libraries: Path) -> Path:
 
 
 def emulator_variables(environ: Mapping[str, str], libraries: Path) -> dict[str, str]:
-    """``environ`` with the emulator in front; what the user set of TASK_QUEUE_ENABLE and EMULATOR_* stays."""
+    """Returns ``environ`` with the emulator in front; what the user set of TASK_QUEUE_ENABLE and EMULATOR_*
+    stays."""
     variables = dict(environ)
     old = Path(variables[LIBRARIES]) if variables.get(LIBRARIES) else libraries
     for name, folder in (("PATH", NPU_ENVIRONMENT / "bin"), ("LD_LIBRARY_PATH", libraries)):

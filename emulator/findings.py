@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the checker and the device have to say about this process and its children, and the seed they run under."""
+"""Collects what the checker and the device say about this process and its children, and the seed they run
+under."""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ from emulator.child_reports import ChildReports
 
 
 class Findings:
-    """Race reports and failures since the last look; children's come through ``folder``."""
+    """Collects race reports and failures since the last look; children's come through ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._children = ChildReports(folder)
 
     def take(self) -> list[str]:
-        """New race reports, this process's first; none of them is reported again."""
+        """Returns new race reports, this process's first; none of them is reported again."""
         own: list[str] = []
         if "torch_npu" in sys.modules:
             from emulator import races
@@ -29,7 +30,7 @@ class Findings:
         return [*own, *self._children.take()]
 
     def failure(self) -> str:
-        """The device's asynchronous failure, once all that was issued here has run; empty without one."""
+        """Returns the device's asynchronous failure, once all that was issued here has run; empty without one."""
         if "torch_npu" not in sys.modules:
             return ""
         from emulator import races
@@ -38,7 +39,7 @@ class Findings:
 
 
 class Schedule:
-    """The seeds of this session; children started under one inherit it."""
+    """Holds the seeds of this session; children started under one inherit it."""
 
     def __init__(self, num_schedules: int, seed: int | None, emulated: bool) -> None:
         own = int(os.environ.get("EMULATOR_SEED", "0"))
@@ -49,7 +50,7 @@ class Schedule:
         self._emulated = emulated
 
     def use(self, seed: int) -> None:
-        """Run under this seed from now on."""
+        """Runs under this seed from now on."""
         self.current = seed
         if not self._emulated:
             return
@@ -60,7 +61,7 @@ class Schedule:
             schedule.set_seed(seed)
 
     def each(self) -> Iterator[int]:
-        """Every seed, in force while the loop stands at it."""
+        """Yields every seed, in force while the loop stands at it."""
         for seed in self.seeds:
             self.use(seed)
             yield seed

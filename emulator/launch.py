@@ -14,7 +14,7 @@ from emulator.checkout import NPU_ENVIRONMENT, EmulatorError, check_environments
 
 
 def prepare() -> dict[str, str]:
-    """Build if need be, and keep the build; returns the environment of a process on the emulator."""
+    """Builds if need be, and keeps the build; returns the environment of a process on the emulator."""
     if found := environment.real_cann(os.environ):
         raise EmulatorError(
             f"a real CANN or NPU is here ({found}), and the emulator must not come before it; "
@@ -27,7 +27,7 @@ def prepare() -> dict[str, str]:
 
 
 def run(command: Sequence[str]) -> NoReturn:
-    """Become ``command`` on the emulator; ``python`` is .venv-npu's."""
+    """Becomes ``command`` on the emulator; ``python`` is .venv-npu's."""
     variables = prepare()
     program = shutil.which(command[0], path=variables["PATH"])
     if program is None:
@@ -36,6 +36,6 @@ def run(command: Sequence[str]) -> NoReturn:
 
 
 def build_only() -> Path:
-    """Build if need be; returns the folder of the libraries."""
+    """Builds if need be; returns the folder of the libraries."""
     check_environments()
     return build.ensure_built()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pytest on the emulator: where tests run, race reports that fail them, seeds. tests/conftest.py loads it.
+"""Runs pytest on the emulator: where tests run, race reports that fail them, seeds. tests/conftest.py loads it.
 
 Markers: ``npu`` runs on a real NPU where there is one, else on the emulator; ``emulator`` on the emulator only.
 Without the emulator both are skipped, but when the marker expression asks for nothing else (``-m npu``) pytest
@@ -33,7 +33,7 @@ _FAILED = pytest.StashKey[set[str]]()  # tests that failed under a seed, without
 
 
 def on_emulator() -> bool:
-    """Whether the launcher started this process."""
+    """Returns whether the launcher started this process."""
     return bool(os.environ.get(LIBRARIES))
 
 
@@ -54,7 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Start again under the launcher when only tests of the emulator are asked for."""
+    """Starts again under the launcher when only tests of the emulator are asked for."""
     if on_emulator() or environment.real_cann(os.environ) or not selects_only(config.option.markexpr, MARKERS):
         return
     try:
@@ -64,7 +64,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A fresh folder for the race reports of this process and its children."""
+    """Makes a fresh folder for the race reports of this process and its children."""
     schedules, seed = config.getoption("npu_schedules"), config.getoption(SEED)
     config.stash[_SCHEDULE] = Schedule(schedules, seed, on_emulator())
     config.stash[_FAILED] = set()
@@ -81,7 +81,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what cannot run here, with the command that runs it."""
+    """Skips what cannot run here, with the command that runs it."""
     if on_emulator():
         return
     reasons = {"npu": f"no Ascend NPU; on the emulator: {COMMAND}", "emulator": f"on the emulator: {COMMAND}"}
@@ -98,7 +98,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One run a seed, unless the test loops over ``npu_schedules`` itself."""
+    """Makes one run a seed, unless the test loops over ``npu_schedules`` itself."""
     seeds = metafunc.config.stash[_SCHEDULE].seeds
     if len(seeds) > 1 and _marked(metafunc.definition) and "npu_schedules" not in metafunc.fixturenames:
         metafunc.fixturenames.append(SEED)
@@ -107,19 +107,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def npu_seed(request: pytest.FixtureRequest) -> int:
-    """The seed of the delays that this test runs under."""
+    """Returns the seed of the delays that this test runs under."""
     return request.config.stash[_SCHEDULE].current
 
 
 @pytest.fixture
 def npu_schedules(request: pytest.FixtureRequest) -> Iterable[int]:
-    """The seeds to try, for a test that loops itself; each is in force while the loop stands at it."""
+    """Returns the seeds to try, for a test that loops itself; each is in force while the loop stands at it."""
     return request.config.stash[_SCHEDULE].each()
 
 
 @pytest.fixture
 def race_reports(request: pytest.FixtureRequest) -> Findings:
-    """The checker's findings; what a test has taken does not fail it."""
+    """Gives the checker's findings; what a test has taken does not fail it."""
     if _FINDINGS not in request.config.stash:
         pytest.skip("only the emulator has a race checker")
     return request.config.stash[_FINDINGS]
@@ -173,13 +173,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
-    """The same for what fixtures do at their end."""
+    """Checks the same for what fixtures do at their end."""
     return (yield from _checked(item))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Say with a failure which seed it was, and how to repeat it."""
+    """Says with a failure which seed it was, and how to repeat it."""
     report = yield
     schedule = item.config.stash[_SCHEDULE]
     if report.failed and _marked(item) and schedule.current != 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The race checker of this process, from Python."""
+"""Controls the race checker of this process, from Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emulator import control
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the checker has seen of this process."""
+    """Holds what the checker has seen of this process."""
 
     num_tasks: int  # operators, copies, collectives, replays
     num_copies: int
@@ -24,19 +24,20 @@ class Statistics:
 
 
 def reports() -> list[str]:
-    """The races found since the process began or :func:`clear` was called; each pair of places once."""
+    """Returns the races found since the process began or :func:`clear` was called; each pair of places once."""
     library = control.library()
     return [control.text(library.EmulatorRaceText, index) for index in range(library.EmulatorNumRaces())]
 
 
 def clear() -> None:
-    """Forget the reports: the same pair is reported again, and the process may leave with its own status."""
+    """Forgets the reports: the same pair is reported again, and the process may leave with its own status."""
     control.library().EmulatorClearRaces()
 
 
 @contextlib.contextmanager
 def expect(*patterns: str) -> Iterator[list[str]]:
-    """A block with a planted bug: some report must match every pattern (regular expressions).
+    """Expects a race in the block, which has a planted bug: some report must match every pattern (regular
+    expressions).
 
     The list is filled with the reports when the block ends, and they are cleared. Call it with no reports open.
     """
@@ -54,12 +55,13 @@ def expect(*patterns: str) -> Iterator[list[str]]:
 
 
 def failure() -> str:
-    """The device's asynchronous failure, once everything issued so far has run; empty without one."""
+    """Returns the device's asynchronous failure, once everything issued so far has run; empty without one."""
     return control.text(control.library().EmulatorFailure)
 
 
 def set_checking(on: bool) -> None:
-    """Look for races from now on, or not; no effect where EMULATOR_RACES=0 left the checker out from the start."""
+    """Looks for races from now on, or not; no effect where EMULATOR_RACES=0 left the checker out from the
+    start."""
     control.library().EmulatorSetChecking(on)
 
 
@@ -71,7 +73,7 @@ def statistics() -> Statistics:
 
 
 def enable_block_history() -> None:
-    """Tell the checker of every block that torch's caching allocator hands out and takes back, with the lines.
+    """Tells the checker of every block that torch's caching allocator hands out and takes back, with the lines.
 
     torch_npu's own sanitizer hook does it: its trace calls Python for each block, unless an exception is on its
     way. Not with torch_npu's task queue: that thread records events under the allocator's lock, and the hook would

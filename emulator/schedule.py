@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seeded delays of this process, from Python."""
+"""Sets the seeded delays of this process, from Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT_DELAY_US = 200
 
 
 def set_seed(seed: int, longest_delay_us: int | None = None) -> None:
-    """Delay streams and host as ``seed`` says from now on; 0 is no delays.
+    """Delays streams and host as ``seed`` says from now on; 0 is no delays.
 
     Without ``longest_delay_us`` the longest delay is EMULATOR_DELAY_US's, or 200 microseconds.
     """

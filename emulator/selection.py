@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pytest marker expression asks for. Standard library only."""
+"""Reads what a pytest marker expression asks for. Standard library only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def _value(node: ast.expr, present: Mapping[str, bool]) -> bool:
 
 
 def selects_only(expression: str, markers: Collection[str]) -> bool:
-    """Whether every test that the expression selects must have one of ``markers``: "npu", "npu and not slow"."""
+    """Returns whether every test that the expression selects must have one of ``markers``: "npu", "npu and not
+    slow"."""
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
     except SyntaxError:

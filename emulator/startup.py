@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every Python process of .venv-npu does first (a .pth file there calls it). Standard library only.
+"""Runs first in every Python process of .venv-npu (a .pth file there calls it). Standard library only.
 
 On the emulator: vllm-ascend finds the stand-ins for what exists only as NPU code, and the race checker learns of
 torch's memory blocks as soon as torch_npu is there. Without it, and without a real CANN: torch does not load
@@ -30,7 +30,7 @@ def _enable_block_history(_: ModuleType) -> None:
 
 
 class _Refusal(importlib.abc.Loader):
-    """In place of torch_npu where nothing can run it."""
+    """Stands in place of torch_npu where nothing can run it."""
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return None
@@ -60,7 +60,8 @@ class _TorchNpuFinder(importlib.abc.MetaPathFinder):
 
 
 def prepare() -> None:
-    """See the module."""
+    """Installs what this process needs: the stand-ins on the emulator, else a refusal where there is no real
+    CANN."""
     if os.environ.get(LIBRARIES):
         from emulator.vllm_ascend import standins
 

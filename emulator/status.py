@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m emulator status``: what is there, and what is missing. Standard library only."""
+"""Implements ``python -m emulator status``: what is there, and what is missing. Standard library only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHECKS: dict[str, Callable[[], str]] = {
 
 
 def show() -> int:
-    """Print every check; 1 when one fails."""
+    """Prints every check; returns 1 when one fails."""
     failed = 0
     for name, check in CHECKS.items():
         try:

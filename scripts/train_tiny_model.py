@@ -1,4 +1,4 @@
-"""Train, export and measure the tiny DeepSeek-V3 model under ``tests/assets/tiny-deepseek``.
+"""Trains, exports and measures the tiny DeepSeek-V3 model under ``tests/assets/tiny-deepseek``.
 
 Without options this reproduces the shipped model; see the TRAINING.md it writes.
 """
@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def export(trainer: Trainer, corpus: Corpus, train_N: torch.Tensor, val_N: torch.Tensor, out: Path) -> None:
-    """Write the checkpoint (the tokenizer is in ``out`` already), check it, measure it and report."""
+    """Writes the checkpoint (the tokenizer is in ``out`` already), checks it, measures it and reports."""
     model = trainer.model
     round_to_bfloat16(model)
     save_checkpoint(model, out)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared fixtures. Ranks are forked from this process, so it must never start OpenMP threads."""
+"""Shares fixtures. Ranks are forked from this process, so it must never start OpenMP threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytest_plugins = ["emulator.pytest_plugin"]  # tests marked npu and emulator
 
 @pytest.fixture(scope="session")
 def tiny_model() -> str:
-    """The trained DeepSeek-V3 of a few million parameters that the engine tests serve."""
+    """Returns the trained DeepSeek-V3 of a few million parameters that the engine tests serve."""
     model = ROOT / "tests" / "assets" / "tiny-deepseek"
     if override := os.environ.get("TINY_MODEL"):
         model = Path(override)
@@ -29,21 +29,21 @@ def tiny_model() -> str:
 
 @pytest.fixture(scope="session")
 def vllm_preloaded() -> None:
-    """vLLM imported once in this process (some ten seconds); every rank is a fork of it."""
+    """Imports vLLM once in this process (some ten seconds); every rank is a fork of it."""
     from vllm_ascend_ext.tools import forked_ranks
 
     forked_ranks.preload()
 
 
 def pytest_configure() -> None:
-    """A shell that starts pytest in the background lets it ignore SIGINT, and so the programs that it runs, some
-    of which are to be interrupted."""
+    """Restores SIGINT: a shell that starts pytest in the background lets it ignore SIGINT, and so the programs
+    that it runs, some of which are to be interrupted."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs a device this machine does not have, saying so; engines run last.
+    """Skips what needs a device this machine does not have, saying so; engines run last.
 
     Where there are NPUs they run first: ranks are forked, which must come before this process uses a device.
     """

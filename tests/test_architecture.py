@@ -275,7 +275,7 @@ def test_package_keeps(rule):
 
 
 @pytest.mark.parametrize("rule", [cpp_sizes, cpp_license_line], ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("tree", ["csrc_host", "csrc_ascendc"])
+@pytest.mark.parametrize("tree", ["csrc_channel", "csrc_ascendc"])
 def test_cpp_keeps(rule, tree):
     folder = ROOT.parent / tree
     files = sorted([*folder.rglob("*.cpp"), *folder.rglob("*.h")])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vllm-ascend-ext: mixture-of-experts serving extensions for vLLM on Ascend NPUs, CUDA and the CPU.
+"""Extends vLLM on Ascend NPUs, CUDA and the CPU for serving mixture-of-experts models.
 
 Importing the package does nothing; vLLM calls the two entry points in `integration.plugin`.
 """

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext demo | doctor | plan | heatmap | tail`. An error is one line; the exit status says whose it is:
+"""Runs `vllm-ascend-ext demo | doctor | plan | heatmap | tail`. An error is one line; the exit status says whose
+it is:
 
 0 success; 1 the run failed, tokens differ or `doctor` found a problem; 2 wrong input; 130 interrupted.
 
@@ -23,7 +24,7 @@ _BAD_INPUT, _INTERRUPTED = 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status."""
+    """Runs one command and returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
         status: int = options.command(options)
@@ -62,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """Exit status and one line; only the first of a failed rank, whose last output `--debug` shows."""
+    """Returns an exit status and one line of explanation; of a failed rank only the first line, and `--debug`
+    shows its last output."""
     from vllm_ascend_ext.config import ConfigError
     from vllm_ascend_ext.dp_gather.plan_rows import PlanInputError
     from vllm_ascend_ext.envs import EnvironmentVariableError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package's configuration: one frozen section a feature, everything off until asked for.
+"""Defines the package's configuration: one frozen section a feature, everything off until asked for.
 
 It is read from vLLM's ``additional_config["ascend_ext"]``, so that one command line carries all of it.
 """
@@ -17,7 +17,7 @@ _SIMILARITY = 0.85  # of two spellings, from which on a sibling key counts as a 
 
 
 class ConfigError(ValueError):
-    """The configuration is wrong; the message has one line for each problem."""
+    """Reports a wrong configuration; the message has one line for each problem."""
 
 
 class _Section(BaseModel):
@@ -25,7 +25,7 @@ class _Section(BaseModel):
 
 
 class EplbLoadConfig(_Section):
-    """Collection of the tokens routed to each expert.
+    """Configures the collection of expert load: how many tokens were routed to each expert.
 
     Attributes:
         interval: steps between two snapshots.
@@ -33,9 +33,10 @@ class EplbLoadConfig(_Section):
             together have when each only decodes, else it is `prefill`.
         aggregation: how the ranks' counts are added up: `host`, by Gloo on a thread after the copy to the host, or
             `device`, by the device's collectives on the side stream.
-        slots: snapshots on their way at once; when all are, counts stay and join the next snapshot.
-        deadline_s: of every wait, in seconds.
-        rebalance: vLLM's EPLB, or vllm-ascend's, decides by these counts instead of its own.
+        slots: how many snapshots may be in transfer at the same time; when all are, counts stay and join the next
+            snapshot.
+        deadline_s: longest time that any wait may take, in seconds.
+        rebalance: whether vLLM's EPLB, or vllm-ascend's, decides by these counts instead of its own.
         rebalance_lead: steps between the end of the counts that a rebalancing uses and the rebalancing.
     """
 
@@ -50,18 +51,19 @@ class EplbLoadConfig(_Section):
 
 
 class DpGatherConfig(_Section):
-    """How the rows of data-parallel replicas reach the experts and come back.
+    """Configures how the rows of data-parallel replicas reach the experts and come back.
 
     Attributes:
         rule: `auto`, SGLang's (by the rows that the gather sends), or `cost`, by the predicted time of gather,
             padded expert rows and combine on `machine`.
-        mode: carry out this mode whatever the rule says; `planned` leaves it to the rule.
+        mode: the mode to use whatever the rule says; `planned` leaves the choice to the rule.
         machine: a known machine's name, or a file that `benchmarks/dp_gather.py` wrote.
-        overlap_counts: the replicas' row counts of a pass are exchanged beside its first layers, not before it.
-        counts_ahead: the scheduler commits to how many rows the next pass has at most, so that replicas which all
-            only decode know each other's counts without asking; new requests wait for one pass at most.
-        deadline_s: of every exchange, in seconds (where the device's collectives are in stream order, the group's
-            own deadline counts).
+        overlap_counts: whether the replicas' row counts of a pass are exchanged beside its first layers, not
+            before it.
+        counts_ahead: whether the scheduler commits to how many rows the next pass has at most, so that replicas
+            which all only decode know each other's counts without asking; new requests wait for one pass at most.
+        deadline_s: longest time that any exchange may take, in seconds (where the device's collectives are in
+            stream order, the group's own deadline counts).
     """
 
     enabled: bool = False
@@ -74,13 +76,14 @@ class DpGatherConfig(_Section):
 
 
 class AttnScatterConfig(_Section):
-    """Scattered attention input: norms and the first projection of attention on a shard of the rows.
+    """Configures scattered attention input: norms and the first projection of attention on a shard of the rows.
 
     Attributes:
-        full: reduce-scatter after attention too, so that the second norm and the router run on the shard.
-        fp8_wire: with `full`, the rows for the experts and the MLP are gathered in FP8.
-        odd_rows: of a step whose rows the ranks do not divide: `pad` exchanges equal shards, with zero rows below
-            the own; `uneven` exchanges the own rows only, by all-to-alls.
+        full: whether to reduce-scatter after attention too, so that the second norm and the router run on the
+            shard.
+        fp8_wire: whether, with `full`, the rows for the experts and the MLP are gathered in FP8.
+        odd_rows: what happens in a step whose rows the ranks do not divide: `pad` exchanges equal shards, with
+            zero rows below the own; `uneven` exchanges the own rows only, by all-to-alls.
         min_tokens: rows of a step from which on it is scattered; None for the cost model's threshold.
     """
 
@@ -92,20 +95,21 @@ class AttnScatterConfig(_Section):
 
 
 class MtpOutputConfig(_Section):
-    """Each step's accepted tokens, on one rank of a replica: one copy to the host, and a frame for readers.
+    """Configures MTP output saving: each step's accepted tokens, copied to the host once on one rank of a replica
+    and sent to readers as a frame.
 
     Attributes:
-        transport: of frames, to readers on this machine (`ring`) or on others (`zmq`).
-        endpoint: with `zmq`, "tcp://HOST:PORT" of replica 0; replica r listens at PORT + r.
+        transport: the way of frames, to readers on this machine (`ring`) or on others (`zmq`).
+        endpoint: the address "tcp://HOST:PORT" of replica 0 with `zmq`; replica r listens at PORT + r.
         reader: `required`: a full ring blocks the engine until a reader acknowledges. `none`: only observers look,
             and each frame is given up once it was sent.
         instance: tells engines on one machine apart; the same after a restart.
         top_k: log-probabilities that a frame carries at most, beside the sampled token's own; 0: none.
-        frames: that may wait for the reader.
-        deadline_s: how long a reader that does not keep up may hold up the engine, and of every other wait, in
+        frames: how many frames may wait for the reader.
+        deadline_s: longest time that a slow reader may hold up the engine, and that any other wait may take, in
             seconds.
-        slots: steps on their way to the host at once.
-        save_each_rank: FastDeploy's name. One rank of every replica sends whether it is set or not: see docs.
+        slots: how many steps may be on their way to the host at the same time.
+        save_each_rank: FastDeploy's name. One rank of every replica sends whether it is set or not.
     """
 
     enabled: bool = False
@@ -121,7 +125,7 @@ class MtpOutputConfig(_Section):
 
 
 class ExtConfig(_Section):
-    """All sections. Equal configurations hash equally, as vLLM's own hash of its configuration needs."""
+    """Holds all sections. Equal configurations hash equally, as vLLM's own hash of its configuration needs."""
 
     eplb_load: EplbLoadConfig = EplbLoadConfig()
     dp_gather: DpGatherConfig = DpGatherConfig()
@@ -176,7 +180,7 @@ class ExtConfig(_Section):
         return cls.model_validate(known), problems
 
     def features(self) -> tuple[str, ...]:
-        """Names of the enabled sections, in the order of their declaration."""
+        """Returns the names of the enabled sections, in the order of their declaration."""
         return tuple(name for name in type(self).model_fields if getattr(self, name).enabled)
 
 
@@ -193,7 +197,7 @@ def _describe(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """Nested mappings as dicts, which strict pydantic wants; keys that are not text are left out."""
+    """Converts nested mappings to dicts, which strict pydantic wants, and leaves out keys that are not text."""
     if not isinstance(value, Mapping):
         return value
     return {key: _plain(item) for key, item in value.items() if isinstance(key, str)}
@@ -208,7 +212,7 @@ def _remove(value: Any, location: Sequence[int | str]) -> None:
 
 
 def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """The model of field `name` of `model`, or None when it holds a plain value."""
+    """Returns the model of field `name` of `model`, or None when the field holds a plain value."""
     annotation = model.model_fields[name].annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 

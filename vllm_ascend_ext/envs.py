@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environment variables: build and debug switches only, every one listed in `ENVIRONMENT`.
+"""Reads environment variables: build and debug switches only, every one listed in `ENVIRONMENT`.
 
 This is the only module that touches ``os.environ``. Variables are read when asked for, never at import.
 What a user configures belongs in `vllm_ascend_ext.config`.
@@ -23,12 +23,12 @@ _SWITCH = {"0": False, "false": False, "1": True, "true": True}
 
 
 class EnvironmentVariableError(ValueError):
-    """A variable holds a value that it does not accept."""
+    """Reports a variable with a value that it does not accept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One environment variable, as the documentation and `doctor` show it.
+    """Describes one environment variable, as the documentation and `doctor` show it.
 
     Attributes:
         values: what each accepted spelling, in lower case, means; None: any text, taken as it is.
@@ -41,7 +41,7 @@ class Variable:
     meaning: str
 
     def read(self) -> bool | str:
-        """The present value.
+        """Returns the present value.
 
         Raises:
             EnvironmentVariableError: the variable is set to none of the accepted spellings.
@@ -49,7 +49,7 @@ class Variable:
         return self.meaning_of(os.environ.get(self.name, self.default))
 
     def meaning_of(self, spelling: str) -> bool | str:
-        """What the variable set to `spelling` means.
+        """Returns what the variable set to `spelling` means.
 
         Raises:
             EnvironmentVariableError: it is none of the accepted ones.
@@ -97,7 +97,7 @@ ENVIRONMENT: Mapping[str, Variable] = MappingProxyType(
 
 
 def __getattr__(name: str) -> bool | str:
-    """``envs.<NAME OF A VARIABLE>`` is its present value.
+    """Returns the present value of a variable for ``envs.<NAME OF A VARIABLE>``.
 
     Raises:
         EnvironmentVariableError: the variable is set to something it does not accept.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How `ops.mtp_pack_output` lays a request out: read by the operator and by readers of frames, who have no torch.
+"""Lays out a request as `ops.mtp_pack_output` writes it: read by the operator and by readers of frames, who have
+no torch.
 
 Shapes: B = requests, S = token slots a request (1 + speculative tokens), K = top-k, W = words of a record.
 
@@ -22,25 +23,27 @@ UNIT = 8  # words: 32 bytes, the block of an AscendC copy; csrc_ascendc/mtp_pack
 
 
 class MtpRecord(NamedTuple):
-    """Where the sections of a record of `num_slots` (S) slots and `top_k` (K, 0 without) begin, in words."""
+    """Computes where the sections of a record of `num_slots` (S) slots and `top_k` (K, 0 without) begin, in
+    words."""
 
     num_slots: int
     top_k: int
 
     @property
     def sections(self) -> list[int]:
-        """Words of each section after the header: tokens; with top-k also ids, log-probabilities, ranks."""
+        """Returns the words of each section after the header: tokens; with top-k also ids, log-probabilities,
+        ranks."""
         slots, top = _round_up(self.num_slots), _round_up(self.num_slots * self.top_k)
         return [slots, top, top, slots] if self.top_k else [slots]
 
     @property
     def starts(self) -> list[int]:
-        """The word at which each of `sections` begins."""
+        """Returns the word at which each of `sections` begins."""
         return list(accumulate(self.sections, initial=HEADER_WORDS))[:-1]
 
     @property
     def words(self) -> int:
-        """W."""
+        """Returns W, the words of a record."""
         return HEADER_WORDS + sum(self.sections)
 
 

@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What vllm-ascend needs beyond torch_npu and this emulator: a few stand-ins, all listed in `standins.py`."""
+"""Provides what vllm-ascend needs beyond torch_npu and this emulator: a few stand-ins, all listed in
+`standins.py`."""

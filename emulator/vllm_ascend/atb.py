@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ATB operators in torch operations. Signatures: op-plugin, op_plugin/ops/atb (BSD-3)."""
+"""Implements ATB operators in torch operations. Signatures: op-plugin, op_plugin/ops/atb (BSD-3)."""
 
 from __future__ import annotations
 

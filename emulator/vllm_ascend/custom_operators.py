@@ -16,7 +16,7 @@ from emulator.vllm_ascend.operators import declare, define
 def add_rms_norm_bias(
     x1: Tensor, x2: Tensor, gamma: Tensor, beta: Tensor | None = None, epsilon: float = 1e-6
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(normalised x1 + x2, reciprocal of its root mean square, x1 + x2)."""
+    """Returns (normalised x1 + x2, reciprocal of its root mean square, x1 + x2)."""
     y, rstd, x = torch_npu.npu_add_rms_norm(x1, x2, gamma, epsilon)
     return (y if beta is None else y + beta), rstd, x
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Putting Python functions behind torch operators of the NPU."""
+"""Puts Python functions behind torch operators of the NPU."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def _library(namespace: str) -> torch.library.Library:
 
 
 def declare(namespace: str, schema: str) -> None:
-    """Declare an operator without a body, unless there is one of this name."""
+    """Declares an operator without a body, unless there is one of this name."""
     if not hasattr(getattr(torch.ops, namespace), schema.partition("(")[0]):
         _library(namespace).define(schema)  # type: ignore[no-untyped-call]
 
 
 def define(namespace: str, schema: str, function: Callable[..., object]) -> None:
-    """Define an operator that nothing else defines, and run it by `function` on an NPU."""
+    """Defines an operator that nothing else defines, and runs it by `function` on an NPU."""
     library = _library(namespace)
     library.define(schema)  # type: ignore[no-untyped-call]
     library.impl(schema.partition("(")[0], function, "PrivateUse1")  # type: ignore[no-untyped-call]
 
 
 def override(namespace: str, name: str, function: Callable[..., object]) -> None:
-    """Run an operator by `function` on an NPU. Raises AttributeError when there is no such operator."""
+    """Runs an operator by `function` on an NPU. Raises AttributeError when there is no such operator."""
     operator, _, overload = name.partition(".")
     getattr(getattr(getattr(torch.ops, namespace), operator), overload or "default")
     _library(namespace).impl(name, function, "PrivateUse1", allow_override=True)  # type: ignore[no-untyped-call]

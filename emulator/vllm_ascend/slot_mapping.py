@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's slot mapping kernel in torch operations."""
+"""Implements vLLM's slot mapping kernel in torch operations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class _Kernel:
-    """Launched as Triton kernels are: `kernel[grid](arguments)`."""
+    """Launches as Triton kernels do: `kernel[grid](arguments)`."""
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         return _launch
@@ -30,7 +30,8 @@ def _launch(
     PAD_ID: int,  # noqa: N803
     **_: int,
 ) -> None:
-    """slot = number of the token's block * block_size + place in the block; PAD_ID behind the last token."""
+    """Computes slot = number of the token's block * block_size + place in the block; PAD_ID behind the last
+    token."""
     if TOTAL_CP_WORLD_SIZE != 1:
         raise NotImplementedError("emulator: the slot mapping stand-in has no context parallelism")
     token = torch.arange(num_tokens, device=positions.device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stand-ins, one record each, and the import hook that puts them in place.
+"""Lists the stand-ins, one record each, and installs the import hook that puts them in place.
 
 vllm-ascend calls libraries that exist only as compiled NPU code: its own kernels, ATB, Triton, pyACL. What the
 eager path needs of them is stood in for here by torch operations on NPU tensors, which run as emulated operators
@@ -25,7 +25,7 @@ _HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
-    """One replacement.
+    """Describes one replacement.
 
     target: what is replaced, "module", "module:attribute" or "module:namespace::operator". The module is the one
         whose import puts the stand-in in place.
@@ -111,7 +111,8 @@ STAND_INS = (
 
 
 def install() -> None:
-    """Let imports in this process find the stand-ins. Imports nothing itself; calling it again changes nothing."""
+    """Lets imports in this process find the stand-ins. Imports nothing itself; calling it again changes
+    nothing."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 

@@ -1,1 +1,1 @@
-"""Recipe of the tiny DeepSeek-V3 model under ``tests/assets/tiny-deepseek``: corpus, training, report."""
+"""Trains the tiny DeepSeek-V3 model under ``tests/assets/tiny-deepseek``: corpus, training, report."""

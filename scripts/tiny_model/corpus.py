@@ -1,4 +1,4 @@
-"""Training text: the source of the Python standard library this interpreter ships."""
+"""Reads the training text: the source of the Python standard library this interpreter ships."""
 
 import hashlib
 import sysconfig
@@ -43,7 +43,7 @@ def _is_training_text(path: Path) -> bool:
 
 
 def read_corpus() -> Corpus:
-    """Read ``*.py`` of the standard library; the digest covers relative path and content of each file."""
+    """Reads ``*.py`` of the standard library; the digest covers relative path and content of each file."""
     root = Path(sysconfig.get_paths()["stdlib"])
     relative_paths = sorted(path.relative_to(root) for path in root.rglob("*.py"))
     train: list[str] = []
@@ -65,7 +65,7 @@ def read_corpus() -> Corpus:
 
 
 def encode_texts(tokenizer: Tokenizer, texts: list[str], bos_id: int, eos_id: int) -> torch.Tensor:
-    """Concatenate ``bos text eos`` of every text into one int64 stream ``[N]``."""
+    """Concatenates ``bos text eos`` of every text into one int64 stream ``[N]``."""
     ids: list[int] = []
     for encoding in tokenizer.encode_batch(texts, add_special_tokens=False):
         ids.append(bos_id)
@@ -75,7 +75,7 @@ def encode_texts(tokenizer: Tokenizer, texts: list[str], bos_id: int, eos_id: in
 
 
 class WindowSampler:
-    """Shuffled windows of a token stream, a new offset and order each epoch, a pure function of the step.
+    """Shuffles windows of a token stream, a new offset and order each epoch, a pure function of the step.
 
     ``batch(step)`` returns ``[B, L]`` tokens; windows do not overlap within an epoch.
     """

@@ -22,7 +22,7 @@ NUM_PARITY_TOKENS = 32
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate`` measured; ``imbalance`` is largest over mean expert load by layer index."""
+    """Holds what ``evaluate`` measured; ``imbalance`` is largest over mean expert load by layer index."""
 
     val_main: float
     val_mtp: float
@@ -47,7 +47,8 @@ def greedy(model: PreTrainedModel, ids_BL: torch.Tensor, num_tokens: int) -> tor
 
 @torch.no_grad()
 def draft_acceptance(model: TinyDeepseek, windows_BL: torch.Tensor) -> tuple[float, float]:
-    """Share of drafts equal to the target's choice: along its own greedy continuation, and along the text."""
+    """Returns the share of drafts equal to the target's choice: along its own greedy continuation, and along the
+    text."""
     num_prompt = NUM_PROMPT_TOKENS
     sequences = greedy(model.main, windows_BL[:, :num_prompt], 128)
     _, draft = model(sequences)
@@ -60,7 +61,7 @@ def draft_acceptance(model: TinyDeepseek, windows_BL: torch.Tensor) -> tuple[flo
 
 
 def complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """Greedy continuation of ``prompt``, without the prompt."""
+    """Returns the greedy continuation of ``prompt``, without the prompt."""
     ids_BL = tokenizer(prompt, return_tensors="pt")["input_ids"]
     tokens = greedy(model, ids_BL, NUM_COMPLETION_TOKENS)[0, ids_BL.shape[1] :]
     return str(tokenizer.decode(tokens))
@@ -72,7 +73,7 @@ def evaluate(
     validation_N: torch.Tensor,
     recipe: TrainingRecipe,
 ) -> Evaluation:
-    """Measure ``model`` on 128 windows of the validation stream (32 of them for acceptance)."""
+    """Measures ``model`` on 128 windows of the validation stream (32 of them for acceptance)."""
     model.eval()
     windows = validation_windows(validation_N, recipe, 128)
     load_counter = ExpertLoadCounter(model)
@@ -84,7 +85,7 @@ def evaluate(
 
 
 def check_export(model: TinyDeepseek, out_dir: Path, validation_text: str) -> None:
-    """Raise unless the files under ``out_dir`` load in transformers and decode as ``model`` does."""
+    """Raises unless the files under ``out_dir`` load in transformers and decode as ``model`` does."""
     tokenizer = AutoTokenizer.from_pretrained(out_dir)
     for text in (validation_text, "\n\t x  =  1\r\n\u00e9\u6f22\t\t\n", *COMPLETION_PROMPTS):
         if tokenizer.decode(tokenizer.encode(text)) != text:

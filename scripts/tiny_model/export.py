@@ -1,4 +1,4 @@
-"""Write the trained model in DeepSeek-V3's checkpoint layout: bf16 safetensors, config, generation config."""
+"""Writes the trained model in DeepSeek-V3's checkpoint layout: bf16 safetensors, config, generation config."""
 
 import json
 from pathlib import Path
@@ -26,14 +26,14 @@ UNRELATED_CONFIG_KEYS = (
 
 
 def round_to_bfloat16(model: TinyDeepseek) -> None:
-    """Round every parameter in place to the values the checkpoint can hold; routing biases stay float32."""
+    """Rounds every parameter in place to the values the checkpoint can hold; routing biases stay float32."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.to(torch.bfloat16).to(parameter.dtype))
 
 
 def _split_experts(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-    """One entry per expert for ``gate_up_proj [E, 2I, H]`` or ``down_proj [E, H, I]``."""
+    """Returns one entry per expert for ``gate_up_proj [E, 2I, H]`` or ``down_proj [E, H, I]``."""
     prefix, kind = name.rsplit(".", 1)
     tensors: dict[str, torch.Tensor] = {}
     for expert, matrix in enumerate(weight):
@@ -70,7 +70,7 @@ def checkpoint_tensors(model: TinyDeepseek) -> dict[str, torch.Tensor]:
 
 
 def checkpoint_config(config: DeepseekV3Config) -> dict[str, object]:
-    """What transformers writes plus the fields of DeepSeek's own file that other engines read."""
+    """Returns what transformers writes plus the fields of DeepSeek's own file that other engines read."""
     values: dict[str, object] = config.to_dict()
     for key in UNRELATED_CONFIG_KEYS:
         values.pop(key, None)
@@ -90,7 +90,7 @@ def checkpoint_config(config: DeepseekV3Config) -> dict[str, object]:
 
 
 def save_checkpoint(model: TinyDeepseek, out_dir: Path) -> None:
-    """Write ``model.safetensors``, ``config.json`` and ``generation_config.json``."""
+    """Writes ``model.safetensors``, ``config.json`` and ``generation_config.json``."""
     out_dir.mkdir(parents=True, exist_ok=True)
     config = model.main.config
     save_file(checkpoint_tensors(model), str(out_dir / "model.safetensors"), metadata={"format": "pt"})

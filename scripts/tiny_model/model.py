@@ -1,4 +1,4 @@
-"""The tiny DeepSeek-V3: transformers' main model plus one multi-token-prediction layer.
+"""Defines the tiny DeepSeek-V3: transformers' main model plus one multi-token-prediction layer.
 
 Shape letters: B sequences, L positions, H hidden, V vocabulary, E experts, T tokens (B * L).
 """
@@ -15,7 +15,7 @@ from tiny_model.tokenizer import BOS_ID, EOS_ID, PAD_ID
 
 
 def build_config() -> DeepseekV3Config:
-    """Architecture of the shipped model; MLA widths are DeepSeek-V3's own."""
+    """Returns the architecture of the shipped model; MLA widths are DeepSeek-V3's own."""
     return DeepseekV3Config(
         vocab_size=1024,
         hidden_size=160,
@@ -51,7 +51,7 @@ def build_config() -> DeepseekV3Config:
 
 
 class SharedHead(nn.Module):
-    """Norm in front of the output head that the MTP layer shares with the main model."""
+    """Norms in front of the output head that the MTP layer shares with the main model."""
 
     def __init__(self, config: DeepseekV3Config) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class SharedHead(nn.Module):
 
 
 class MtpLayer(nn.Module):
-    """``eh_proj(cat[enorm(embed(t_{i+1})), hnorm(h_i)])``, a decoder layer, ``shared_head.norm``.
+    """Computes ``eh_proj(cat[enorm(embed(t_{i+1})), hnorm(h_i)])``, a decoder layer, ``shared_head.norm``.
 
     ``h_i`` is the main model's hidden state after its final norm and the embedding at position 0 is
     zero: what vLLM's ``DeepSeekMultiTokenPredictorLayer`` computes.
@@ -86,7 +86,7 @@ class MtpLayer(nn.Module):
 
 
 class TinyDeepseek(nn.Module):
-    """Main model and MTP layer; both use the main model's embedding and output head."""
+    """Joins main model and MTP layer; both use the main model's embedding and output head."""
 
     def __init__(self, config: DeepseekV3Config) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class TinyDeepseek(nn.Module):
         self.mtp = MtpLayer(self.main.config)
 
     def forward(self, tokens_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states ``[B, L-1, H]`` ready for the head, given tokens ``[B, L]``.
+        """Returns hidden states ``[B, L-1, H]`` ready for the head, given tokens ``[B, L]``.
 
         Row ``i`` of the first predicts ``t_{i+1}``, row ``i`` of the second ``t_{i+2}``.
         """
@@ -107,7 +107,7 @@ class TinyDeepseek(nn.Module):
         return hidden, draft
 
     def losses(self, window_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean cross entropy of the main model and of the MTP layer over windows ``[B, L+2]``."""
+        """Returns the mean cross entropy of the main model and of the MTP layer over windows ``[B, L+2]``."""
         hidden, draft = self(window_BL[:, :-1])
         main_logits = self.main.lm_head(hidden).flatten(0, 1)
         draft_logits = self.main.lm_head(draft).flatten(0, 1)
@@ -115,7 +115,7 @@ class TinyDeepseek(nn.Module):
         return main_loss, F.cross_entropy(draft_logits, window_BL[:, 2:].flatten())
 
     def routers(self) -> dict[int, modeling.DeepseekV3TopkRouter]:
-        """Router of every MoE layer by checkpoint layer index, the MTP layer last."""
+        """Returns the router of every MoE layer by checkpoint layer index, the MTP layer last."""
         layers = [*self.main.model.layers, self.mtp.mtp_block]
         moe = modeling.DeepseekV3MoE
         return {index: layer.mlp.gate for index, layer in enumerate(layers) if isinstance(layer.mlp, moe)}
@@ -137,7 +137,7 @@ def initialize_weights(model: TinyDeepseek, seed: int) -> None:
 
 
 def _start_previous_token_head(model: TinyDeepseek, generator: torch.Generator) -> None:
-    """Let head 0 of layer 0 attend to the previous token from the first step on.
+    """Lets head 0 of layer 0 attend to the previous token from the first step on.
 
     Copying from earlier text needs such a head below the layer that copies; found by training alone it
     takes millions of tokens. Channel 0 of the embedding starts as a constant (3.8 after the norm, 6 in
@@ -173,7 +173,7 @@ class ExpertLoadCounter:
         load_E += torch.bincount(output[2].flatten().cpu(), minlength=len(load_E))
 
     def imbalance(self) -> dict[int, float]:
-        """Largest load over mean load per MoE layer."""
+        """Returns the largest load over mean load per MoE layer."""
         return {index: (load.max() / load.float().mean()).item() for index, load in self.load_E.items()}
 
     def reset(self) -> None:
@@ -181,7 +181,7 @@ class ExpertLoadCounter:
             load_E.zero_()
 
     def update_bias(self, rate: float) -> None:
-        """DeepSeek-V3's auxiliary-loss-free balancing: move each bias by ``rate`` against its load."""
+        """Balances as DeepSeek-V3 does, without auxiliary loss: moves each bias by ``rate`` against its load."""
         for index, router in self.routers.items():
             load_E = self.load_E[index].float()
             router.e_score_correction_bias += rate * torch.sign(load_E.mean() - load_E)

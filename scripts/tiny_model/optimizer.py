@@ -1,4 +1,4 @@
-"""Muon for weight matrices (orthogonalised momentum, per head and per expert), AdamW for the rest."""
+"""Implements Muon for weight matrices (orthogonalised momentum, per head and per expert), AdamW for the rest."""
 
 from collections.abc import Iterable
 
@@ -20,7 +20,7 @@ ADAM_LR = {"embed_tokens": 1e-2, "lm_head": 4e-3, "": 4e-3}
 
 
 def orthogonalize(update: torch.Tensor) -> torch.Tensor:
-    """Nearest semi-orthogonal matrices of ``[N, R, C]`` by Newton-Schulz iteration."""
+    """Returns the nearest semi-orthogonal matrices of ``[N, R, C]`` by Newton-Schulz iteration."""
     transposed = update.shape[-2] > update.shape[-1]
     x = update.mT if transposed else update
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -32,7 +32,7 @@ def orthogonalize(update: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon over stacks of matrices; ``group["rows"]`` is the row count of one matrix in the stack."""
+    """Implements Muon over stacks of matrices; ``group["rows"]`` is the row count of one matrix in the stack."""
 
     def __init__(self, groups: Iterable[dict[str, object]], lr: float) -> None:
         super().__init__(groups, {"lr": lr})
@@ -56,7 +56,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _matrix_rows(name: str, parameter: nn.Parameter, model: TinyDeepseek) -> int:
-    """Rows of one matrix: heads, key against value, and gate against up count as separate matrices."""
+    """Returns the rows of one matrix: heads, key against value, and gate against up count as separate matrices."""
     config = model.main.config
     if "q_b_proj" in name:
         return int(config.qk_head_dim)
@@ -68,7 +68,7 @@ def _matrix_rows(name: str, parameter: nn.Parameter, model: TinyDeepseek) -> int
 
 
 def build_optimizers(model: TinyDeepseek) -> list[torch.optim.Optimizer]:
-    """Muon and AdamW over all parameters; ``base_lr`` of each group is what the schedule scales."""
+    """Builds Muon and AdamW over all parameters; ``base_lr`` of each group is what the schedule scales."""
     muon_groups: list[dict[str, object]] = []
     adam_groups: list[dict[str, object]] = []
     for name, parameter in model.named_parameters():
@@ -88,7 +88,8 @@ def build_optimizers(model: TinyDeepseek) -> list[torch.optim.Optimizer]:
 
 
 def schedule(step: int, num_steps: int) -> float:
-    """Factor on every learning rate: warm-up, constant, then 1 / step and a linear cooldown at the end."""
+    """Returns the factor on every learning rate: warm-up, constant, then 1 / step and a linear cooldown at the
+    end."""
     cooldown = (num_steps - step) / max(1, round(num_steps * COOLDOWN_SHARE))
     return min(1.0, (step + 1) / NUM_WARMUP, NUM_STABLE / max(step, 1)) * min(1.0, max(0.02, cooldown))
 

@@ -1,4 +1,4 @@
-"""``TRAINING.md`` and the loss curve of a finished run."""
+"""Writes ``TRAINING.md`` and the loss curve of a finished run."""
 
 import platform
 from importlib.metadata import version
@@ -88,7 +88,7 @@ Greedy completions ({completion_tokens} tokens):
 
 
 def plot_curve(curve: list[list[float]], path: Path) -> None:
-    """Plot training and validation loss over tokens into ``path``."""
+    """Plots training and validation loss over tokens into ``path``."""
     columns = dict(zip(CURVE_COLUMNS, zip(*curve, strict=True), strict=True))
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     tokens = columns["tokens"]
@@ -152,7 +152,7 @@ def _model_facts(model: TinyDeepseek) -> dict[str, object]:
 def write_report(
     trainer: Trainer, corpus: Corpus, train_N: torch.Tensor, result: Evaluation, out_dir: Path
 ) -> None:
-    """Write ``TRAINING.md``, ``loss_curve.csv`` and ``loss_curve.png`` beside the checkpoint."""
+    """Writes ``TRAINING.md``, ``loss_curve.csv`` and ``loss_curve.png`` beside the checkpoint."""
     trainer.write_curve(out_dir / "loss_curve.csv")
     plot_curve(trainer.curve, out_dir / "loss_curve.png")
     completions = "\n\n".join(f"```python\n{prompt}{text}\n```" for prompt, text in result.completions.items())

@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizer with a lossless round trip, in the files ``AutoTokenizer`` reads."""
+"""Trains a byte-level BPE tokenizer with a lossless round trip, in the files ``AutoTokenizer`` reads."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor 
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    """Train on ``texts`` in order; ids 0, 1, 2 are the begin, end and pad tokens."""
+    """Trains on ``texts`` in order; ids 0, 1, 2 are the begin, end and pad tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -35,7 +35,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, out_dir: Path, max_length: int) -> None:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json`` into ``out_dir``."""
+    """Writes ``tokenizer.json`` and ``tokenizer_config.json`` into ``out_dir``."""
     tokenizer.save(str(out_dir / "tokenizer.json"), pretty=False)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

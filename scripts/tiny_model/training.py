@@ -1,4 +1,4 @@
-"""Training loop: deterministic in seed and step count, resumable from a state file outside the repository."""
+"""Trains the model: deterministic in seed and step count, resumable from a state file outside the repository."""
 
 import csv
 import time
@@ -16,7 +16,7 @@ CURVE_COLUMNS = ["step", "tokens", "train_main", "train_mtp", "val_main", "val_m
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Everything that decides the weights besides the corpus and the library versions."""
+    """Holds everything that decides the weights besides the corpus and the library versions."""
 
     num_steps: int
     batch_size: int = 8
@@ -31,19 +31,19 @@ class TrainingRecipe:
 
     @property
     def window(self) -> int:
-        """Tokens of one window: the inputs, the next token and the one after it."""
+        """Returns the tokens of one window: the inputs, the next token and the one after it."""
         return self.sequence_length + 2
 
 
 def validation_windows(stream_N: torch.Tensor, recipe: TrainingRecipe, num_windows: int) -> torch.Tensor:
-    """Evenly spaced windows ``[num_windows, L+2]`` of the validation stream."""
+    """Returns evenly spaced windows ``[num_windows, L+2]`` of the validation stream."""
     starts = torch.linspace(0, len(stream_N) - recipe.window, num_windows).long().tolist()
     return torch.stack([stream_N[start : start + recipe.window] for start in starts])
 
 
 @torch.no_grad()
 def mean_losses(model: TinyDeepseek, windows_BL: torch.Tensor) -> tuple[float, float]:
-    """Main and MTP cross entropy over all windows, eight at a time."""
+    """Returns main and MTP cross entropy over all windows, eight at a time."""
     main_sum = mtp_sum = 0.0
     for chunk_BL in torch.split(windows_BL, 8):
         main_loss, mtp_loss = model.losses(chunk_BL)
@@ -67,7 +67,7 @@ class Trainer:
         self.curve: list[list[float]] = []
 
     def save_state(self) -> None:
-        """Write the whole training state, through a temporary file so that a crash keeps the old one."""
+        """Writes the whole training state, through a temporary file so that a crash keeps the old one."""
         state = {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -83,7 +83,7 @@ class Trainer:
         partial_path.replace(self.state_path)
 
     def load_state(self) -> None:
-        """Continue from ``state_path``; the recipe must be the one it was written with."""
+        """Continues from ``state_path``; the recipe must be the one it was written with."""
         state = torch.load(self.state_path, weights_only=False)
         if state["recipe"] != self.recipe:
             raise ValueError(f"saved state belongs to {state['recipe']}, not to {self.recipe}")
@@ -107,7 +107,7 @@ class Trainer:
         return main_loss.item(), mtp_loss.item()
 
     def run(self, train_N: torch.Tensor, validation_N: torch.Tensor) -> None:
-        """Train on the stream ``train_N``; log and save every ``eval_interval`` steps."""
+        """Trains on the stream ``train_N``; logs and saves every ``eval_interval`` steps."""
         recipe = self.recipe
         if self.step:
             self.resumed_at.append(self.step)

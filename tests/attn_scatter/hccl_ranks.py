@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of `test_attn_scatter_npu`.
+"""Runs one rank of `test_layers_hccl`.
 
 Runs scattered layers over HCCL and compares with one process in float64; reports the largest relative error.
 """
@@ -21,7 +21,7 @@ KINDS = ("dense", "routed", "shards")
 
 
 def error(group: Collectives, num_rows: int, full: bool, uneven: bool) -> float:
-    """Of a forward pass, relative to the largest value of a row."""
+    """Returns the error of a forward pass, relative to the largest value of a row."""
     model = [LayerWeights.random(i, kind, HIDDEN, LATENT, EXPERTS) for i, kind in enumerate(KINDS)]
     generator = torch.Generator().manual_seed(num_rows)
     addends = torch.randn(group.num_ranks, num_rows, HIDDEN, generator=generator)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoder layers of plain torch for the tests and the benchmark of scattered attention input.
+"""Builds decoder layers of plain torch for the tests and the benchmark of scattered attention input.
 
 A layer is built whole from a seed, so that every rank can make the others' parts and the reference: `whole` is
 one process computing all of it, `parts` what one of R ranks has of it.
@@ -31,8 +31,8 @@ def norm_of(weight_H: torch.Tensor) -> Norm:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """kind: `dense`, `routed` (the experts are divided among the ranks) or `shards` (each rank has the whole MLP
-    and runs it on its own rows)."""
+    """Holds a layer's weights. kind: `dense`, `routed` (the experts are divided among the ranks) or `shards` (each
+    rank has the whole MLP and runs it on its own rows)."""
 
     kind: str
     input_H: torch.Tensor
@@ -69,8 +69,8 @@ class LayerWeights:
         return x_TH @ self.latent_HW
 
     def attend(self, x_TW: torch.Tensor, positions_T: torch.Tensor, columns: slice) -> torch.Tensor:
-        """Every row sees the mean of those before it, so that a row at the wrong place is noticed; the ranks have
-        columns of the second factor."""
+        """Lets every row see the mean of those before it, so that a row at the wrong place is noticed; the ranks
+        have columns of the second factor."""
         seen = torch.cumsum(x_TW, 0) / (1 + positions_T).unsqueeze(1)
         mixed = torch.tanh(seen).to(x_TW.dtype)
         return mixed[:, columns] @ self.attention_WH[columns]

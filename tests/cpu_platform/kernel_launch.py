@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare a kernel with a loop transcription of its Triton source, including the memory it must not touch."""
+"""Compares a kernel with a loop transcription of its Triton source, including the memory it must not touch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNTOUCHED = -77  # every output buffer starts with it
 def assert_same_writes(
     kernel: GridKernel, reference: Callable[..., None], grid: tuple[int, ...], *args: Any, **constants: Any
 ) -> None:
-    """Run both on copies of the arguments; every tensor must be equal afterwards, bit for bit."""
+    """Runs both on copies of the arguments; every tensor must be equal afterwards, bit for bit."""
 
     def clones() -> list[Any]:
         return [arg.clone() if isinstance(arg, Tensor) else arg for arg in args]
@@ -39,7 +39,7 @@ def cumulative(lengths: list[int], dtype: torch.dtype) -> Tensor:
 
 
 def upstream_source(path: str) -> ast.Module:
-    """Parse a file of the installed vLLM without importing it."""
+    """Parses a file of the installed vLLM without importing it."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is None:
         pytest.skip("vLLM is not installed")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of `test_dp_gather_npu`: raises where a layer over HCCL differs from a single process."""
+"""Runs one rank of `test_exchange_hccl`: raises where a layer over HCCL differs from a single process."""
 
 from __future__ import annotations
 

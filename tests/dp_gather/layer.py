@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One expert layer over several ranks under a plan, and the same in one process: for Gloo and for HCCL."""
+"""Runs one expert layer over several ranks under a plan, and the same in one process: for Gloo and for HCCL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUM_DRAFTS = 2
 
 
 def forward_modes(dp_size: int) -> dict[str, list[int]]:
-    """Rows of the replicas in every mode of a forward pass and every skew."""
+    """Returns the rows of the replicas in every mode of a forward pass and every skew."""
     chance = random.Random(dp_size)
     requests = [chance.randint(1, 9) for _ in range(dp_size)]
     return {
@@ -36,12 +36,13 @@ def forward_modes(dp_size: int) -> dict[str, list[int]]:
 
 
 def topologies(num_ranks: int) -> list[Topology]:
-    """All ways to split the ranks into replicas."""
+    """Returns all ways to split the ranks into replicas."""
     return [Topology(num_ranks // tp, tp) for tp in range(1, num_ranks + 1) if num_ranks % tp == 0]
 
 
 def replica_input(replica: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states ``[C, H]`` float32 and expert ids ``[C, K]`` int64, the same wherever they are computed."""
+    """Returns hidden states ``[C, H]`` float32 and expert ids ``[C, K]`` int64, the same wherever they are
+    computed."""
     generator = torch.Generator().manual_seed(1 + 1000 * replica + count)
     hidden_CH = torch.randn(count, HIDDEN, generator=generator)
     hidden_CH[::3, 0] = -0.0
@@ -49,14 +50,14 @@ def replica_input(replica: int, count: int) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def expert_weights() -> torch.Tensor:
-    """``[E, H, H]`` float32."""
+    """Returns the experts' weights ``[E, H, H]`` float32."""
     return torch.randn(EXPERTS, HIDDEN, HIDDEN, generator=torch.Generator().manual_seed(0))
 
 
 def experts(
     hidden_NH: torch.Tensor, ids_NK: torch.Tensor, weights_EHH: torch.Tensor, own: set[int]
 ) -> torch.Tensor:
-    """What the experts in `own` add to each row; an id that is in none adds nothing."""
+    """Returns what the experts in `own` add to each row; an id that is in none adds nothing."""
     out_NH = torch.zeros_like(hidden_NH)
     for expert in sorted(own):
         times_N = (ids_NK == expert).sum(dim=1).to(hidden_NH.dtype)
@@ -65,20 +66,20 @@ def experts(
 
 
 def reference(replica: int, count: int) -> torch.Tensor:
-    """The layer on the replica's rows alone, in float64."""
+    """Computes the layer on the replica's rows alone, in float64."""
     hidden_CH, ids_CK = replica_input(replica, count)
     return experts(hidden_CH.double(), ids_CK, expert_weights().double(), set(range(EXPERTS)))
 
 
 def plan_for(counts: list[int], topology: Topology, mode: GatherMode) -> GatherPlan:
-    """The plan of what `run_layer` exchanges."""
+    """Returns the plan of what `run_layer` exchanges."""
     return make_plan(counts, topology, RowWidths((HIDDEN * 4, TOP_K * 8), HIDDEN * 4), mode=mode)
 
 
 def run_layer(
     group: Collectives, attn_tp: Collectives | None, plan: GatherPlan, *, partial: bool, device: str = "cpu"
 ) -> None:
-    """One layer under `plan` on this rank; raises AssertionError where it differs from a single process.
+    """Runs one layer under `plan` on this rank; raises AssertionError where it differs from a single process.
 
     partial: the layer's input is a sum owed among the attention-TP ranks, otherwise all of them hold it.
     """
@@ -113,7 +114,8 @@ def run_layer(
 
 
 def check_gathered(plan: GatherPlan, hidden_NH: torch.Tensor, ids_NK: torch.Tensor, scale: int) -> None:
-    """Every real row once and in its place, bit by bit unless it was summed; padding zero and nowhere routed."""
+    """Checks that every real row is there once and in its place, bit by bit unless it was summed; padding zero and
+    nowhere routed."""
     inputs = [replica_input(replica, count) for replica, count in enumerate(plan.counts)]
     real = torch.ones(plan.rows.num_rows, dtype=torch.bool)
     for begin, end in plan.rows.pad_spans():
@@ -128,7 +130,7 @@ def check_gathered(plan: GatherPlan, hidden_NH: torch.Tensor, ids_NK: torch.Tens
 
 
 def check_traffic(group: Collectives, plan: GatherPlan) -> None:
-    """The group sent what the plan says, to the byte."""
+    """Checks that the group sent what the plan says, to the byte."""
     calls = {
         GatherMode.MAX_LEN: ("all_gather_into", "reduce_scatter_into"),
         GatherMode.SUM_LEN: ("all_reduce_", "all_reduce_"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of `test_aggregator_ranks_npu`, its argument the way: reports what it was handed over."""
+"""Runs one rank of `test_snapshots_hccl`, its argument the way: reports what it was handed over."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def serve(
     ids: torch.Tensor,
     replay: Callable[[], None],
 ) -> list[tuple[int, int, list[list[int]], int]]:
-    """Steps until the last hand-over; `replay` records `ids` in all layers."""
+    """Runs steps until the last hand-over; `replay` records `ids` in all layers."""
     handed, begin = [], aggregator.newest_tick
     for step in range(begin + 1, begin + NUM_STEPS + 1):
         topk_ids, num_tokens = route(rank, step)

@@ -160,7 +160,7 @@ def test_counts_near_the_counters_range_wait_for_a_slot() -> None:
 def test_device_sum_cannot_overflow() -> None:
     device = SimulatedDevice()
     three = QueuedCollectives(device, lambda x: None, 3)
-    with pytest.raises(ValueError, match=f"max_slots={max_slots(3)}"):
+    with pytest.raises(ValueError, match=f"max_routed_ids={max_slots(3)}"):
         DeviceAggregator([ExpertLoadRecorder(1, 4, device.device)], device, three)
     assert 3 * max_slots(3) < 2**31
 

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from tests.mtp_output.ring.channels import INSTANCE, open_pair
+from tests.mtp_output.ring.rings import INSTANCE, open_pair
 from vllm_ascend_ext.mtp_output import fastdeploy
 from vllm_ascend_ext.mtp_output.errors import ChannelFullError
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus, Source

@@ -10,8 +10,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.mtp_output.ring.channels import BACKENDS, backend, random_section, same
 from tests.mtp_output.ring.fuzz import frames_of, fuzz, fuzz_ring, sealed
+from tests.mtp_output.ring.rings import BACKENDS, backend, random_section, same
 from vllm_ascend_ext.mtp_output.errors import FrameError, FrameVersionError, UnknownRosterError
 from vllm_ascend_ext.mtp_output.frames.frame import SECTION, FrameReader, FrameWriter, Section, Source
 from vllm_ascend_ext.mtp_output.frames.rows import MAX_RECORD_BYTES

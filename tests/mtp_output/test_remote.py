@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import zmq
 
-from tests.mtp_output.ring.channels import SIZE, backend, new_instance, random_section, rings_of, same
+from tests.mtp_output.ring.rings import SIZE, backend, new_instance, random_section, rings_of, same
 from vllm_ascend_ext.mtp_output.errors import (
     ChannelClosedError,
     ChannelError,

@@ -37,21 +37,21 @@ def _integers(low: int, high: int, shape: tuple[int, ...], dtype: torch.dtype, s
 def load_case(
     rows: int, top_k: int, experts: int, dtype: torch.dtype, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """load [E] int32, topk_ids [T, K] with some outside [0, E), num_tokens below, at or above T."""
+    """Returns load [E] int32, topk_ids [T, K] with some outside [0, E), num_tokens below, at or above T."""
     load = _integers(0, 1000, (experts,), torch.int32, seed)
     ids = _integers(-2, experts + 2, (rows, top_k), dtype, seed + 1)
     return load, ids, _integers(-1, rows + 3, (1,), torch.int32, seed + 2)
 
 
 def counts_case(experts: int, is_cumsum: bool, dtype: torch.dtype, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """load [E] int32, counts [E]."""
+    """Returns load [E] int32, counts [E]."""
     load = _integers(0, 1000, (experts,), torch.int32, seed)
     counts = _integers(0, 500, (experts,), dtype, seed + 1)
     return load, counts.cumsum(0, dtype=dtype) if is_cumsum else counts
 
 
 def rows_case(rows: int, width: int, dtype: torch.dtype, seed: int) -> tuple[torch.Tensor, int, int, int]:
-    """local [T, H] of any bits, rows, offset, total."""
+    """Returns local [T, H] of any bits, rows, offset, total."""
     num_bytes = rows * width * torch.empty(0, dtype=dtype).element_size()
     most = 2 if dtype == torch.bool else 256
     local = _integers(0, most, (num_bytes,), torch.uint8, seed).view(dtype).view(rows, width)
@@ -62,7 +62,7 @@ def rows_case(rows: int, width: int, dtype: torch.dtype, seed: int) -> tuple[tor
 
 
 def norm_case(rows: int, width: int, dtype: torch.dtype, seed: int) -> tuple[torch.Tensor, ...]:
-    """x, residual [T, H], weight [H], eps; rows of different magnitudes, the first one zero."""
+    """Returns x, residual [T, H], weight [H], eps; rows of different magnitudes, the first one zero."""
     random = generator(seed)
     scale = torch.logspace(-3, 2, max(rows, 1))[:rows].unsqueeze(1)
     x = torch.randn(rows, width, generator=random) * scale
@@ -74,7 +74,7 @@ def norm_case(rows: int, width: int, dtype: torch.dtype, seed: int) -> tuple[tor
 
 
 def pack_case(batch: int, slots: int, top_k: int, seed: int) -> list[torch.Tensor]:
-    """token_ids, num_accepted (some outside 0 to S), status and, with K, the three of top-k."""
+    """Returns token_ids, num_accepted (some outside 0 to S), status and, with K, the three of top-k."""
     tensors = [
         _integers(0, 1 << 30, (batch, slots), torch.int32, seed),
         _integers(-1, slots + 2, (batch,), torch.int32, seed + 1),
@@ -88,14 +88,15 @@ def pack_case(batch: int, slots: int, top_k: int, seed: int) -> list[torch.Tenso
 
 
 def exact_norm(case: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """y and residual_out in float64."""
+    """Returns y and residual_out in float64."""
     x, residual, weight, eps = case
     total = x.double() + residual.double()
     return total / (total.square().mean(dim=1, keepdim=True) + eps).sqrt() * weight.double(), total
 
 
 def unit_in_the_last_place(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Spacing of `dtype` at each value, as float64; subnormal values have that of the smallest normal one."""
+    """Returns the spacing of `dtype` at each value, as float64; subnormal values have that of the smallest normal
+    one."""
     info = torch.finfo(dtype)
     exponent = exact.abs().clamp(min=info.smallest_normal).log2().floor()
     return torch.exp2(exponent) * info.eps
@@ -106,7 +107,7 @@ def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def check_norm(results: tuple[torch.Tensor, torch.Tensor], case: tuple[torch.Tensor, ...]) -> None:
-    """Error against float64 at most the reference's own plus one unit in the last place.
+    """Checks that the error against float64 is at most the reference's own plus one unit in the last place.
 
     Element by element where the one rounding to half or bfloat16 is nearly all of the error. The float32 reference
     is itself 2 to 4 units off after four roundings, at other elements than the kernel: there its largest error

@@ -9,5 +9,5 @@ from tests.support.host_build import host_library
 
 @pytest.fixture(scope="session")
 def host_kernels() -> HostKernels:
-    """The AscendC kernels on the CPU, 48 cores, eager schedule."""
+    """Loads the AscendC kernels on the CPU, 48 cores, eager schedule."""
     return HostKernels(host_library(LIBRARY))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The AscendC kernels compiled for the host, called on torch tensors."""
+"""Calls the AscendC kernels compiled for the host on torch tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 
 
 class BrokenRuleError(AssertionError):
-    """A kernel broke a rule of AscendC.
+    """Reports that a kernel broke a rule of AscendC.
 
     `kernel`, `core` ("all" for rules between cores), `line` (file:line), `rule` and `what` tell which and where.
     """
@@ -28,7 +28,7 @@ class BrokenRuleError(AssertionError):
 
 
 class Statistics(ctypes.Structure):
-    """`ascendc_host::Statistics`: sums over the cores of the last launch."""
+    """Mirrors `ascendc_host::Statistics`: sums over the cores of the last launch."""
 
     _fields_ = [
         (name, ctypes.c_uint64)
@@ -50,7 +50,7 @@ class Statistics(ctypes.Structure):
 
 
 class Schedule(NamedTuple):
-    """When instructions run (`ascendc_host::Schedule`); `check_order` turns the vector clocks on."""
+    """Says when instructions run (`ascendc_host::Schedule`); `check_order` turns the vector clocks on."""
 
     order: int
     check_order: bool = True
@@ -61,7 +61,7 @@ SCHEDULES = {"eager": EAGER, "lazy, loads first": LOADS_FIRST, "lazy, stores fir
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """A contiguous copy of `tensor` whose data start on 512 bytes, as NPU allocations do."""
+    """Returns a contiguous copy of `tensor` whose data start on 512 bytes, as NPU allocations do."""
     num_bytes = tensor.numel() * tensor.element_size()
     memory = torch.empty(num_bytes + ALIGNMENT, dtype=torch.uint8)
     start = -memory.data_ptr() % ALIGNMENT
@@ -93,13 +93,13 @@ class HostKernels:
 
     @property
     def statistics(self) -> Statistics:
-        """Of the last launch."""
+        """Returns the statistics of the last launch."""
         statistics = Statistics()
         self._library.ascend_ext_host_statistics(ctypes.byref(statistics))
         return statistics
 
     def launch(self, name: str, *arguments: torch.Tensor | int | float | None) -> None:
-        """``ascend_ext_launch_<name>(cores, no stream, arguments)``: tensors by address, integers as int64.
+        """Calls ``ascend_ext_launch_<name>(cores, no stream, arguments)``: tensors by address, integers as int64.
 
         Raises:
             BrokenRuleError: by the kernel.
@@ -162,7 +162,7 @@ class HostKernels:
 
 
 def _garbage(like: torch.Tensor, *shape: int) -> torch.Tensor:
-    """What freshly allocated memory may hold."""
+    """Returns what freshly allocated memory may hold."""
     num_bytes = torch.Size(shape).numel() * like.element_size()
     return torch.full((num_bytes,), 0xA5, dtype=torch.uint8).view(like.dtype).view(shape)
 

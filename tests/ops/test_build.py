@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.host_build import ROOT
 
-PARTS = ("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc_ascendc", "csrc_host", "pyproject.toml")
+PARTS = ("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc_ascendc", "csrc_channel", "pyproject.toml")
 PARTS += ("setup.py", "vllm_ascend_ext")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many bytes of global memory each operator must move at least. For tests and benchmarks/ops.py."""
+"""Counts how many bytes of global memory each operator must move at least. For tests and benchmarks/ops.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _bytes(*tensors: torch.Tensor) -> int:
 
 
 def least_bytes(op: str, arguments: tuple[object, ...]) -> int:
-    """Each input that matters read once, each output written once; what is added to counts as written."""
+    """Counts each input that matters read once, each output written once; what is added to counts as written."""
     tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
     if op == "expert_load_add_":
         load, ids, num_tokens = tensors

@@ -15,7 +15,7 @@ from typing import Any
 
 
 def outcome(arguments: dict[str, Any], environment: dict[str, str], device: str | None) -> tuple[str, str] | None:
-    """What building one configuration ends in."""
+    """Returns what building one configuration ends in."""
     from vllm.engine.arg_utils import EngineArgs
 
     from vllm_ascend_ext.integration.startup.activation import configure

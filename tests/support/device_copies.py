@@ -10,14 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class CopyCounts(NamedTuple):
-    """sampled: of the sampler's own tensors; packed: of the slots that they were packed into."""
+    """Counts copies. sampled: of the sampler's own tensors; packed: of the buffers that they were packed into."""
 
     sampled: int
     packed: int
 
 
 class DeviceCopies(TorchDispatchMode):
-    """While active. On the CPU there is no device, and nothing is counted."""
+    """Counts copies while active. On the CPU there is no device, and nothing is counted."""
 
     def __init__(self, runner: Any) -> None:
         super().__init__()
@@ -47,5 +47,5 @@ class DeviceCopies(TorchDispatchMode):
     def _count(self, address: int) -> None:
         self._counts["sampled"] += address in {x.untyped_storage().data_ptr() for x in self._sampled}
         outputs = getattr(self._runner, "step_outputs", None)
-        packed = None if outputs is None else outputs.outputs.packed
-        self._counts["packed"] += packed is not None and address in packed.addresses
+        copier = None if outputs is None else outputs.outputs.copier
+        self._counts["packed"] += copier is not None and address in copier.addresses

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C++ of this checkout built for the host, once a checkout, by whichever test process comes first."""
+"""Builds the C++ of this checkout for the host, once a checkout, by whichever test process comes first."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DEADLINE_S = 600
 
 
 def host_library(target: str) -> Path:
-    """The library of a CMake target, built as `build_host` says."""
+    """Returns the library of a CMake target, built as `build_host` says."""
     return build_host(target) / f"lib{target}.so"
 
 
 def build_host(target: str) -> Path:
-    """The folder of a CMake target, built or brought up to date; other processes wait meanwhile.
+    """Returns the folder of a CMake target, built or brought up to date; other processes wait meanwhile.
 
     Raises:
         AssertionError: CMake or the compiler failed; the message is their output.

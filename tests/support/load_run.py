@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps on any device with an aggregator, and an independent count that its hand-overs are held to."""
+"""Runs steps on any device with an aggregator, and an independent count that its hand-overs are held to."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def device_way(device: Device, recorders: list[ExpertLoadRecorder], **options: o
 
 
 class Run:
-    """Steps of random routing, counted by the recorders and, independently, on the host.
+    """Runs steps of random routing, counted by the recorders and, independently, on the host.
 
     device, make, options: of the aggregator. capture(function): captures what `function` launches into a graph and
     returns its replay; None launches it each step.
@@ -105,7 +105,8 @@ class Run:
         self.handed += self.aggregator.poll()
 
     def errors(self) -> list[str]:
-        """Where hand-overs differ from the independent count: each one, and their sum with what is pending."""
+        """Returns where hand-overs differ from the independent count: each one, and their sum with what is
+        pending."""
         wrong, until = [], 0
         for loads in self.handed:
             for index, load in enumerate(loads):
@@ -122,7 +123,7 @@ class Run:
 
 
 def assert_hand_overs_exact(device_type: str, make: Make, capture: Capture | None, seed: int) -> None:
-    """On an accelerator: 60 steps of one seed, with 1 to 3 slots, hurried or with pauses."""
+    """Runs 60 steps of one seed on an accelerator, with 1 to 3 slots, hurried or with pauses."""
     run = Run(create_device(device_type), make, seed, capture, num_slots=1 + seed % 3)
     run.go(60, interval=1 + seed % 2, pause_s=0.001 * (seed % 2))
     assert run.errors() == []

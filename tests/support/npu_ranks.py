@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes, an NPU each: how a test runs them, and what each of them does first and last."""
+"""Runs two processes, an NPU each: how a test runs them, and what each of them does first and last."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run_ranks(
 
 
 class RankProcess:
-    """One rank, as its command line says: its NPU is chosen, and the ranks have met over Gloo.
+    """Sets up one rank, as its command line says: its NPU is chosen, and the ranks have met over Gloo.
 
     Attributes:
         arguments: those of `run_ranks`.
@@ -61,14 +61,14 @@ class RankProcess:
         return dist.new_group(backend=backend, timeout=timedelta(seconds=60))
 
     def schedules(self) -> Iterator[int]:
-        """Each schedule, with delays of its own on the emulator when there are several."""
+        """Yields each schedule, with delays of its own on the emulator when there are several."""
         for schedule in range(self._num_schedules):
             if self._num_schedules > 1:
                 set_seed(1 + schedule * NUM_RANKS + self.rank)
             yield schedule
 
     def report(self, **outcome: Any) -> None:
-        """The last thing: what the test reads, with the races that were seen here."""
+        """Prints, as the last thing, what the test reads, with the races that were seen here."""
         Path(self.folder, f"{self.rank}.json").write_text(json.dumps(outcome | {"races": races()}))
         dist.barrier()
 
@@ -84,7 +84,7 @@ def set_seed(seed: int) -> None:
 
 
 def races() -> list[str]:
-    """The races that the emulator saw in this process."""
+    """Returns the races that the emulator saw in this process."""
     try:
         from emulator import races
 

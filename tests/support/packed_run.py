@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random steps through `PackedOutput`, a few on their way at once, compared with what was sampled."""
+"""Runs random steps through `RecordCopier`, a few on their way at once, compared with what was sampled."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 from vllm_ascend_ext.device import Device
 from vllm_ascend_ext.mtp_output.step.device_copy import (
-    PackedOutput,
+    PackedRecords,
     PackedShape,
-    PackedStep,
-    Sampled,
+    RecordCopier,
+    SampledTensors,
     draft_rows,
     unpack,
 )
@@ -22,32 +22,32 @@ LARGEST = PackedShape(num_requests=12, num_slots=4, top_k=3, num_draft_slots=3)
 
 
 class PackedRun:
-    """Steps of up to 12 requests, up to 3 drafts each, with and without log-probabilities.
+    """Runs steps of up to 12 requests, up to 3 drafts each, with and without log-probabilities.
 
     wrong: what differed, in words.
     """
 
-    def __init__(self, device: Device, seed: int, *, num_slots: int = 2) -> None:
-        self.packed = PackedOutput(device, LARGEST, num_slots=num_slots, deadline_s=30.0, vocab_size=1000)
+    def __init__(self, device: Device, seed: int, *, num_buffers: int = 2) -> None:
+        self.copier = RecordCopier(device, LARGEST, num_buffers=num_buffers, deadline_s=30.0, vocab_size=1000)
         self.wrong: list[str] = []
         self._device, self._random = device.device, random.Random(seed)
         self._generator = torch.Generator().manual_seed(seed)
-        self._on_way: deque[tuple[PackedStep, Sampled]] = deque()
+        self._on_way: deque[tuple[PackedRecords, SampledTensors]] = deque()
 
     def go(self, num_steps: int) -> None:
         for _ in range(num_steps):
             on_host = self._sample()
-            on_device = Sampled(*(None if x is None else x.to(self._device) for x in self._parts(on_host)))
-            if not self.packed.free:
+            on_device = SampledTensors(*(None if x is None else x.to(self._device) for x in self._parts(on_host)))
+            if not self.copier.free:
                 self._take()
-            self._on_way.append((self.packed.launch(on_device), on_host))
+            self._on_way.append((self.copier.launch(on_device), on_host))
             while self._on_way and self._random.random() < 0.4:
                 self._take()
         while self._on_way:
             self._take()
 
     @staticmethod
-    def _parts(sampled: Sampled) -> list[torch.Tensor | None]:
+    def _parts(sampled: SampledTensors) -> list[torch.Tensor | None]:
         return [
             sampled.token_ids_BS,
             sampled.draft_ids_BD,
@@ -59,7 +59,7 @@ class PackedRun:
     def _integers(self, high: int, *shape: int) -> torch.Tensor:
         return torch.randint(high, shape, generator=self._generator, dtype=torch.int32)
 
-    def _sample(self) -> Sampled:
+    def _sample(self) -> SampledTensors:
         batch = self._random.randint(1, LARGEST.num_requests)
         num_drafts = [self._random.randint(0, LARGEST.num_draft_slots) for _ in range(batch)]
         slots = max(num_drafts) + 1
@@ -71,10 +71,12 @@ class PackedRun:
             cu_num_drafts = torch.tensor(num_drafts, dtype=torch.int32).cumsum(0)
             drafts = draft_rows(self._integers(1000, sum(num_drafts)), num_drafts, cu_num_drafts)
         if self._random.random() < 0.5:
-            return Sampled(tokens_BS, drafts)
+            return SampledTensors(tokens_BS, drafts)
         shape = (batch, slots, LARGEST.top_k)
         logprobs = torch.rand(shape, generator=self._generator)
-        return Sampled(tokens_BS, drafts, self._integers(1000, *shape), logprobs, self._integers(9, batch, slots))
+        return SampledTensors(
+            tokens_BS, drafts, self._integers(1000, *shape), logprobs, self._integers(9, batch, slots)
+        )
 
     def _take(self) -> None:
         step, sampled = self._on_way.popleft()

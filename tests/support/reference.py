@@ -32,7 +32,7 @@ _SHAPE = {
 
 
 def make_prompts(model: str) -> list[list[int]]:
-    """32 prompts of 1, 17, 40 and 90 tokens, cut from the standard library's source."""
+    """Cuts 32 prompts of 1, 17, 40 and 90 tokens from the standard library's source."""
     from transformers import AutoTokenizer
 
     text = "".join(inspect.getsource(module) for module in (heapq, textwrap, json))
@@ -42,7 +42,7 @@ def make_prompts(model: str) -> list[list[int]]:
 
 
 def transformers_tokens(model: str, prompts: list[list[int]], num_tokens: int) -> list[tuple[int, ...]]:
-    """Greedy continuations by transformers, computed in a process of their own."""
+    """Returns greedy continuations by transformers, computed in a process of their own."""
 
     def job(rank: Rank) -> list[tuple[int, ...]]:
         import torch
@@ -71,8 +71,8 @@ def transformers_tokens(model: str, prompts: list[list[int]], num_tokens: int) -
 
 
 def transformers_load(model: str, sequences: list[list[int]]) -> list[list[int]]:
-    """Routed tokens per MoE layer and expert, [L][E], when transformers runs each sequence once: a count that
-    shares no code with ours."""
+    """Returns routed tokens per MoE layer and expert, [L][E], when transformers runs each sequence once: a count
+    that shares no code with ours."""
 
     def job(rank: Rank) -> list[list[int]]:
         import torch
@@ -100,7 +100,7 @@ def transformers_load(model: str, sequences: list[list[int]]) -> list[list[int]]
 
 
 def write_model(folder: Path, tokenizer_of: str, config_name: str, **settings: Any) -> str:
-    """Write a small checkpoint of another architecture and return its folder.
+    """Writes a small checkpoint of another architecture and returns its folder.
 
     The weights are random but of realistic scale, N(0, 1 / fan_in), so that outputs are not degenerate.
     """

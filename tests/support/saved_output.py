@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One engine run with readers of its frames: what each rank puts out, what it copied, and what the frames say."""
+"""Runs one engine with readers of its frames: what each rank puts out, what it copied, and what the frames say."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _instances = itertools.count(os.getpid() << 8)
 
 
 def next_instance() -> int:
-    """Of an engine, unlike any other of this machine's test runs."""
+    """Returns the number of an engine, unlike any other of this machine's test runs."""
     return next(_instances) % 2**32
 
 
 @dataclass
 class Told:
-    """What the frames of a replica say of one request. tokens: of the frames, concatenated."""
+    """Holds what the frames of a replica say of one request. tokens: of the frames, concatenated."""
 
     tokens: list[int] = field(default_factory=list)
     statuses: list[RequestStatus] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Told:
 
 @dataclass
 class SavedRun:
-    """Of one rank. outputs: the engine's tokens by prompt; told: by prompt; report: the worker's."""
+    """Holds the run of one rank. outputs: the engine's tokens by prompt; told: by prompt; report: the worker's."""
 
     rank: int
     tp_rank: int
@@ -54,7 +54,7 @@ class SavedRun:
 
 
 def read_frames(frames: Sequence[Frame]) -> dict[str, Told]:
-    """By the request's name without vLLM's random suffix. Sequences have no gap and no duplicate."""
+    """Reads frames by the request's name without vLLM's random suffix. Sequences have no gap and no duplicate."""
     assert [frame.sequence for frame in frames] == list(range(len(frames)))
     assert [frame.step for frame in frames] == sorted(frame.step for frame in frames)
     told: dict[str, Told] = defaultdict(Told)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real `vllm serve` in a session of its own: started, watched, killed in parts, ended without a trace."""
+"""Runs a real `vllm serve` in a session of its own: started, watched, killed in parts, ended without a trace."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ TWO_RANKS: tuple[str, ...] = (
 
 
 class ServerError(AssertionError):
-    """The server did not do what the test waits for; the message ends with its last output."""
+    """Reports that the server did not do what the test waits for; the message ends with its last output."""
 
 
 class Server:
-    """One `vllm serve` on a free port of the loopback interface.
+    """Runs one `vllm serve` on a free port of the loopback interface.
 
     Args:
         model: directory of the model.
@@ -84,11 +84,11 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Of the API server, which is also the id of the session."""
+        """Returns the process id of the API server, which is also the id of the session."""
         return self._process.pid
 
     def output(self) -> str:
-        """Everything that the server's processes have written so far."""
+        """Returns everything that the server's processes have written so far."""
         return self._log.read_text(errors="replace")
 
     def wait_until_healthy(self, deadline_s: float) -> None:
@@ -109,7 +109,7 @@ class Server:
         self._wait(lambda: not self.processes() and not self.left_in_shared_memory(), deadline_s, "gone")
 
     def processes(self) -> list[psutil.Process]:
-        """The living processes of the server's session."""
+        """Returns the living processes of the server's session."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -120,7 +120,8 @@ class Server:
         return found
 
     def workers(self) -> dict[int, int]:
-        """Rank → process id of the workers, from the prefix of their output: ``(Worker_TP1_EP1 pid=123)``."""
+        """Maps ranks to process ids of the workers, from the prefix of their output: ``(Worker_TP1_EP1
+        pid=123)``."""
         found = re.findall(r"\(Worker\w*?_TP(\d+)\w* pid=(\d+)\)", self.output())
         return {int(rank): int(pid) for rank, pid in found}
 
@@ -132,7 +133,7 @@ class Server:
         return int(found[1])
 
     def left_in_shared_memory(self) -> set[str]:
-        """What still exists of the shared memory that the server's processes have had mapped.
+        """Returns what still exists of the shared memory that the server's processes have had mapped.
 
         A new name in ``/dev/shm`` alone proves nothing: other programs come and go on the same machine.
         """

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A device whose streams are threads, so that work is truly asynchronous and a missing wait gives wrong values.
+"""Simulates a device whose streams are threads, so that work is truly asynchronous and a missing wait gives wrong
+values.
 
 Its memory is host memory allocated with ``device=SimulatedDevice.device``. Inside ``with device.launching():`` the
 in-place operators on such memory are queued on the current stream; an operator that returns values waits for the
@@ -25,7 +26,7 @@ _DEVICE = torch.device("cpu", 1)  # torch allocates ordinary memory for it, and 
 
 
 class SimulatedStream:
-    """A thread that works off a queue, each task after a delay of up to `delay_s`."""
+    """Works off a queue in a thread, each task after a delay of up to `delay_s`."""
 
     def __init__(self, name: str, delay_s: float, seed: int) -> None:
         self.name, self.delay_s = name, delay_s

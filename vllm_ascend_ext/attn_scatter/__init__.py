@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scattered attention input: which rows a rank holds, the layers on a shard, and what that costs."""
+"""Runs attention input on a shard of the rows: the layout of rows, the layers on a shard, and what a layer
+costs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes and time of scattered attention input, predicted: pure functions of sizes that all ranks know.
+"""Predicts bytes and time of scattered attention input by pure functions of sizes that all ranks know.
 
 Bytes are those that a rank sends by the ring algorithm, as `collectives` counts them. T = rows, R = ranks.
 """
@@ -17,7 +17,7 @@ from vllm_ascend_ext.collectives import sent_bytes
 
 @dataclass(frozen=True, slots=True)
 class LayerSizes:
-    """A decoder layer, in elements of a row.
+    """Holds the sizes of a decoder layer, in elements of a row.
 
     hidden: H. gathered: W, what attention gathers: q_lora + kv_lora + rope columns, or H where the gather comes
     before the projection. logits_bytes: of a row of router logits, 0 without a router. mlp_on_shards:
@@ -33,8 +33,8 @@ class LayerSizes:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Rates of one rank. flops, memory and link are per second, the last two in bytes; collective_s: how long one
-    more collective takes, however small."""
+    """Holds the speeds of one rank. flops, memory and link are per second, the last two in bytes; collective_s:
+    how long one more collective takes, however small."""
 
     name: str
     flops: float
@@ -60,12 +60,13 @@ def _gather(split: RowSplit, rank: int, row_bytes: int) -> int:
 
 
 def _reduce_scatter(split: RowSplit, rank: int, row_bytes: int) -> int:
-    """Of every rank the others' shards, equal or not."""
+    """Returns the bytes that each rank sends in a reduce-scatter: the other ranks' shards, equal or not."""
     return sent_bytes.reduce_scatter_variable(split.num_held * row_bytes, split.held(rank) * row_bytes)
 
 
 def plain_layer(layer: LayerSizes, num_rows: int, num_ranks: int) -> int:
-    """Bytes of a layer as vLLM runs it: two all-reduces, or with sequence-parallel experts one and a gather."""
+    """Returns the bytes of a layer as vLLM runs it: two all-reduces, or with sequence-parallel experts one and a
+    gather."""
     row_bytes = layer.hidden * layer.element_bytes
     sent = _all_reduce(num_rows, row_bytes, num_ranks)
     if layer.mlp_on_shards:
@@ -83,9 +84,9 @@ def scattered_layer(
     uneven: bool = False,
     rank: int = 0,
 ) -> int:
-    """Bytes of a layer with scattered attention input; the reduce-scatter of its output, where it owes a sum, is
-    counted here, though the next layer does it. With uneven shards they are those that `rank` sends; otherwise
-    all ranks send as many."""
+    """Returns the bytes of a layer with scattered attention input. The reduce-scatter of its output, where the
+    layer owes a sum, is counted here, though the next layer does it. With uneven shards the bytes are those that
+    `rank` sends; otherwise all ranks send as many."""
     split = RowSplit.even(num_rows, num_ranks, is_padded=not uneven)
     row_bytes = layer.hidden * layer.element_bytes
     sent = _gather(split, rank, layer.gathered * layer.element_bytes)
@@ -110,7 +111,8 @@ def scattered_forward(
     uneven: bool = False,
     rank: int = 0,
 ) -> int:
-    """Bytes of a forward pass: `layers`, the embedding's reduce-scatter if it owes a sum, and the last gather."""
+    """Returns the bytes of a forward pass: `layers`, the embedding's reduce-scatter if it owes a sum, and the last
+    gather."""
     split = RowSplit.even(num_rows, num_ranks, is_padded=not uneven)
     row_bytes = layers[-1].hidden * layers[-1].element_bytes
     ends = _gather(split, rank, row_bytes) + entry_owes_sum * _reduce_scatter(split, rank, row_bytes)
@@ -123,7 +125,8 @@ def scattered_forward(
 def min_tokens(
     layers: Sequence[LayerSizes], num_ranks: int, rates: Rates, *, full: bool = False, fp8_wire: bool = False
 ) -> int | None:
-    """From how many rows on the scattered layers take less time than the plain ones; None when they never do.
+    """Returns the number of rows from which on the scattered layers take less time than the plain ones, or None
+    when they never do.
 
     Gained with each row are bytes on the link, and for (R - 1) / R of the rows the norms (read twice and written
     twice) and the projection to `gathered`; paid once are the collectives that are more.

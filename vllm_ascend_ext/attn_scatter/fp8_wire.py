@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows in FP8 for a gather: each group of 128 elements with one scale, half or a quarter of the bytes.
+"""Encodes rows in FP8 for a gather: each group of 128 elements with one scale, half or a quarter of the bytes.
 
 Shapes: T = rows, H = row width, G = ceil(H / 128) groups of a row.
 """
@@ -15,12 +15,13 @@ ABSOLUTE_ERROR = 2.0**-10 / _E4M3_MAX  # of its group's largest element: half of
 
 
 def wire_bytes(width: int) -> int:
-    """Bytes of a row of `width` elements on the wire: an FP8 element each, and a float32 scale for each group."""
+    """Returns the bytes of a row of `width` elements on the wire: an FP8 element each, and a float32 scale for
+    each group."""
     return width + 4 * -(-width // GROUP)
 
 
 def encode(x_TH: torch.Tensor) -> torch.Tensor:
-    """``[T, H]`` floats → ``[T, wire_bytes(H)]`` uint8.
+    """Encodes ``[T, H]`` floats as ``[T, wire_bytes(H)]`` uint8.
 
     An element x of a group whose largest magnitude is m comes back within
     ``max(RELATIVE_ERROR * |x|, ABSOLUTE_ERROR * m)``, besides the rounding to its own dtype. Zero stays zero; a
@@ -38,7 +39,7 @@ def encode(x_TH: torch.Tensor) -> torch.Tensor:
 
 
 def decode(wire_TB: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
-    """The inverse of `encode`: ``[T, wire_bytes(H)]`` uint8 → ``[T, H]`` of `dtype`.
+    """Decodes what `encode` made: ``[T, wire_bytes(H)]`` uint8 to ``[T, H]`` of `dtype`.
 
     Raises:
         ValueError: not the bytes of rows of `width` elements.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scattered attention input: norms and the first projection of attention on a shard of the rows.
+"""Computes norms and the first projection of attention on a shard of the rows.
 
 Between two layers the sum over the tensor-parallel ranks is not given to all ranks but reduce-scattered, so that
 each rank norms and projects its own rows only, and what is gathered is the narrow result of the projection. With
@@ -33,7 +33,8 @@ from vllm_ascend_ext.ops.add_rms_norm import add_rms_norm
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """An RMS norm. weight: ``[H]``; eps: added to the mean of squares; apply: the model's, without residual."""
+    """Holds an RMS norm. weight: ``[H]``; eps: added to the mean of squares; apply: the model's own norm, without
+    residual."""
 
     weight: torch.Tensor
     eps: float
@@ -42,9 +43,9 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class LayerParts:
-    """A decoder layer, taken apart where rows change their layout.
+    """Describes a decoder layer, taken apart where rows change their layout.
 
-    name: for errors.
+    name: the layer's name, for errors.
     project: the part of attention that works row by row and narrows, ``[P, H]`` → ``[P, W]``; None where attention
         begins with a projection split among the ranks, so that the normed rows themselves are gathered (W = H).
     attend: (``[T, W]``, positions) → ``[T, H]``, this rank's addend.
@@ -66,19 +67,20 @@ class LayerParts:
 
 @dataclass(frozen=True, slots=True)
 class ScatteredStream:
-    """What goes from layer to layer: the last output, and the residual that it is still to be added to."""
+    """Carries the rows from layer to layer: the last output, and the residual to which that output must still be
+    added."""
 
     hidden: PartialSum | RowShard
     residual: Replicated | RowShard | None
 
 
 class AttentionScatter:
-    """The forward pass of one group of tensor-parallel ranks, on shards where that saves.
+    """Runs the forward pass of one group of tensor-parallel ranks, on shards where that saves.
 
     Every rank of the group makes the same calls with the same number of rows, zero allowed.
 
     Args:
-        collectives: of the group.
+        collectives: the collectives of the group.
         full: reduce-scatter after attention too, so that the second norm and the router run on the shard.
         fp8_wire: the gather before the experts or the MLP, which `full` needs, carries FP8 (`fp8_wire`). Router
             logits come from the exact rows and are gathered as they are.
@@ -96,11 +98,11 @@ class AttentionScatter:
         self.full, self.fp8_wire, self.uneven = full, fp8_wire, uneven
 
     def enter(self, hidden: PartialSum | Replicated) -> ScatteredStream:
-        """From the embedding's rows: an addend is reduce-scattered, what is complete already is sliced."""
+        """Scatters the embedding's rows: reduce-scatters an addend, slices rows that are complete."""
         return ScatteredStream(self._shard(hidden), None)
 
     def layer(self, parts: LayerParts, stream: ScatteredStream, positions: torch.Tensor) -> ScatteredStream:
-        """One decoder layer.
+        """Runs one decoder layer.
 
         Args:
             positions: ``[T]``, handed on to `LayerParts.attend`.
@@ -119,19 +121,19 @@ class AttentionScatter:
         return self._mlp_from_all_rows(parts, output, residual)
 
     def leave(self, stream: ScatteredStream, norm: Norm) -> Replicated:
-        """The rows after the last norm, complete on all ranks: what logits and MTP drafts are made from."""
+        """Returns the rows after the last norm, complete on all ranks: the input of logits and MTP drafts."""
         return self.gather(self._add_norm(stream, norm, "final norm")[0])
 
     def complete(self, stream: ScatteredStream) -> Replicated:
-        """The rows between two layers, output and residual added, on all ranks: auxiliary hidden states, or what
-        a pipeline stage sends. The stream stays valid."""
+        """Returns the rows between two layers, output and residual added, on all ranks: auxiliary hidden states,
+        or what a pipeline stage sends. The stream stays valid."""
         shard, residual = self._shard(stream.hidden), stream.residual
         if residual is not None:
             shard = add(shard, self._shard(residual), "hidden state")
         return self.gather(shard)
 
     def gather(self, shard: RowShard) -> Replicated:
-        """The rows of all ranks; pad rows are cut off."""
+        """Gathers the rows of all ranks and cuts off the pad rows."""
         split, x = shard.split, shard.tensor.contiguous()
         if not split.has_equal_shards:
             return Replicated(self._collectives.all_gather_variable(x, split.counts), shard.name)
@@ -165,7 +167,7 @@ class AttentionScatter:
         return Replicated(fp8_wire.decode(wire.tensor, shard.tensor.shape[1], shard.tensor.dtype), shard.name)
 
     def _add_norm(self, stream: ScatteredStream, norm: Norm, name: str) -> tuple[RowShard, RowShard]:
-        """(normed, residual) of a shard; a pad row is zero and stays it."""
+        """Returns (normed, residual) of a shard; pad rows are zero before and after."""
         hidden = self._shard(stream.hidden)
         if stream.residual is None:
             return hidden.with_tensor(norm.apply(hidden.tensor), name), hidden
@@ -176,7 +178,7 @@ class AttentionScatter:
         return hidden.with_tensor(normed, name), hidden.with_tensor(total, f"{name} residual")
 
     def _shard(self, rows: Rows) -> RowShard:
-        """This rank's rows: reduce-scattered, sliced, or there already."""
+        """Returns this rank's rows: reduce-scattered, sliced, or unchanged where the rows are a shard already."""
         if isinstance(rows, RowShard):
             return rows
         split = RowSplit.even(rows.tensor.shape[0], self.num_ranks, is_padded=not self.uneven)

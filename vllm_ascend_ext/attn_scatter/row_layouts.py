@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows with their layout: what a rank's tensor is of the batch that all ranks of a group work on.
+"""Gives rows a type for their layout: which part of the batch that a group works on a rank's tensor holds.
 
 The same tensor shape can be all rows, an addend of them, or some of them, and nothing in it tells which. Each is
 a type of its own here, made where it is known, so that adding or sending the wrong one raises instead of
@@ -19,12 +19,13 @@ from vllm_ascend_ext.collectives.rows import padded
 
 
 class LayoutError(TypeError):
-    """Rows of one layout where another was needed; the message has the names and layouts of all that took part."""
+    """Reports rows of one layout where another was needed; the message has the names and layouts of all
+    operands."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowSplit:
-    """How the rows of a batch are divided among the ranks, in the order of the ranks.
+    """Divides the rows of a batch among the ranks, in the order of the ranks.
 
     counts: rows of each rank, zero allowed. is_padded: every rank holds as many rows as the one with most, zeros
     after its own; otherwise each holds its own only, and the shards are uneven where the counts are.
@@ -39,28 +40,29 @@ class RowSplit:
 
     @classmethod
     def even(cls, num_rows: int, num_ranks: int, *, is_padded: bool = True) -> RowSplit:
-        """``ceil(T / R)`` rows for each rank, the last ranks having fewer or none."""
+        """Splits evenly: ``ceil(T / R)`` rows for each rank, the last ranks having fewer or none."""
         longest = -(-num_rows // num_ranks)
         counts = (min(max(num_rows - rank * longest, 0), longest) for rank in range(num_ranks))
         return cls(tuple(counts), is_padded)
 
     @property
     def longest(self) -> int:
-        """Rows of the rank with most."""
+        """Returns the rows of the rank with most."""
         return max(self.counts)
 
     @property
     def has_equal_shards(self) -> bool:
-        """All ranks hold equally many rows, so that the collectives of equal parts do."""
+        """Returns whether all ranks hold equally many rows, so that collectives of equal parts can exchange
+        them."""
         return self.is_padded or min(self.counts) == self.longest
 
     def held(self, rank: int) -> int:
-        """P, rows that `rank` holds."""
+        """Returns P, the rows that `rank` holds."""
         return self.longest if self.is_padded else self.counts[rank]
 
     @property
     def num_held(self) -> int:
-        """Rows that all ranks together hold."""
+        """Returns the rows that all ranks together hold."""
         return sum(self.held(rank) for rank in range(self.num_ranks))
 
     @property
@@ -72,13 +74,13 @@ class RowSplit:
         return len(self.counts)
 
     def begin(self, rank: int) -> int:
-        """Where the rows of `rank` begin in the batch."""
+        """Returns the row of the batch at which the rows of `rank` begin."""
         return sum(self.counts[:rank])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replicated:
-    """All rows, the same on all ranks: ``[T, ...]``."""
+    """Holds all rows, the same on all ranks: ``[T, ...]``."""
 
     tensor: torch.Tensor
     name: str
@@ -89,7 +91,7 @@ class Replicated:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PartialSum:
-    """An addend of all rows, ``[T, ...]``; the sum over the ranks is owed."""
+    """Holds an addend of all rows, ``[T, ...]``; the sum over the ranks is owed."""
 
     tensor: torch.Tensor
     name: str
@@ -100,7 +102,7 @@ class PartialSum:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowShard:
-    """This rank's rows of the batch, ``[P, ...]``; a gather is owed.
+    """Holds this rank's rows of the batch, ``[P, ...]``; a gather is owed.
 
     Raises:
         LayoutError: the tensor has not P rows, or there is no such rank.
@@ -123,11 +125,11 @@ class RowShard:
 
     @property
     def num_own(self) -> int:
-        """Rows of the shard that are not padding."""
+        """Returns the rows of the shard that are not padding."""
         return self.split.counts[self.rank]
 
     def with_tensor(self, tensor: torch.Tensor, name: str) -> RowShard:
-        """What was computed from each row of the shard by itself."""
+        """Wraps a result that was computed from each row of the shard by itself."""
         return RowShard(tensor, name, self.split, self.rank)
 
 
@@ -136,7 +138,7 @@ _Kind = TypeVar("_Kind", Replicated, PartialSum, RowShard)
 
 
 def expect(rows: Rows, kind: type[_Kind], purpose: str) -> _Kind:
-    """`rows`, which must be of `kind` for `purpose` ("the final norm").
+    """Checks that `rows` are of `kind`, which `purpose` ("the final norm") needs, and returns them.
 
     Raises:
         LayoutError: they are not.
@@ -147,7 +149,7 @@ def expect(rows: Rows, kind: type[_Kind], purpose: str) -> _Kind:
 
 
 def add(left: _Kind, right: _Kind, name: str) -> _Kind:
-    """The sum of rows of one layout, of that layout.
+    """Adds rows of one layout; the sum has that layout.
 
     Raises:
         LayoutError: two layouts, or shards of two splits; `add_once` adds a shard to a partial sum.
@@ -163,7 +165,7 @@ def add(left: _Kind, right: _Kind, name: str) -> _Kind:
 
 
 def add_once(partial: PartialSum, shard: RowShard, name: str) -> PartialSum:
-    """`partial` with this rank's rows of `shard` added in place: over the ranks every row is added exactly once.
+    """Adds this rank's rows of `shard` to `partial` in place: over the ranks every row is added exactly once.
 
     Raises:
         LayoutError: other layouts, or rows of another batch.
@@ -178,7 +180,7 @@ def add_once(partial: PartialSum, shard: RowShard, name: str) -> PartialSum:
 
 
 def own_rows(rows: Replicated, split: RowSplit, rank: int) -> RowShard:
-    """This rank's shard of rows that it has already: a slice, padded as `split` says, no communication.
+    """Returns this rank's shard of rows that it has already: a slice, padded as `split` says, no communication.
 
     Raises:
         LayoutError: a partial sum, whose slice would still owe the sum, or a shard; or not the rows of `split`.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of one process group: counted, waited for with a deadline, and failing with errors that name ranks."""
+"""Runs the calls of one process group: counted, waited for with a deadline, and failing with errors that name
+ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ _ROLL_CALL_SLICES = 4
 
 
 class CollectiveError(RuntimeError):
-    """A collective failed or reached its deadline. The group cannot be used any more.
+    """Reports that a collective failed or reached its deadline. The group cannot be used any more.
 
     Attributes:
         silent_ranks: world ranks that reported no failure of their own: dead, hanging, or not yet there.
@@ -33,10 +34,10 @@ class CollectiveError(RuntimeError):
 
 @dataclass(slots=True)
 class Traffic:
-    """What this rank did with one operation.
+    """Counts what this rank did with one operation.
 
     Attributes:
-        rows: of its inputs, padding included.
+        rows: rows of its inputs, padding included.
         bytes: sent by this rank, by the ring algorithm's count: an all-gather sends the input to R - 1
             ranks, a reduce-scatter (R - 1) / R of its input, an all-reduce twice that.
     """
@@ -50,9 +51,9 @@ class GroupCalls:
     """Runs the calls of one process group.
 
     Args:
-        group: the group; this process is in it.
+        group: the group, of which this process is a member.
         timeout_s: deadline of one operation. A failure is raised up to half of it, at most 4 s, later.
-        name: of the group, the same on all its ranks, for errors.
+        name: name of the group, the same on all its ranks, for errors.
         stream_ordered: the backend (NCCL, HCCL) works in stream order. Waiting then only makes the current
             stream wait, so that it can be captured, and the deadline is the one the group was created with.
     """
@@ -75,7 +76,8 @@ class GroupCalls:
         self._roll_call = RollCall(group, name)
 
     def traffic(self) -> dict[str, dict[str, int]]:
-        """Operation → {"calls", "rows", "bytes"} since the last `reset_traffic`; see `Traffic`."""
+        """Returns the traffic of each operation since the last `reset_traffic` as {"calls", "rows", "bytes"}
+        (`Traffic`)."""
         return {op: asdict(counts) for op, counts in self._traffic.items()}
 
     def reset_traffic(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collectives over one process group: counted, with a deadline, and with errors that name ranks.
+"""Implements collectives over one process group: counted, with a deadline, and with errors that name ranks.
 
 Shapes: R = ranks of the group, T = rows of this rank. Rows are the first dimension; the others must be the
 same on all ranks. All ranks call the same operations in the same order with the same `sizes`.
@@ -24,11 +24,11 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 
 class Collectives(GroupCalls):
-    """The collectives of one process group.
+    """Runs the collectives of one process group.
 
     Args:
         has_reduce_scatter: the backend has a reduce-scatter; otherwise an all-reduce stands in.
-        group, timeout_s, name, stream_ordered: see `GroupCalls`.
+        group, timeout_s, name, stream_ordered: the arguments of `GroupCalls`.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Collectives(GroupCalls):
         self._all_gather("all_gather_into", out, x)
 
     def all_gather_rows(self, x: torch.Tensor, sizes: Sequence[int] | None) -> torch.Tensor:
-        """The rows of all ranks, in the order of the ranks.
+        """Gathers the rows of all ranks, in the order of the ranks.
 
         Args:
             x: ``[sizes[rank], ...]``.
@@ -110,7 +110,7 @@ class Collectives(GroupCalls):
         return packed(out, sizes, longest)
 
     def gather_rows(self, x: torch.Tensor, sizes: Sequence[int] | None, dst: int) -> torch.Tensor | None:
-        """As `all_gather_rows`, but only group rank `dst` receives; the others return None."""
+        """Gathers as `all_gather_rows` does, but only group rank `dst` receives; the others return None."""
         sizes = self._check_sizes(sizes, x, lambda sizes: sizes[self.rank])
         if not 0 <= dst < self.num_ranks:
             raise ValueError(f"dst={dst} is not a rank of {self.name}, which has {self.num_ranks}")
@@ -140,7 +140,7 @@ class Collectives(GroupCalls):
         self._reduce_scatter("reduce_scatter_into", out, x)
 
     def reduce_scatter_rows(self, x: torch.Tensor, sizes: Sequence[int] | None) -> torch.Tensor:
-        """This rank's rows of the sum of `x` over the ranks.
+        """Returns this rank's rows of the sum of `x` over the ranks.
 
         Args:
             x: ``[sum(sizes), ...]``.
@@ -163,7 +163,7 @@ class Collectives(GroupCalls):
         return out[: sizes[self.rank]]
 
     def all_gather_variable(self, x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-        """As `all_gather_rows`, but every rank sends only the rows that it has.
+        """Gathers as `all_gather_rows` does, but every rank sends only the rows that it has.
 
         It is an all-to-all with uneven parts, which takes one part for each rank: beside the result it holds R
         copies of `x` until it is done, ``R * x.nbytes`` bytes.
@@ -183,8 +183,8 @@ class Collectives(GroupCalls):
         return out
 
     def reduce_scatter_variable(self, x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-        """As `reduce_scatter_rows`, but every rank receives only the rows that it keeps, from each rank, and adds
-        them up in the order of the ranks.
+        """Reduces as `reduce_scatter_rows` does, but every rank receives only the rows that it keeps, from each
+        rank, and adds them up in the order of the ranks.
 
         Returns:
             ``[sizes[rank], ...]``.
@@ -204,7 +204,7 @@ class Collectives(GroupCalls):
     def _all_to_all(
         self, op: str, sent: int, out: torch.Tensor, x: torch.Tensor, received: list[int], given: list[int]
     ) -> None:
-        """Part r of `x` goes to rank r. All ranks call it, also one that neither gives nor receives rows."""
+        """Sends part r of `x` to rank r. All ranks call it, also one that neither gives nor receives rows."""
         if self.num_ranks == 1:
             out.copy_(x)
         elif any(received) or any(given):

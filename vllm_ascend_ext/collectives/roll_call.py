@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is still there after a collective failed: survivors report themselves in the group's store.
+"""Finds out which ranks are alive after a collective failed: survivors report themselves in the group's store.
 
 A backend tells of a dead rank only its neighbours, by an address and not by a rank.
 """
@@ -16,7 +16,8 @@ _POLL_INTERVAL_S = 0.02
 
 
 def world_ranks(group: dist.ProcessGroup) -> tuple[int, ...]:
-    """World ranks of the group; group ranks when torch does not know the group (vLLM's stateless ones)."""
+    """Returns the world ranks of the group, or group ranks when torch does not know the group (vLLM's stateless
+    ones)."""
     try:
         return tuple(dist.get_process_group_ranks(group))
     except KeyError:
@@ -24,11 +25,11 @@ def world_ranks(group: dist.ProcessGroup) -> tuple[int, ...]:
 
 
 class RollCall:
-    """Failure reports of the ranks of one group.
+    """Keeps the failure reports of the ranks of one group.
 
     Args:
-        group: whose store carries the reports; without one nobody is ever heard of.
-        name: the same on all ranks of the group.
+        group: the group whose store carries the reports; without a store no rank is ever heard of.
+        name: the group's name, the same on all its ranks.
     """
 
     def __init__(self, group: dist.ProcessGroup, name: str) -> None:
@@ -41,7 +42,7 @@ class RollCall:
             self._store = group.get_group_store()
 
     def reported(self) -> list[int]:
-        """The other world ranks that reported a failure; none when the store cannot be reached."""
+        """Returns the other world ranks that reported a failure; none when the store cannot be reached."""
         try:
             return [rank for rank in self._others if self._has(rank)]
         except RuntimeError:

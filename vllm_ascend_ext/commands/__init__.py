@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of the command line, one file each: their arguments and what they run."""
+"""Implements the verbs of the command line, one file each: their arguments and what they run."""

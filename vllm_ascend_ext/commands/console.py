@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console of a command: rich on a terminal, plain text of a fixed width elsewhere."""
+"""Makes the console of a command: rich on a terminal, plain text of a fixed width elsewhere."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext demo`."""
+"""Implements `vllm-ascend-ext demo`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext doctor`."""
+"""Implements `vllm-ascend-ext doctor`."""
 
 from __future__ import annotations
 

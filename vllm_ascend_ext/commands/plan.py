@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext plan`."""
+"""Implements `vllm-ascend-ext plan`."""
 
 from __future__ import annotations
 

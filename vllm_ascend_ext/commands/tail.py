@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext tail`."""
+"""Implements `vllm-ascend-ext tail`."""
 
 from __future__ import annotations
 

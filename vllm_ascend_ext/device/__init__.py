@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices: one file each, one function that picks."""
+"""Represents devices: one file each, one function that picks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FACTORIES: Mapping[str, Callable[[int], Device]] = MappingProxyType({"cpu": _cp
 
 
 def create_device(device_type: str, index: int = 0) -> Device:
-    """A new `Device`. Its streams are its own, so one process keeps one object for one device.
+    """Creates a new `Device`. Its streams are its own, so one process keeps one object for one device.
 
     Raises:
         ValueError: an unknown `device_type`.

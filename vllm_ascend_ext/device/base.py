@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every device offers: side streams, events, pinned memory, and what it is capable of."""
+"""Defines what every device offers: side streams, events, pinned memory, and what it is capable of."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _POLL_INTERVAL_S = 0.00005  # what a wait is longer than it must be, at most
 
 
 class DeadlineError(TimeoutError):
-    """A wait reached its deadline."""
+    """Reports that a wait reached its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a device can do. Code outside ``device/`` asks here, never for the type of the device.
+    """Lists what a device can do. Code outside ``device/`` asks here, never for the type of the device.
 
     Attributes:
         side_streams: streams run concurrently with the main one, so that events must order them.
@@ -40,25 +40,25 @@ class Capabilities:
 
 
 class Stream(Protocol):
-    """The part of ``torch.cuda.Stream`` and ``torch.npu.Stream`` that this package uses.
+    """Describes the part of ``torch.cuda.Stream`` and ``torch.npu.Stream`` that this package uses.
 
     A `Device` hands out the native object, so that the framework's own functions accept it.
     """
 
     def query(self) -> bool:
-        """Whether all work submitted so far has finished. Does not block."""
+        """Returns whether all work submitted so far has finished. Does not block."""
         ...
 
 
 class Event(Protocol):
-    """A point in a stream. One that was never recorded counts as reached, as in CUDA and in ACL."""
+    """Marks a point in a stream. An event that was never recorded counts as reached, as in CUDA and in ACL."""
 
     def record(self, stream: Stream | None = None) -> None:
         """Marks the present end of `stream` (default: the current stream)."""
         ...
 
     def query(self) -> bool:
-        """Whether the work before the mark has finished. Does not block."""
+        """Returns whether the work before the mark has finished. Does not block."""
         ...
 
     def wait(self, stream: Stream | None = None) -> None:
@@ -75,31 +75,32 @@ class Event(Protocol):
 
 
 class NativeEvent:
-    """An `Event` over a ``torch.cuda.Event`` or ``torch.npu.Event``, whose synchronize() has no deadline."""
+    """Implements `Event` over a ``torch.cuda.Event`` or ``torch.npu.Event``, whose synchronize() has no
+    deadline."""
 
     def __init__(self, event: Any) -> None:
         self._event = event
 
     def record(self, stream: Stream | None = None) -> None:
-        """See `Event.record`."""
+        """Marks the present end of `stream` (default: the current stream)."""
         if stream is None:
             self._event.record()
         else:
             self._event.record(stream)
 
     def query(self) -> bool:
-        """See `Event.query`."""
+        """Returns whether the work before the mark has finished. Does not block."""
         return bool(self._event.query())
 
     def wait(self, stream: Stream | None = None) -> None:
-        """See `Event.wait`."""
+        """Makes later work of `stream` (default: the current stream) wait for the mark. Does not block."""
         if stream is None:
             self._event.wait()
         else:
             self._event.wait(stream)
 
     def synchronize(self, timeout_s: float) -> None:
-        """See `Event.synchronize`."""
+        """Blocks the calling thread until the mark is reached, by asking again and again."""
         deadline = time.monotonic() + timeout_s
         while not self.query():
             if time.monotonic() >= deadline:
@@ -108,7 +109,7 @@ class NativeEvent:
 
 
 class Device(ABC):
-    """One device of this process. Its side streams live as long as the object.
+    """Represents one device of this process. Its side streams live as long as the object.
 
     Args:
         device: the torch device, with its index.
@@ -125,7 +126,7 @@ class Device(ABC):
         self._lock = threading.Lock()
 
     def stream(self, name: str) -> Stream:
-        """The side stream called `name`: made on the first call, the same object ever after."""
+        """Returns the side stream called `name`: made on the first call, the same object ever after."""
         with self._lock:
             if name not in self._streams:
                 self._streams[name] = self._new_stream(name)
@@ -141,23 +142,23 @@ class Device(ABC):
     @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
-        """What this device can do."""
+        """Returns what this device can do."""
 
     @abstractmethod
     def event(self) -> Event:
-        """A new event."""
+        """Makes a new event."""
 
     @abstractmethod
     def pinned_empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """Uninitialised host memory, page-locked where `capabilities.pinned_memory`."""
+        """Allocates uninitialised host memory, page-locked where `capabilities.pinned_memory`."""
 
     @abstractmethod
     def is_capturing(self) -> bool:
-        """Whether the current stream is being captured into a graph."""
+        """Returns whether the current stream is being captured into a graph."""
 
     @abstractmethod
     def current_stream(self) -> Stream:
-        """The stream that the calling thread submits work to."""
+        """Returns the stream that the calling thread submits work to."""
 
     @abstractmethod
     def bind_thread(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU as a device: streams are in-order and synchronous, events complete at once."""
+"""Implements the CPU as a device: streams are in-order and synchronous, events complete at once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vllm_ascend_ext.device.base import Capabilities, Device, Event, Stream
 
 
 class CpuStream:
-    """A name: work runs in the calling thread, so that it has finished when the call returns."""
+    """Names a stream: work runs in the calling thread, so that it has finished when the call returns."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def query(self) -> bool:
-        """Always True."""
+        """Returns True: all work has finished."""
         return True
 
     def __repr__(self) -> str:
@@ -27,13 +27,13 @@ class CpuStream:
 
 
 class CpuEvent:
-    """An event that is always reached."""
+    """Stands for an event that is always reached."""
 
     def record(self, stream: Stream | None = None) -> None:
         """Does nothing: the work before the mark has finished."""
 
     def query(self) -> bool:
-        """Always True."""
+        """Returns True: all work has finished."""
         return True
 
     def wait(self, stream: Stream | None = None) -> None:
@@ -44,7 +44,7 @@ class CpuEvent:
 
 
 class CpuDevice(Device):
-    """The CPU. `current_stream` follows `stream_switch`, separately in every thread.
+    """Represents the CPU. `current_stream` follows `stream_switch`, separately in every thread.
 
     Raises:
         ValueError: an index other than 0.
@@ -59,7 +59,7 @@ class CpuDevice(Device):
 
     @property
     def capabilities(self) -> Capabilities:
-        """See `Device.capabilities`."""
+        """Returns the CPU's capabilities: no pinned memory, no graphs, no second stream."""
         return Capabilities(
             side_streams=False,
             graph_capture=False,
@@ -69,25 +69,25 @@ class CpuDevice(Device):
         )
 
     def bind_thread(self) -> None:
-        """Nothing to do: there is one device."""
+        """Does nothing: there is one device."""
 
     def keep_for(self, tensor: torch.Tensor, stream: Stream) -> None:
-        """Nothing to do: a stream has finished when the call returns."""
+        """Does nothing: a stream has finished when the call returns."""
 
     def event(self) -> Event:
-        """See `Device.event`."""
+        """Makes an event that is always reached."""
         return CpuEvent()
 
     def pinned_empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """Ordinary memory."""
+        """Allocates ordinary memory."""
         return torch.empty(tuple(shape), dtype=dtype)
 
     def is_capturing(self) -> bool:
-        """Always False."""
+        """Returns False: the CPU captures no graphs."""
         return False
 
     def current_stream(self) -> Stream:
-        """See `Device.current_stream`."""
+        """Returns the stream that the calling thread has switched to."""
         stream: Stream = getattr(self._thread, "stream", self._main)
         return stream
 

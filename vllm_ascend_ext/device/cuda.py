@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An NVIDIA GPU through torch.cuda."""
+"""Implements `Device` for an NVIDIA GPU through torch.cuda."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_ascend_ext.device.base import Capabilities, Device, Event, NativeEvent
 
 
 class CudaDevice(Device):
-    """GPU `index`.
+    """Represents GPU `index`.
 
     Raises:
         RuntimeError: this process sees no such GPU.
@@ -29,7 +29,7 @@ class CudaDevice(Device):
 
     @property
     def capabilities(self) -> Capabilities:
-        """See `Device.capabilities`."""
+        """Returns the capabilities of the GPU."""
         major, minor = torch.cuda.get_device_capability(self.device)
         return Capabilities(
             side_streams=True,
@@ -40,27 +40,27 @@ class CudaDevice(Device):
         )
 
     def bind_thread(self) -> None:
-        """See `Device.bind_thread`."""
+        """Makes this GPU the current device of the calling thread."""
         torch.cuda.set_device(self.device)
 
     def keep_for(self, tensor: torch.Tensor, stream: Stream) -> None:
-        """See `Device.keep_for`."""
+        """Lets the allocator reuse the memory of `tensor`, once freed, only after `stream` has passed the free."""
         tensor.record_stream(cast(torch.Stream, stream))
 
     def event(self) -> Event:
-        """See `Device.event`."""
+        """Makes an event over a ``torch.cuda.Event``."""
         return NativeEvent(torch.cuda.Event())  # type: ignore[no-untyped-call]
 
     def pinned_empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """See `Device.pinned_empty`."""
+        """Allocates page-locked host memory."""
         return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
 
     def is_capturing(self) -> bool:
-        """See `Device.is_capturing`."""
+        """Returns whether the current CUDA stream is being captured into a graph."""
         return bool(torch.cuda.is_current_stream_capturing())
 
     def current_stream(self) -> Stream:
-        """The ``torch.cuda.Stream`` that the calling thread submits work to."""
+        """Returns the ``torch.cuda.Stream`` that the calling thread submits work to."""
         return torch.cuda.current_stream(self.device)
 
     def _new_stream(self, name: str) -> Stream:

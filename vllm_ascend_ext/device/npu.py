@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An Ascend NPU through torch_npu, which adds ``torch.npu`` when it is imported."""
+"""Implements `Device` for an Ascend NPU through torch_npu, which adds ``torch.npu`` when it is imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vllm_ascend_ext.device.base import Capabilities, Device, Event, NativeEvent
 
 
 def _torch_npu() -> Any:
-    """The ``torch.npu`` module.
+    """Imports torch_npu and returns the ``torch.npu`` module.
 
     Raises:
         ImportError: torch_npu, or the CANN libraries that it loads, cannot be imported.
@@ -47,7 +47,7 @@ def npu_stream_switch(target_stream: Any, *, enabled: bool = True) -> AbstractCo
 
 
 class NpuDevice(Device):
-    """NPU `index`.
+    """Represents NPU `index`.
 
     Raises:
         ImportError: torch_npu cannot be imported.
@@ -65,7 +65,7 @@ class NpuDevice(Device):
 
     @property
     def capabilities(self) -> Capabilities:
-        """See `Device.capabilities`."""
+        """Returns the capabilities of the NPU."""
         return Capabilities(
             side_streams=True,
             graph_capture=True,
@@ -75,27 +75,27 @@ class NpuDevice(Device):
         )
 
     def bind_thread(self) -> None:
-        """See `Device.bind_thread`."""
+        """Makes this NPU the current device of the calling thread."""
         self._npu.set_device(self.device)
 
     def keep_for(self, tensor: torch.Tensor, stream: Stream) -> None:
-        """See `Device.keep_for`."""
+        """Lets the allocator reuse the memory of `tensor`, once freed, only after `stream` has passed the free."""
         tensor.record_stream(cast(Any, stream))
 
     def event(self) -> Event:
-        """See `Device.event`."""
+        """Makes an event over a ``torch.npu.Event``."""
         return NativeEvent(self._npu.Event())
 
     def pinned_empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """See `Device.pinned_empty`."""
+        """Allocates page-locked host memory."""
         return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
 
     def is_capturing(self) -> bool:
-        """See `Device.is_capturing`."""
+        """Returns whether the current NPU stream is being captured into a graph."""
         return bool(self._npu.is_current_stream_capturing())
 
     def current_stream(self) -> Stream:
-        """The ``torch.npu.Stream`` that the calling thread submits work to."""
+        """Returns the ``torch.npu.Stream`` that the calling thread submits work to."""
         stream: Stream = self._npu.current_stream(self.device)
         return stream
 

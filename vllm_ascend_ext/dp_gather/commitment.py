@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a replica promises about its next pass, so that nobody need ask it when the pass comes: integers only.
+"""Computes what a replica promises about its next pass, so that nobody need ask it when the pass comes: integers
+only.
 
 A bound alone can be broken by a request that has just arrived. A commitment cannot: while one is in force the
 replica's scheduler admits nobody, and running requests only become fewer. A new request is held for one pass at
@@ -16,16 +17,16 @@ from dataclasses import dataclass
 
 
 class CommitmentError(RuntimeError):
-    """A replica has more rows than it committed to, and the others have planned by that."""
+    """Reports that a replica has more rows than it committed to, and the others have planned by that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commitment:
-    """About one replica's next pass; all zero: it may hold anything.
+    """Bounds one replica's next pass; all zero: the pass may hold anything.
 
     Attributes:
         max_rows: rows of the target model at most, and of the draft model's first pass.
-        max_draft_rows: of each later pass of the draft model.
+        max_draft_rows: rows of each later pass of the draft model at most.
     """
 
     max_rows: int
@@ -37,7 +38,7 @@ class Commitment:
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing is promised."""
+        """Returns whether nothing is promised."""
         return self.max_rows == 0
 
 
@@ -47,7 +48,7 @@ OPEN = Commitment(0, 0)
 def commit(
     *, num_waiting: int, all_decode: bool, num_running: int, decode_rows: int, row_limit: int
 ) -> Commitment:
-    """What a replica can promise about its next pass once this one is decided.
+    """Returns what a replica can promise about its next pass once this one is decided.
 
     An idle replica promises too, a dummy: otherwise it alone would keep all others from planning ahead.
 
@@ -55,8 +56,8 @@ def commit(
         num_waiting: requests that want to be admitted or resumed.
         all_decode: every running request is past its prompt after this pass.
         num_running: requests that are in the next pass unless they stop.
-        decode_rows: of a request that decodes, at most: 1 + drafts. A dummy has as many, in every pass of it.
-        row_limit: of any pass, from the configuration.
+        decode_rows: rows of a request that decodes, at most: 1 + drafts. A dummy has as many, in every pass of it.
+        row_limit: rows of any pass at most, from the configuration.
     """
     if num_waiting or not all_decode:
         return OPEN
@@ -68,7 +69,7 @@ def commit(
 
 
 class Admission:
-    """Whether one replica's scheduler may admit requests: not while a commitment about the next pass is in
+    """Decides whether one replica's scheduler may admit requests: not while a commitment about the next pass is in
     force."""
 
     def __init__(self) -> None:
@@ -76,16 +77,16 @@ class Admission:
 
     @property
     def holds(self) -> bool:
-        """Whether the next pass was promised to hold running requests only."""
+        """Returns whether the next pass was promised to hold running requests only."""
         return not self._in_force.is_open
 
     def pass_decided(self, about_the_next: Commitment) -> None:
-        """A pass will run, real or dummy, and carries this. Not for a schedule without rows: it is no pass."""
+        """Puts the commitment of a pass, real or dummy, in force. A schedule without rows is no pass."""
         self._in_force = about_the_next
 
 
 def bounds(gathered: Sequence[Commitment]) -> tuple[Commitment, ...] | None:
-    """Every replica's bound of the pass, or None where the counts have to be asked for.
+    """Returns every replica's bound of the pass, or None where the counts have to be asked for.
 
     From what all replicas know alike and nothing else, so that all decide alike.
     """
@@ -108,12 +109,13 @@ def check(rows: int, bound: int, replica: int) -> None:
 
 
 def encode(commitment: Commitment, replica: int, num_replicas: int) -> list[int]:
-    """A replica's entry in a vector of 2 * num_replicas integers; `decode` reads the sum over the replicas."""
+    """Returns a replica's entry in a vector of 2 * num_replicas integers; `decode` reads the sum over the
+    replicas."""
     vector = [0] * (2 * num_replicas)
     vector[2 * replica : 2 * replica + 2] = commitment.max_rows, commitment.max_draft_rows
     return vector
 
 
 def decode(vector: Sequence[int]) -> tuple[Commitment, ...]:
-    """Every replica's commitment from the sum of all `encode`d vectors."""
+    """Returns every replica's commitment from the sum of all `encode`d vectors."""
     return tuple(Commitment(*pair) for pair in zip(vector[::2], vector[1::2], strict=True))

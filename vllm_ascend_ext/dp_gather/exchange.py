@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`DpGather`: rows of all replicas to the experts and back, following a `GatherPlan`.
+"""Moves rows of all replicas to the experts and back, following a `GatherPlan`.
 
 Shapes: C = rows of this replica, S = rows that this rank holds (C, rounded up, divided among the replica's
 attention-TP ranks), N = rows of the buffer that the experts read, H = row width.
@@ -21,7 +21,7 @@ from vllm_ascend_ext.ops.dp_rows import dp_pad, dp_unpad
 
 
 class PlanError(RuntimeError):
-    """Rows do not fit the plan in force, none is, or one is already."""
+    """Reports that rows do not fit the plan in force, that none is in force, or that one is already."""
 
 
 class DpGather:
@@ -40,12 +40,12 @@ class DpGather:
 
     @property
     def rank(self) -> int:
-        """Of this process among the ranks of the gather."""
+        """Returns this process's rank in the group of the gather."""
         return self._ranks.rank
 
     @property
     def plan(self) -> GatherPlan:
-        """The plan in force.
+        """Returns the plan in force.
 
         Raises:
             PlanError: there is none.
@@ -76,7 +76,7 @@ class DpGather:
             self._plan = None
 
     def slice_replicated(self, x_CH: torch.Tensor) -> torch.Tensor:
-        """This rank's part of rows that all attention-TP ranks hold alike.
+        """Returns this rank's part of rows that all attention-TP ranks hold alike.
 
         Args:
             x_CH: ``[C, H]``.
@@ -96,7 +96,7 @@ class DpGather:
         return own_TH if own_TH.shape[0] == held else _pad(own_TH, 0, held)
 
     def reduce_partial(self, x_CH: torch.Tensor) -> torch.Tensor:
-        """This rank's part of the sum of rows of which each attention-TP rank holds an addend.
+        """Returns this rank's part of the sum of rows of which each attention-TP rank holds an addend.
 
         Args:
             x_CH: ``[C, H]``.
@@ -115,7 +115,7 @@ class DpGather:
         return own_SH
 
     def join(self, x_SH: torch.Tensor) -> torch.Tensor:
-        """The replica's rows from the parts of its attention-TP ranks: ``[S, H]`` to ``[C, H]``."""
+        """Joins the parts of the attention-TP ranks into the replica's rows: ``[S, H]`` to ``[C, H]``."""
         self._check_rows("join", x_SH, self._num_held())
         if self._attn_tp is None:
             return x_SH
@@ -124,7 +124,7 @@ class DpGather:
         return whole[: self._num_own_rows()]
 
     def gather(self, x_SH: torch.Tensor, fill: int = 0) -> torch.Tensor:
-        """The rows of all ranks, bit by bit as they are there.
+        """Gathers the rows of all ranks, bit by bit as they are there.
 
         Args:
             x_SH: ``[S, H]``, any dtype.
@@ -152,7 +152,7 @@ class DpGather:
         return out_NH
 
     def combine(self, x_NH: torch.Tensor) -> torch.Tensor:
-        """This rank's rows of the sum over all ranks: ``[N, H]`` to ``[S, H]``."""
+        """Returns this rank's rows of the sum over all ranks: ``[N, H]`` to ``[S, H]``."""
         rows, rank = self.plan.rows, self._ranks.rank
         self._check_rows("combine", x_NH, rows.num_rows)
         if self.plan.mode is GatherMode.VARIABLE:
@@ -166,7 +166,8 @@ class DpGather:
         return own[: rows.held[rank]]
 
     def drop_padding(self, x_NH: torch.Tensor) -> torch.Tensor:
-        """The real rows of a buffer, where experts take every row for one: ``[N, H]`` to ``[sum(counts), H]``."""
+        """Returns the real rows of a buffer, where experts take every row for one: ``[N, H]`` to ``[sum(counts),
+        H]``."""
         rows = self.plan.rows
         self._check_rows("drop_padding", x_NH, rows.num_rows)
         if not rows.num_pad_rows:
@@ -175,7 +176,7 @@ class DpGather:
         return torch.cat([x_NH[offset : offset + real] for offset, real in starts])
 
     def restore_padding(self, x: torch.Tensor) -> torch.Tensor:
-        """The inverse of `drop_padding`; padding rows are zero."""
+        """Undoes `drop_padding`; padding rows are zero."""
         rows = self.plan.rows
         self._check_rows("restore_padding", x, sum(self.plan.counts))
         if not rows.num_pad_rows:
@@ -203,14 +204,15 @@ class DpGather:
 
 
 def _pad(x: torch.Tensor, offset: int, total: int) -> torch.Tensor:
-    """`dp_pad` of all rows, for any element size."""
+    """Pads all rows by `dp_pad`, for any element size."""
     if x.element_size() > 4:
         return dp_pad(x.contiguous().view(torch.int32), x.shape[0], offset, total).view(x.dtype)
     return dp_pad(x, x.shape[0], offset, total)
 
 
 def _bits(x_SH: torch.Tensor) -> torch.Tensor:
-    """The same memory as integers, which every backend adds exactly: -0.0 and NaN survive a sum with zero."""
+    """Views the same memory as integers, which every backend adds exactly: -0.0 and NaN survive a sum with
+    zero."""
     row = x_SH.contiguous()
     row_bytes: int = row.shape[1] * row.element_size()
     return row.view(torch.int32 if row_bytes % 4 == 0 else torch.int8)

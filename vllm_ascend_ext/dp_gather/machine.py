@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long collectives take on a machine: named ones, and the JSON that `benchmarks/dp_gather.py` prints."""
+"""Describes how long collectives take on a machine: named ones, and the JSON that `benchmarks/dp_gather.py`
+prints."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ SCHEMA = 1
 
 
 class MachineError(PlanInputError):
-    """A machine description that does not exist, cannot be read, or is for another number of ranks."""
+    """Reports a machine description that does not exist, cannot be read, or is for another number of ranks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Seconds over bytes, linear between points and beyond the last one.
+    """Maps bytes to seconds, linear between points and beyond the last one.
 
     points: (bytes, seconds), bytes ascending, at least two.
     """
@@ -35,7 +36,7 @@ class Curve:
             raise MachineError(f"not two or more points of ascending bytes and seconds >= 0: {self.points}")
 
     def seconds(self, num_bytes: int) -> float:
-        """Seconds for `num_bytes`; less than the first point costs as much as the first point."""
+        """Returns the seconds for `num_bytes`; less than the first point costs as much as the first point."""
         index = bisect_right(self.points, (num_bytes, float("inf")))
         if index == 0:
             return self.points[0][1]
@@ -46,13 +47,14 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One group of ranks on one machine. Each curve is over the bytes of the whole buffer (all ranks' rows).
+    """Describes one group of ranks on one machine. Each curve is over the bytes of the whole buffer (all ranks'
+    rows).
 
     Attributes:
-        name, source: what it is, and where the numbers are from.
-        num_ranks: of the group that the curves hold for.
-        all_gather, reduce_scatter, all_reduce: of one call.
-        all_gather_variable, reduce_scatter_variable: of one call when all ranks have as many rows.
+        name, source: the machine's name, and the source of the numbers.
+        num_ranks: number of ranks of the group that the curves hold for.
+        all_gather, reduce_scatter, all_reduce: time of one call.
+        all_gather_variable, reduce_scatter_variable: time of one call when all ranks have as many rows.
         all_gather_one_long, reduce_scatter_one_long: the same when one rank has all of them.
         pad_byte_s: seconds that the expert layer spends on a byte of a gathered row that no expert takes.
     """
@@ -70,7 +72,7 @@ class Machine:
     pad_byte_s: float
 
     def to_json(self) -> str:
-        """What `read` reads."""
+        """Returns the text that `read` reads."""
         curves = {
             name: [list(point) for point in value["points"]] if isinstance(value, dict) else value
             for name, value in asdict(self).items()
@@ -79,7 +81,7 @@ class Machine:
 
 
 def describe(name_or_file: str, num_ranks: int) -> Machine:
-    """The machine of that name, scaled to `num_ranks`, or the description in that file.
+    """Returns the machine of that name, scaled to `num_ranks`, or the description in that file.
 
     Raises:
         MachineError: neither, or a description for another number of ranks.
@@ -96,7 +98,7 @@ def describe(name_or_file: str, num_ranks: int) -> Machine:
 
 
 def read(file: Path) -> Machine:
-    """A description as `Machine.to_json` writes it.
+    """Reads a description as `Machine.to_json` writes it.
 
     Raises:
         MachineError: the file cannot be read, or is not a description of this schema.
@@ -125,7 +127,8 @@ def _value(kind: Any, value: Any) -> Any:
 def linked(
     name: str, source: str, num_ranks: int, bytes_per_s: Mapping[str, float], latency_s: float, pad_byte_s: float
 ) -> Machine:
-    """A machine whose calls take `latency_s` and then send the ring's bytes at `bytes_per_s` of each operation."""
+    """Describes a machine whose calls take `latency_s` and then send the ring's bytes at `bytes_per_s` of each
+    operation."""
 
     def curve(op: str) -> Curve:
         count = sent_bytes.all_reduce if op == "all_reduce" else sent_bytes.reduce_scatter

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`GatherPlan`: how the rows of all replicas reach the experts and come back in one forward pass.
+"""Plans how the rows of all replicas reach the experts and come back in one forward pass (`GatherPlan`).
 
 A plan is a pure function of what all ranks know alike (every replica's rows, whether the pass runs in a graph,
 the sizes, the machine's description), so that all ranks plan alike without asking each other. No torch here.
@@ -23,7 +23,7 @@ Rule = Literal["auto", "cost"]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way that was open."""
+    """Describes one mode that was open, with its cost."""
 
     mode: GatherMode
     rows: GatherRows
@@ -32,7 +32,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class GatherPlan:
-    """One forward pass.
+    """Holds the plan of one forward pass.
 
     Attributes:
         counts: rows of each replica as they are; `chosen.rows.padded` are those with padding.
@@ -69,13 +69,13 @@ def make_plan(
     in_graph: bool = False,
     mode: GatherMode | None = None,
 ) -> GatherPlan:
-    """Plan one forward pass.
+    """Plans one forward pass.
 
     Args:
         counts: rows of each replica; a replica without work has 0, or its dummy rows.
         topology, widths: the ranks, and the bytes of a row.
         rule: how to choose; `cost` needs a machine.
-        machine: of `topology.num_ranks` ranks; with `auto` only for the predicted times.
+        machine: description of `topology.num_ranks` ranks; with `auto` only for the predicted times.
         in_graph: all ranks replay a graph. It was captured with MAX_LEN, so no other mode is possible.
         mode: overrides the rule.
 
@@ -108,7 +108,8 @@ def _candidate(
 
 
 def _by_volume(by_mode: dict[GatherMode, Candidate], topology: Topology) -> tuple[Candidate, str]:
-    """SGLang's rule on the rounded counts: an all-reduce sends every row twice, an all-gather the longest's."""
+    """Chooses by SGLang's rule on the rounded counts: an all-reduce sends every row twice, an all-gather the
+    longest's."""
     rounded = by_mode[GatherMode.SUM_LEN].rows.padded
     twice_sum, all_longest = 2 * sum(rounded), max(rounded) * topology.dp_size
     fits = twice_sum >= all_longest
@@ -118,7 +119,7 @@ def _by_volume(by_mode: dict[GatherMode, Candidate], topology: Topology) -> tupl
 
 
 def _cheapest(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """The fastest; of equal ones the first."""
+    """Returns the fastest candidate; of equal ones the first."""
     timed = [(candidate.cost.seconds, candidate) for candidate in candidates]
     if any(seconds is None for seconds, _ in timed):
         raise MachineError("the rule 'cost' needs the description of a machine")

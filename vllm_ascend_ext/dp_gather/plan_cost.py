@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes and seconds of gathering rows, running experts' padding and combining, for each way of exchanging rows."""
+"""Prices each mode of exchanging rows: bytes and seconds of gathering rows, running experts' padding and
+combining."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ from vllm_ascend_ext.dp_gather.plan_rows import GatherMode, GatherRows, PlanInpu
 
 @dataclass(frozen=True, slots=True)
 class RowWidths:
-    """Bytes of one row.
+    """Holds the bytes of one row in each direction.
 
-    dispatch: of each tensor that is gathered (hidden states, router logits, scales).
-    combine: of the tensor that is summed back; 0 when nothing is.
+    dispatch: row bytes of each tensor that is gathered (hidden states, router logits, scales).
+    combine: row bytes of the tensor that is summed back; 0 when nothing is.
     """
 
     dispatch: tuple[int, ...]
@@ -28,10 +29,10 @@ class RowWidths:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one gather and combine cost.
+    """Holds what one gather and combine cost.
 
     Attributes:
-        gather_bytes, combine_bytes: sent by each rank, one number a rank (see `sent_bytes`).
+        gather_bytes, combine_bytes: bytes that each rank sends, one number a rank (counted by `sent_bytes`).
         gather_s, pad_s, combine_s: seconds on the machine; None without one.
     """
 
@@ -43,19 +44,19 @@ class Cost:
 
     @property
     def seconds(self) -> float | None:
-        """All together."""
+        """Returns the seconds of gather, padding and combine together."""
         if self.gather_s is None or self.pad_s is None or self.combine_s is None:
             return None
         return self.gather_s + self.pad_s + self.combine_s
 
     @property
     def sent(self) -> tuple[int, ...]:
-        """Bytes of both directions, one number a rank."""
+        """Returns the bytes sent in both directions, one number a rank."""
         return tuple(a + b for a, b in zip(self.gather_bytes, self.combine_bytes, strict=True))
 
 
 def price(mode: GatherMode, rows: GatherRows, widths: RowWidths, machine: Machine | None = None) -> Cost:
-    """The cost of exchanging `rows` by `mode`."""
+    """Returns the cost of exchanging `rows` by `mode`."""
     per_tensor = [_gather_bytes(mode, rows, width) for width in widths.dispatch]
     gather_bytes = tuple(map(sum, zip(*per_tensor, strict=True)))
     combine_bytes = _combine_bytes(mode, rows, widths.combine)
@@ -107,7 +108,8 @@ def _combine_seconds(mode: GatherMode, rows: GatherRows, width: int, machine: Ma
 
 
 def _between(even: Curve, one_long: Curve, rows: GatherRows, whole: int) -> float:
-    """Between both curves by how uneven the rows are: 0 when all ranks have as many, 1 when one has all."""
+    """Interpolates between both curves by how uneven the rows are: 0 when all ranks have as many, 1 when one has
+    all."""
     num_ranks = len(rows.placed)
     if num_ranks == 1:
         return even.seconds(whole)

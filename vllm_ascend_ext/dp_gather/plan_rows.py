@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows each rank puts where in the buffer that the experts read: integers only.
+"""Lays out which rows each rank puts where in the buffer that the experts read: integers only.
 
 dp = replicas, tp = attention-TP ranks of a replica; the gather has dp * tp ranks, rank = replica * tp + tp_rank.
 A replica's rows, rounded up to a multiple of tp, are split evenly among its tp ranks.
@@ -14,11 +14,11 @@ from itertools import accumulate
 
 
 class PlanInputError(ValueError):
-    """Numbers that no plan can be made for."""
+    """Reports numbers that no plan can be made for."""
 
 
 class GatherMode(str, Enum):
-    """How rows are exchanged.
+    """Names the modes of exchanging rows.
 
     MAX_LEN: every rank sends as many rows as the longest; all-gather, reduce-scatter back.
     SUM_LEN: every rank adds its rows to a zeroed buffer of all rows; all-reduce, all-reduce and slice back.
@@ -32,7 +32,7 @@ class GatherMode(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Ranks of one gather.
+    """Describes the ranks of one gather.
 
     dp_size: replicas. attn_tp_size: ranks among which a replica's rows are split before the gather; 1 when each
     rank of the gather holds all rows of its replica.
@@ -50,13 +50,13 @@ class Topology:
         return self.dp_size * self.attn_tp_size
 
     def rounded(self, count: int) -> int:
-        """`count` rounded up to a multiple of the attention-TP size; 0 stays 0."""
+        """Rounds `count` up to a multiple of the attention-TP size; 0 stays 0."""
         return -(-count // self.attn_tp_size) * self.attn_tp_size
 
 
 @dataclass(frozen=True, slots=True)
 class GatherRows:
-    """The rows of one mode; every tuple has one number a rank, unless it says otherwise.
+    """Holds the rows of one mode; every tuple has one number a rank, unless it says otherwise.
 
     Attributes:
         padded: rows of each replica (dp numbers) in the buffer, padding included.
@@ -79,14 +79,14 @@ class GatherRows:
         return self.num_rows - sum(self.real)
 
     def pad_spans(self) -> list[tuple[int, int]]:
-        """(begin, end) of the rows of the buffer that are padding, in order, without empty ones."""
+        """Returns (begin, end) of the rows of the buffer that are padding, in order, without empty ones."""
         ends = (offset + placed for offset, placed in zip(self.offsets, self.placed, strict=True))
         begins = (offset + real for offset, real in zip(self.offsets, self.real, strict=True))
         return [(begin, end) for begin, end in zip(begins, ends, strict=True) if begin < end]
 
 
 def lay_out(counts: Sequence[int], topology: Topology, mode: GatherMode) -> GatherRows:
-    """The rows of `mode` when the replicas have `counts` rows.
+    """Returns the rows of `mode` when the replicas have `counts` rows.
 
     Raises:
         PlanInputError: not one count a replica, or a negative one.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A gather plan for people and as JSON."""
+"""Prints a gather plan for people and as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vllm_ascend_ext.dp_gather.plan import Candidate, GatherPlan
 
 
 def document(plan: GatherPlan) -> dict[str, Any]:
-    """Plain values; bytes and seconds of one layer, bytes and offsets one a rank."""
+    """Returns the plan as plain values; bytes and seconds of one layer, bytes and offsets one a rank."""
     return {
         "counts": list(plan.counts),
         "dp_size": plan.topology.dp_size,
@@ -22,7 +22,7 @@ def document(plan: GatherPlan) -> dict[str, Any]:
 
 
 def text(plan: GatherPlan) -> str:
-    """The plan in lines: the choice, then a line for each candidate."""
+    """Returns the plan in lines: the choice, then a line for each candidate."""
     lines = [f"{plan.mode.value}: {plan.reason}", f"{'':10}{'rows':>9}{'padding':>9}{'MB a rank':>19}{'time':>14}"]
     for candidate in plan.candidates:
         sent, rows, seconds = candidate.cost.sent, candidate.rows, candidate.cost.seconds

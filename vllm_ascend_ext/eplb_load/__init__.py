@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Expert load: counting it, and what the counts say about balance."""
+"""Counts expert load and tells what the counts say about balance."""

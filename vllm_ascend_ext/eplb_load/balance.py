@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How even a load is: over the experts of a layer, and over the ranks that hold them.
+"""Measures how even a load is: over the experts of a layer, and over the ranks that hold them.
 
 Shapes: L = layers, E = experts, R = ranks. A layer without load counts as perfectly even.
 """
@@ -13,7 +13,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Imbalance:
-    """Numbers for each layer; tuples of length L.
+    """Holds the imbalance of each layer; tuples of length L.
 
     Attributes:
         max_over_mean: the busiest expert (or rank) over the average one: 1.0 is even, E (or R) is all on one.
@@ -27,13 +27,13 @@ class Imbalance:
 
     @property
     def worst_layer(self) -> int:
-        """The layer with the highest `max_over_mean`; the first of equals."""
+        """Returns the layer with the highest `max_over_mean`; the first of equals."""
         return max(range(len(self.max_over_mean)), key=self.max_over_mean.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
 class HotExpert:
-    """One expert of one layer. `share` is its part of the layer's load; an even one has 1 / E."""
+    """Describes one expert of one layer. `share` is its part of the layer's load; an even one has 1 / E."""
 
     layer: int
     expert: int
@@ -42,7 +42,7 @@ class HotExpert:
 
 
 def expert_imbalance(load_LE: torch.Tensor) -> Imbalance:
-    """Imbalance over the experts of each layer.
+    """Returns the imbalance over the experts of each layer.
 
     Args:
         load_LE: ``[L, E]`` integers, not negative, on any device (copied to the host).
@@ -54,15 +54,15 @@ def expert_imbalance(load_LE: torch.Tensor) -> Imbalance:
 
 
 def rank_imbalance(load_LE: torch.Tensor, num_ranks: int, expert_to_rank: torch.Tensor | None = None) -> Imbalance:
-    """Imbalance over the ranks of each layer; arguments and errors as in `rank_load`."""
+    """Returns the imbalance over the ranks of each layer; arguments and errors as in `rank_load`."""
     return _imbalance(rank_load(load_LE, num_ranks, expert_to_rank))
 
 
 def rank_load(load_LE: torch.Tensor, num_ranks: int, expert_to_rank: torch.Tensor | None = None) -> torch.Tensor:
-    """The load of each rank.
+    """Returns the load of each rank.
 
     Args:
-        load_LE: as in `expert_imbalance`.
+        load_LE: the load, as in `expert_imbalance`.
         num_ranks: R, at least 1.
         expert_to_rank: ``[E]``, or ``[L, E]`` when layers differ, integers in ``[0, R)``; by default
             `contiguous_placement`.
@@ -91,10 +91,10 @@ def rank_load(load_LE: torch.Tensor, num_ranks: int, expert_to_rank: torch.Tenso
 
 
 def placed_imbalance(load_LE: torch.Tensor, physical_to_logical_LP: torch.Tensor, num_ranks: int) -> Imbalance:
-    """Imbalance over the ranks where experts may have several copies, which share their load evenly.
+    """Returns the imbalance over the ranks where experts may have several copies, which share their load evenly.
 
     Args:
-        load_LE: as in `expert_imbalance`.
+        load_LE: the load, as in `expert_imbalance`.
         physical_to_logical_LP: ``[L, P]`` integers in ``[0, E)``; rank r holds the r-th of R equal parts of a row,
             or as `contiguous_placement` says when P is not a multiple of R.
         num_ranks: R, at least 1.
@@ -120,14 +120,15 @@ def placed_imbalance(load_LE: torch.Tensor, physical_to_logical_LP: torch.Tensor
 
 
 def layer_groups(num_layers: int, max_groups: int) -> list[tuple[int, int]]:
-    """At most `max_groups` runs ``[begin, end)`` of consecutive layers, as even as possible, longer ones first."""
+    """Returns at most `max_groups` runs ``[begin, end)`` of consecutive layers, as even as possible, longer ones
+    first."""
     sizes = contiguous_placement(num_layers, min(num_layers, max_groups)).bincount().tolist()
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     return [(end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
 def contiguous_placement(num_experts: int, num_ranks: int) -> torch.Tensor:
-    """``[E]`` int64: consecutive experts on each rank, the first ``E mod R`` ranks holding one more.
+    """Returns ``[E]`` int64: consecutive experts on each rank, the first ``E mod R`` ranks holding one more.
 
     Source: vLLM 0.23.0 ``determine_expert_map`` with the linear placement strategy.
     """
@@ -137,7 +138,7 @@ def contiguous_placement(num_experts: int, num_ranks: int) -> torch.Tensor:
 
 
 def top_experts(load_LE: torch.Tensor, count: int) -> tuple[HotExpert, ...]:
-    """The `count` busiest experts of all layers, busiest first; of equals, in order of layer and expert.
+    """Returns the `count` busiest experts of all layers, busiest first; of equals, in order of layer and expert.
 
     Experts without load are never among them. Arguments and errors as in `expert_imbalance`.
     """
@@ -166,7 +167,7 @@ def _checked(load_LE: torch.Tensor) -> torch.Tensor:
 
 
 def _imbalance(load_LX: torch.Tensor) -> Imbalance:
-    """X is experts or ranks."""
+    """Computes the imbalance of each row of a load ``[L, X]``, where X is experts or ranks."""
     total_L = load_LX.sum(dim=1)
     mean_L = load_LX.double().mean(dim=1)
     idle_L = total_L == 0

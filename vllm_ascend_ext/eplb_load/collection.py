@@ -49,7 +49,7 @@ class LoadOfModel:
         self.recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device, max_slots)
 
     def begin(self, facts: StepFacts, layout: RankLayout, *, counts: bool) -> None:
-        """Tells the recorder of a pass that is about to run; it is counted if `counts`."""
+        """Tells the recorder of a pass that is about to run; the pass is counted if `counts`."""
         num_tokens = facts.num_routed_tokens(layout, sequence_parallel=self.model.sequence_parallel)
         self.recorder.begin_step(num_tokens if counts else 0)
 
@@ -114,7 +114,7 @@ class ExpertLoadCollection:
             self.target.begin(facts, self._layout, counts=self._counts)
 
     def begin_draft(self, facts: StepFacts) -> None:
-        """Notes that the draft model is about to run a pass; it counts when the step's target pass does."""
+        """Notes that the draft model is about to run a pass, which counts when the step's target pass does."""
         if self.draft is not None:
             self.draft.begin(facts, self._layout, counts=self._counts)
 

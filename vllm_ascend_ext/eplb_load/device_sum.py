@@ -56,10 +56,10 @@ class DeviceAggregator(ExpertLoadAggregator):
         num_slots: int = 2,
         deadline_s: float = 60.0,
     ) -> None:
-        if any(recorder.max_slots > max_slots(collectives.num_ranks) for recorder in recorders):
+        if any(recorder.max_routed_ids > max_slots(collectives.num_ranks) for recorder in recorders):
             raise ValueError(
                 f"counters of {collectives.num_ranks} ranks could overflow their sum: make the recorders with "
-                f"max_slots={max_slots(collectives.num_ranks)}"
+                f"max_routed_ids={max_slots(collectives.num_ranks)}"
             )
         super().__init__(recorders, device, step=step, num_slots=num_slots, deadline_s=deadline_s)
         self._collectives, self._roll_call = collectives, roll_call

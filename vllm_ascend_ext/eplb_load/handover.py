@@ -17,7 +17,7 @@ _MAX_READY = 256  # hand-overs kept for a consumer that does not poll
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertLoad:
-    """What all ranks counted in the steps ``step_begin < step <= step_end``, the same on every rank.
+    """Holds what all ranks counted in the steps ``step_begin < step <= step_end``, the same on every rank.
 
     Attributes:
         load_LE: ``[L, E]`` int64 on the host, routed tokens.
@@ -38,7 +38,7 @@ class HandOver:
 
     Args:
         shapes: ``(L, E)`` of each recorder.
-        step: where the first hand-over begins.
+        step: the step at which the first hand-over begins.
     """
 
     def __init__(self, shapes: Sequence[torch.Size], step: int) -> None:
@@ -87,17 +87,17 @@ class HandOver:
 
     @property
     def has_ready(self) -> bool:
-        """Whether something can be polled; any thread may ask without a lock."""
+        """Returns whether something can be polled; any thread may ask without a lock."""
         return bool(self._ready)
 
     def take_ready(self) -> list[tuple[ExpertLoad, ...]]:
-        """The hand-overs since the last call, oldest first."""
+        """Returns the hand-overs since the last call, oldest first."""
         ready = list(self._ready)
         self._ready.clear()
         return ready
 
     def split(self, load_N: torch.Tensor) -> list[torch.Tensor]:
-        """Views ``[L, E]`` of the counters of each recorder in a flat ``[N]`` or longer tensor."""
+        """Returns views ``[L, E]`` of the counters of each recorder in a flat ``[N]`` or longer tensor."""
         sizes = [shape.numel() for shape in self._shapes]
         parts = torch.split(load_N[: self.num_counters], sizes)
         return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]

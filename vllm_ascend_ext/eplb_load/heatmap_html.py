@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The load as one HTML file that needs nothing else: a picture to point at, and numbers for each layer."""
+"""Writes the load as one HTML file that needs nothing else: a picture to point at, and numbers for each layer."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def write_heatmap_page(
 
     Args:
         load_LE: ``[L, E]`` integers, not negative, on any device.
-        path: of the file, replaced if it exists.
+        path: path of the file, replaced if it exists.
         layer_names: L labels; by default the numbers 0 to L - 1.
-        title: of the page.
+        title: title of the page.
 
     Raises:
         ValueError: another shape or dtype, a negative load, or another number of names.
@@ -122,5 +122,5 @@ def write_heatmap_page(
 
 
 def _script(value: object) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """Returns JSON that cannot end the script element it stands in."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of the load: layers down, experts across, each layer relative to its own average."""
+"""Draws a picture of the load: layers down, experts across, each layer relative to its own average."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_heatmap_png(
 
     Args:
         load_LE: ``[L, E]`` integers or floats, not negative, on any device.
-        path: of the file, replaced if it exists.
+        path: path of the file, replaced if it exists.
         layer_names: L labels; by default the numbers 0 to L - 1.
         title: above the picture.
 
@@ -48,7 +48,7 @@ def write_heatmap_png(
 def heatmap_figure(
     load_LE: torch.Tensor, layer_names: Sequence[str] | None = None, title: str | None = None
 ) -> Figure:
-    """The picture of `write_heatmap_png` as a matplotlib figure; same arguments and errors."""
+    """Returns the picture of `write_heatmap_png` as a matplotlib figure; same arguments and errors."""
     if load_LE.dim() != 2 or 0 in load_LE.shape:
         raise ValueError(f"load has shape {list(load_LE.shape)}, not [layers, experts]")
     num_layers, num_experts = load_LE.shape
@@ -89,7 +89,7 @@ def heatmap_figure(
 
 
 def relative_load(load_LE: torch.Tensor) -> torch.Tensor:
-    """``[L, E]`` float64 on the host: each row divided by its mean; NaN in rows without load."""
+    """Returns ``[L, E]`` float64 on the host: each row divided by its mean; NaN in rows without load."""
     load_LE = load_LE.cpu().double()
     return load_LE / load_LE.mean(dim=1, keepdim=True)
 
@@ -99,7 +99,7 @@ def _clamped(value: float, limits: tuple[float, float]) -> float:
 
 
 def _ticks(count: int, length_in: float, pitch_in: float) -> list[int]:
-    """Positions at a round step (1, 2, 4, 8, ...) no closer than `pitch_in` on an axis of `length_in`."""
+    """Returns positions at a round step (1, 2, 4, 8, ...) no closer than `pitch_in` on an axis of `length_in`."""
     step = 1
     while length_in / count * step < pitch_in:
         step *= 2

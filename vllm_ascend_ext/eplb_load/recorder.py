@@ -16,12 +16,12 @@ INT32_MAX = 2**31 - 1
 
 
 class LoadOverflowError(OverflowError):
-    """One more step could overflow an int32 counter."""
+    """Reports that one more step could overflow an int32 counter."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocalLoad:
-    """What this rank has counted since the counters were last emptied.
+    """Holds what this rank has counted since the counters were last emptied.
 
     Attributes:
         load_LE: ``[L, E]`` int64 on the host, routed tokens.
@@ -36,7 +36,7 @@ class LocalLoad:
 
 
 class ExpertLoadRecorder:
-    """Persistent counters, written on the main stream by operators that a graph can capture.
+    """Counts routed tokens in persistent memory, on the main stream, by operators that a graph can capture.
 
     Before each step, outside graphs, the runner calls `begin_step`; in the step every MoE layer calls
     `record` once, or, when the step is split, several times with token counts that sum to the step's.
@@ -44,8 +44,8 @@ class ExpertLoadRecorder:
     Args:
         num_layers: L, at least 1.
         num_experts: E, at least 1.
-        device: where routing happens.
-        max_slots: routed slots (tokens times top-k) that a counter may hold; less than all of int32 when counters
+        device: the device where routing happens.
+        max_routed_ids: routed ids (tokens times top-k) that a counter may hold; less than INT32_MAX when counters
             of several ranks are added up in int32.
 
     Attributes:
@@ -54,13 +54,13 @@ class ExpertLoadRecorder:
     """
 
     def __init__(
-        self, num_layers: int, num_experts: int, device: torch.device, max_slots: int = INT32_MAX
+        self, num_layers: int, num_experts: int, device: torch.device, max_routed_ids: int = INT32_MAX
     ) -> None:
         if num_layers < 1 or num_experts < 1:
             raise ValueError(f"num_layers and num_experts are at least 1, not {num_layers} and {num_experts}")
-        if not 1 <= max_slots <= INT32_MAX:
-            raise ValueError(f"max_slots={max_slots} is not in [1, {INT32_MAX}]")
-        self.max_slots = max_slots
+        if not 1 <= max_routed_ids <= INT32_MAX:
+            raise ValueError(f"max_routed_ids={max_routed_ids} is not in [1, {INT32_MAX}]")
+        self.max_routed_ids = max_routed_ids
         self.load_LE = torch.zeros(num_layers, num_experts, dtype=torch.int32, device=device)
         self.num_tokens = torch.zeros((), dtype=torch.int32, device=device)
         self._total_tokens = 0
@@ -85,7 +85,7 @@ class ExpertLoadRecorder:
         """Counts one layer's routing. Touches only persistent buffers and never waits for the device.
 
         Args:
-            layer: in ``[0, L)``.
+            layer: index of the layer, in ``[0, L)``.
             topk_ids_TK: ``[T, K]`` int32 or int64 on the device.
             num_tokens: int32 scalar on the device, the rows that count, when they are not all of the step's.
 
@@ -104,8 +104,8 @@ class ExpertLoadRecorder:
         expert_load_add_(self.load_LE[layer], topk_ids_TK, self.num_tokens if num_tokens is None else num_tokens)
 
     @property
-    def num_slots_counted(self) -> int:
-        """Routed slots since the counters were last emptied: no counter holds more."""
+    def num_routed_ids(self) -> int:
+        """Returns the routed ids since the counters were last emptied: no counter holds more."""
         return self._total_tokens * self._largest_top_k
 
     def take_into(self, load_LE: torch.Tensor) -> int:
@@ -134,9 +134,9 @@ class ExpertLoadRecorder:
         self._num_steps = 0
 
     def _check_overflow(self, total_tokens: int, top_k: int) -> None:
-        """A counter is at most the number of routed slots, all of which may name one expert."""
-        if total_tokens * top_k > self.max_slots:
+        """Raises where a counter could overflow: it holds at most all routed ids, and all may name one expert."""
+        if total_tokens * top_k > self.max_routed_ids:
             raise LoadOverflowError(
                 f"{total_tokens} tokens with top-{top_k} routing could overflow an int32 counter "
-                f"(at most {self.max_slots}): call take_into(), or read() and reset(), before"
+                f"(at most {self.max_routed_ids}): call take_into(), or read() and reset(), before"
             )

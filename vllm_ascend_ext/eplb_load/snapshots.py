@@ -280,7 +280,7 @@ class ExpertLoadAggregator(ABC):
 
     def _nearly_full(self) -> bool:
         """Counts that stayed must not come near the range of the counters: then a snapshot waits for a slot."""
-        return any(recorder.num_slots_counted > recorder.max_slots // 2 for recorder in self.recorders)
+        return any(recorder.num_routed_ids > recorder.max_routed_ids // 2 for recorder in self.recorders)
 
     def _free_slot(self, *, wait: bool) -> Slot | None:
         if wait and not self._free:

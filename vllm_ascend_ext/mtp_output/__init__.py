@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output of multi-token prediction: frames, the channel that carries them, and what bounds a launch."""
+"""Carries the output of multi-token prediction to its readers in frames, and bounds the tokens of a launch."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many drafts were verified and accepted, per position: of one replica, from its frames or before they are
-sent."""
+"""Counts how many drafts were verified and accepted, per position: of one replica, from its frames or before they
+are sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Acceptance:
 
     Attributes:
         num_drafts, num_accepted: per position, the first draft first.
-        num_tokens: that were accepted in all, those that follow a rejected or the last draft included.
+        num_tokens: tokens accepted in all, those that follow a rejected or the last draft included.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Acceptance:
         self.num_tokens = 0
 
     def add(self, num_drafts_B: Int32Array, num_tokens_B: Int32Array) -> None:
-        """A step of B requests: ``[B]`` drafts that were verified, ``[B]`` tokens that came out (0: none)."""
+        """Adds a step of B requests: ``[B]`` drafts that were verified, ``[B]`` tokens that came out (0: none)."""
         self.num_tokens += int(num_tokens_B.sum())
         drafts_B = np.where(num_tokens_B > 0, num_drafts_B, 0)
         accepted_B = np.minimum(num_tokens_B - 1, drafts_B)
@@ -36,5 +36,5 @@ class Acceptance:
 
     @property
     def rates(self) -> list[float]:
-        """Accepted over verified, per position."""
+        """Returns accepted over verified drafts, per position."""
         return [accepted / drafts for accepted, drafts in zip(self.num_accepted, self.num_drafts, strict=True)]

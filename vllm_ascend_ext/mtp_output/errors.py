@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong between the sender of accepted tokens and their reader. Every error says who and where."""
+"""Defines the errors between the sender of accepted tokens and their reader. Every error says who and where."""
 
 from __future__ import annotations
 
 
 class FrameError(ValueError):
-    """A frame cannot be read; nothing of it was used.
+    """Reports a frame that cannot be read; nothing of it was used.
 
     Attributes:
         offset: the byte of the frame at which it was found.
@@ -17,14 +17,14 @@ class FrameError(ValueError):
 
 
 class FrameVersionError(FrameError):
-    """The frame is of another major version than this reader."""
+    """Reports a frame of another major version than this reader's."""
 
 
 class UnknownRosterError(FrameError):
-    """The frame refers to a roster that this reader has not seen.
+    """Reports a frame that refers to a roster which this reader has not seen.
 
     Attributes:
-        sequence: of the frame that carried the roster.
+        sequence: the frame that carried the roster.
     """
 
     def __init__(self, offset: int, sequence: int) -> None:
@@ -33,40 +33,41 @@ class UnknownRosterError(FrameError):
 
 
 class ChannelError(RuntimeError):
-    """The channel cannot be used, or no longer."""
+    """Reports that the channel (a ring, or the connection to a ring on another host) cannot be used."""
 
 
 class ChannelSizeError(ChannelError):
-    """The channel cannot be as large as asked for, or a frame is larger than the channel was made for."""
+    """Reports that the channel cannot be as large as asked for, or that a frame is larger than the channel was
+    made for."""
 
 
 class ChannelInUseError(ChannelError):
-    """Another process that lives is the writer, or the reader, already."""
+    """Reports that another process that lives is the writer, or the reader, already."""
 
 
 class ChannelClosedError(ChannelError):
-    """The writer has closed the channel, and everything in it has been read."""
+    """Reports that the writer has closed the channel, and everything in it has been read."""
 
 
 class SequenceError(ChannelError):
-    """Frames are missing, or come twice, or come from somebody else."""
+    """Reports frames that are missing, come twice or come from another sender."""
 
 
 class ChannelTimeoutError(ChannelError, TimeoutError):
-    """A deadline has passed. The subclasses say who did not do what."""
+    """Reports that a deadline has passed. The subclasses say who did not do what."""
 
 
 class ChannelFullError(ChannelTimeoutError):
-    """The reader lives and does not keep up."""
+    """Reports that the reader lives and does not keep up."""
 
 
 class ReaderGoneError(ChannelTimeoutError):
-    """The channel is full, and its reader is dead or has never come."""
+    """Reports that the channel is full, and its reader is dead or has never come."""
 
 
 class NoFrameError(ChannelTimeoutError):
-    """The writer lives, or has not come yet, and sent nothing."""
+    """Reports that the writer lives, or has not come yet, and sent nothing."""
 
 
 class WriterGoneError(ChannelError):
-    """The writer died without closing the channel, and everything it sent has been read."""
+    """Reports that the writer died without closing the channel, and everything it sent has been read."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an engine's frames go: a ring, and behind it a reader of this machine, one of another, or nobody.
+"""Sends an engine's frames out: into a ring, and from it to a reader of this machine, one of another, or nobody.
 
 The ring holds what is not acknowledged in every case, so the guarantees are always the ring's.
 """
@@ -14,7 +14,7 @@ import time
 from vllm_ascend_ext.mtp_output.errors import ChannelClosedError, ChannelError, FrameError, NoFrameError
 from vllm_ascend_ext.mtp_output.frames.section import Section
 from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
-from vllm_ascend_ext.mtp_output.ring.backend import SLOWER, Backend, installed_backend
+from vllm_ascend_ext.mtp_output.ring.backend import NO_CPP_NOTE, Backend, installed_backend
 from vllm_ascend_ext.mtp_output.ring.size import RingSize
 from vllm_ascend_ext.mtp_output.sender import OutputSender, SenderStats
 
@@ -25,7 +25,7 @@ _FAREWELL_S = 5.0  # that a remote reader has for the last frames when the engin
 
 
 def replica_endpoint(endpoint: str, replica: int) -> str:
-    """The address of `replica`, at PORT + `replica`, where replica 0 has tcp://HOST:PORT.
+    """Returns the address of `replica`, at PORT + `replica`, where replica 0 has tcp://HOST:PORT.
 
     Raises:
         ValueError: another form, or no such port.
@@ -63,13 +63,14 @@ class DiscardingReader:
 
 
 class EngineOutlet:
-    """The outlet of one replica.
+    """Sends the frames of one replica.
 
     Args:
-        size: of the ring.
+        size: size of the ring.
         timeout_s: how long a full ring may block `send`.
-        endpoint: where a reader on another host connects (of replica 0); "" for readers of this machine.
-        has_reader: whether somebody will acknowledge; otherwise frames are given up once sent.
+        endpoint: the address at which a reader on another host connects (of replica 0); "" for readers of this
+            machine.
+        has_reader: whether a reader process will acknowledge; otherwise frames are given up once sent.
 
     Raises:
         ValueError: see `replica_endpoint`.
@@ -83,7 +84,7 @@ class EngineOutlet:
         address = replica_endpoint(endpoint, replica) if endpoint else ""
         backend = installed_backend()
         if not backend.module:
-            _logger.info("ascend_ext.mtp_output: %s", SLOWER)
+            _logger.info("ascend_ext.mtp_output: %s", NO_CPP_NOTE)
         self._sender = OutputSender(instance, replica, size, timeout_s=timeout_s, backend=backend)
         self._forwarder, self._has_reader = None, has_reader
         try:
@@ -100,18 +101,18 @@ class EngineOutlet:
             raise
 
     def send(self, step: int, target: Section, draft: Section | None = None, /) -> int:
-        """See `OutputSender.send`."""
+        """Sends one frame as `OutputSender.send` does."""
         if self._forwarder is not None and self._forwarder.error is not None:
             raise self._forwarder.error
         return self._sender.send(step, target, draft)
 
     @property
     def stats(self) -> SenderStats:
-        """Of the sender."""
+        """Returns the sender's statistics."""
         return self._sender.stats
 
     def close(self) -> None:
-        """No frame follows. A remote reader that is connected gets the last ones.
+        """Closes the ring; no frame follows. A remote reader that is connected gets the last ones.
 
         Where somebody must read them, a ring with unread frames stays until he has; a warning counts them.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The receiver, which acknowledges, and observers, who only look."""
+"""Reads frames: the receiver acknowledges them, observers only look."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 
 class OutputReceiver:
-    """The one reader of a replica that acknowledges; for one thread.
+    """Receives the frames of a replica and acknowledges them, as the only reader that does; for one thread.
 
     What was received and not acknowledged is received again after a restart; `Frame.sequence` tells.
 
     Args:
-        instance, replica: whose frames.
+        instance, replica: numbers of the engine and of its replica.
         timeout_s: how long to wait for the sender to create its ring.
-        backend: what decodes; by default the installed one.
+        backend: the decoder; by default the installed one.
 
     Raises:
         NoFrameError, ChannelInUseError, ChannelError: what `RingReader` says.
     """
 
-    _usual: Any  # the C++ module's `UsualReceive`
-    _receive_usual: Callable[[float], Frame | None]
+    _fast: Any  # the C++ module's `FastReceiver`
+    _receive_fast: Callable[[float], Frame | None]
 
     def __init__(
         self, instance: int, replica: int, *, timeout_s: float = 60.0, backend: Backend | None = None
@@ -46,8 +46,8 @@ class OutputReceiver:
         self._read_from(ring, _Intake(instance, replica, backend))
         if backend.module:
             arrays = np.empty, np.dtype(np.int32)
-            self._usual = backend.module.UsualReceive(*ring.memory, Section, Frame, *arrays, SLICE_S)
-            self._receive_usual = self._usual.receive
+            self._fast = backend.module.FastReceiver(*ring.memory, Section, Frame, *arrays, SLICE_S)
+            self._receive_fast = self._fast.receive
 
     @classmethod
     def connect(
@@ -59,10 +59,10 @@ class OutputReceiver:
         timeout_s: float = 60.0,
         backend: Backend | None = None,
     ) -> OutputReceiver:
-        """The reader on another host, of what a `RingForwarder` forwards.
+        """Connects to a `RingForwarder` on another host and receives what it forwards.
 
         Args:
-            endpoint: as ZMQ writes it, ``tcp://10.0.0.1:5600``.
+            endpoint: the forwarder's address as ZMQ writes it, ``tcp://10.0.0.1:5600``.
             timeout_s: how long to wait for an answer.
 
         Raises:
@@ -77,7 +77,7 @@ class OutputReceiver:
 
     def _read_from(self, ring: RingReader | ZmqReader, intake: _Intake) -> None:
         self._ring, self._intake, self._is_closed = ring, intake, False
-        self._usual, self._receive_usual = None, _is_unusual
+        self._fast, self._receive_fast = None, _no_fast_path
 
     def receive(self, timeout_s: float) -> Frame:
         """Acknowledges what was received before and returns the next frame.
@@ -89,11 +89,11 @@ class OutputReceiver:
             FrameError: the next frame is damaged. It stays unacknowledged.
             SequenceError: it is not the next of this replica.
         """
-        frame = self._receive_usual(timeout_s)
+        frame = self._receive_fast(timeout_s)
         return frame if frame is not None else self._receive(timeout_s)
 
     def _receive(self, timeout_s: float) -> Frame:
-        """Whatever the frame before was like."""
+        """Receives a frame in Python, whatever the frame before was."""
         self.acknowledge()
         frame = self._await(timeout_s)
         if frame is not None:
@@ -101,17 +101,17 @@ class OutputReceiver:
         ring, reader = self._ring, self._intake.reader
         frame = self._intake.next_frame(ring)
         ring.keep_roster(reader.roster_sequence, reader.roster_blob)
-        if self._usual is not None:
-            self._usual.learn(reader.roster_sequence, frame.sections)
+        if self._fast is not None:
+            self._fast.cache(reader.roster_sequence, frame.sections)
         ring.sequence += 1
         return frame
 
     def _await(self, timeout_s: float) -> Frame | None:
-        """Waits for the next frame; reads it where C++ has waited in vain, and it is usual."""
+        """Waits for the next frame; where C++ has waited for a part of the time, tries the fast path once more."""
         ring = self._ring
         if isinstance(ring, RingReader) and (waited_ns := ring.state[State.WAITED_NS]):
             ring.wait(timeout_s, time.monotonic() - waited_ns / 1e9)
-            return self._receive_usual(0.0)
+            return self._receive_fast(0.0)
         ring.wait(timeout_s)
         return None
 
@@ -133,14 +133,14 @@ class OutputReceiver:
         Raises:
             RuntimeError: another thread waits in `receive` (in C++). Nothing has changed.
         """
-        if self._usual is not None:
-            self._usual.close()
+        if self._fast is not None:
+            self._fast.close()
         self._is_closed = True
         self._ring.close()
 
 
-def _is_unusual(timeout_s: float) -> Frame | None:
-    """In the place of `UsualReceive.receive` where there is no C++ module."""
+def _no_fast_path(timeout_s: float) -> Frame | None:
+    """Replaces `FastReceiver.receive` where no C++ module is installed: reads nothing."""
     return None
 
 
@@ -159,7 +159,7 @@ class OutputObserver:
         self.num_missed = 0
 
     def receive(self, timeout_s: float) -> Frame:
-        """The next frame that is still there; `num_missed` counts those that were not.
+        """Returns the next frame that is still there; `num_missed` counts those that were not.
 
         Raises:
             NoFrameError, WriterGoneError, ChannelClosedError, FrameError, SequenceError: as
@@ -194,7 +194,7 @@ class _Intake:
         self.reader = FrameReader(backend.codec)
 
     def next_frame(self, ring: RingReader | RingObserver | ZmqReader) -> Frame:
-        """The frame `ring.sequence`, which was published."""
+        """Returns the frame `ring.sequence`, which was published."""
         return ring.read(lambda data: self._parse(ring, data))
 
     def _parse(self, ring: RingReader | RingObserver | ZmqReader, data: bytes) -> Frame:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sender: numbers the frames of one data-parallel replica and writes them to its channel."""
+"""Sends the frames of one data-parallel replica: numbers them and writes them to a ring."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from vllm_ascend_ext.mtp_output.ring.writer import RingWriter
 
 @dataclass(frozen=True, slots=True)
 class SenderStats:
-    """What a sender did since it was made.
+    """Holds what a sender did since it was made.
 
     Attributes:
-        frames, bytes: sent.
+        frames, bytes: frames and bytes that were sent.
         blocked_s: seconds that it waited for room.
         send_s: seconds spent in `send`, waiting included.
         occupancy: frames that are not acknowledged, of `capacity`.
@@ -36,14 +36,14 @@ class SenderStats:
 
 
 class OutputSender:
-    """One per data-parallel replica.
+    """Sends the frames of a replica; one sender per data-parallel replica.
 
     Args:
-        instance: of the engine; the same after a restart of the same engine, another for every other.
+        instance: number of the engine; the same after a restart of the same engine, another for every other.
         replica: the data-parallel rank.
-        size: of the ring, see `RingSize.for_engine`.
+        size: size of the ring, as `RingSize.for_engine` computes it.
         timeout_s: how long a full ring may block `send`.
-        backend: what encodes; by default the installed one.
+        backend: the encoder; by default the installed one.
 
     Raises:
         ChannelInUseError, ChannelSizeError, ChannelError: what `RingWriter` says.
@@ -63,8 +63,8 @@ class OutputSender:
         self._ring = RingWriter(instance, replica, size, backend)
         self._writer = FrameWriter(instance, replica, backend.codec)
         module = backend.module
-        self._usual = module.UsualSend(*self._ring.memory, Section) if module else None
-        self._send_usual = self._usual.send if self._usual else _is_unusual
+        self._fast = module.FastSender(*self._ring.memory, Section) if module else None
+        self._send_fast = self._fast.send if self._fast else _no_fast_path
 
     def send(
         self, step: int, target: Section, draft: Section | None = None, *, timeout_s: float | None = None
@@ -82,21 +82,21 @@ class OutputSender:
             ValueError: the sections are of the wrong sources, or impossible, or `step` is no unsigned 64-bit
                 number.
         """
-        sequence = self._send_usual(step, target, draft)
+        sequence = self._send_fast(step, target, draft)
         if sequence < 0:
             sequence = self._send(step, target, draft, self._timeout_s if timeout_s is None else timeout_s)
         return sequence
 
     def _send(self, step: int, target: Section, draft: Section | None, timeout_s: float) -> int:
-        """Whatever the frame before was like."""
+        """Sends a frame in Python, whatever the frame before was."""
         begin = time.monotonic_ns()
         self._check_open()
         if not 0 <= step < 2**64:
             raise ValueError(f"a frame's step is an unsigned 64-bit number, not {step}")
         if target.source != Source.TARGET or (draft is not None and draft.source != Source.DRAFT):
             raise ValueError("a frame has a section of the target and, after it, one of the draft or none")
-        if self._usual is not None:
-            self._usual.forget()  # until this frame is sent; an exception may come at any place
+        if self._fast is not None:
+            self._fast.drop()  # until this frame is sent; an exception may come at any place
         sections = (target,) if draft is None else (target, draft)
         ring, writer = self._ring, self._writer
         bound = writer.bound(sections)
@@ -106,25 +106,28 @@ class OutputSender:
         state = ring.state
         state[State.NUM_SENT] += 1
         state[State.BYTES_SENT] += num_bytes
-        if self._usual is not None:
-            self._usual.learn(writer.roster_sequence, bound, target, draft)
+        if self._fast is not None:
+            self._fast.cache(writer.roster_sequence, bound, target, draft)
         state[State.SEND_NS] += time.monotonic_ns() - begin
         return sequence
 
     @property
     def path(self) -> Path:
-        """The ring's."""
+        """Returns the path of the ring."""
         return self._ring.path
 
     @property
     def next_sequence(self) -> int:
-        """Of the frame that `send` will send. Not 0 at the beginning when a dead sender's ring is continued."""
+        """Returns the sequence of the frame that `send` will send. It is not 0 at the beginning when a dead
+        sender's ring is continued."""
         return self._ring.sequence
 
     @property
     def stats(self) -> SenderStats:
-        """Raises:
-        ChannelClosedError: after `close`.
+        """Returns what the sender did since it was made.
+
+        Raises:
+            ChannelClosedError: after `close`.
         """
         self._check_open()
         ring, state = self._ring, self._ring.state
@@ -142,12 +145,12 @@ class OutputSender:
             raise ChannelClosedError(f"this sender has closed {self._ring.path}")
 
     def close(self, timeout_s: float = 0.0, *, keeps_unread: bool = False) -> int:
-        """See `RingWriter.close`."""
-        if self._usual is not None:
-            self._usual.close()
+        """Closes the ring as `RingWriter.close` does."""
+        if self._fast is not None:
+            self._fast.close()
         return self._ring.close(timeout_s, keeps_unread=keeps_unread)
 
 
-def _is_unusual(step: int, target: Section, draft: Section | None) -> int:
-    """In the place of `UsualSend.send` where there is no C++ module."""
+def _no_fast_path(step: int, target: Section, draft: Section | None) -> int:
+    """Replaces `FastSender.send` where no C++ module is installed: sends nothing."""
     return -1

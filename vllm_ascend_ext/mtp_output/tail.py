@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext tail`: what a replica of a running server accepts, as it is accepted. It only looks on."""
+"""Prints what a replica of a running server accepts, as it is accepted (`vllm-ascend-ext tail`). It only looks
+on."""
 
 from __future__ import annotations
 
@@ -18,15 +19,16 @@ _WAIT_S = 1.0
 
 
 class FrameSource(Protocol):
-    """An `OutputObserver`, or an `OutputReceiver`."""
+    """Reads frames: an `OutputObserver`, or an `OutputReceiver`."""
 
     def receive(self, timeout_s: float) -> Frame:
-        """The next frame."""
+        """Returns the next frame."""
         ...
 
 
 def follow(source: FrameSource) -> Iterator[Frame]:
-    """Frames until the sender closes; an idle sender is waited for. Raises ChannelError when it has died."""
+    """Yields frames until the sender closes; waits for an idle sender. Raises ChannelError when the sender has
+    died."""
     while True:
         try:
             yield source.receive(_WAIT_S)
@@ -41,8 +43,8 @@ class Tail:
     """Prints frames and adds them up.
 
     Args:
-        out: where to.
-        as_json: a JSON object a frame, and one for the sums.
+        out: the stream to print to.
+        as_json: whether to print a JSON object a frame, and one for the sums.
     """
 
     out: TextIO
@@ -86,7 +88,8 @@ class Tail:
         )
 
     def _count(self, frame: Frame) -> None:
-        """Drafts that were accepted beyond a request's end are not told: its last step is not in the rates."""
+        """Counts verified and accepted drafts. A request's last step is left out: frames do not tell of drafts
+        that were accepted beyond a request's end."""
         target, draft = frame.section(Source.TARGET), frame.section(Source.DRAFT)
         if target is None:
             return
@@ -112,5 +115,5 @@ def _rows(frame: Frame) -> list[dict[str, Any]]:
 
 
 def _status(value: int) -> str:
-    """In words; a newer sender's as a number."""
+    """Returns the status in words; a newer sender's as a number."""
     return RequestStatus(value).name.lower() if value in RequestStatus._value2member_map_ else str(value)

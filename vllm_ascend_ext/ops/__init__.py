@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators: one file each, with schema, reference, fake and the public function."""
+"""Defines the operators: one file each, with schema, reference, fake and the public function."""
 
 from vllm_ascend_ext.mtp_record import MtpRecord
 from vllm_ascend_ext.ops import ascendc, triton

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator library ``ascend_ext``: one place defines schemas, backends only add kernels to them.
+"""Defines the operator library ``ascend_ext``: schemas in one place, to which backends only add kernels.
 
 `define_op` registers the reference for every device (CompositeExplicitAutograd), so it must be vectorised
 torch that never waits for the device. A kernel for one device overrides it there and nowhere else.
@@ -38,11 +38,11 @@ _why_missing: dict[str, str] = {"cpu": "the reference is what runs on the CPU"}
 
 
 class MissingKernelError(RuntimeError):
-    """Strict mode, and an operator has only its reference on the device in use."""
+    """Reports, in strict mode, an operator that has only its reference on the device in use."""
 
 
 class OpCoverage(NamedTuple):
-    """What runs when `op` is called with tensors of `device_type`."""
+    """Describes what runs when `op` is called with tensors of `device_type`."""
 
     op: str
     device_type: str
@@ -86,7 +86,7 @@ def explain_missing(device_type: str, reason: str) -> None:
 
 
 def coverage(device_types: Iterable[str]) -> list[OpCoverage]:
-    """Which implementation serves each operator on each of `device_types` ("cpu", "cuda", "npu").
+    """Returns which implementation serves each operator on each of `device_types` ("cpu", "cuda", "npu").
 
     Raises:
         ValueError: an unknown device type.
@@ -122,5 +122,5 @@ def require_kernels(device_type: str) -> None:
 
 
 def _has_kernel(name: str, dispatch_key: str) -> bool:
-    """Whether a kernel was registered under `dispatch_key` itself, not inherited. Private torch API."""
+    """Returns whether a kernel was registered under `dispatch_key` itself, not inherited. Private torch API."""
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", dispatch_key))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`add_rms_norm`: residual addition and RMS norm of a row shard.
+"""Defines `add_rms_norm`: residual addition and RMS norm of a row shard.
 
 Shapes: T = rows, H = row width.
 """
@@ -62,7 +62,8 @@ _OP = define_op(
 def add_rms_norm(
     x_TH: torch.Tensor, residual_TH: torch.Tensor, weight_H: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``residual_out = x + residual`` and ``y = residual_out / sqrt(mean(residual_out²) + eps) * weight``.
+    """Computes ``residual_out = x + residual`` and ``y = residual_out / sqrt(mean(residual_out²) + eps) *
+    weight``.
 
     Computed in float32; each result is rounded to the dtype once, so `y` is normed from the unrounded sum.
 

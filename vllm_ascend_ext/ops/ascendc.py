@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The AscendC kernels for NPU tensors: a library that registers them, or why they are not there."""
+"""Loads the AscendC kernels for NPU tensors: a library that registers them, or why they are not there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BINDING = "libascend_ext_npu.so"
 
 
 def register() -> None:
-    """Loads the library where it is; its kernels then serve NPU tensors. Else `coverage` tells the reason."""
+    """Loads the library where it is, so that its kernels serve NPU tensors. Else `coverage` tells the reason."""
     path = Path(envs.VLLM_ASCEND_EXT_LIB or Path(__file__).parent.parent / "lib").resolve() / BINDING
     if not path.is_file():
         where = f" ({path} is not there)" if envs.VLLM_ASCEND_EXT_LIB else ""

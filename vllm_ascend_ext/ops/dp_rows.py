@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`dp_pad` and `dp_unpad`: a rank's rows into the buffer that a group exchanges, and out of it.
+"""Defines `dp_pad` and `dp_unpad`: a rank's rows into the buffer that a group exchanges, and out of it.
 
 Shapes: T = rows at hand, N = rows of the whole buffer, H = row width.
 """
@@ -75,7 +75,7 @@ _UNPAD = define_op(
 
 
 def dp_pad(local_TH: torch.Tensor, rows: int, offset: int, total: int) -> torch.Tensor:
-    """The first `rows` rows of `local_TH` at row `offset` of a new buffer; every other row is zero.
+    """Copies the first `rows` rows of `local_TH` to row `offset` of a new buffer; every other row is zero.
 
     With offset 0 and the largest rank's rows as `total` it makes the padded part of an all-gather; with the rows
     of the ranks before as `offset` and all ranks' rows as `total`, the addend of an all-reduce. The sizes are
@@ -83,8 +83,8 @@ def dp_pad(local_TH: torch.Tensor, rows: int, offset: int, total: int) -> torch.
 
     Args:
         local_TH: ``[T, H]``, any dtype of 1, 2 or 4 bytes; T may be 0.
-        rows: how many of them are real, ``0 <= rows <= T``.
-        offset: where they go, ``0 <= offset <= total - rows``.
+        rows: number of rows that are real, ``0 <= rows <= T``.
+        offset: first row of the result that they fill, ``0 <= offset <= total - rows``.
         total: N, rows of the result.
 
     Returns:
@@ -101,7 +101,8 @@ def dp_pad(local_TH: torch.Tensor, rows: int, offset: int, total: int) -> torch.
 
 
 def dp_unpad(global_NH: torch.Tensor, rows: int, offset: int) -> torch.Tensor:
-    """Rows `offset` to ``offset + rows`` of `global_NH` as a tensor of their own: what `dp_pad` placed there.
+    """Returns rows `offset` to ``offset + rows`` of `global_NH` as a tensor of their own: what `dp_pad` placed
+    there.
 
     Args:
         global_NH: ``[N, H]``, any dtype of 1, 2 or 4 bytes.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`expert_load_add_`: counts the tokens routed to each expert.
+"""Defines `expert_load_add_`, which counts the tokens routed to each expert.
 
 Shapes: T = rows (tokens, padding included), K = experts a token, E = experts.
 """

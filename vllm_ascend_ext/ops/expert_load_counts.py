@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`expert_load_add_counts_`: adds the tokens of each expert where the model only has grouped counts.
+"""Defines `expert_load_add_counts_`, which adds the tokens of each expert where the model only has grouped counts.
 
 Shapes: E = experts.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`mtp_pack_output` and its inverse on the host: all a step has accepted in one buffer, so in one copy.
+"""Defines `mtp_pack_output` and its inverse on the host: all a step has accepted in one buffer, so in one copy.
 
 Shapes: B = requests, S = token slots a request (1 + speculative tokens), K = top-k, W = words of a record. The
 layout of a record is in `vllm_ascend_ext.mtp_record`.
@@ -17,7 +17,7 @@ from vllm_ascend_ext.ops._library import define_op
 
 
 class MtpOutput(NamedTuple):
-    """What was packed, as views of the host copy. Past ``num_accepted_B[b]`` slots hold -1 (NaN)."""
+    """Holds what was packed, as views of the host copy. Past ``num_accepted_B[b]`` slots hold -1 (NaN)."""
 
     num_accepted_B: torch.Tensor
     status_B: torch.Tensor
@@ -35,7 +35,7 @@ def check(
     topk_logprobs_BSK: torch.Tensor | None = None,
     token_ranks_BS: torch.Tensor | None = None,
 ) -> MtpRecord:
-    """The record these make. Raises what `mtp_pack_output` says it raises."""
+    """Returns the record that these tensors make. Raises what `mtp_pack_output` says it raises."""
     topk = (topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
     given = [tensor for tensor in topk if tensor is not None]
     if len(given) not in (0, 3):
@@ -103,7 +103,7 @@ def mtp_pack_output(
     topk_logprobs_BSK: torch.Tensor | None = None,
     token_ranks_BS: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One record a request, in one contiguous buffer; slots that were not accepted are blanked.
+    """Packs one record a request, in one contiguous buffer; slots that were not accepted are blanked.
 
     Never waits for the device, and its size depends on shapes alone, so it can be captured in a graph.
 

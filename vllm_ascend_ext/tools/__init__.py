@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs around the product that start engines: demo, doctor, and the harness of tests and benchmarks."""
+"""Starts engines around the product: demo, doctor, and the harness of tests and benchmarks."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One engine case: what to serve on which layout with which features, and the job that each forked rank runs."""
+"""Runs one engine case: what to serve on which layout with which features, and the job that each forked rank
+runs."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 
 @dataclass(frozen=True, slots=True)
 class EngineCase:
-    """An engine configuration.
+    """Describes an engine configuration.
 
     num_speculative_tokens: drafts a step from the model's MTP layers; 0 turns MTP off.
     ascend_ext: the `additional_config["ascend_ext"]` section; None leaves it out.
@@ -29,7 +30,7 @@ class EngineCase:
     engine_args: dict[str, Any] = field(default_factory=dict)
 
     def llm_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `vllm.LLM` for a rank of this case."""
+        """Returns the keyword arguments of `vllm.LLM` for a rank of this case."""
         arguments: dict[str, Any] = {
             "model": self.model,
             "dtype": self.dtype,
@@ -55,7 +56,7 @@ class EngineCase:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One prompt's result. index: its place among all prompts of the run."""
+    """Holds one prompt's result. index: its place among all prompts of the run."""
 
     index: int
     token_ids: tuple[int, ...]
@@ -64,7 +65,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class RankResult:
-    """What one rank returns: its replica's completions, times, metrics and our report."""
+    """Holds what one rank returns: its replica's completions, times, metrics and our report."""
 
     tp_rank: int
     completions: tuple[Completion, ...]
@@ -76,14 +77,14 @@ class RankResult:
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """All ranks' results of one engine run."""
+    """Holds all ranks' results of one engine run."""
 
     case: EngineCase
     ranks: tuple[RankResult, ...]
 
     @property
     def completions(self) -> list[Completion]:
-        """Completions of all replicas in prompt order."""
+        """Returns the completions of all replicas in prompt order."""
         ours = (c for rank in self.ranks if rank.tp_rank == 0 for c in rank.completions)
         return sorted(ours, key=lambda completion: completion.index)
 
@@ -110,7 +111,7 @@ def run_engine(
     split: Sequence[int] | None = None,
     on_delta: Callable[[int, str, int], None] | None = None,
 ) -> EngineResult:
-    """Start the engine of `case`, complete `prompts` greedily, stop it and return what every rank saw.
+    """Starts the engine of `case`, completes `prompts` greedily, stops it and returns what every rank saw.
 
     split: prompts per DP replica (sums to len(prompts)); by default as even as possible.
     on_delta(index, text, num_tokens): called as text of prompt `index` arrives.
@@ -134,7 +135,7 @@ def run_engine(
 
 
 def even_split(num_prompts: int, num_replicas: int) -> list[int]:
-    """Prompts per replica, the first ones taking the remainder."""
+    """Returns the number of prompts per replica, the first ones taking the remainder."""
     base, rest = divmod(num_prompts, num_replicas)
     return [base + (replica < rest) for replica in range(num_replicas)]
 
@@ -147,7 +148,7 @@ def _generate(
     max_tokens: int,
     sampling: dict[str, Any],
 ) -> RankResult:
-    """Body of a rank: build the engine, step it until all requests are finished, read metrics and report."""
+    """Runs a rank: builds the engine, steps it until all requests are finished, reads metrics and report."""
     from vllm import LLM, SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -185,7 +186,7 @@ def _generate(
 
 
 def _metrics(llm: Any) -> dict[str, Any]:
-    """vLLM's counters and gauges by name (vectors as lists)."""
+    """Returns vLLM's counters and gauges by name (vectors as lists)."""
     values: dict[str, Any] = {}
     for metric in llm.get_metrics():
         if hasattr(metric, "value"):

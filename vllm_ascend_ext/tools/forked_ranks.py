@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines in forked ranks: vLLM is imported once, each rank of each engine is a fork of that process.
+"""Runs engines in forked ranks: vLLM is imported once, each rank of each engine is a fork of that process.
 
 An engine of two ranks then starts in seconds where vLLM's own launcher, which imports vLLM in every process,
 takes most of a minute. Ranks find each other as torchrun's do (`external_launcher`, one rank a process), and the
@@ -38,12 +38,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 class RankError(RuntimeError):
-    """A rank raised, died or missed the deadline; the message names it and ends with its last output."""
+    """Reports a rank that raised, died or missed the deadline; the message names it and ends with its last
+    output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """What a job gets: where it stands and how to report while it runs."""
+    """Tells a job where its rank stands, and takes what it reports while it runs."""
 
     rank: int
     tp_rank: int
@@ -54,7 +55,7 @@ class Rank:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Ranks of one engine, TP ranks of a replica next to each other."""
+    """Lays out the ranks of one engine, TP ranks of a replica next to each other."""
 
     tp: int = 1
     dp: int = 1
@@ -79,7 +80,7 @@ class _Child:
 
 
 def preload() -> None:
-    """Import everything a rank of a DeepSeek engine needs on this device, so that the forks start warm."""
+    """Imports everything a rank of a DeepSeek engine needs on this device, so that the forks start warm."""
     import vllm.entrypoints.llm
     import vllm.model_executor.models.deepseek_mtp
     import vllm.model_executor.models.deepseek_v2
@@ -101,7 +102,7 @@ def run_ranks(
     environment: Mapping[str, str] | None = None,
     on_event: Callable[[int, Any], None] | None = None,
 ) -> list[Any]:
-    """Run `job(rank)` in one forked process a rank and return the results in rank order.
+    """Runs `job(rank)` in one forked process a rank and returns the results in rank order.
 
     on_event(rank, value) receives what jobs `emit` while they run. Raises RankError when a rank raises, dies or
     is still running after `deadline_s` seconds; all other ranks are then ended.
@@ -132,7 +133,7 @@ def _collect(
     deadline_s: float,
     on_event: Callable[[int, Any], None] | None,
 ) -> None:
-    """Read the pipes until every rank has sent its result."""
+    """Reads the pipes until every rank has sent its result."""
     running = {child.pipe: child for child in children}
     while running:
         ready = wait(list(running), timeout=max(0.0, end - time.monotonic()))
@@ -164,7 +165,7 @@ def _collect(
 
 
 def _end(children: list[_Child]) -> None:
-    """Leave no process and no shared memory behind.
+    """Leaves no process and no shared memory behind.
 
     Finished ranks get a moment to exit, the others are killed. A rank's resource tracker outlives it to unlink the
     rank's shared memory, once all others that have its pipe have ended: they are asked to, then killed, and only
@@ -186,11 +187,11 @@ def _end(children: list[_Child]) -> None:
 
 
 def _wait(child: _Child) -> None:
-    """They may be about to end."""
+    """Does nothing: the processes may be about to end."""
 
 
 def _terminate(child: _Child) -> None:
-    """The tracker ignores that, and so do the servers of multiprocessing's managers."""
+    """Sends SIGTERM; the resource tracker ignores that, and so do the servers of multiprocessing's managers."""
     _signal(child, signal.SIGTERM)
 
 
@@ -203,7 +204,7 @@ def _kill_all_but_trackers(child: _Child) -> None:
 
 
 def _signal(child: _Child, number: int) -> bool:
-    """Signal a rank's process group, or the rank before it has one; False when nothing is left."""
+    """Signals a rank's process group, or the rank before it has one; False when nothing is left."""
     for send in (os.killpg, os.kill):
         try:
             send(child.process.pid, number)
@@ -215,7 +216,7 @@ def _signal(child: _Child, number: int) -> bool:
 
 
 def _tail(log: Path) -> str:
-    """The last lines of a rank's output; of a dump of its stacks, the first ones (innermost frames)."""
+    """Returns the last lines of a rank's output; of a dump of its stacks, the first ones (innermost frames)."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     dump = next((i for i, line in enumerate(lines) if line.startswith(("Current thread", "Thread 0x"))), None)
     shown = lines[-_TAIL_LINES:] if dump is None else lines[dump : dump + _TAIL_LINES]
@@ -225,7 +226,7 @@ def _tail(log: Path) -> str:
 def _rank_main(
     job: Job, rank: int, layout: Layout, port: int, environment: dict[str, str], pipe: Connection, log: Path
 ) -> None:
-    """Body of a rank: own process group, output into `log`, result or error through `pipe`, hard exit."""
+    """Runs the body of a rank: own process group, output into `log`, result or error through `pipe`, hard exit."""
     os.setsid()
     _end_with_parent()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -270,7 +271,7 @@ def _rank_main(
 
 
 def _end_with_parent() -> None:
-    """Let the kernel kill this rank when the process that forked it dies, however it dies (Linux)."""
+    """Lets the kernel kill this rank when the process that forked it dies, however it dies (Linux)."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

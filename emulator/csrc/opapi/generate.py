@@ -23,7 +23,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Kind:
-    """How one kind of argument is passed (`c_type`), captured (`type`, `use`) and named in the body (`cpp`)."""
+    """Describes how one kind of argument is passed (`c_type`), captured (`type`, `use`) and named in the body
+    (`cpp`)."""
 
     c_type: str
     type: str
@@ -34,7 +35,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of an operator."""
+    """Describes one argument of an operator."""
 
     kind: str
     name: str
@@ -42,7 +43,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Entry:
-    """One operator: its name, arguments, body, and the body's first line in the table."""
+    """Describes one operator: its name, arguments, body, and the body's first line in the table."""
 
     name: str
     parameters: tuple[Parameter, ...]
@@ -85,7 +86,7 @@ _WRITES = ("kWrite", "kUpdate")
 
 
 def writes(entry: Entry) -> list[str]:
-    """The names of the operands that the operator writes."""
+    """Returns the names of the operands that the operator writes."""
     return [parameter.name for parameter in entry.parameters if KINDS[parameter.kind].use in _WRITES]
 
 

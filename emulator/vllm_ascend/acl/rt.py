@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""acl.rt: pyACL's runtime module."""
+"""Stands in for acl.rt, pyACL's runtime module."""
 
 import ctypes
 

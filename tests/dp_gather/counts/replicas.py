@@ -18,8 +18,8 @@ class DisagreementError(AssertionError):
 
 @dataclass
 class Request:
-    """prompt: rows not yet scheduled; left: passes that it decodes; held: passes that it was not admitted to only
-    because of a commitment, since it waits."""
+    """Holds a request. prompt: rows not yet scheduled; left: passes that it decodes; held: passes that it was not
+    admitted to only because of a commitment, since it waits."""
 
     prompt: int
     left: int
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass
 class Replica:
-    """One engine core and its scheduler.
+    """Simulates one engine core and its scheduler.
 
     late: passes by which the scheduler learns late that a request has stopped (asynchronous scheduling).
     """
@@ -43,14 +43,14 @@ class Replica:
     longest_hold: int = 0
 
     def next_pass(self) -> tuple[int, int, Commitment]:
-        """Rows, rows of later drafts, and what the pass carries: of a dummy, if there is nothing to do."""
+        """Returns rows, rows of later drafts, and what the pass carries: of a dummy, if there is nothing to do."""
         rows, num_reqs = self.schedule()
         if rows:
             return rows, num_reqs, self.decide()
         return self.decode_rows, self.decode_rows, self.decide()
 
     def schedule(self) -> tuple[int, int]:
-        """Rows and requests of a pass; without rows it is none."""
+        """Returns rows and requests of a pass; without rows it is none."""
         holds, budget, num_reqs = self.admission.holds, ROW_LIMIT, 0
         is_preempting = len(self.running) > 1 and self.chance.random() < 0.05
         if is_preempting:
@@ -72,7 +72,8 @@ class Replica:
         return ROW_LIMIT - budget, num_reqs
 
     def _rows(self, request: Request, budget: int) -> int:
-        """What a request has in the next pass; near its end fewer, and none when it has stopped unnoticed."""
+        """Returns what a request has in the next pass; near its end fewer, and none when it has stopped
+        unnoticed."""
         if request.prompt:
             rows = min(request.prompt, budget)
             request.prompt -= rows
@@ -83,7 +84,7 @@ class Replica:
         return min(self.chance.randint(1, self.decode_rows) if request.left < 2 else self.decode_rows, budget)
 
     def decide(self) -> Commitment:
-        """A pass will run."""
+        """Notes that a pass will run."""
         carried = commit(
             num_waiting=len(self.waiting),
             all_decode=not any(request.prompt for request in self.running),
@@ -95,7 +96,7 @@ class Replica:
         return carried
 
     def pass_ends(self) -> None:
-        """Requests stop, or are given up."""
+        """Lets requests stop, or gives them up."""
         for request in self.running:
             request.left -= not request.prompt
             if self.chance.random() < 0.02:
@@ -105,7 +106,7 @@ class Replica:
 
 @dataclass
 class World:
-    """All replicas; `arrivals` is how likely a request comes to each before a pass."""
+    """Simulates all replicas; `arrivals` is how likely a request comes to each before a pass."""
 
     seed: int
     num_replicas: int = 3
@@ -135,7 +136,7 @@ class World:
                 idle = self._rest()
 
     def decide(self, replica: int) -> tuple[Commitment, ...] | None:
-        """By what one replica plans the pass."""
+        """Returns what one replica plans the pass by."""
         return bounds(self.gathered)
 
     def _arrive(self, chance: float) -> None:
@@ -145,7 +146,7 @@ class World:
                 replica.waiting.append(Request(prompt, self.chance.randint(1, 12)))
 
     def _rest(self) -> int:
-        """No pass runs; a scheduler may still be asked, to flush what has finished."""
+        """Rests for a pass; a scheduler may still be asked, to flush what has finished."""
         self.num_waves += 1
         for replica in self.replicas:
             if self.chance.random() < 0.5:
@@ -171,7 +172,7 @@ class World:
 
 
 class Hasty(Replica):
-    """Planted: admits while a commitment is in force."""
+    """Plants a bug: admits while a commitment is in force."""
 
     def schedule(self) -> tuple[int, int]:
         self.admission.pass_decided(OPEN)
@@ -179,7 +180,7 @@ class Hasty(Replica):
 
 
 class Forgetful(Replica):
-    """Planted: its commitment ends with the next schedule, though that was no pass."""
+    """Plants a bug: its commitment ends with the next schedule, though that was no pass."""
 
     def schedule(self) -> tuple[int, int]:
         rows, num_reqs = super().schedule()
@@ -189,7 +190,7 @@ class Forgetful(Replica):
 
 
 class Selfish(World):
-    """Planted: a replica that has committed plans by that, whatever the others did."""
+    """Plants a bug: a replica that has committed plans by that, whatever the others did."""
 
     def decide(self, replica: int) -> tuple[Commitment, ...] | None:
         if not self.gathered or self.gathered[replica].is_open:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rank programs beyond eager torch.distributed: captured graphs, and HCCL called as vllm-ascend calls it."""
+"""Runs rank programs beyond eager torch.distributed: captured graphs, and HCCL called as vllm-ascend calls it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _RootInfo(ctypes.Structure):
 
 
 def direct(rank: int, num_ranks: int, folder: str) -> None:
-    """A communicator of our own through libhccl's C functions."""
+    """Makes a communicator of our own through libhccl's C functions."""
     torch.npu.set_device(rank)
     hccl = ctypes.CDLL("libhccl.so")
     hccl.HcclGetErrorString.restype = ctypes.c_char_p

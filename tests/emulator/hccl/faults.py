@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rank programs with a fault: ranks disagree, die, come late or do not wait. The test reads what they print."""
+"""Runs rank programs with a fault: ranks disagree, die, come late or do not wait. The test reads what they
+print."""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ DISAGREEMENTS: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
 
 
 def _report(began: float, action: Callable[[], None]) -> None:
-    """Run it; a fault must come to light in here, and the rank says when."""
+    """Runs the block; a fault must come to light in here, and the rank says when."""
     try:
         action()
         torch.npu.synchronize()
@@ -76,7 +77,7 @@ def _die() -> None:
 
 
 def death_before(rank: int, num_ranks: int, folder: str) -> None:
-    """Rank 1 dies between two collectives."""
+    """Lets rank 1 die between two collectives."""
     process_group(rank, num_ranks, folder)
     _all_reduce()
     torch.npu.synchronize()
@@ -86,7 +87,7 @@ def death_before(rank: int, num_ranks: int, folder: str) -> None:
 
 
 def death_within(rank: int, num_ranks: int, folder: str) -> None:
-    """Rank 1 dies while a collective moves data."""
+    """Lets rank 1 die while a collective moves data."""
     process_group(rank, num_ranks, folder)
     tensor = torch.zeros(LARGE, device="npu")
     dist.all_reduce(tensor[:6])
@@ -98,7 +99,7 @@ def death_within(rank: int, num_ranks: int, folder: str) -> None:
 
 
 def death_at_creation(rank: int, num_ranks: int, folder: str, victim: int) -> None:
-    """The victim dies while it waits for the last rank, which then comes, too late."""
+    """Lets the victim die while it waits for the last rank, which then comes, too late."""
     process_group(rank, num_ranks, folder)
     began = time.monotonic()
     if rank == victim:
@@ -110,7 +111,7 @@ def death_at_creation(rank: int, num_ranks: int, folder: str, victim: int) -> No
 
 
 def late_at_creation(rank: int, num_ranks: int, folder: str, lateness_s: float) -> None:
-    """Rank 1 comes after the deadline, and hears the same as the others."""
+    """Lets rank 1 come after the deadline, and hear the same as the others."""
     process_group(rank, num_ranks, folder)
     if rank == 1:
         time.sleep(lateness_s)
@@ -122,7 +123,7 @@ def late_at_creation(rank: int, num_ranks: int, folder: str, lateness_s: float) 
 
 
 def late(rank: int, num_ranks: int, folder: str, lateness_s: float) -> None:
-    """Rank 1 comes to a collective after the deadline; it and later calls fail as well."""
+    """Lets rank 1 come to a collective after the deadline; that call and later ones fail as well."""
     process_group(rank, num_ranks, folder)
     dist.broadcast(torch.ones(9, device="npu"), 0)
     torch.npu.synchronize()
@@ -132,7 +133,7 @@ def late(rank: int, num_ranks: int, folder: str, lateness_s: float) -> None:
 
 
 def race(rank: int, num_ranks: int, folder: str, waits: bool) -> None:
-    """An asynchronous all_reduce whose result is read with and without waiting for it."""
+    """Reads the result of an asynchronous all_reduce with and without waiting for it."""
     from emulator import races
 
     process_group(rank, num_ranks, folder)

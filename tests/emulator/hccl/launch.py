@@ -23,7 +23,8 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Rank:
-    """How a rank ended, and what it printed. The status is a negative signal, or None if it had to be killed."""
+    """Holds how a rank ended, and what it printed. The status is a negative signal, or None if it had to be
+    killed."""
 
     pid: int
     status: int | None
@@ -31,7 +32,7 @@ class Rank:
 
 
 class RankServer:
-    """A process that has imported torch_npu and forks ranks from itself."""
+    """Forks ranks from a process that has imported torch_npu."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self._folder = folder
@@ -45,7 +46,7 @@ class RankServer:
     def run(
         self, program: str, num_ranks: int, deadline_s: float = 120, delays: int = 0, **arguments: Any
     ) -> list[Rank]:
-        """``module.function(rank, num_ranks, folder, **arguments)`` in every rank, under a seed of delays."""
+        """Runs ``module.function(rank, num_ranks, folder, **arguments)`` in every rank, under a seed of delays."""
         request = {
             "program": program, "num_ranks": num_ranks, "deadline_s": deadline_s, "arguments": arguments,
             "delays": delays, "folder": tempfile.mkdtemp(dir=self._folder),
@@ -60,7 +61,7 @@ class RankServer:
         return ranks
 
     def left_over(self) -> list[str]:
-        """Shared memory that ranks of this server made and nobody removed."""
+        """Returns shared memory that ranks of this server made and nobody removed."""
         segments = [name.split(".") for name in os.listdir("/dev/shm") if name.startswith("ascend-hccl.")]
         return [".".join(parts) for parts in segments if int(parts[2]) in self._pids]
 
@@ -69,7 +70,7 @@ class RankServer:
 
 
 def process_group(rank: int, num_ranks: int, folder: str, name: str = "default") -> None:
-    """torch.distributed over HCCL, on a device for each rank."""
+    """Starts torch.distributed over HCCL, on a device for each rank."""
     import torch
     import torch.distributed as dist
 
@@ -78,7 +79,7 @@ def process_group(rank: int, num_ranks: int, folder: str, name: str = "default")
 
 
 def _run_rank(request: dict[str, Any], rank: int) -> NoReturn:
-    """In the forked process; ends it the way a program ends, atexit functions and all."""
+    """Runs in the forked process, and ends it the way a program ends, atexit functions and all."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, PARENT_DIED)
     output = os.open(f"{request['folder']}/{rank}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     os.dup2(output, 1)
@@ -100,7 +101,7 @@ def _run_rank(request: dict[str, Any], rank: int) -> NoReturn:
 
 
 def _wait(pids: list[int], deadline_s: float) -> list[int | None]:
-    """Exit statuses; what still runs at the deadline is killed."""
+    """Returns exit statuses; what still runs at the deadline is killed."""
     statuses: dict[int, int | None] = {}
     end = time.monotonic() + deadline_s
     while len(statuses) < len(pids):
@@ -118,7 +119,7 @@ def _wait(pids: list[int], deadline_s: float) -> list[int | None]:
 
 
 def serve() -> None:
-    """One request a line, one answer a line."""
+    """Serves one request a line, one answer a line."""
     import torch  # noqa: F401
     import torch_npu  # noqa: F401
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random sequences of collectives over groups, streams, sizes and data types; every result is checked."""
+"""Draws random sequences of collectives over groups, streams, sizes and data types; every result is checked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def given(work: dist.Work | None) -> list[dist.Work]:
 
 
 class Sequence:
-    """One rank's part; all ranks draw the same numbers, whether they are in the group or not."""
+    """Draws one rank's part; all ranks draw the same numbers, whether they are in the group or not."""
 
     def __init__(self, rank: int, num_ranks: int, seed: int) -> None:
         self.rank = rank
@@ -40,7 +40,7 @@ class Sequence:
         )  # fmt: skip
 
     def run(self) -> None:
-        """Issue a sequence without looking at results, then check them all."""
+        """Issues a sequence without looking at results, then checks them all."""
         pending = []
         for stream in self.streams:
             stream.wait_stream(torch.npu.current_stream())
@@ -120,7 +120,7 @@ class Sequence:
     def messages(
         self, ranks: list[int], group: dist.ProcessGroup, size: int, draws: random.Random, asynchronous: bool
     ) -> Step:
-        """Everybody to everybody in a batch, in an order of each rank's own."""
+        """Sends from everybody to everybody in a batch, in an order of each rank's own."""
         size = max(size, 1)
         parts = self.inputs(ranks, size, draws, draws.choice(MOVED_TYPES))
         source = parts[ranks.index(self.rank)].npu()
@@ -138,7 +138,7 @@ class Sequence:
 
 
 def sequences(rank: int, num_ranks: int, folder: str, seed: int, count: int) -> None:
-    """``count`` sequences; prints how long they took."""
+    """Runs ``count`` sequences; prints how long they took."""
     process_group(rank, num_ranks, folder)
     sequence = Sequence(rank, num_ranks, seed)
     began = time.monotonic()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rank programs in which every collective must give what one process computes."""
+"""Runs rank programs in which every collective must give what one process computes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Cases:
         check("uneven all_gather", torch.cat([output.cpu() for output in outputs]), torch.cat(parts))
 
     def reduce_scatter_uneven(self) -> None:
-        """Rank k's part has size + k elements."""
+        """Reduces uneven parts: rank k's part has size + k elements."""
         if self.dtype in (torch.uint8, torch.bool):
             return
         counts = [self.size + k for k in range(self.num_ranks)]
@@ -108,7 +108,7 @@ class Cases:
         check("all_to_all", torch.cat([output.cpu() for output in outputs]), torch.cat(expected))
 
     def all_to_all_uneven(self) -> None:
-        """Rank i sends (i + k) % 3 * size elements to rank k, so some send nothing."""
+        """Sends (i + k) % 3 * size elements from rank i to rank k, so some send nothing."""
         counts = [[(i + k) % 3 * self.size for k in range(self.num_ranks)] for i in range(self.num_ranks)]
         parts = [values(self.size, i, sum(counts[i]), self.dtype) for i in range(self.num_ranks)]
         splits = [part.split(count) for part, count in zip(parts, counts, strict=True)]
@@ -118,7 +118,8 @@ class Cases:
         check("uneven all_to_all_single", output, torch.cat([split[self.rank] for split in splits]))
 
     def messages(self) -> None:
-        """A ring with send and recv, then all pairs at once, listed in another order on each rank."""
+        """Sends in a ring with send and recv, then between all pairs at once, listed in another order on each
+        rank."""
         parts = self.inputs()
         after, before = (self.rank + 1) % self.num_ranks, (self.rank - 1) % self.num_ranks
         output = self.empty(self.size)
@@ -146,7 +147,7 @@ MOVING = (
 
 
 def collectives(rank: int, num_ranks: int, folder: str) -> None:
-    """Every collective with every data type and size."""
+    """Runs every collective with every data type and size."""
     process_group(rank, num_ranks, folder)
     for size in SIZES:
         for dtype in MOVED_TYPES:
@@ -180,7 +181,7 @@ def groups(rank: int, num_ranks: int, folder: str) -> None:
 
 
 def _subgroups(rank: int, num_ranks: int) -> None:
-    """All pairs of neighbours and the ranks in reverse, several communicators under way at once."""
+    """Runs all pairs of neighbours and the ranks in reverse, several communicators under way at once."""
     members = [[i, (i + 1) % num_ranks] for i in range(num_ranks)] + [list(range(num_ranks))]
     made = [dist.new_group(sorted(ranks), timeout=timedelta(seconds=60)) for ranks in members]
     tensors = [torch.full((1000 + i,), float(rank + i), device="npu") for i in range(len(made))]
@@ -200,7 +201,7 @@ def _subgroups(rank: int, num_ranks: int) -> None:
 
 
 def _coalesced(rank: int, num_ranks: int) -> None:
-    """Several collectives as one, and messages between start and end of a group."""
+    """Runs several collectives as one, and messages between start and end of a group."""
     tensors = [torch.full((10 + i,), float(rank + i), device="npu") for i in range(4)]
     with dist._coalescing_manager(device=torch.device("npu", rank), async_ops=True) as manager:
         for tensor in tensors:

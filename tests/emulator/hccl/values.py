@@ -25,7 +25,7 @@ OPERATIONS: dict[dist.ReduceOp.RedOpType, Callable[[Tensor, Tensor], Tensor]] = 
 
 
 def values(seed: int, rank: int, size: int, dtype: torch.dtype) -> Tensor:
-    """A rank's input on the CPU."""
+    """Returns a rank's input on the CPU."""
     generator = torch.Generator().manual_seed(seed * 1009 + rank)
     if dtype.is_floating_point:
         return torch.randn(size, generator=generator).to(dtype)
@@ -34,7 +34,7 @@ def values(seed: int, rank: int, size: int, dtype: torch.dtype) -> Tensor:
 
 
 def reduced(parts: list[Tensor], operation: dist.ReduceOp.RedOpType) -> Tensor:
-    """The reduction in rank order; half types in float32, so the result is exact to the bit."""
+    """Reduces in rank order; half types in float32, so the result is exact to the bit."""
     dtype = parts[0].dtype
     if dtype == torch.bool and operation == dist.ReduceOp.SUM:
         operation = dist.ReduceOp.MAX  # as torch_npu does it
@@ -43,7 +43,7 @@ def reduced(parts: list[Tensor], operation: dist.ReduceOp.RedOpType) -> Tensor:
 
 
 def check(name: str, actual: Tensor, expected: Tensor) -> None:
-    """Equal to the bit, wherever `actual` lies."""
+    """Checks equality to the bit, wherever `actual` lies."""
     actual = actual.cpu()
     if actual.dtype != expected.dtype or not torch.equal(actual, expected):
         raise AssertionError(f"{name}, {expected.dtype}:\n{actual}\nnot\n{expected}")

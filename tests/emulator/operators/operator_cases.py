@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What test_operators.py compares: small programs of torch operators on two tensors ``[4, 6]`` and the device."""
+"""Lists what test_operators.py compares: small programs of torch operators on two tensors ``[4, 6]`` and the
+device."""
 
 from __future__ import annotations
 
@@ -16,17 +17,17 @@ INTEGERS = (torch.int32, torch.int64)
 
 
 def index(x: torch.Tensor, *values: int) -> torch.Tensor:
-    """A one-dimensional index on x's device."""
+    """Returns a one-dimensional index on x's device."""
     return torch.tensor(values, device=x.device)
 
 
 def columns(x: torch.Tensor) -> torch.Tensor:
-    """An index ``[4, 2]`` into six columns, with a column named twice in a row."""
+    """Returns an index ``[4, 2]`` into six columns, with a column named twice in a row."""
     return torch.tensor([[0, 1], [2, 3], [4, 4], [5, 0]], device=x.device)
 
 
 def one_way(x: torch.Tensor) -> torch.Tensor:
-    """An index ``[4, 2]`` that names no column of a row twice."""
+    """Returns an index ``[4, 2]`` that names no column of a row twice."""
     return torch.tensor([[0, 1], [2, 3], [4, 5], [5, 0]], device=x.device)
 
 
@@ -150,7 +151,7 @@ COUNTS: dict[str, Case] = {
 
 
 def cases(*tables: tuple[dict[str, Case], Sequence[torch.dtype]]) -> list[tuple[str, Case, torch.dtype]]:
-    """Every case of every table with every dtype of the table."""
+    """Yields every case of every table with every dtype of the table."""
     every = ((name, case, dtype) for table, dtypes in tables for name, case in table.items() for dtype in dtypes)
     return [(f"{name}, {dtype}", case, dtype) for name, case, dtype in every]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work for the emulated device that needs no operators: copies, host functions, programs of their own."""
+"""Gives the emulated device work that needs no operators: copies, host functions, programs of their own."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ MIB = 1 << 20
 
 
 def filled(value: float) -> torch.Tensor:
-    """On the device."""
+    """Returns a filled tensor on the device."""
     import torch
 
     return torch.full((SIZE,), value).to("npu")
 
 
 def copy(target: torch.Tensor, source: torch.Tensor) -> None:
-    """On the current stream, from device to device."""
+    """Copies on the current stream, from device to device."""
     import torch_npu
 
     torch_npu.copy_memory_(target, source, non_blocking=True)
 
 
 def value_of(tensor: torch.Tensor) -> float:
-    """The value that all elements have."""
+    """Returns the value that all elements have."""
     values = tensor.cpu().unique().tolist()
     assert len(values) == 1
     return float(values[0])
 
 
 def run_program(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, for what a process cannot recover from."""
+    """Runs a process of its own, for what a process cannot recover from."""
     preface = "import torch, torch_npu\n"
     environment = {**os.environ, "EMULATOR_RACE_LOG": "", **variables}
     command = [sys.executable, "-c", preface + program]
@@ -47,12 +47,12 @@ def run_program(program: str, **variables: str) -> subprocess.CompletedProcess[s
 
 
 def runtime() -> ctypes.CDLL:
-    """The emulated runtime itself."""
+    """Returns the emulated runtime itself."""
     return ctypes.CDLL("libascendcl.so")
 
 
 def recent_message() -> str:
-    """What the runtime has to say about the last error of this thread."""
+    """Returns what the runtime has to say about the last error of this thread."""
     library = runtime()
     library.aclGetRecentErrMsg.restype = ctypes.c_char_p
     return library.aclGetRecentErrMsg().decode()

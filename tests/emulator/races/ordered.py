@@ -15,7 +15,7 @@ def _full(value: float, *shape: int) -> torch.Tensor:
 
 
 def reuse_on_one_stream() -> bool:
-    """A stream's own freed memory may be used again at once."""
+    """Uses a stream's own freed memory again at once, which is allowed."""
     total = _full(0)
     for _ in range(8):
         step = _full(1)
@@ -39,7 +39,7 @@ def record_stream_done_right() -> bool:
 
 
 def event_chain_over_three_streams() -> bool:
-    """The last stream waits only for the one before it, and that is enough."""
+    """Waits on the last stream only for the one before it, and that is enough."""
     streams = [torch.npu.Stream() for _ in range(3)]
     values = _full(1)
     torch.npu.synchronize()
@@ -56,7 +56,7 @@ def event_chain_over_three_streams() -> bool:
 
 
 def synchronise_then_reuse() -> bool:
-    """What the host has waited for is over for every stream."""
+    """Synchronises: what the host has waited for is over for every stream."""
     side = torch.npu.Stream()
     values = _full(1)
     torch.npu.synchronize()
@@ -75,7 +75,7 @@ def synchronise_then_reuse() -> bool:
 
 
 def disjoint_rows_and_columns() -> bool:
-    """Two streams write parts of one tensor that do not overlap, though as columns they interleave."""
+    """Writes parts of one tensor on two streams that do not overlap, though as columns they interleave."""
     main, side = torch.npu.current_stream(), torch.npu.Stream()
     table = _full(0, 64, 64)
     torch.npu.synchronize()
@@ -105,7 +105,7 @@ def parallel_reads() -> bool:
 
 
 def graph_replays() -> bool:
-    """A graph with a side stream, replayed, its input written between replays on the same stream."""
+    """Replays a graph with a side stream, its input written between replays on the same stream."""
     side = torch.npu.Stream()
     source, target = _full(1), _full(0)
     torch.npu.synchronize()
@@ -142,7 +142,7 @@ def pinned_round_trips() -> bool:
 
 
 def pinned_neighbours() -> bool:
-    """The host uses bytes of the page that a copy is writing, but not the copy's bytes."""
+    """Uses bytes on the host of the page that a copy is writing, but not the copy's bytes."""
     buffer = torch.zeros(64, pin_memory=True)
     values = _full(7, 16)
     buffer[16:32].copy_(values, non_blocking=True)

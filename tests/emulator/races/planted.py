@@ -18,7 +18,7 @@ SIZE = 4096
 
 @dataclass(frozen=True)
 class Planted:
-    """A bug, what to do for it to be gone, and what its report must say (regular expressions)."""
+    """Describes a bug, what to do for it to be gone, and what its report must say (regular expressions)."""
 
     run: Callable[[bool], bool]  # given whether to be correct
     report: tuple[str, ...]
@@ -34,12 +34,12 @@ def _full(value: float, size: int = SIZE) -> torch.Tensor:
 
 @functools.cache
 def _side_stream() -> torch.npu.Stream:
-    """One for all: torch hands out 32 in turn, among them the one that graphs are captured on."""
+    """Returns one stream for all: torch hands out 32 in turn, among them the one that graphs are captured on."""
     return torch.npu.Stream()
 
 
 def missing_wait_stream(correct: bool) -> bool:
-    """A side stream reads what the main stream has just been told to write."""
+    """Reads on a side stream what the main stream has just been told to write."""
     main, side = torch.npu.current_stream(), _side_stream()
     values = _full(1)
     torch.npu.synchronize()
@@ -53,7 +53,7 @@ def missing_wait_stream(correct: bool) -> bool:
 
 
 def missing_record_stream(correct: bool) -> bool:
-    """The main stream's tensor is freed, and its memory used again, while a side stream still reads it."""
+    """Frees the main stream's tensor, and uses its memory again, while a side stream still reads it."""
     main, side = torch.npu.current_stream(), _side_stream()
     values = _full(1)
     side.wait_stream(main)
@@ -69,7 +69,7 @@ def missing_record_stream(correct: bool) -> bool:
 
 
 def early_pinned_read(correct: bool) -> bool:
-    """The host reads a result before the copy that brings it is known to be complete."""
+    """Reads a result on the host before the copy that brings it is known to be complete."""
     values = _full(3)
     result = torch.zeros(SIZE, pin_memory=True)
     result.copy_(values, non_blocking=True)
@@ -81,7 +81,7 @@ def early_pinned_read(correct: bool) -> bool:
 
 
 def early_pinned_reuse(correct: bool) -> bool:
-    """The host puts the next batch into a pinned buffer that the last copy still reads."""
+    """Puts the next batch into a pinned buffer that the last copy still reads."""
     buffer = torch.full((SIZE,), 1.0, pin_memory=True)
     values = buffer.to("npu", non_blocking=True)
     if correct:
@@ -92,7 +92,7 @@ def early_pinned_reuse(correct: bool) -> bool:
 
 
 def missing_wait_in_graph(correct: bool) -> bool:
-    """A captured side stream reads what the capture's stream writes after the side stream was forked off."""
+    """Reads on a captured side stream what the capture's stream writes after the side stream was forked off."""
     side = _side_stream()
     values, copied = _full(1), _full(0)
     torch.npu.synchronize()
@@ -113,7 +113,7 @@ def missing_wait_in_graph(correct: bool) -> bool:
 
 
 def unjoined_capture(correct: bool) -> bool:
-    """A side stream joins a capture, and the capture ends without waiting for it."""
+    """Ends a capture that a side stream has joined, without waiting for it."""
     side = _side_stream()
     values, doubled = _full(1), _full(0)
     torch.npu.synchronize()
@@ -150,7 +150,7 @@ class ExpertLoad:
         torch.npu.synchronize()
 
     def add_layer(self, layer: int, topk_ids_T: torch.Tensor) -> None:
-        """Called by the model's layer, on the main stream."""
+        """Counts a layer's load: called by the model's layer, on the main stream."""
         experts_E = torch.arange(self.NUM_EXPERTS, device="npu")
         counts_E = (topk_ids_T.unsqueeze(1) == experts_E).float().sum(0)
         if self.correct:
@@ -160,7 +160,7 @@ class ExpertLoad:
             self.load_LE[layer].add_(counts_E)
 
     def gather(self) -> torch.Tensor:
-        """Every rank's load, on the host."""
+        """Gathers every rank's load, on the host."""
         if not self.correct:
             with torch.npu.stream(self.side):
                 gathered_RLE = torch.empty_like(self.gathered_RLE)
@@ -172,7 +172,7 @@ class ExpertLoad:
 
 
 def run_expert_load(correct: bool, all_gather: Callable[[torch.Tensor, torch.Tensor], object]) -> bool:
-    """Two steps of a model, the load gathered after each."""
+    """Runs two steps of a model, the load gathered after each."""
     expert_load = ExpertLoad(correct, all_gather)
     topk_ids_T = torch.arange(expert_load.NUM_TOKENS, device="npu") % expert_load.NUM_EXPERTS
     for _ in range(2):
@@ -184,7 +184,7 @@ def run_expert_load(correct: bool, all_gather: Callable[[torch.Tensor, torch.Ten
 
 
 def expert_load_of_4214(correct: bool) -> bool:
-    """The pattern of vllm-ascend #4214 in one process: every rank's load is this one's."""
+    """Repeats the pattern of vllm-ascend #4214 in one process: every rank's load is this one's."""
     return run_expert_load(correct, lambda gathered, load: gathered.copy_(load.expand_as(gathered)))
 
 

@@ -28,7 +28,7 @@ DEADLINE_S = 60
 
 
 def mismatched_collective(correct: bool, rank: int) -> bool:
-    """One rank adds up where the other gathers."""
+    """Lets one rank add up where the other gathers."""
     values = torch.full((8,), float(rank + 1), device="npu")
     if correct or rank == 0:
         dist.all_reduce(values)
@@ -38,14 +38,14 @@ def mismatched_collective(correct: bool, rank: int) -> bool:
 
 
 def mismatched_count(correct: bool, rank: int) -> bool:
-    """The ranks add up tensors of different sizes."""
+    """Lets the ranks add up tensors of different sizes."""
     values = torch.full((8 if correct else 8 + rank,), float(rank + 1), device="npu")
     dist.all_reduce(values)
     return bool((values.cpu() == 3).all())
 
 
 def dead_peer(correct: bool, rank: int) -> bool:
-    """One rank dies before the collective that the other waits in."""
+    """Lets one rank die before the collective that the other waits in."""
     values = torch.full((8,), float(rank + 1), device="npu")
     dist.all_reduce(values)
     torch.npu.synchronize()
@@ -56,7 +56,7 @@ def dead_peer(correct: bool, rank: int) -> bool:
 
 
 def expert_load_of_4214(correct: bool, rank: int) -> bool:
-    """The pattern of vllm-ascend #4214 with its collective."""
+    """Repeats the pattern of vllm-ascend #4214 with its collective."""
     return run_expert_load(correct, dist.all_gather_into_tensor)
 
 
@@ -67,7 +67,7 @@ PROGRAMS: dict[str, Callable[[bool, int], bool]] = {
 
 
 def run_rank(program: Callable[[bool, int], bool], correct: bool, rank: int, folder: str, seeds: range) -> None:
-    """One rank: under every seed in turn."""
+    """Runs one rank: under every seed in turn."""
     from emulator import races, schedule
 
     right, error = [], ""
@@ -86,7 +86,7 @@ def run_rank(program: Callable[[bool, int], bool], correct: bool, rank: int, fol
 
 
 def run_ranks(program: Callable[[bool, int], bool], correct: bool, seeds: range) -> list[dict[str, object] | None]:
-    """One run; what each rank found, None for one that died."""
+    """Makes one run; returns what each rank found, None for one that died."""
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         children = []
         for rank in range(NUM_RANKS):
@@ -101,7 +101,7 @@ def run_ranks(program: Callable[[bool, int], bool], correct: bool, seeds: range)
 
 
 def wait(children: list[int], deadline_s: float) -> None:
-    """Until all have ended; those that have not by then are killed."""
+    """Waits until all have ended; those that have not by the deadline are killed."""
     deadline = time.monotonic() + deadline_s
     for child in children:
         while os.waitpid(child, os.WNOHANG) == (0, 0):
@@ -111,7 +111,7 @@ def wait(children: list[int], deadline_s: float) -> None:
 
 
 def main() -> None:
-    """See the module."""
+    """Runs every planted program, wrong and right, and prints what was found."""
     import torch_npu  # noqa: F401
 
     num_runs, num_seeds = int(sys.argv[1]), int(sys.argv[2])

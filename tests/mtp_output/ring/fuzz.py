@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged frames: none may be accepted, none may crash or hang the reader, and none may change what it knows.
+"""Damages frames: none may be accepted, none may crash or hang the reader, and none may change what it knows.
 
 Half of the frames are damaged and keep their checksum; the reader must refuse all of them. The others are damaged
 and sealed again with the right checksum, which no accident does but a bug of a sender may; the reader must refuse
 them by FrameError, or read something that is a frame.
 
-`fuzz_ring` puts such frames into a ring and reads them by one call into C++, as a receiver does in the usual case.
+`fuzz_ring` puts such frames into a ring and reads them by one call into C++, as a receiver does on the fast path.
 What that accepts, the code in Python must read alike.
 
     python -m tests.mtp_output.ring.fuzz --frames 1000000
@@ -21,7 +21,7 @@ import time
 import numpy as np
 import xxhash
 
-from tests.mtp_output.ring.channels import SIZE, backend, new_instance, random_section, same
+from tests.mtp_output.ring.rings import SIZE, backend, new_instance, random_section, same
 from vllm_ascend_ext.mtp_output.errors import FrameError
 from vllm_ascend_ext.mtp_output.frames.frame import FrameReader, FrameWriter, Section, Source
 from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
@@ -33,7 +33,7 @@ SLOW_S = 2.0
 
 
 def frames_of(of: Backend, seed: int, number: int = 64) -> list[tuple[bytes, list[Section]]]:
-    """Whole frames that follow each other, some under the roster of the one before."""
+    """Returns whole frames that follow each other, some under the roster of the one before."""
     rng, writer = np.random.default_rng(seed), FrameWriter(7, 1, of.codec)
     memory = np.zeros(1 << 20, np.uint8)
     frames = []
@@ -48,7 +48,7 @@ def frames_of(of: Backend, seed: int, number: int = 64) -> list[tuple[bytes, lis
 
 
 def damaged(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """`data` with flipped bits, overwritten fields, missing, additional or foreign parts."""
+    """Damages `data`: flipped bits, overwritten fields, missing, additional or foreign parts."""
     changed = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
         at = rng.randrange(len(changed)) if changed else 0
@@ -70,7 +70,7 @@ def damaged(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def sealed(data: bytes) -> bytes:
-    """With the length and the checksum that belong to it."""
+    """Seals `data` with the length and the checksum that belong to it."""
     body = bytearray(data[:-8])
     if len(body) >= 12:
         body[8:12] = struct.pack("<I", len(data))
@@ -112,7 +112,7 @@ def fuzz(of: Backend, num_frames: int, seed: int) -> tuple[int, int]:
 
 
 def fuzz_ring(num_frames: int, seed: int) -> tuple[int, int]:
-    """Damaged frames in a ring, read in the usual way; returns how many C++ left to Python, and how many it read.
+    """Reads damaged frames in a ring by the fast path; returns how many C++ left to Python, and how many it read.
 
     Raises:
         AssertionError: it read one that Python refuses, or read it differently.
@@ -134,7 +134,7 @@ def fuzz_ring(num_frames: int, seed: int) -> tuple[int, int]:
         data = (sealed(data) if number % 2 else data)[: SIZE.max_frame_bytes]
         ring.frames[begin : begin + len(data)] = data
         ring.words[ring.descriptor(1) + 1] = len(data)
-        frame = receiver._receive_usual(0)
+        frame = receiver._receive_fast(0)
         counts[frame is not None] += 1
         if frame is not None:
             reference = FrameReader(backend("python").codec)

@@ -43,7 +43,7 @@ _REPORT_S = 60.0
 
 @dataclass
 class Summary:
-    """What happened to `frames` frames; `wrong` must be 0, and so must the files left."""
+    """Sums up what happened to `frames` frames; `wrong` must be 0, and so must the files left."""
 
     frames: int
     writer_kills: int
@@ -63,7 +63,7 @@ class Summary:
 
 
 def _content(index: int) -> tuple[Section, Section | None]:
-    """Rows that come and go with the roster, tokens that follow from the index."""
+    """Makes rows that come and go with the roster, tokens that follow from the index."""
     run = index // _RUN_LENGTH
     request_ids = tuple(f"request-{run % 1000}-{row}" for row in range(run % 5))
     batch = len(request_ids)

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.mtp_output.ring.channels import (
+from tests.mtp_output.ring.rings import (
     BACKENDS,
     SIZE,
     backend,
@@ -25,7 +25,7 @@ from vllm_ascend_ext.mtp_output.errors import ChannelClosedError, ChannelError, 
 from vllm_ascend_ext.mtp_output.frames.frame import Source
 from vllm_ascend_ext.mtp_output.outlet import EngineOutlet
 from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
-from vllm_ascend_ext.mtp_output.ring import reader as channel_reader
+from vllm_ascend_ext.mtp_output.ring import reader as ring_reader
 from vllm_ascend_ext.mtp_output.ring.file import Word
 from vllm_ascend_ext.mtp_output.ring.folder import clear_dead_rings, open_ring, ring_path
 from vllm_ascend_ext.mtp_output.ring.owner import Owner
@@ -137,7 +137,7 @@ def test_a_reader_of_a_ring_that_was_replaced_is_told_so(folder, name):
 
 
 def test_a_reader_that_opened_a_ring_as_it_was_replaced_opens_the_new_one(folder, monkeypatch):
-    instance, await_ring = new_instance(), channel_reader._await_ring
+    instance, await_ring = new_instance(), ring_reader._await_ring
     leave_ring(instance)
     senders = []
 
@@ -148,7 +148,7 @@ def test_a_reader_that_opened_a_ring_as_it_was_replaced_opens_the_new_one(folder
             senders[0].send(7, SECTION)
         return file
 
-    monkeypatch.setattr(channel_reader, "_await_ring", await_then_replace)
+    monkeypatch.setattr(ring_reader, "_await_ring", await_then_replace)
     receiver = OutputReceiver(instance, 0, backend=PYTHON)
     assert receiver.receive(5).step == 7
     senders[0].close()
@@ -220,7 +220,7 @@ def test_after_close_an_end_says_so(folder, name):
     instance, of = new_instance(), backend(name)
     sender = OutputSender(instance, 0, SIZE, backend=of)
     receiver = OutputReceiver(instance, 0, backend=of)
-    for step in range(2):  # the second in the usual way
+    for step in range(2):  # the second by the fast path
         sender.send(step, SECTION)
         receiver.receive(5)
     sender.close()

@@ -3,7 +3,7 @@
 
 import pytest
 
-from tests.mtp_output.ring.channels import BACKENDS, backend, own_folder
+from tests.mtp_output.ring.rings import BACKENDS, backend, own_folder
 from tests.mtp_output.ring.soak import soak
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scheduler that runs ahead of its device: what it launches, what the host knows when; FastDeploy's old bound.
+"""Simulates a scheduler that runs ahead of its device: what it launches, what the host knows when; FastDeploy's
+old bound.
 
 The device decides how many tokens a request has in the next launch: 1 and its drafts, of which there are fewer
 near the end of a request, and one in the first step after a prefill elsewhere. The host hears of a launch's
@@ -18,7 +19,8 @@ MAX_LAG = 2
 
 @dataclass
 class _Request:
-    """chunks: of its prompt, not yet launched; left: tokens until it stops; first: inserted, not yet launched."""
+    """Holds a request. chunks: of its prompt, not yet launched; left: tokens until it stops; first: inserted, not
+    yet launched."""
 
     chunks: list[int]
     left: int
@@ -29,7 +31,7 @@ class _Request:
 
 @dataclass
 class Simulation:
-    """One replica with random events. Raises LaunchBoundError when the bound is not kept."""
+    """Simulates one replica with random events. Raises LaunchBoundError when the bound is not kept."""
 
     seed: int
     num_speculative_tokens: int
@@ -80,7 +82,7 @@ class Simulation:
                 self._bound.preempt(name)
 
     def _counts(self, launch: int) -> None:
-        """What has arrived is told, in the order of the launches; those it shows stopped leave the host, too."""
+        """Tells what has arrived, in the order of the launches; requests shown stopped leave the host, too."""
         while self._arriving and self._arriving[0][0] <= launch:
             _, step, counts = self._arriving.pop(0)
             self._bound.counts_arrived(step, counts)
@@ -120,14 +122,15 @@ class Simulation:
         return self.num_speculative_tokens + 1
 
     def _resume(self, name: str, request: _Request) -> None:
-        """With its cache, or from its prompt."""
+        """Resumes a request with its cache, or from its prompt."""
         if not request.chunks and self._random.random() < 0.5:
             request.chunks = [self._random.randint(1, 60)]
         if not request.chunks:
             self._bound.resume(name)
 
     def _compare_old(self, lens: dict[str, int], has_prompt: bool) -> None:
-        """`Σ lens + Σ blocked · (k + 1)` of the launch before. It says nothing of prompts and of who joins."""
+        """Compares with `Σ lens + Σ blocked · (k + 1)` of the launch before. That bound says nothing of prompts
+        and of who joins."""
         if self._last_has_prompt or has_prompt or not set(lens) <= set(self._last_lens):
             return
         blocked = sum(request.blocked for request in self._requests.values())

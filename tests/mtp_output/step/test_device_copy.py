@@ -4,15 +4,21 @@ import torch
 
 from tests.support.packed_run import LARGEST, PackedRun
 from vllm_ascend_ext.device import create_device
-from vllm_ascend_ext.mtp_output.step.device_copy import PackedOutput, PackedShape, Sampled, draft_rows, unpack
+from vllm_ascend_ext.mtp_output.step.device_copy import (
+    PackedShape,
+    RecordCopier,
+    SampledTensors,
+    draft_rows,
+    unpack,
+)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_every_step_arrives_in_one_copy(seed: int) -> None:
-    run = PackedRun(create_device("cpu"), seed, num_slots=1 + seed % 3)
+    run = PackedRun(create_device("cpu"), seed, num_buffers=1 + seed % 3)
     run.go(40)
     assert run.wrong == []
-    assert run.packed.stats.num_copies == 40
+    assert run.copier.stats.num_copies == 40
 
 
 def test_drafts_of_different_lengths_have_a_row_each() -> None:
@@ -23,26 +29,30 @@ def test_drafts_of_different_lengths_have_a_row_each() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    packed = PackedOutput(create_device("cpu"), PackedShape(2, 2, 0, 1), num_slots=1, deadline_s=1.0, vocab_size=9)
+    copier = RecordCopier(
+        create_device("cpu"), PackedShape(2, 2, 0, 1), num_buffers=1, deadline_s=1.0, vocab_size=9
+    )
     with pytest.raises(ValueError, match="num_requests=3"):
-        packed.launch(Sampled(torch.zeros(3, 1, dtype=torch.int32)))
-    step = packed.launch(Sampled(torch.zeros(2, 1, dtype=torch.int32)))
-    with pytest.raises(RuntimeError, match="every slot is on its way"):
-        packed.launch(Sampled(torch.zeros(2, 1, dtype=torch.int32)))
+        copier.launch(SampledTensors(torch.zeros(3, 1, dtype=torch.int32)))
+    step = copier.launch(SampledTensors(torch.zeros(2, 1, dtype=torch.int32)))
+    with pytest.raises(RuntimeError, match="every buffer is on its way"):
+        copier.launch(SampledTensors(torch.zeros(2, 1, dtype=torch.int32)))
     step.release()
     step.release()
-    assert len(packed.free) == 1
+    assert len(copier.free) == 1
     with pytest.raises(RuntimeError, match="was released"):
         step.words()
-    with pytest.raises(ValueError, match="0 slots"):
-        PackedOutput(create_device("cpu"), LARGEST, num_slots=0, deadline_s=1.0, vocab_size=9)
+    with pytest.raises(ValueError, match="0 buffers"):
+        RecordCopier(create_device("cpu"), LARGEST, num_buffers=0, deadline_s=1.0, vocab_size=9)
 
 
 def test_an_id_outside_of_the_vocabulary_does_not_count() -> None:
     """As `RejectionSampler.parse_output` has it; without drafts vLLM does not look."""
-    packed = PackedOutput(create_device("cpu"), PackedShape(3, 3, 0, 0), num_slots=2, deadline_s=1.0, vocab_size=9)
+    copier = RecordCopier(
+        create_device("cpu"), PackedShape(3, 3, 0, 0), num_buffers=2, deadline_s=1.0, vocab_size=9
+    )
     for ids_BS, counts in (([[8, 9, -1], [0, 1, 8], [9, -1, -1]], [1, 3, 0]), ([[9]], [1])):
-        step = packed.launch(Sampled(torch.tensor(ids_BS, dtype=torch.int32)))
+        step = copier.launch(SampledTensors(torch.tensor(ids_BS, dtype=torch.int32)))
         target, _ = unpack(step.words(), step.shape)
         assert target.num_accepted_B.tolist() == counts
         assert [row[row >= 0].tolist() for row in target.token_ids_BS] == [

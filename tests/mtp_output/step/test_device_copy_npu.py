@@ -22,12 +22,12 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("num_slots", [1, 3])
-def test_every_step_arrives(num_slots: int) -> None:
-    run = PackedRun(create_device("npu"), seed=num_slots, num_slots=num_slots)
+@pytest.mark.parametrize("num_buffers", [1, 3])
+def test_every_step_arrives(num_buffers: int) -> None:
+    run = PackedRun(create_device("npu"), seed=num_buffers, num_buffers=num_buffers)
     run.go(12)
     assert run.wrong == []
-    assert run.packed.stats.num_copies == 12
+    assert run.copier.stats.num_copies == 12
 
 
 class _NoWait(NativeEvent):

@@ -11,9 +11,9 @@ import torch
 
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.mtp_output.frames.section import RequestStatus, Section
-from vllm_ascend_ext.mtp_output.step.device_copy import PackedOutput, PackedShape, Sampled, unpack
+from vllm_ascend_ext.mtp_output.step.device_copy import PackedShape, RecordCopier, SampledTensors, unpack
 from vllm_ascend_ext.mtp_output.step.request_states import OutputMismatchError, StepEvents
-from vllm_ascend_ext.mtp_output.step.sender import SampledStep, StepSender
+from vllm_ascend_ext.mtp_output.step.sender import SampledBatch, StepSender
 
 RUNNING, FINISHED, PREEMPTED, RECOVERED, SKIPPED = RequestStatus
 STOP = 99
@@ -72,7 +72,7 @@ class Replica:
         self.history = StopsAt99()
         self.sender = StepSender(self.outlet, self.history, top_k=top_k, max_rows=max_rows)
         largest = PackedShape(max_rows, self.slots, 4, num_speculative_tokens)
-        self.packed = PackedOutput(create_device("cpu"), largest, num_slots=1, deadline_s=1.0, vocab_size=100)
+        self.copier = RecordCopier(create_device("cpu"), largest, num_buffers=1, deadline_s=1.0, vocab_size=100)
         self.step = 0
 
     def begin(self, **events: Any) -> tuple[int, StepEvents]:
@@ -102,11 +102,11 @@ class Replica:
             ids_BSK = torch.arange(sampled_BS.numel() * top_k, dtype=torch.int32).view(*sampled_BS.shape, top_k)
             topk = (ids_BSK, -ids_BSK.float(), torch.ones_like(sampled_BS))
         drafts_BD = torch.full((len(tokens), self.slots - 1), 5, dtype=torch.int32) if self.slots > 1 else None
-        step = self.packed.launch(Sampled(sampled_BS, drafts_BD, *topk))
+        step = self.copier.launch(SampledTensors(sampled_BS, drafts_BD, *topk))
         words_N = step.words()
         unpack(words_N, step.shape)
         accepted = [ids or [] for ids in tokens.values()]
-        self.sender.send(number, told, SampledStep(list(tokens), accepted, step.shape, words_N.numpy(), 0.0))
+        self.sender.send(number, told, SampledBatch(list(tokens), accepted, step.shape, words_N.numpy(), 0.0))
         step.release()
 
     @property

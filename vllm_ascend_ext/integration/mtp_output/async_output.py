@@ -8,8 +8,8 @@ from typing import Any
 from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 from vllm.v1.worker.gpu_model_runner import AsyncGPUModelRunnerOutput
 
-from vllm_ascend_ext.integration.mtp_output.runner_outputs import VllmOutputs, engine_logprobs, marked
-from vllm_ascend_ext.mtp_output.step.outputs import StepOutput
+from vllm_ascend_ext.integration.mtp_output.runner_outputs import RunnerHooks, engine_logprobs, marked
+from vllm_ascend_ext.mtp_output.step.pipeline import StepResult
 
 _UPSTREAM = AsyncGPUModelRunnerOutput  # the name that is looked up will be ours
 
@@ -30,7 +30,7 @@ class PackedAsyncOutput(AsyncModelRunnerOutput):
     step: None on a rank whose output nobody reads.
     """
 
-    def __init__(self, output: ModelRunnerOutput, outputs: VllmOutputs, step: StepOutput | None) -> None:
+    def __init__(self, output: ModelRunnerOutput, outputs: RunnerHooks, step: StepResult | None) -> None:
         self._output, self._outputs, self._step = output, outputs, step
         # for penalties and the like in the next step: vLLM waits for the one, then asks for the list of the other
         self.async_copy_ready_event = self.sampled_token_ids_cpu = _HostTokens(outputs, step)
@@ -57,7 +57,7 @@ class PackedAsyncOutput(AsyncModelRunnerOutput):
 class _HostTokens:
     """Stands for a tensor of tokens on the host and for the event behind its copy."""
 
-    def __init__(self, outputs: VllmOutputs, step: StepOutput | None) -> None:
+    def __init__(self, outputs: RunnerHooks, step: StepResult | None) -> None:
         self._outputs, self._step = outputs, step
         self._rows: list[list[int]] = []
 

@@ -13,15 +13,15 @@ from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.config import MtpOutputConfig
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.integration.errors import StartupError
-from vllm_ascend_ext.integration.mtp_output.runner_outputs import VllmOutputs
+from vllm_ascend_ext.integration.mtp_output.runner_outputs import RunnerHooks
 from vllm_ascend_ext.integration.mtp_output.stop_rule import EngineRequests
 from vllm_ascend_ext.integration.upstream.patches import Patch, apply_patches
 from vllm_ascend_ext.mtp_output.errors import ChannelError
 from vllm_ascend_ext.mtp_output.outlet import EngineOutlet
 from vllm_ascend_ext.mtp_output.ring.size import RingSize
-from vllm_ascend_ext.mtp_output.step.device_copy import PackedOutput, PackedShape
+from vllm_ascend_ext.mtp_output.step.device_copy import PackedShape, RecordCopier
 from vllm_ascend_ext.mtp_output.step.launch_bound import LaunchBound
-from vllm_ascend_ext.mtp_output.step.outputs import ReplicaPeers, StepOutputs
+from vllm_ascend_ext.mtp_output.step.pipeline import ReplicaPeers, StepPipeline
 from vllm_ascend_ext.mtp_output.step.sender import StepSender
 from vllm_ascend_ext.mtp_output.step.sender_rank import OutputLayout, OutputRouting, route_output
 
@@ -43,7 +43,7 @@ def routing_of(parallel_config: Any) -> OutputRouting:
     return route_output(layout)
 
 
-def attach(worker: Any, config: MtpOutputConfig) -> StepOutputs:
+def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
     """Has the worker's runner give its output to us; every rank of a replica calls it: it makes a group.
 
     Raises StartupError when the frames' channel cannot be made.
@@ -52,22 +52,22 @@ def attach(worker: Any, config: MtpOutputConfig) -> StepOutputs:
     routing = routing_of(vllm_config.parallel_config)
     is_async = bool(vllm_config.scheduler_config.async_scheduling)
     num_speculative_tokens = int(runner.num_spec_tokens)
-    packed, sender = None, None
+    copier, sender = None, None
     if routing.sends:
-        packed = _packed_output(runner, config, num_speculative_tokens)
+        copier = _record_copier(runner, config, num_speculative_tokens)
         history = EngineRequests(lambda: int(runner.max_model_len))
         max_rows = runner.max_num_reqs
         outlet = _outlet(config, routing.replica, max_rows, num_speculative_tokens)
         sender = StepSender(outlet, history, top_k=config.top_k, max_rows=max_rows)
-    outputs = StepOutputs(
-        packed=packed,
+    outputs = StepPipeline(
+        copier=copier,
         sender=sender,
         peers=_peers(vllm_config, config, is_async=is_async),
         launches=LaunchBound(num_speculative_tokens),
-        num_slots=config.slots,
+        num_buffers=config.slots,
         is_async=is_async,
     )
-    runner.attach_outputs(VllmOutputs(runner, outputs))
+    runner.attach_outputs(RunnerHooks(runner, outputs))
     apply_patches(patches(runner))
     return outputs
 
@@ -91,7 +91,7 @@ def patches(runner: Any) -> list[Patch]:
     ]
 
 
-def _packed_output(runner: Any, config: MtpOutputConfig, num_speculative_tokens: int) -> PackedOutput:
+def _record_copier(runner: Any, config: MtpOutputConfig, num_speculative_tokens: int) -> RecordCopier:
     from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
     index = runner.device.index
@@ -99,10 +99,10 @@ def _packed_output(runner: Any, config: MtpOutputConfig, num_speculative_tokens:
     columns = 1 + max(runner.model_config.max_logprobs, MAX_LOGPROB_TOKEN_IDS)
     num_slots = LaunchBound.largest(1, num_speculative_tokens)
     largest = PackedShape(runner.max_num_reqs, num_slots, columns, num_speculative_tokens)
-    return PackedOutput(
+    return RecordCopier(
         device,
         largest,
-        num_slots=config.slots,
+        num_buffers=config.slots,
         deadline_s=config.deadline_s,
         vocab_size=runner.input_batch.vocab_size,
     )
@@ -138,14 +138,14 @@ def _peers(vllm_config: Any, config: MtpOutputConfig, *, is_async: bool) -> Repl
     return ReplicaPeers(Collectives(group, config.deadline_s, "mtp output"), launcher or not is_async)
 
 
-def report_of(outputs: StepOutputs) -> dict[str, Any]:
+def report_of(outputs: StepPipeline) -> dict[str, Any]:
     """Returns what this rank copied, received and sent.
 
     copies: None on a rank that has nothing to copy with.
     """
     document: dict[str, Any] = {"copies": None, "received": outputs.num_received}
-    if outputs.packed is not None and outputs.sender is not None:
-        copies = outputs.packed.stats
+    if outputs.copier is not None and outputs.sender is not None:
+        copies = outputs.copier.stats
         document |= {"copies": copies.num_copies, "copied_bytes": copies.num_bytes}
         stats, outlet = outputs.sender.stats, outputs.sender.outlet_stats
         document |= {

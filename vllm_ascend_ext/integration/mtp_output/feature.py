@@ -11,7 +11,7 @@ from vllm_ascend_ext.integration.mtp_output import limits
 from vllm_ascend_ext.integration.mtp_output.bind import attach, report_of
 from vllm_ascend_ext.integration.mtp_output.metrics import MtpOutputMetrics
 from vllm_ascend_ext.integration.upstream.stack import Stack
-from vllm_ascend_ext.mtp_output.step.outputs import StepOutputs
+from vllm_ascend_ext.mtp_output.step.pipeline import StepPipeline
 
 
 class MtpOutputFeature(Feature):
@@ -30,7 +30,7 @@ class MtpOutputFeature(Feature):
 class BoundOutput(BoundFeature):
     """Is the output of one worker."""
 
-    def __init__(self, outputs: StepOutputs) -> None:
+    def __init__(self, outputs: StepPipeline) -> None:
         self.outputs = outputs
 
     def report(self) -> dict[str, Any]:

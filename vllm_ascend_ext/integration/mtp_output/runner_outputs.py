@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between vLLM's runner and `StepOutputs`: scheduler outputs to events, sampler outputs to what is packed and
+"""Between vLLM's runner and `StepPipeline`: scheduler outputs to events, sampler outputs to what is packed and
 back."""
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ import torch
 from vllm.v1.outputs import LogprobsLists, LogprobsTensors
 
 from vllm_ascend_ext.integration.mtp_output.stop_rule import num_prompt_tokens
-from vllm_ascend_ext.mtp_output.step.device_copy import PackedShape, Sampled, draft_rows
-from vllm_ascend_ext.mtp_output.step.outputs import StepOutput, StepOutputs
+from vllm_ascend_ext.mtp_output.step.device_copy import PackedShape, SampledTensors, draft_rows
+from vllm_ascend_ext.mtp_output.step.pipeline import StepPipeline, StepResult
 from vllm_ascend_ext.mtp_output.step.request_states import StepEvents
 
 _MARK = "ascend_ext_step"
 
 
-def marked(sampled_token_ids: Any) -> tuple[VllmOutputs, StepOutput | None] | None:
-    """What `VllmOutputs.sampled` put on the tensor, which the runner hands on unchanged; None of other runners."""
-    mark: tuple[VllmOutputs, StepOutput | None] | None = getattr(sampled_token_ids, _MARK, None)
+def marked(sampled_token_ids: Any) -> tuple[RunnerHooks, StepResult | None] | None:
+    """What `RunnerHooks.sampled` put on the tensor, which the runner hands on unchanged; None of other runners."""
+    mark: tuple[RunnerHooks, StepResult | None] | None = getattr(sampled_token_ids, _MARK, None)
     return mark
 
 
-class VllmOutputs:
+class RunnerHooks:
     """What the mixin of a vLLM runner calls.
 
     Attributes:
         returns_errors: see `PackedAsyncOutput.get_output`.
     """
 
-    def __init__(self, runner: Any, outputs: StepOutputs) -> None:
+    def __init__(self, runner: Any, outputs: StepPipeline) -> None:
         self.outputs = outputs
         self.returns_errors = runner.parallel_config.distributed_executor_backend == "mp"
         self._runner = runner
         self._prompts: dict[str, int] = {}  # requests in their prompt (or recomputing) → tokens of all of it
-        self._step: StepOutput | None = None
+        self._step: StepResult | None = None
 
     def begin_step(self, scheduler_output: Any) -> None:
         """See `RunnerOutputs.begin_step`. Raises LaunchBoundError when the launch is larger than was said."""
@@ -121,7 +121,7 @@ def _shape(sampler_output: Any, spec_decode_metadata: Any) -> PackedShape:
     return PackedShape(num_requests, num_slots, columns, num_drafts)
 
 
-def _to_pack(sampler_output: Any, spec_decode_metadata: Any) -> Sampled:
+def _to_pack(sampler_output: Any, spec_decode_metadata: Any) -> SampledTensors:
     token_ids_BS = sampler_output.sampled_token_ids.to(torch.int32)
     draft_ids_BD = None
     if spec_decode_metadata is not None:
@@ -132,9 +132,9 @@ def _to_pack(sampler_output: Any, spec_decode_metadata: Any) -> Sampled:
         )
     logprobs = sampler_output.logprobs_tensors
     if logprobs is None:
-        return Sampled(token_ids_BS, draft_ids_BD)
+        return SampledTensors(token_ids_BS, draft_ids_BD)
     shape = (*token_ids_BS.shape, logprobs.logprob_token_ids.shape[-1])
-    return Sampled(
+    return SampledTensors(
         token_ids_BS,
         draft_ids_BD,
         logprobs.logprob_token_ids.to(torch.int32).reshape(shape),
@@ -143,7 +143,7 @@ def _to_pack(sampler_output: Any, spec_decode_metadata: Any) -> Sampled:
     )
 
 
-def _logprobs_tensors(step: StepOutput) -> LogprobsTensors | None:
+def _logprobs_tensors(step: StepResult) -> LogprobsTensors | None:
     """As the sampler had them, a row a slot; blank where a draft was rejected, which vLLM filters out."""
     target = step.target
     assert target is not None
@@ -157,7 +157,7 @@ def _logprobs_tensors(step: StepOutput) -> LogprobsTensors | None:
     )
 
 
-def engine_logprobs(step: StepOutput) -> LogprobsLists | None:
+def engine_logprobs(step: StepResult) -> LogprobsLists | None:
     """Of the accepted tokens, request after request; those of discarded rows stay in, as vLLM leaves them."""
     tensors, target = _logprobs_tensors(step), step.target
     if tensors is None or target is None:

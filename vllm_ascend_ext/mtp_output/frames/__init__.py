@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The binary frame that carries a step's tokens."""
+"""Encodes a step's tokens as a binary frame."""

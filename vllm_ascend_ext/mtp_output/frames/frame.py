@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frame: what one data-parallel replica accepted in one step, target and draft together. docs/mtp_output.md.
+"""Encodes and decodes a frame: what one data-parallel replica accepted in one step, target and draft together.
 
 Little-endian. A header of 64 bytes, sections, and a trailer of 8 bytes, the XXH64 of all before it. A section is
 u16 kind, u16 zero, u32 bytes of its body, and the body, a multiple of 4 bytes; kinds that a reader does not know
@@ -32,21 +32,21 @@ ROSTER_KIND = 16
 
 
 class FrameCodec(NamedTuple):
-    """How the parts of frames are written and read."""
+    """Bundles the codecs that write and read the parts of frames."""
 
     rows: RowsCodec
     ids: IdsCodec
 
 
 class Frame(NamedTuple):
-    """One step of one replica.
+    """Describes one step of one replica.
 
     Attributes:
-        instance, replica: of the engine, and of its data-parallel replica.
-        step: the engine's.
-        sequence: counts the frames of (instance, replica), from 0.
+        instance, replica: numbers of the engine, and of its data-parallel replica.
+        step: number of the engine's step.
+        sequence: position among the frames of (instance, replica), from 0.
         sections: the target's first, then the draft's if there is one.
-        sent_ns: when it was encoded, by the sender's clock (nanoseconds since the epoch).
+        sent_ns: time of encoding, by the sender's clock (nanoseconds since the epoch).
     """
 
     instance: int
@@ -57,7 +57,7 @@ class Frame(NamedTuple):
     sent_ns: int = 0
 
     def section(self, source: Source) -> Section | None:
-        """The section of `source`, None when the frame has none."""
+        """Returns the section of `source`, None when the frame has none."""
         return next((section for section in self.sections if section.source == source), None)
 
 
@@ -77,12 +77,12 @@ class FrameWriter:
         self.roster_sequence = 0
 
     def bound(self, sections: tuple[Section, ...]) -> int:
-        """The most bytes that a frame of `sections` takes.
+        """Returns the most bytes that a frame of `sections` takes.
 
         Raises:
             ValueError: ids that no roster can hold.
         """
-        self._call_roll(sections)
+        self._refresh_roster(sections)
         num_bytes = HEADER.size + TRAILER.size + SECTION.size + len(self._blob)
         for section in sections:
             num_bytes += SECTION.size + rows.bound(len(section.request_ids), section.num_slots, section.top_k)
@@ -97,7 +97,7 @@ class FrameWriter:
         Raises:
             ValueError: a section with impossible counts or statuses.
         """
-        self._call_roll(sections)
+        self._refresh_roster(sections)
         at, num_sections = begin + HEADER.size, len(sections)
         roster_sequence = self.roster_sequence
         if self._sent is not self._roster or self.roster_sequence == sequence:
@@ -121,7 +121,7 @@ class FrameWriter:
         self._sent, self.roster_sequence = self._roster, roster_sequence
         return length
 
-    def _call_roll(self, sections: tuple[Section, ...]) -> None:
+    def _refresh_roster(self, sections: tuple[Section, ...]) -> None:
         """Brings `_roster` and `_blob` up to date. Unchanged ids are mostly the same tuple, which is quick."""
         known = self._roster
         if len(known) == len(sections):
@@ -142,7 +142,7 @@ class FrameReader:
 
     Attributes:
         roster_sequence: the frame that carried the roster in force; -1 before the first.
-        roster_blob: that roster as it was written.
+        roster_blob: the roster in force as it was written.
     """
 
     def __init__(self, codec: FrameCodec) -> None:
@@ -161,7 +161,7 @@ class FrameReader:
         self.roster_sequence, self.roster_blob = sequence, blob
 
     def read(self, data: bytes) -> Frame:
-        """The frame that `data` is, all of it.
+        """Decodes `data`, which must be one whole frame.
 
         Raises:
             FrameVersionError: of another major version.
@@ -200,7 +200,7 @@ class FrameReader:
 
 
 def read_header(data: bytes) -> tuple[int, int, int, int, int, int, int]:
-    """Step, sequence, sent_ns, roster_sequence, instance, replica and number of sections of a whole frame.
+    """Returns step, sequence, sent_ns, roster_sequence, instance, replica and number of sections of a whole frame.
 
     Raises:
         FrameVersionError, FrameError: what `FrameReader.read` says; the checksum is right otherwise.
@@ -223,18 +223,18 @@ def read_header(data: bytes) -> tuple[int, int, int, int, int, int, int]:
 
 
 def frame_sequence(data: bytes) -> int:
-    """The sequence of a whole frame. Raises what `read_header` does."""
+    """Returns the sequence of a whole frame. Raises what `read_header` does."""
     return read_header(data)[1]
 
 
 def inline_roster(data: bytes) -> bytes | None:
-    """The roster that a whole frame carries, if it does. Raises what `FrameReader.read` says."""
+    """Returns the roster that a whole frame carries, if it does. Raises what `FrameReader.read` says."""
     place = section_places(data, read_header(data)[-1]).get(ROSTER_KIND)
     return data[place[0] : place[0] + place[1]] if place else None
 
 
 def section_places(data: bytes, num_sections: int) -> dict[int, tuple[int, int]]:
-    """Kind of each section → where its body begins and how long it is.
+    """Maps the kind of each section to the offset and the length of its body.
 
     Raises:
         FrameError: sections that do not fill the frame, or two of one kind.

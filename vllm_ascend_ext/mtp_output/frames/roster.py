@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rosters: whose rows the sections of a frame hold. A roster is sent when it changes and referred to otherwise.
+"""Encodes rosters, which say whose rows the sections of a frame hold. A roster is sent when it changes and
+referred to otherwise.
 
 Written as: number of lists (one a rows section), then for each list: kind of its section, number of ids (or
 `_SAME_AS_FIRST`), bytes of their text, lengths of the ids (u16, padded to 4 bytes), their text (UTF-8, padded
@@ -29,17 +30,17 @@ class IdsCodec(Protocol):
     """Writes and reads the ids of a list: their lengths and their text."""
 
     def write(self, request_ids: tuple[str, ...]) -> tuple[int, bytes]:
-        """Bytes of the text without padding; and all of it.
+        """Returns the bytes of the text without padding, and the encoded list.
 
         Raises:
             ValueError: an id longer than `MAX_ID_BYTES`, or an id twice.
         """
 
     def read(self, blob: bytes, at: int, count: int, num_bytes: int, start: int) -> tuple[str, ...]:
-        """The `count` ids whose lengths are at `at` and whose text has `num_bytes`; all of it is in `blob`.
+        """Reads the `count` ids whose lengths are at `at` and whose text has `num_bytes`; all of it is in `blob`.
 
         Args:
-            start: as for `read_roster`.
+            start: the offset of `blob` in its frame, for errors.
 
         Raises:
             FrameError: lengths of another sum, text that is not UTF-8, or an id twice.
@@ -47,8 +48,10 @@ class IdsCodec(Protocol):
 
 
 def write_roster(roster: Roster, codec: IdsCodec) -> bytes:
-    """Raises:
-    ValueError: what `IdsCodec.write` says.
+    """Encodes a roster.
+
+    Raises:
+        ValueError: what `IdsCodec.write` says.
     """
     parts = [_COUNT.pack(len(roster))]
     for kind, request_ids in roster:
@@ -61,7 +64,9 @@ def write_roster(roster: Roster, codec: IdsCodec) -> bytes:
 
 
 def read_roster(blob: bytes, codec: IdsCodec, start: int = 0) -> Roster:
-    """Args:
+    """Decodes a roster.
+
+    Args:
         start: the offset of `blob` in its frame, for errors.
 
     Raises:
@@ -98,7 +103,8 @@ def _read_list(
 
 
 class PythonIds:
-    """The codec of a pure-Python install; and who says what is wrong where another finds something."""
+    """Writes and reads ids in plain Python; other codecs leave impossible ids to it, because it raises the
+    errors."""
 
     def write(self, request_ids: tuple[str, ...]) -> tuple[int, bytes]:
         texts = [request_id.encode() for request_id in request_ids]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The body of a rows section: accepted tokens only, one request after the other.
+"""Encodes the body of a rows section: accepted tokens only, one request after the other.
 
     0    u32 B requests, u16 S slots, u16 K top-k, u32 T accepted tokens of all, u32 zero
     16   u8[B] accepted tokens a request, u8[B] statuses, padded to 4 bytes
@@ -25,7 +25,7 @@ MAX_RECORD_BYTES = 2**28
 
 
 class RowsHead(NamedTuple):
-    """The first fields of a body, in order."""
+    """Holds the first fields of a body, in order."""
 
     batch: int
     num_slots: int
@@ -38,7 +38,7 @@ class RowsHead(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Of the whole body."""
+        """Returns the bytes of the whole body."""
         return self.counts_end + 4 * self.num_tokens * words_per_token(self.top_k)
 
 
@@ -47,7 +47,7 @@ def words_per_token(top_k: int) -> int:
 
 
 def bound(batch: int, num_slots: int, top_k: int) -> int:
-    """The most bytes that a body of these can take."""
+    """Returns the most bytes that a body of these can take."""
     return RowsHead(batch, num_slots, top_k, batch * num_slots).num_bytes
 
 
@@ -62,7 +62,7 @@ class RowsCodec(Protocol):
         """
 
     def read(self, frame: bytes, at: int, head: RowsHead) -> Int32Array:
-        """The records ``[B, W]`` of the body at `at`, whose head is checked.
+        """Returns the records ``[B, W]`` of the body at `at`, whose head is checked.
 
         Raises:
             FrameError: a count above S, or counts whose sum is not T.
@@ -70,7 +70,7 @@ class RowsCodec(Protocol):
 
 
 def read_head(frame: bytes, at: int, num_bytes: int) -> RowsHead:
-    """The head of the body of `num_bytes` at `at`, which lies in the frame.
+    """Returns the head of the body of `num_bytes` at `at`, which lies in the frame.
 
     Raises:
         FrameError: what it says does not make a body of this length.
@@ -87,7 +87,7 @@ def read_head(frame: bytes, at: int, num_bytes: int) -> RowsHead:
 
 
 class NumpyRows:
-    """The codec of a pure-Python install."""
+    """Implements the codec of a pure-Python install."""
 
     def write(self, section: Section, memory: memoryview, at: int) -> int:
         batch, num_slots = len(section.request_ids), section.num_slots

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one source, the target or the draft model, accepted in one step.
+"""Describes what one source, the target or the draft model, accepted in one step.
 
 Shapes: B = requests, S = token slots a request (1 + speculative tokens), K = top-k, W = words of a record.
 """
@@ -22,7 +22,7 @@ FloatArray = NDArray[np.float32]
 
 
 class RequestStatus(IntEnum):
-    """What became of a request in the step."""
+    """Names what became of a request in the step."""
 
     RUNNING = 0
     FINISHED = 1
@@ -32,14 +32,14 @@ class RequestStatus(IntEnum):
 
 
 class Source(IntEnum):
-    """Which model the tokens of a section come from."""
+    """Names the model that the tokens of a section come from."""
 
     TARGET = 1
     DRAFT = 2
 
 
 class Section(NamedTuple):
-    """Rows of one source: the records that `mtp_pack_output` writes, and whose they are.
+    """Holds the rows of one source: the records that `mtp_pack_output` writes, and whose they are.
 
     The arrays are views of `packed_BW`. Beyond ``num_accepted_B[b]`` slots, tokens, top-k ids and ranks are -1 and
     log-probabilities NaN.
@@ -60,7 +60,7 @@ class Section(NamedTuple):
         top_k: int,
         source: Source = Source.TARGET,
     ) -> Section:
-        """The records of a host copy, without copying them.
+        """Wraps the records of a host copy, without copying them.
 
         Args:
             packed_BW: ``[B, W]`` int32, rows contiguous, B = ``len(request_ids)``.
@@ -121,7 +121,8 @@ class Section(NamedTuple):
         return section
 
     def parts(self) -> list[Int32Array]:
-        """Tokens ``[B, S]``; with top-k also ids and bits of the log-probabilities ``[B, S, K]`` and ranks."""
+        """Returns tokens ``[B, S]``; with top-k also ids and bits of the log-probabilities ``[B, S, K]`` and
+        ranks."""
         slots, top_k = self.num_slots, self.top_k
         starts = MtpRecord(slots, top_k).starts
         tokens = self.packed_BW[:, starts[0] : starts[0] + slots]
@@ -139,7 +140,7 @@ class Section(NamedTuple):
 
     @property
     def status_B(self) -> Int32Array:
-        """Values of `RequestStatus`, or of a newer sender's."""
+        """Returns values of `RequestStatus`, or of a newer sender's."""
         return self.packed_BW[:, 1]
 
     @property
@@ -159,6 +160,6 @@ class Section(NamedTuple):
         return self.parts()[3] if self.top_k else None
 
     def token_ids(self) -> list[list[int]]:
-        """The accepted tokens of each request."""
+        """Returns the accepted tokens of each request."""
         counts = self.num_accepted_B.tolist()
         return [row[:count] for row, count in zip(self.token_ids_BS.tolist(), counts, strict=True)]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames to a reader on another host."""
+"""Sends frames to a reader on another host."""

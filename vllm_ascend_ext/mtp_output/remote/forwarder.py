@@ -36,14 +36,14 @@ class RingForwarder:
     """Serves one remote reader at a time, in a thread of its own until `close`.
 
     Args:
-        instance, replica: whose ring, which this process's sender or another's has made or will make.
-        endpoint: where to listen, as ZMQ writes it: ``tcp://10.0.0.1:5600``. Whoever can connect there can read
-            the tokens: it belongs in a network of the cluster's own.
+        instance, replica: numbers of the ring, which a sender in this or another process has made or will make.
+        endpoint: the address to listen at, as ZMQ writes it: ``tcp://10.0.0.1:5600``. Whoever can connect there
+            can read the tokens: the address belongs in a network of the cluster's own.
         timeout_s: how long to wait for the ring.
 
     Attributes:
-        endpoint: where it listens, with the port that was chosen if none was given (``:*``).
-        error: what ended it early, None while it works.
+        endpoint: the address that is listened at, with the port that was chosen if none was given (``:*``).
+        error: the error that ended the forwarder early, None while it works.
 
     Raises:
         NoFrameError, ChannelInUseError, ChannelError: what `RingReader` says.
@@ -138,7 +138,7 @@ class RingForwarder:
         self._say("connected")
 
     def _roster_before(self, sequence: int) -> tuple[int, bytes]:
-        """The roster in force at frame `sequence`; nothing at the very first."""
+        """Returns the roster in force at frame `sequence`; nothing at the very first."""
         for of, blob in reversed(self._rosters):
             if of < sequence:
                 return of, blob

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a forwarder and a remote reader say to each other: one byte of kind, then fixed fields, then bytes.
+"""Defines the messages between a forwarder and a remote reader: one byte of kind, then fixed fields, then bytes.
 
 The reader says HELLO (whose frames, and the first it wants), and ACKNOWLEDGE (the first it does not give up yet),
 also to show that it lives. The forwarder answers WELCOME (where it begins, and the roster in force there), FRAME,
@@ -20,7 +20,7 @@ FROM_ACKNOWLEDGED = 2**64 - 1
 
 
 class Kind(IntEnum):
-    """The first byte of a message."""
+    """Names the first byte of a message."""
 
     HELLO = 1  # HELLO: version, instance, replica, first frame wanted
     ACKNOWLEDGE = 2  # SEQUENCE
@@ -32,7 +32,7 @@ class Kind(IntEnum):
 
 
 class WriterState(IntEnum):
-    """As a BEAT tells it."""
+    """Names the writer's state as a BEAT message tells it."""
 
     ALIVE = 0
     DEAD = 1

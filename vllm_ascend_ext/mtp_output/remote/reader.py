@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reading end on another host: what `RingReader` is to a ring, over ZMQ to its forwarder."""
+"""Reads a ring from another host, over ZMQ through its forwarder, as `RingReader` does on the same host."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ZmqReader:
     """Connects to a forwarder; frames come in order, each once, from the first that was not acknowledged.
 
     Attributes:
-        sequence: of the frame that comes next.
+        sequence: number of the frame that comes next.
         acknowledged: the first frame that was not acknowledged.
 
     Raises:
@@ -124,7 +124,7 @@ class ZmqReader:
         self._socket.send(HELLO.pack(Kind.HELLO, VERSION, *self._identity, self.sequence))
 
     def _hear(self, timeout_s: float) -> bool:
-        """Whether a message came within `timeout_s` seconds; it is taken in."""
+        """Takes in a message if one comes within `timeout_s` seconds; returns whether one came."""
         if not self._socket.poll(int(timeout_s * 1000)):
             return False
         message = self._socket.recv()
@@ -168,7 +168,7 @@ class ZmqReader:
         raise WriterGoneError(f"{self._endpoint}: writer process {process} died after {self.sequence} frames")
 
     def read(self, parse: Callable[[bytes], _Parsed]) -> _Parsed:
-        """What `parse` makes of frame `sequence`, which `wait` has waited for."""
+        """Returns what `parse` makes of frame `sequence`, which `wait` has waited for."""
         if self._frame is None:
             raise FrameError(0, "no frame is here")
         frame, self._frame = self._frame, None
@@ -179,11 +179,11 @@ class ZmqReader:
             raise
 
     def kept_roster(self, sequence: int) -> bytes | None:
-        """The roster of frame `sequence`, if it is the one that the forwarder began with."""
+        """Returns the roster of frame `sequence`, if it is the one that the forwarder began with."""
         return self._roster[1] if self._roster is not None and self._roster[0] == sequence else None
 
     def keep_roster(self, sequence: int, blob: bytes) -> None:
-        """The forwarder does that."""
+        """Does nothing: the forwarder keeps rosters."""
 
     def acknowledge(self, sequence: int) -> None:
         """Gives up all frames before `sequence`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The channel's inner loops in C++ (csrc_host/, a module of Python's); and which of the two an install has."""
+"""Chooses between the ring's inner loops in C++ (csrc_channel/, an extension module) and those in Python."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MODULE = "ascend_ext_channel"
 FOLDER = Path(__file__).resolve().parents[2] / "lib"
 """Where ``VLLM_ASCEND_EXT_BUILD=host`` (or npu) puts it."""
 
-SLOWER = (
+NO_CPP_NOTE = (
     "the C++ module is not built, and frames go through Python, tens of times slower; reinstall with "
     "VLLM_ASCEND_EXT_BUILD=host, or npu"
 )
 
 
 class Backend(NamedTuple):
-    """How frames are encoded and counters published. Both kinds write the same bytes.
+    """Bundles how frames are encoded and counters published. Both kinds write the same bytes.
 
     Attributes:
         module: the C++ module, None without one.
@@ -46,12 +46,12 @@ class Backend(NamedTuple):
 
 
 def python_backend() -> Backend:
-    """numpy and system calls; needs nothing that was compiled here."""
+    """Returns the backend of numpy and system calls, which needs nothing that was compiled here."""
     return Backend("python", FrameCodec(NumpyRows(), PythonIds()), PythonCounter, None)
 
 
 def native_backend(folder: Path | None = None) -> Backend:
-    """The C++ module in `folder`; by default the installed one.
+    """Loads the C++ module in `folder`; by default the installed one.
 
     Raises:
         OSError: it is not there, cannot be loaded, or is of another version.
@@ -65,7 +65,7 @@ def native_backend(folder: Path | None = None) -> Backend:
 
 
 def installed_backend() -> Backend:
-    """The native one where it was built, and the one in Python of a pure-Python install.
+    """Returns the native backend where it was built, and the Python backend in a pure-Python install.
 
     Raises:
         OSError: what `native_backend` says.
@@ -95,7 +95,7 @@ def _load(path: Path) -> Any:
 
 
 class NativeRows:
-    """`RowsCodec` in C++."""
+    """Implements `RowsCodec` in C++."""
 
     def __init__(self, module: Any) -> None:
         self._write, self._read = module.rows_write, module.rows_read
@@ -122,7 +122,7 @@ class NativeRows:
 
 
 class NativeIds(PythonIds):
-    """`IdsCodec` in C++."""
+    """Implements `IdsCodec` in C++."""
 
     def __init__(self, module: Any) -> None:
         self._write, self._read = module.ids_write, module.ids_read

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counters in shared memory: published so that a sleeper on them never misses a change."""
+"""Counts in shared memory, published so that a sleeper never misses a change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ SLICE_S = 0.1
 
 
 class Counter(Protocol):
-    """A word that one process counts up and another waits for; `waits` is where that says what it waits for."""
+    """Counts up a word of one process for which another process waits; the word `waits` holds the value waited
+    for."""
 
     def publish(self, value: int) -> None:
         """Stores `value` after all that was written before, and wakes who waits."""
@@ -29,7 +30,8 @@ class Counter(Protocol):
 
 
 class PythonCounter:
-    """In plain Python there are no fences, so every publication asks the kernel to wake whoever sleeps.
+    """Publishes without fences, which plain Python does not have: every publication asks the kernel to wake
+    sleepers.
 
     The kernel orders the store before its look for sleepers, and a sleeper's look at the word after its entry.
     """

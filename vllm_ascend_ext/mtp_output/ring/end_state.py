@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one end of a ring keeps count of, in words that csrc_host/mtp_ring.h reads and writes, too."""
+"""Lays out the words in which one end of a ring keeps count; csrc_channel/mtp_ring.h reads and writes them,
+too."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
-ABI = 5
-"""Of the module's functions, types and `State`; ``kAbi`` in csrc_host/module.cpp."""
+ABI = 6
+"""Of the module's functions, types and `State`; ``kAbi`` in csrc_channel/module.cpp."""
 
 
 class State(IntEnum):
-    """Words of an end; ``State`` in csrc_host/mtp_ring.h."""
+    """Names the words of an end; ``State`` in csrc_channel/mtp_ring.h."""
 
     SEQUENCE = 0  # of the next frame
     HEAD = 1  # where it goes; the writer's
@@ -21,5 +22,5 @@ class State(IntEnum):
 
 
 def new_state() -> memoryview:
-    """Its words, all 0; see `State`."""
+    """Returns the words of `State`, all 0."""
     return memoryview(bytearray(8 * len(State))).cast("Q")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mapped file that a ring is."""
+"""Maps the file of a ring."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import xxhash
 
 from vllm_ascend_ext.mtp_output.errors import ChannelError, ChannelInUseError, ChannelSizeError
 from vllm_ascend_ext.mtp_output.ring.owner import Owner
-from vllm_ascend_ext.mtp_output.ring.size import DESCRIPTOR_BYTES, HEADER_BYTES, SLOT_HEAD, RingSize
+from vllm_ascend_ext.mtp_output.ring.size import DESCRIPTOR_BYTES, HEADER_BYTES, ROSTER_SLOT_HEAD, RingSize
 
 MAGIC = int.from_bytes(b"AEXTRNG2", "little")
 _LABEL_BYTES = 160
@@ -26,7 +26,7 @@ _LOCK_POLL_S = 0.0005
 
 
 class Word(IntEnum):
-    """Words of the header page."""
+    """Names the words of the header page."""
 
     MAGIC = 0
     INSTANCE = 1
@@ -54,13 +54,13 @@ _LABEL_AT = 8 * Word.READER_LABEL
 
 
 class RingFile:
-    """A mapped ring; owns `file`.
+    """Maps a ring; owns `file`.
 
     Attributes:
         words: the header page and the descriptors as unsigned words; see `Word`.
         frames: the bytes of the frames.
-        path: where it is, or was.
-        address: of the first word.
+        path: the file's path, also after it was unlinked.
+        address: memory address of the first word.
     """
 
     def __init__(self, file: int, path: Path, *, writable: bool) -> None:
@@ -119,7 +119,7 @@ class RingFile:
 
     @property
     def reader_label(self) -> str:
-        """What the reader says of itself."""
+        """Returns what the reader says of itself."""
         return bytes(self._all[_LABEL_AT : _LABEL_AT + _LABEL_BYTES]).rstrip(b"\0").decode(errors="replace")
 
     @reader_label.setter
@@ -131,11 +131,12 @@ class RingFile:
         return self.address + 8 * word
 
     def descriptor(self, sequence: int) -> int:
-        """The index in `words` of the position of frame `sequence`; its length follows."""
+        """Returns the index in `words` of the position of frame `sequence`; the next word is the frame's
+        length."""
         return (HEADER_BYTES + DESCRIPTOR_BYTES * (sequence % self.size.num_descriptors)) // 8
 
     def keep_roster(self, sequence: int, blob: bytes) -> None:
-        """A reader does this before it acknowledges a frame under that roster.
+        """Keeps a roster; a reader does this before it acknowledges a frame under that roster.
 
         The one it keeps already for the first frame that is not acknowledged stays: it is needed again when the
         reader dies before the acknowledgement is written.
@@ -143,51 +144,53 @@ class RingFile:
         if self.kept_roster(sequence) == blob:
             return
         acknowledged = self.words[Word.ACKNOWLEDGED]
-        ages = [of if length and of < acknowledged else -1 for of, length, _ in map(self._slot_head, range(2))]
-        slot = self._slot(ages.index(min(ages)))
+        ages = [
+            of if length and of < acknowledged else -1 for of, length, _ in map(self._roster_slot_head, range(2))
+        ]
+        slot = self._roster_slot(ages.index(min(ages)))
         slot[8:16] = bytes(8)  # of no length until it is whole
-        slot[SLOT_HEAD.size : SLOT_HEAD.size + len(blob)] = blob
-        SLOT_HEAD.pack_into(slot, 0, sequence, len(blob), _roster_checksum(sequence, blob))
+        slot[ROSTER_SLOT_HEAD.size : ROSTER_SLOT_HEAD.size + len(blob)] = blob
+        ROSTER_SLOT_HEAD.pack_into(slot, 0, sequence, len(blob), _roster_checksum(sequence, blob))
 
     def kept_roster(self, sequence: int) -> bytes | None:
-        """The roster that frame `sequence` carried, if a reader kept it."""
+        """Returns the roster that frame `sequence` carried, if a reader kept it."""
         for index in range(2):
-            of, length, checksum = self._slot_head(index)
+            of, length, checksum = self._roster_slot_head(index)
             if of == sequence and 0 < length <= self.size.roster_bytes:
-                blob = bytes(self._slot(index)[SLOT_HEAD.size : SLOT_HEAD.size + length])
+                blob = bytes(self._roster_slot(index)[ROSTER_SLOT_HEAD.size : ROSTER_SLOT_HEAD.size + length])
                 if checksum == _roster_checksum(sequence, blob):
                     return blob
         return None
 
     def newest_kept_roster(self, before: int) -> tuple[int, bytes] | None:
-        """The newest roster that a reader kept of a frame before `before`, and that frame."""
-        for sequence in sorted((self._slot_head(index)[0] for index in range(2)), reverse=True):
+        """Returns the newest roster that a reader kept of a frame before `before`, and that frame."""
+        for sequence in sorted((self._roster_slot_head(index)[0] for index in range(2)), reverse=True):
             blob = self.kept_roster(sequence) if sequence < before else None
             if blob is not None:
                 return sequence, blob
         return None
 
-    def _slot_head(self, index: int) -> tuple[int, int, int]:
-        """Sequence, length and checksum."""
-        return SLOT_HEAD.unpack_from(self._slot(index))
+    def _roster_slot_head(self, index: int) -> tuple[int, int, int]:
+        """Returns sequence, length and checksum of a roster slot."""
+        return ROSTER_SLOT_HEAD.unpack_from(self._roster_slot(index))
 
-    def _slot(self, index: int) -> memoryview:
-        begin = self.size.rosters_at + index * self.size.slot_bytes
-        return self._all[begin : begin + self.size.slot_bytes]
+    def _roster_slot(self, index: int) -> memoryview:
+        begin = self.size.rosters_at + index * self.size.roster_slot_bytes
+        return self._all[begin : begin + self.size.roster_slot_bytes]
 
     @property
     def num_unread(self) -> int:
-        """Frames that were published and not acknowledged."""
+        """Returns how many frames were published and not acknowledged."""
         return self.words[Word.PUBLISHED] - self.words[Word.ACKNOWLEDGED]
 
     @property
     def is_unlinked(self) -> bool:
-        """Whether the file has lost its name, so that nobody new will come."""
+        """Returns whether the file has lost its name, so that nobody new will come."""
         return os.fstat(self._file).st_nlink == 0
 
     @contextmanager
     def locked(self, timeout_s: float = _LOCK_DEADLINE_S) -> Iterator[None]:
-        """One process at a time decides who owns an end. Nobody holds this for longer than that takes.
+        """Locks the file while one process decides who owns an end. No process holds the lock for longer.
 
         Raises:
             ChannelInUseError: somebody does.

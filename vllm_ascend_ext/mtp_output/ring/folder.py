@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of all rings: they are made, found and cleared away here."""
+"""Makes, finds and clears away rings in the folder of all rings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 
 def ring_path(instance: int, replica: int) -> Path:
-    """Where the ring of a replica lies."""
+    """Returns the path of a replica's ring."""
     return SHARED_MEMORY / f"{PREFIX}{instance}-{replica}"
 
 
@@ -75,7 +75,7 @@ def create(path: Path, instance: int, replica: int, size: RingSize, writer: Owne
 
 
 def _available_memory() -> int:
-    """Bytes that the kernel says can be had without swapping."""
+    """Returns the bytes that the kernel says can be had without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
 

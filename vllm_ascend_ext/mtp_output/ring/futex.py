@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linux futexes on words of shared memory: a process sleeps until a word changes."""
+"""Waits by Linux futexes on words of shared memory: a process sleeps until a word changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Timespec(ctypes.Structure):
 
 
 class Futex:
-    """The system call.
+    """Calls the futex system call.
 
     Raises:
         OSError: another system than 64-bit little-endian Linux.
@@ -32,7 +32,7 @@ class Futex:
         if sys.platform != "linux" or number is None or sys.byteorder != "little":
             raise OSError(
                 errno.ENOSYS,
-                f"the shared-memory channel waits by futexes of 64-bit little-endian Linux, which "
+                f"the ring in shared memory waits by futexes of 64-bit little-endian Linux, which "
                 f"{sys.platform} on {platform.machine()} is not; use the ZMQ transport from a host that is",
             )
         self._number = number

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which process holds an end of a channel, and whether it still lives."""
+"""Records which process holds an end of a ring, and tells whether that process lives."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 
 class Owner(NamedTuple):
-    """A process, or nobody (all 0).
+    """Identifies a process, or nobody (all 0).
 
     Attributes:
         pid: its id.
-        start_ticks: when it started (clock ticks since boot), for ids are used again.
+        start_ticks: time of its start (clock ticks since boot), because ids are used again.
         namespace: the inode of the PID namespace in which `pid` counts.
     """
 
@@ -31,12 +31,14 @@ class Owner(NamedTuple):
 
     @property
     def is_alive(self) -> bool:
-        """A process that was killed and that nobody has waited for is dead. One that cannot be seen may live."""
+        """Returns whether the process lives. One that was killed and not waited for is dead; one that cannot be
+        seen may live."""
         return self.is_somebody and (self.is_elsewhere or _start_ticks(self.pid) == self.start_ticks)
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether it is of another PID namespace (a container's), so that nobody here knows whether it lives."""
+        """Returns whether the process is of another PID namespace (a container's), where its life cannot be
+        checked."""
         return self.is_somebody and self.namespace != _namespace()
 
     def __str__(self) -> str:
@@ -55,7 +57,7 @@ def _namespace() -> int:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """None when there is no such process any more."""
+    """Returns the start time of a process in clock ticks, None when there is no such process any more."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):

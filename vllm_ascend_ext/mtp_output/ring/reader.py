@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reading ends of a ring: the one that acknowledges, and observers."""
+"""Implements the reading ends of a ring: the one that acknowledges, and observers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 class _Looker:
-    """What a reader and an observer have in common."""
+    """Implements what a reader and an observer have in common."""
 
     def __init__(self, file: RingFile, backend: Backend) -> None:
         self.path, self._file = file.path, file
@@ -43,12 +43,13 @@ class _Looker:
 
     @property
     def memory(self) -> tuple[memoryview, memoryview, memoryview]:
-        """What this end works on, for the C++ module: `RingFile.words` and `frames`, and its own `State`."""
+        """Returns what this end works on, for the C++ module: `RingFile.words` and `frames`, and its own
+        `State`."""
         return self._words, self._file.frames, self.state
 
     @property
     def sequence(self) -> int:
-        """Of the frame that comes next."""
+        """Returns the sequence of the frame that comes next."""
         return self.state[State.SEQUENCE]
 
     @sequence.setter
@@ -57,12 +58,12 @@ class _Looker:
 
     @property
     def num_published(self) -> int:
-        """Frames that were ever written to the ring."""
+        """Returns how many frames were ever written to the ring."""
         return self._words[Word.PUBLISHED]
 
     @property
     def is_published(self) -> bool:
-        """Whether frame `sequence` is there."""
+        """Returns whether frame `sequence` is there."""
         return self._words[Word.PUBLISHED] > self.sequence
 
     @property
@@ -75,14 +76,14 @@ class _Looker:
 
     @property
     def is_overtaken(self) -> bool:
-        """Whether frame `sequence` was acknowledged, so that it may be gone."""
+        """Returns whether frame `sequence` was acknowledged, so that it may be gone."""
         return self._words[Word.ACKNOWLEDGED] > self.sequence
 
     def wait(self, timeout_s: float, begin: float | None = None) -> None:
         """Waits until frame `sequence` is there.
 
         Args:
-            begin: since when `timeout_s` counts, by ``time.monotonic()``; by default from now on.
+            begin: the time from which `timeout_s` counts, by ``time.monotonic()``; by default now.
 
         Raises:
             NoFrameError: it did not come within `timeout_s` seconds.
@@ -117,7 +118,7 @@ class _Looker:
         self._say_waiting(0)
 
     def _say_waiting(self, wanted: int) -> None:
-        """So that the writer wakes us."""
+        """Announces that this end waits, so that the writer wakes it."""
 
     def _over_error(self) -> ChannelError:
         if self._words[Word.IS_CLOSED]:
@@ -129,7 +130,7 @@ class _Looker:
         return WriterGoneError(f"the writer of {self.path}, {self._file.writer}, sent {self.sequence} frames")
 
     def read(self, parse: Callable[[bytes], _Parsed]) -> _Parsed:
-        """What `parse` makes of frame `sequence`, which was published; the ring stays where it is.
+        """Returns what `parse` makes of frame `sequence`, which was published; the ring stays where it is.
 
         The counter may be seen before the frame (docs/mtp_output.md, order); the frame settles shortly after, so
         what cannot be parsed is read again for a while.
@@ -154,7 +155,7 @@ class _Looker:
         return bytes(self._file.frames[offset : offset + min(num_bytes, size.max_frame_bytes)])
 
     def kept_roster(self, sequence: int) -> bytes | None:
-        """The roster that frame `sequence` carried, if the acknowledging reader kept it."""
+        """Returns the roster that frame `sequence` carried, if the acknowledging reader kept it."""
         return self._file.kept_roster(sequence)
 
     def close(self) -> None:
@@ -162,7 +163,7 @@ class _Looker:
 
 
 class RingReader(_Looker):
-    """The acknowledging end; begins at the first frame that was not acknowledged.
+    """Reads and acknowledges; begins at the first frame that was not acknowledged.
 
     Args:
         timeout_s: how long to wait for the ring to be created.
@@ -182,16 +183,16 @@ class RingReader(_Looker):
         self._published.announce(wanted)
 
     def label(self, text: str) -> None:
-        """What the errors of a writer that waits for this reader say of it."""
+        """Sets what the errors of a writer that waits for this reader say of it."""
         self._file.reader_label = text
 
     def newest_kept_roster(self, before: int) -> tuple[int, bytes] | None:
-        """The newest roster kept of a frame before `before`, and that frame."""
+        """Returns the newest roster kept of a frame before `before`, and that frame."""
         return self._file.newest_kept_roster(before)
 
     @property
     def acknowledged(self) -> int:
-        """The first frame that was not acknowledged."""
+        """Returns the first frame that was not acknowledged."""
         return self._words[Word.ACKNOWLEDGED]
 
     def acknowledge(self, sequence: int) -> None:
@@ -209,7 +210,7 @@ class RingReader(_Looker):
         return super()._over_error()
 
     def _remove_if_over(self) -> None:
-        """A ring that its writer left closed goes with its last unread frame."""
+        """Removes a ring that its writer left closed, with its last unread frame."""
         with self._file.locked():
             if self._words[Word.IS_CLOSED] and not self._file.num_unread and not self._file.is_unlinked:
                 self.path.unlink(missing_ok=True)
@@ -248,7 +249,7 @@ def _await_ring(path: Path, timeout_s: float, *, writable: bool) -> RingFile:
 
 
 def _claim_ring(path: Path, timeout_s: float) -> RingFile:
-    """The ring, of which this process is the reader now."""
+    """Opens the ring and makes this process its reader."""
     deadline = time.monotonic() + timeout_s
     while True:
         file = _await_ring(path, deadline - time.monotonic(), writable=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large a ring is, and what lies where in its file; docs/mtp_output.md tells why.
+"""Computes how large a ring is, and what lies where in its file; docs/mtp_output.md tells why.
 
 0           header page; words of 8 bytes, see `ring_file.Word`
 4096        descriptors: position and length of the frames, frame n in descriptor n modulo their number
@@ -20,18 +20,18 @@ from vllm_ascend_ext.mtp_output.frames.section import MAX_SLOTS
 
 HEADER_BYTES = 4096
 DESCRIPTOR_BYTES = 16
-SLOT_HEAD = struct.Struct("<QQQ8x")
+ROSTER_SLOT_HEAD = struct.Struct("<QQQ8x")
 MAX_REQUEST_ID_BYTES = 256  # on the average of a batch
 
 
 @dataclass(frozen=True, slots=True)
 class RingSize:
-    """How large a ring is; bytes.
+    """Describes how large a ring is, in bytes.
 
     Attributes:
-        max_frame_bytes: of one frame.
-        roster_bytes: of one roster.
-        capacity: of all frames.
+        max_frame_bytes: bytes of one frame, at most.
+        roster_bytes: bytes of one roster, at most.
+        capacity: bytes of all frames together.
         num_descriptors: the most frames that wait for their reader.
     """
 
@@ -44,7 +44,7 @@ class RingSize:
     def for_engine(
         cls, max_num_seqs: int, num_speculative_tokens: int, top_k: int = 0, *, num_frames: int = 64
     ) -> RingSize:
-        """Room for `num_frames` full steps of target and draft.
+        """Returns the size with room for `num_frames` full steps of target and draft.
 
         Raises:
             ChannelSizeError: a number that is not positive, or more slots than a frame can count.
@@ -62,8 +62,10 @@ class RingSize:
         return cls(body + roster, roster, _pages(capacity), num_frames)
 
     def check(self) -> None:
-        """Raises:
-        ChannelSizeError: no ring can have these sizes.
+        """Checks that a ring can have these sizes.
+
+        Raises:
+            ChannelSizeError: no ring can.
         """
         if self.num_descriptors < 1 or self.max_frame_bytes < 1 or 2 * self.max_frame_bytes > self.capacity:
             raise ChannelSizeError(
@@ -76,12 +78,12 @@ class RingSize:
         return HEADER_BYTES + DESCRIPTOR_BYTES * self.num_descriptors
 
     @property
-    def slot_bytes(self) -> int:
-        return SLOT_HEAD.size + (self.roster_bytes + 7) // 8 * 8
+    def roster_slot_bytes(self) -> int:
+        return ROSTER_SLOT_HEAD.size + (self.roster_bytes + 7) // 8 * 8
 
     @property
     def frames_at(self) -> int:
-        return _pages(self.rosters_at + 2 * self.slot_bytes)
+        return _pages(self.rosters_at + 2 * self.roster_slot_bytes)
 
     @property
     def file_bytes(self) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ring of frames in shared memory: one writer, one acknowledging reader, observers. docs/mtp_output.md.
+"""Writes frames to a ring in shared memory, which has one writer, one acknowledging reader, and observers.
 
 Two counters are all that the ends agree on, each written by one of them in one aligned store: how many frames were
 published, and how many acknowledged. A frame and its descriptor are written before the frame is published, and
@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 
 class RingWriter:
-    """The writing end.
+    """Writes to a ring.
 
     Creates the ring. One that a dead writer of the same instance left is continued where it has the same size, so
     that nothing which was not read is lost, and replaced otherwise.
@@ -69,7 +69,7 @@ class RingWriter:
                 return file
 
     def _take_over(self, size: RingSize, me: Owner) -> RingFile | None:
-        """None when what lay there is out of the way."""
+        """Returns the ring to continue, or None when what lay there is out of the way."""
         try:
             file = open_ring(self.path, writable=True)
         except FileNotFoundError:
@@ -101,12 +101,13 @@ class RingWriter:
 
     @property
     def memory(self) -> tuple[memoryview, memoryview, memoryview]:
-        """What this end works on, for the C++ module: `RingFile.words` and `frames`, and its own `State`."""
+        """Returns what this end works on, for the C++ module: `RingFile.words` and `frames`, and its own
+        `State`."""
         return self._words, self.frames, self.state
 
     @property
     def sequence(self) -> int:
-        """Of the next frame."""
+        """Returns the sequence of the next frame."""
         return self.state[State.SEQUENCE]
 
     def _end_of_last(self) -> int:
@@ -117,7 +118,7 @@ class RingWriter:
 
     @property
     def num_unread(self) -> int:
-        """Frames that the reader has not acknowledged."""
+        """Returns how many frames the reader has not acknowledged."""
         return self._file.num_unread
 
     def reserve(self, num_bytes: int, timeout_s: float) -> int:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a step's tensors to what is sent."""
+"""Turns a step's tensors into frames."""

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step's output from the device to the host: packed, copied once, asynchronously, off the main stream.
+"""Copies a step's output from the device to the host: packed, once, asynchronously, off the main stream.
 
 Shapes: B = requests, S = token slots a request (1 + the step's longest draft), D = S - 1 = draft slots,
 K = columns of log-probabilities, N = words of a buffer.
 
 Orders, each by an event or by the order within one stream:
 
-1. main: sampling → pack into a slot's device memory → event A (`packed`).  Same stream.
+1. main: sampling → pack into a buffer's device memory → event A (`packed`).  Same stream.
 2. side: wait A → one copy to pinned memory → event B (`arrived`).          A orders the read after the write.
 3. host: B reached → read pinned memory → `release`.                        B orders the read after the copy.
-4. main: pack into the slot again.                                          After 3, so after the side's read.
+4. main: pack into the buffer again.                                          After 3, so after the side's read.
 
-Slots, pinned memory and events live as long as the object; nothing else crosses streams.
+Buffers, pinned memory and events live as long as the object; nothing else crosses streams.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ Words = TypeVar("Words", torch.Tensor, Int32Array)
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
-    """What a step sampled, on the device.
+class SampledTensors:
+    """Holds what a step sampled, on the device.
 
     token_ids_BS: ``[B, S]``, accepted ones first, then -1.
     draft_ids_BD: ``[B, D]``, the drafts that were verified, then -1; None where there were none.
-    topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS: as `mtp_pack_output` takes them, all or none.
+    topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS: log-probabilities as `mtp_pack_output` takes them, all or
+        none.
     """
 
     token_ids_BS: torch.Tensor
@@ -48,7 +49,7 @@ class Sampled:
 
     @property
     def shape(self) -> PackedShape:
-        """Of the buffer that these make."""
+        """Returns the shape of the buffer that these make."""
         batch, num_slots = self.token_ids_BS.shape
         top_k = 0 if self.topk_ids_BSK is None else self.topk_ids_BSK.shape[2]
         return PackedShape(batch, num_slots, top_k, 0 if self.draft_ids_BD is None else self.draft_ids_BD.shape[1])
@@ -56,7 +57,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class PackedShape:
-    """B, S, K and D of a buffer: records of B requests, then, with D, records of their drafts."""
+    """Holds B, S, K and D of a buffer: records of B requests, then, with D, records of their drafts."""
 
     num_requests: int
     num_slots: int
@@ -65,18 +66,18 @@ class PackedShape:
 
     @property
     def target_words(self) -> int:
-        """Words of the records of accepted tokens."""
+        """Returns the words of the records of accepted tokens."""
         return self.num_requests * MtpRecord(self.num_slots, self.top_k).words
 
     @property
     def words(self) -> int:
-        """N."""
+        """Returns N, the words of the whole buffer."""
         if not self.num_draft_slots:
             return self.target_words
         return self.target_words + self.num_requests * MtpRecord(self.num_draft_slots, 0).words
 
     def split(self, words_N: Words) -> tuple[Words, Words | None]:
-        """Views ``[B, W]`` of the records of accepted tokens and of drafts; of tensors and of arrays."""
+        """Splits a tensor or an array into views ``[B, W]`` of the records of accepted tokens and of drafts."""
         target_BW = words_N[: self.target_words].reshape(self.num_requests, -1)
         if not self.num_draft_slots:
             return target_BW, None
@@ -84,15 +85,15 @@ class PackedShape:
 
 
 @dataclass(slots=True)
-class PackedOutputStats:
-    """What was copied: how often, and how many bytes."""
+class RecordCopierStats:
+    """Counts the copies and their bytes."""
 
     num_copies: int = 0
     num_bytes: int = 0
 
 
-class _Slot:
-    """Memory ``[N]`` of one step on its way, for the largest step, and the two events."""
+class _Buffer:
+    """Holds the memory ``[N]`` of one step on its way, for the largest step, and its two events."""
 
     def __init__(self, num_words: int, device: Device) -> None:
         self.words_N = torch.empty(num_words, dtype=torch.int32, device=device.device)
@@ -100,92 +101,94 @@ class _Slot:
         self.packed, self.arrived = device.event(), device.event()
 
 
-class PackedStep:
-    """One step on its way; `words` blocks, and `release` gives the memory back."""
+class PackedRecords:
+    """Holds the packed records of one step on its way to the host; `words` blocks, and `release` gives the memory
+    back."""
 
-    def __init__(self, owner: PackedOutput, slot: _Slot, shape: PackedShape) -> None:
+    def __init__(self, owner: RecordCopier, buffer: _Buffer, shape: PackedShape) -> None:
         self.shape = shape
-        self._owner, self._slot = owner, slot
+        self._owner, self._buffer = owner, buffer
         self._is_released = False
 
     def words(self) -> torch.Tensor:
-        """The buffer ``[N]`` int32 in pinned memory, valid until `release`.
+        """Returns the buffer ``[N]`` int32 in pinned memory, valid until `release`.
 
         Raises:
             DeadlineError: the copy has not arrived in time.
         """
         if self._is_released:
             raise RuntimeError("the output of this step was released")
-        self._slot.arrived.synchronize(self._owner.deadline_s)
-        return self._slot.words_N_cpu[: self.shape.words]
+        self._buffer.arrived.synchronize(self._owner.deadline_s)
+        return self._buffer.words_N_cpu[: self.shape.words]
 
     def release(self) -> None:
-        """Nobody reads `words` any more; calling it twice changes nothing."""
+        """Gives the memory back: nobody reads `words` any more. A second call changes nothing."""
         if not self._is_released:
             self._is_released = True
-            self._owner.free.append(self._slot)
+            self._owner.free.append(self._buffer)
 
 
-class PackedOutput:
+class RecordCopier:
     """Packs steps and copies them, on the rank that sends.
 
-    `launch` is the main thread's; a `PackedStep` may be waited for and released by another.
+    `launch` is the main thread's; a `PackedRecords` may be waited for and released by another.
 
     Args:
-        device: of the sampled tensors.
-        largest: the shape of the largest step; slots are sized by it.
-        num_slots: steps that may be on their way.
-        deadline_s: of every wait.
-        vocab_size: where drafts were verified, an id that is not below it does not count, as vLLM filters what its
-            rejection sampler has put out. It can only be a request's last: drafts are in the vocabulary.
+        device: the device of the sampled tensors.
+        largest: the shape of the largest step, which sizes the buffers.
+        num_buffers: how many steps may be on their way.
+        deadline_s: longest time that any wait may take, in seconds.
+        vocab_size: size of the vocabulary. After drafts were verified, an id not below it does not count, as vLLM
+            filters what its rejection sampler has put out. It can only be a request's last: drafts are in the
+            vocabulary.
     """
 
     def __init__(
-        self, device: Device, largest: PackedShape, *, num_slots: int, deadline_s: float, vocab_size: int
+        self, device: Device, largest: PackedShape, *, num_buffers: int, deadline_s: float, vocab_size: int
     ) -> None:
-        if num_slots < 1 or deadline_s <= 0:
-            raise ValueError(f"{num_slots} slots, a deadline of {deadline_s:g} s")
-        self.stats = PackedOutputStats()
+        if num_buffers < 1 or deadline_s <= 0:
+            raise ValueError(f"{num_buffers} buffers, a deadline of {deadline_s:g} s")
+        self.stats = RecordCopierStats()
         self.device, self.largest, self.deadline_s = device, largest, deadline_s
         self._vocab_size = vocab_size
         self.side = device.stream(SIDE_STREAM)
-        self.free = deque(_Slot(largest.words, device) for _ in range(num_slots))
-        for slot in self.free:
-            device.keep_for(slot.words_N, self.side)
-        self._addresses = frozenset(slot.words_N.data_ptr() for slot in self.free)
+        self.free = deque(_Buffer(largest.words, device) for _ in range(num_buffers))
+        for buffer in self.free:
+            device.keep_for(buffer.words_N, self.side)
+        self._addresses = frozenset(buffer.words_N.data_ptr() for buffer in self.free)
         self._running_B = torch.zeros(largest.num_requests, dtype=torch.int32, device=device.device)
 
     @property
     def addresses(self) -> frozenset[int]:
-        """Of the slots' device memory, which is all that is ever copied."""
+        """Returns the addresses of the buffers' device memory, which is all that is ever copied."""
         return self._addresses
 
-    def launch(self, sampled: Sampled) -> PackedStep:
+    def launch(self, sampled: SampledTensors) -> PackedRecords:
         """Packs what the main stream has sampled and sends it on its way. Never waits.
 
         Raises:
             ValueError: the step is larger than the largest.
-            RuntimeError: no slot is free, or a graph is being captured.
+            RuntimeError: no buffer is free, or a graph is being captured.
         """
         shape = sampled.shape
         if shape.num_requests > self.largest.num_requests or shape.words > self.largest.words:
-            raise ValueError(f"a step of {shape} does not fit into slots for {self.largest}")
+            raise ValueError(f"a step of {shape} does not fit into buffers for {self.largest}")
         if self.device.is_capturing():
             raise RuntimeError("the output of a step cannot be captured in a graph")
         if not self.free:
-            raise RuntimeError("every slot is on its way; release the oldest step first")
-        slot = self.free.popleft()
-        self._pack(sampled, slot.words_N[: shape.words])
-        slot.packed.record()
+            raise RuntimeError("every buffer is on its way; release the oldest step first")
+        buffer = self.free.popleft()
+        self._pack(sampled, buffer.words_N[: shape.words])
+        buffer.packed.record()
         with self.device.stream_switch(self.side):
-            slot.packed.wait()
-            slot.words_N_cpu[: shape.words].copy_(slot.words_N[: shape.words], non_blocking=True)
-            slot.arrived.record()
+            buffer.packed.wait()
+            buffer.words_N_cpu[: shape.words].copy_(buffer.words_N[: shape.words], non_blocking=True)
+            buffer.arrived.record()
         self.stats.num_copies += 1
         self.stats.num_bytes += 4 * shape.words
-        return PackedStep(self, slot, shape)
+        return PackedRecords(self, buffer, shape)
 
-    def _pack(self, sampled: Sampled, out_N: torch.Tensor) -> None:
+    def _pack(self, sampled: SampledTensors, out_N: torch.Tensor) -> None:
         topk = sampled.topk_ids_BSK, sampled.topk_logprobs_BSK, sampled.token_ranks_BS
         parts = [self._records(sampled.token_ids_BS, *topk)]
         if sampled.draft_ids_BD is not None:
@@ -201,18 +204,18 @@ class PackedOutput:
 
 
 def unpack(words_N_cpu: torch.Tensor, shape: PackedShape) -> tuple[MtpOutput, MtpOutput | None]:
-    """Views of the accepted tokens and of the drafts in a host copy; see `mtp_unpack_output`."""
+    """Returns views of the accepted tokens and of the drafts in a host copy (`mtp_unpack_output`)."""
     target_BW, draft_BW = shape.split(words_N_cpu)
     drafts = None if draft_BW is None else mtp_unpack_output(draft_BW, shape.num_draft_slots, 0)
     return mtp_unpack_output(target_BW, shape.num_slots, shape.top_k), drafts
 
 
 def draft_rows(draft_ids_N: torch.Tensor, num_drafts: list[int], cu_num_drafts_B: torch.Tensor) -> torch.Tensor:
-    """Drafts of all requests in one row each.
+    """Arranges the drafts of all requests in one row each.
 
     Args:
         draft_ids_N: all drafts, one request after the other.
-        num_drafts: of each request, on the host.
+        num_drafts: number of drafts of each request, on the host.
         cu_num_drafts_B: ``[B]`` running sums of `num_drafts`, on the device.
 
     Returns:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the host copy of a step and what was judged of it to the sections of its frame; in the common case as
+"""Builds the sections of a frame from the host copy of a step and the judgement of it; in the common case as
 views.
 
 Shapes: R = rows of the frame, B = requests of the step's batch, N = words of its buffer, W = words of a record.
@@ -22,10 +22,10 @@ _KEPT_CHARACTERS = 40
 def sections_of_step(
     rows: StepRows, shape: PackedShape | None, words_N: Int32Array | None, top_k: int
 ) -> tuple[Section, Section | None]:
-    """Target and draft section; the latter only when drafts were verified.
+    """Returns the target and the draft section; the latter only when drafts were verified.
 
     Args:
-        shape, words_N: of the step's buffer, whose counts and statuses are overwritten; None when nothing was
+        shape, words_N: the step's buffer, whose counts and statuses are overwritten; None when nothing was
             sampled.
         top_k: log-probabilities that are kept at most, beside the sampled token's own, which comes first; 0: none.
     """
@@ -44,7 +44,7 @@ def sections_of_step(
 
 
 def frame_id(request_id: str) -> str:
-    """A request's id in frames: the engine's own, unless it is longer than a ring has room for.
+    """Returns a request's id in frames: the engine's own, unless it is longer than a ring has room for.
 
     Clients choose most of the engine's ids, and no client may end an engine by a long one.
     """
@@ -54,7 +54,7 @@ def frame_id(request_id: str) -> str:
 
 
 def _narrowed(section: Section, num_columns: int) -> Section:
-    """With no more than `num_columns` of the log-probabilities."""
+    """Drops the log-probabilities after the first `num_columns`."""
     if section.top_k <= num_columns:
         return section
     ids_BSK, logprobs_BSK = section.topk_ids_BSK, section.topk_logprobs_BSK
@@ -71,7 +71,7 @@ def _narrowed(section: Section, num_columns: int) -> Section:
 
 
 def _records(rows: StepRows, packed_BW: Int32Array | None, num_words: int) -> Int32Array:
-    """The record ``[R, W]`` of each row with its status: `packed_BW` itself when the rows are its rows."""
+    """Returns the record ``[R, W]`` of each row with its status: `packed_BW` itself when the rows are its rows."""
     if packed_BW is not None and rows.sampled == list(range(len(packed_BW))):
         packed_RW = packed_BW
     else:

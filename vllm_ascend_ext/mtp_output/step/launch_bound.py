@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many tokens the next launch has at most, before the device has said how this one went.
+"""Bounds how many tokens the next launch has, before the device has said how this one went.
 
 Under asynchronous scheduling the next step is prepared while the present one runs, so that nobody on the host
 knows how many drafts were accepted, or who has stopped. What can be said without waiting:
@@ -21,11 +21,11 @@ from collections.abc import Mapping
 
 
 class LaunchBoundError(RuntimeError):
-    """A launch has more tokens than was said: buffers sized by the bound would overflow."""
+    """Reports a launch with more tokens than was said: buffers sized by the bound would overflow."""
 
 
 class LaunchBound:
-    """The requests of one replica, by id, and the most tokens each can have in the next launch.
+    """Keeps the requests of one replica, by id, and the most tokens each can have in the next launch.
 
     Between two launches, in any order: `prefill`, `resume`, `insert`, `preempt`, `finish`, `reset`; then `check`
     with the launch's tokens, which begins the next. All ranks of the replica call these alike; `counts_arrived` is
@@ -35,7 +35,7 @@ class LaunchBound:
         num_speculative_tokens: k.
 
     Attributes:
-        step: of the newest launch, counted from 1.
+        step: number of the newest launch, counted from 1.
     """
 
     def __init__(self, num_speculative_tokens: int) -> None:
@@ -48,64 +48,66 @@ class LaunchBound:
 
     @staticmethod
     def largest(max_num_seqs: int, num_speculative_tokens: int) -> int:
-        """The bound of a launch in which all requests decode: what buffers are sized by."""
+        """Returns the bound of a launch in which all requests decode; buffers are sized by it."""
         return max_num_seqs * (num_speculative_tokens + 1)
 
     @property
     def num_live(self) -> int:
-        """Requests that decode in the next launch, as far as is known."""
+        """Returns how many requests decode in the next launch, as far as is known."""
         return len(self._decoding)
 
     @property
     def bound(self) -> int:
-        """Tokens of the next launch at most."""
+        """Returns the most tokens that the next launch can have."""
         return self.num_live * self._decode_tokens + sum(tokens for tokens, _ in self._prompts.values())
 
     def prefill(self, request_id: str, num_tokens: int, *, is_last: bool) -> None:
-        """The next launch has `num_tokens` (>= 1) of the request's prompt; it then decodes if they are the
-        last."""
+        """Notes that the next launch has `num_tokens` (>= 1) of the request's prompt; the request then decodes if
+        they are the last."""
         if num_tokens < 1:
             raise ValueError(f"request {request_id}: a prefill of {num_tokens} tokens")
         self._decoding.pop(request_id, None)
         self._prompts[request_id] = (num_tokens, is_last)
 
     def resume(self, request_id: str) -> None:
-        """A preempted request decodes again: its cache is still there. (Without a cache it is a `prefill`.)"""
+        """Notes that a preempted request decodes again: its cache is still there. (Without a cache it is a
+        `prefill`.)"""
         self.insert(request_id)
 
     def insert(self, request_id: str) -> None:
-        """A request that was prefilled elsewhere decodes from the next launch on."""
+        """Notes that a request that was prefilled elsewhere decodes from the next launch on."""
         self._prompts.pop(request_id, None)
         self._decoding[request_id] = self.step + 1
 
     def preempt(self, request_id: str) -> None:
-        """The request is in no launch until it is resumed, inserted or prefilled again."""
+        """Notes that the request is in no launch until it is resumed, inserted or prefilled again."""
         self.finish(request_id)
 
     def finish(self, request_id: str) -> None:
-        """The request is in no launch any more. Unknown ones are ignored: counts may have said so before."""
+        """Notes that the request is in no launch any more. Unknown ones are ignored: counts may have said so
+        before."""
         self._decoding.pop(request_id, None)
         self._prompts.pop(request_id, None)
 
     def reset(self) -> None:
-        """No request is left. The step goes on."""
+        """Forgets all requests. The step goes on."""
         self._decoding.clear()
         self._prompts.clear()
 
     def counts_arrived(self, step: int, num_tokens: Mapping[str, int]) -> None:
-        """What the device said about a launch, possibly long ago.
+        """Takes in what the device said about a launch, possibly long ago.
 
         Args:
-            step: of that launch.
-            num_tokens: of each request in it, for the launch after it; 0: it has stopped. Those that began to
-                decode since are not affected.
+            step: number of that launch.
+            num_tokens: tokens of each request in that launch, for the launch after it; 0: it has stopped. Those
+                that began to decode since are not affected.
         """
         for request_id, count in num_tokens.items():
             if count == 0 and self._decoding.get(request_id, step + 1) <= step:
                 self._decoding.pop(request_id, None)
 
     def check(self, actual: int) -> int:
-        """The next launch has `actual` tokens; afterwards the bound is that of the launch after it.
+        """Checks the next launch, which has `actual` tokens; afterwards the bound is that of the launch after it.
 
         Returns:
             The bound that was kept.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step means for each request, by request id: status, and the accepted tokens that count.
+"""Judges what a step means for each request, by request id: status, and the accepted tokens that count.
 
 The worker samples before the scheduler has judged: it may sample past a stop, and under asynchronous scheduling
 even a step past it. A frame holds what the engine puts out, so the same judgement is made here, with the engine's
@@ -24,7 +24,7 @@ NO_ROW = -1
 
 @dataclass(frozen=True, slots=True)
 class StepEvents:
-    """What the scheduler did before a step, by request id; the same on all ranks.
+    """Holds what the scheduler did before a step, by request id; the same on all ranks.
 
     new: seen for the first time, each with what `History.start` takes. finished: ended since the last step.
     preempted: lost their place before it. resumed: came back in it. num_output_tokens: what the engine has of a
@@ -40,7 +40,7 @@ class StepEvents:
 
 @dataclass(slots=True)
 class StepRows:
-    """Rows of a frame, one entry each.
+    """Holds the rows of a frame, one entry each.
 
     sampled: the row of the step's batch that it takes its tokens from, `NO_ROW` for none.
     num_accepted: tokens that count.
@@ -52,24 +52,24 @@ class StepRows:
     status: list[RequestStatus] = field(default_factory=list)
 
     def add(self, request_id: str, status: RequestStatus, sampled: int = NO_ROW, num_accepted: int = 0) -> None:
-        """One row."""
+        """Appends one row."""
         self.request_ids.append(request_id)
         self.sampled.append(sampled)
         self.num_accepted.append(num_accepted)
         self.status.append(status)
 
     def parts(self, max_rows: int) -> Iterator[StepRows]:
-        """The rows in order, at most `max_rows` at a time."""
+        """Yields the rows in order, at most `max_rows` at a time."""
         for begin in range(0, len(self.request_ids), max_rows):
             part = slice(begin, begin + max_rows)
             yield StepRows(self.request_ids[part], self.sampled[part], self.num_accepted[part], self.status[part])
 
 
 class History(Protocol):
-    """The engine's rule of what counts, with each request's output so far."""
+    """Applies the engine's rule of what counts, with each request's output so far."""
 
     def start(self, request_id: str, request: Any, /) -> None:
-        """The request, as `StepEvents.new` has it, begins; an earlier one of this id has been forgotten."""
+        """Begins a request, as `StepEvents.new` has it; an earlier one of this id has been forgotten."""
         ...
 
     def accept(self, request_id: str, token_ids: list[int]) -> tuple[int, bool]:
@@ -77,21 +77,21 @@ class History(Protocol):
         ...
 
     def num_tokens(self, request_id: str) -> int:
-        """Output tokens taken up so far."""
+        """Returns how many output tokens were taken up so far."""
         ...
 
     def forget(self, request_id: str) -> None:
-        """The request has ended."""
+        """Drops a request that has ended."""
         ...
 
 
 class OutputMismatchError(RuntimeError):
-    """The engine has other output of a request than the frames say: tokens were taken back, the request goes on
-    after its end (streaming input), or this is a bug."""
+    """Reports that the engine has other output of a request than the frames say: tokens were taken back, the
+    request goes on after its end (streaming input), or this is a bug."""
 
 
 class RequestStates:
-    """The requests of one replica, on the rank that sends."""
+    """Tracks the requests of one replica, on the rank that sends."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -100,7 +100,7 @@ class RequestStates:
         self._closed: set[str] = set()  # FINISHED was said, but the engine has not yet told that it knows
 
     def begin(self, events: StepEvents) -> StepRows:
-        """Rows of what happened before a step; called for every step, before `sampled`."""
+        """Returns the rows of what happened before a step; called for every step, before `add_sampled`."""
         rows = StepRows()
         for request_id in events.finished:
             if request_id in self._open:
@@ -133,7 +133,7 @@ class RequestStates:
                 )
         return rows
 
-    def sampled(
+    def add_sampled(
         self,
         rows: StepRows,
         events: StepEvents,
@@ -144,8 +144,8 @@ class RequestStates:
         """Appends the rows of what a step sampled.
 
         Args:
-            request_ids: of its batch.
-            token_ids: accepted by the device, one list a request; an empty one is a prompt that goes on.
+            request_ids: ids of the step's batch.
+            token_ids: tokens that the device accepted, one list a request; an empty one is a prompt that goes on.
             ended: requests that the engine ended while the step ran: their tokens do not count any more.
         """
         for row, (request_id, tokens) in enumerate(zip(request_ids, token_ids, strict=True)):

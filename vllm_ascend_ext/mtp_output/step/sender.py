@@ -20,7 +20,7 @@ from vllm_ascend_ext.mtp_output.step.request_states import NO_ROW, History, Requ
 
 
 class Outlet(Protocol):
-    """Where frames go: `EngineOutlet`."""
+    """Describes where frames go: `EngineOutlet`."""
 
     def send(self, step: int, target: Section, draft: Section | None = None, /) -> int:
         """Blocks until the frame is in the channel."""
@@ -28,17 +28,18 @@ class Outlet(Protocol):
 
     @property
     def stats(self) -> SenderStats:
-        """Of the channel."""
+        """Returns the ring's statistics."""
         ...
 
     def close(self) -> None:
-        """No frame follows."""
+        """Closes the outlet; no frame follows."""
         ...
 
 
 @dataclass(slots=True)
 class StepSenderStats:
-    """num_frames: sent. latency_s: sum over frames of the seconds from sampling to being in the channel."""
+    """Counts what was sent. num_frames: frames. latency_s: sum over frames of the seconds from sampling to being
+    in the ring."""
 
     num_frames: int = 0
     latency_s: float = 0.0
@@ -46,12 +47,12 @@ class StepSenderStats:
 
 
 @dataclass(frozen=True, slots=True)
-class SampledStep:
-    """A step's batch on the host.
+class SampledBatch:
+    """Holds a step's batch on the host.
 
-    request_ids, token_ids: of each row; no tokens where a prompt goes on.
+    request_ids, token_ids: id and tokens of each row; no tokens where a prompt goes on.
     words_N: the buffer, of `shape`; counts and statuses in it are overwritten.
-    sampled_s: when it was sampled, by `time.monotonic`.
+    sampled_s: time of sampling, by `time.monotonic`.
     """
 
     request_ids: Sequence[str]
@@ -62,13 +63,13 @@ class SampledStep:
 
 
 class StepSender:
-    """One thread at a time calls `send`, in the order of the steps.
+    """Sends a replica's steps; one thread at a time calls `send`, in the order of the steps.
 
     Args:
-        outlet: of the frames.
+        outlet: the outlet of the frames.
         history: the engine's rule.
         top_k: log-probabilities that a frame carries at most, beside the sampled token's own; 0: none at all.
-        max_rows: of a frame; at least as many as a batch has.
+        max_rows: rows of a frame at most; no fewer than a batch has.
     """
 
     def __init__(self, outlet: Outlet, history: History, *, top_k: int, max_rows: int) -> None:
@@ -78,12 +79,13 @@ class StepSender:
         self._announced: deque[tuple[int, Sequence[str]]] = deque()
 
     def announce(self, step: int, finished: Sequence[str]) -> None:
-        """The engine has ended these, which `step` will tell: what steps before it, if still on their way, have
-        sampled for them is dropped, as the engine will. Any thread may call it, in the order of the steps."""
+        """Notes requests that the engine has ended, which `step` will tell. Tokens that earlier steps, if still on
+        their way, have sampled for them are dropped, as the engine will. Any thread may call it, in the order of
+        the steps."""
         if finished:
             self._announced.append((step, finished))
 
-    def send(self, step: int, events: StepEvents, sampled: SampledStep | None) -> list[str]:
+    def send(self, step: int, events: StepEvents, sampled: SampledBatch | None) -> list[str]:
         """Judges a step and sends its frame, none if there is nothing to say.
 
         Returns:
@@ -106,7 +108,7 @@ class StepSender:
         if sampled is None:
             self._send(step, rows, None)
             return []
-        self._states.sampled(rows, events, sampled.request_ids, sampled.token_ids, ended)
+        self._states.add_sampled(rows, events, sampled.request_ids, sampled.token_ids, ended)
         self._count(rows, sampled)
         self._send(step, rows, sampled)
         return [
@@ -117,14 +119,14 @@ class StepSender:
 
     @property
     def outlet_stats(self) -> SenderStats:
-        """Of the channel."""
+        """Returns the ring's statistics."""
         return self._outlet.stats
 
     def close(self) -> None:
-        """No frame follows."""
+        """Closes the outlet; no frame follows."""
         self._outlet.close()
 
-    def _send(self, step: int, rows: StepRows, sampled: SampledStep | None) -> None:
+    def _send(self, step: int, rows: StepRows, sampled: SampledBatch | None) -> None:
         if not rows.request_ids:
             return
         if sampled is None:
@@ -136,8 +138,8 @@ class StepSender:
         if sampled is not None:
             self.stats.latency_s += time.monotonic() - sampled.sampled_s
 
-    def _count(self, rows: StepRows, sampled: SampledStep) -> None:
-        """As vLLM counts: of requests that had not ended before, all that was sampled, also beyond a stop."""
+    def _count(self, rows: StepRows, sampled: SampledBatch) -> None:
+        """Counts as vLLM does: of requests that had not ended before, all that was sampled, also beyond a stop."""
         counted = [row for row in rows.sampled if row != NO_ROW]
         num_tokens_B = np.array([len(sampled.token_ids[row]) for row in counted], np.int32)
         _, draft_BW = sampled.shape.split(sampled.words_N)

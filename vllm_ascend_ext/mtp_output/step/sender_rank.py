@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who sends a replica's output: one rule, decided once from the parallel layout.
+"""Decides which rank sends a replica's output: one rule, applied once to the parallel layout.
 
 Tensor-parallel ranks of a replica sample the same tokens, so one of them sends: rank 0 of the last pipeline stage.
 Expert parallelism puts experts of several replicas together but no tokens, so it changes nothing. (FastDeploy's
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class OutputLayout:
-    """Where a rank stands. Each rank is below its size.
+    """Describes where a rank stands. Each rank is below its size.
 
     replica: data-parallel rank; pp: pipeline stage; tp: tensor-parallel rank of the replica's stage; cp:
     prefill-context-parallel rank.
@@ -40,9 +40,9 @@ class OutputLayout:
 
 @dataclass(frozen=True, slots=True)
 class OutputRouting:
-    """What a rank does with a step's output.
+    """Describes what a rank does with a step's output.
 
-    replica: whose output it is.
+    replica: the replica whose output it is.
     sends: the rank copies the step's output to the host and sends it. One rank of a replica does.
     """
 
@@ -51,6 +51,6 @@ class OutputRouting:
 
 
 def route_output(layout: OutputLayout) -> OutputRouting:
-    """The rule of this module."""
+    """Applies the rule of this module: rank 0 of the last pipeline stage sends."""
     is_last_stage = layout.pp_rank == layout.pp_size - 1  # the one that samples
     return OutputRouting(layout.replica, is_last_stage and layout.tp_rank == 0 and layout.cp_rank == 0)

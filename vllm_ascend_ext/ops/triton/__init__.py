@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernels for CUDA, one file an operator. Triton itself is imported by the first call on a GPU."""
+"""Implements the operators in Triton for CUDA, one file an operator. Triton itself is imported by the first call
+on a GPU."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`add_rms_norm` in Triton: a program a row."""
+"""Implements `add_rms_norm` in Triton: a program a row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _kernel(y, residual_out, x, residual, weight, width, eps, BLOCK: tl.constexp
 def add_rms_norm(
     x_TH: torch.Tensor, residual_TH: torch.Tensor, weight_H: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `vllm_ascend_ext.ops.add_rms_norm`."""
+    """Runs `vllm_ascend_ext.ops.add_rms_norm` on a GPU."""
     check(x_TH, residual_TH, weight_H)
     num_rows, width = x_TH.shape
     y_TH, residual_out_TH = x_TH.new_empty(num_rows, width), x_TH.new_empty(num_rows, width)

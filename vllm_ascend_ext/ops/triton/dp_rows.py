@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`dp_pad` and `dp_unpad` in Triton: the output as words, each written once."""
+"""Implements `dp_pad` and `dp_unpad` in Triton: the output as words, each written once."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def _copy(out_NH: torch.Tensor, source_TH: torch.Tensor, rows: int, out_row: int
 
 
 def dp_pad(local_TH: torch.Tensor, rows: int, offset: int, total: int) -> torch.Tensor:
-    """See `vllm_ascend_ext.ops.dp_pad`."""
+    """Runs `vllm_ascend_ext.ops.dp_pad` on a GPU."""
     check_pad(local_TH, rows, offset, total)
     return _copy(local_TH.new_empty(total, local_TH.shape[1]), local_TH, rows, offset, 0)
 
 
 def dp_unpad(global_NH: torch.Tensor, rows: int, offset: int) -> torch.Tensor:
-    """See `vllm_ascend_ext.ops.dp_unpad`."""
+    """Runs `vllm_ascend_ext.ops.dp_unpad` on a GPU."""
     check_unpad(global_NH, rows, offset)
     return _copy(global_NH.new_empty(rows, global_NH.shape[1]), global_NH, rows, 0, offset)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`expert_load_add_` in Triton: a histogram a block, then one atomic add an expert."""
+"""Implements `expert_load_add_` in Triton: a histogram a block, then one atomic add an expert."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _kernel(load, ids, num_tokens, num_rows, top_k, num_experts, BINS: tl.conste
 
 
 def expert_load_add_(load_E: torch.Tensor, topk_ids_TK: torch.Tensor, num_tokens: torch.Tensor) -> None:
-    """See `vllm_ascend_ext.ops.expert_load_add_`."""
+    """Runs `vllm_ascend_ext.ops.expert_load_add_` on a GPU."""
     check(load_E, topk_ids_TK, num_tokens)
     num_rows, top_k = topk_ids_TK.shape
     num_experts = load_E.shape[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`expert_load_add_counts_` in Triton."""
+"""Implements `expert_load_add_counts_` in Triton."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _kernel(load, load_stride, counts, num_experts, IS_CUMSUM: tl.constexpr, BLO
 
 
 def expert_load_add_counts_(load_E: torch.Tensor, counts_E: torch.Tensor, is_cumsum: bool) -> None:
-    """See `vllm_ascend_ext.ops.expert_load_add_counts_`."""
+    """Runs `vllm_ascend_ext.ops.expert_load_add_counts_` on a GPU."""
     check(load_E, counts_E, is_cumsum)
     num_experts = load_E.shape[0]
     if num_experts:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`mtp_pack_output` in Triton: a program a record."""
+"""Implements `mtp_pack_output` in Triton: a program a record."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def mtp_pack_output(
     topk_logprobs_BSK: torch.Tensor | None = None,
     token_ranks_BS: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See `vllm_ascend_ext.ops.mtp_pack_output`."""
+    """Runs `vllm_ascend_ext.ops.mtp_pack_output` on a GPU."""
     record = check(token_ids_BS, num_accepted_B, status_B, topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
     out_BW = token_ids_BS.new_empty(token_ids_BS.shape[0], record.words)
     tokens = token_ids_BS.contiguous()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext demo`: an engine with everything on, checked against a plain one, and its report."""
+"""Runs `vllm-ascend-ext demo`: an engine with everything on, checked against a plain one, and its report."""

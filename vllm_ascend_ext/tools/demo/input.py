@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo is asked to do, checked before any rank starts: every error says what to change."""
+"""Checks what the demo is asked to do, before any rank starts: every error says what to change."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ PROMPTS = (
 
 
 class InputError(ValueError):
-    """Something the user gave cannot work; the message is one line and says what to change."""
+    """Reports user input that cannot work; the message is one line and says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """The demo's arguments. num_speculative_tokens: drafts a step, 0 turns MTP off."""
+    """Holds the demo's arguments. num_speculative_tokens: drafts a step, 0 turns MTP off."""
 
     model: Path
     prompts: tuple[str, ...] = PROMPTS
@@ -55,13 +55,13 @@ class DemoOptions:
 
 
 def bundled_model() -> Path | None:
-    """The tiny DeepSeek-V3 of the repository, or None where the package is installed without one."""
+    """Returns the tiny DeepSeek-V3 of the repository, or None where the package is installed without one."""
     model = Path(vllm_ascend_ext.__file__).parent.parent / "tests" / "assets" / "tiny-deepseek"
     return model if (model / "config.json").is_file() else None
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """The prompts of a file: a JSON list of strings when its name ends in .json, else one a line.
+    """Reads the prompts of a file: a JSON list of strings when its name ends in .json, else one a line.
 
     Raises InputError when the file cannot be read or holds no prompt.
     """
@@ -85,7 +85,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 
 
 def check_options(options: DemoOptions) -> None:
-    """Raise InputError for numbers, a model, prompts or a heat map path that cannot work."""
+    """Raises InputError for numbers, a model, prompts or a heat map path that cannot work."""
     for name, value in (("--tp", options.tp), ("--dp", options.dp), ("--max-tokens", options.max_tokens)):
         if value < 1:
             raise InputError(f"{name} {value}: must be at least 1")
@@ -102,7 +102,7 @@ def check_options(options: DemoOptions) -> None:
 
 
 def read_model_config(model: Path) -> dict[str, Any]:
-    """The model's config.json; raises InputError when the folder is no model with weights."""
+    """Reads the model's config.json; raises InputError when the folder is no model with weights."""
     if not model.is_dir():
         raise InputError(f"--model {model}: no such folder; name a folder with config.json and weights")
     path = model / "config.json"
@@ -120,7 +120,8 @@ def read_model_config(model: Path) -> dict[str, Any]:
 
 
 def model_len(config: dict[str, Any], options: DemoOptions) -> int:
-    """`max_model_len` with room for the longest prompt and its completion; InputError if the model has less.
+    """Returns `max_model_len` with room for the longest prompt and its completion; InputError if the model has
+    less.
 
     A token is at least one byte in a byte-level vocabulary, so bytes bound a prompt's tokens from above.
     """
@@ -138,7 +139,7 @@ def model_len(config: dict[str, Any], options: DemoOptions) -> int:
 
 
 def check_picture(path: Path) -> None:
-    """Make the folder; raises InputError when no picture can be written there."""
+    """Makes the folder of a picture; raises InputError when no picture can be written there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():

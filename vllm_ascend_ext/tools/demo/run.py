@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext demo`: an engine with expert parallelism, MTP and load collection, checked against a plain one.
+"""Runs `vllm-ascend-ext demo`: an engine with expert parallelism, MTP and load collection, checked against a plain
+one.
 
 It completes a few Python prompts on TP x DP forked ranks, streams the text, reports speed, draft acceptance,
 expert load and traffic, draws the load, and compares every token with a second run on one rank with everything
@@ -32,7 +33,7 @@ _ENVIRONMENT = {
 
 
 def prepare_process(*, debug: bool) -> None:
-    """Set this process's environment for the ranks; call it before torch is imported.
+    """Sets this process's environment for the ranks; call it before torch is imported.
 
     debug: keep vLLM's log, which is otherwise reduced to errors.
     """
@@ -40,7 +41,7 @@ def prepare_process(*, debug: bool) -> None:
 
 
 def run_demo(options: DemoOptions, view: DemoView) -> dict[str, Any]:
-    """Run the demo and return its document (see `demo.report`); the heat map is written.
+    """Runs the demo and returns its document (`demo.report`); the heat map is written.
 
     Raises InputError (nothing was started), StartupError, or RankError when a rank fails.
     """
@@ -77,7 +78,7 @@ def run_demo(options: DemoOptions, view: DemoView) -> dict[str, Any]:
 
 
 def exit_status(document: dict[str, Any]) -> int:
-    """1 when tokens differ in float32, else 0.
+    """Returns 1 when tokens differ in float32, else 0.
 
     In bfloat16 a difference is no failure: ranks add partial sums in another order than one rank does, and with
     8 bits of mantissa two candidates are often so close that the rounding decides between them.
@@ -113,7 +114,7 @@ def _case(options: DemoOptions) -> EngineCase:
 
 
 def _plain_case(case: EngineCase) -> EngineCase:
-    """The same model, type and lengths on one rank, with every feature off."""
+    """Returns the case of the same model, type and lengths on one rank, with every feature off."""
     return EngineCase(model=case.model, dtype=case.dtype, engine_args=case.engine_args)
 
 

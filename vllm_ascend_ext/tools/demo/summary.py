@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's document (see `demo.report`) for people: tables for load and traffic, lines for the rest."""
+"""Prints the demo's document (`demo.report`) for people: tables for load and traffic, lines for the rest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vllm_ascend_ext.tools.demo.report import short_name
 
 
 def print_summary(document: dict[str, Any], console: Console) -> None:
-    """Print everything but the completions."""
+    """Prints everything but the completions."""
     console.print()
     _say(console, ("speed", _speed(document)), ("MTP", _acceptance(document["mtp"])))
     console.print()
@@ -30,7 +30,7 @@ def print_summary(document: dict[str, Any], console: Console) -> None:
 
 
 def comparison_line(document: dict[str, Any]) -> str:
-    """Whether the tokens are those of the plain engine, or the first one that is not."""
+    """Says whether the tokens are those of the plain engine, or the first one that is not."""
     comparison = document["comparison"]
     if comparison is None:
         return "not compared (--no-compare)"
@@ -53,7 +53,7 @@ def comparison_line(document: dict[str, Any]) -> str:
 
 
 def _say(console: Console, *rows: tuple[str, str], style: str = "") -> None:
-    """Name and text of each row, long texts with a hanging indent; `style` is the last text's."""
+    """Prints name and text of each row, long texts with a hanging indent; `style` is the last text's."""
     table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
     table.add_column(style="bold", width=8)
     table.add_column()
@@ -84,7 +84,7 @@ def _acceptance(mtp: dict[str, Any] | None) -> str:
 
 
 def _table(title: str, *columns: str, left: int) -> Table:
-    """An empty table whose first `left` columns hold text and the others numbers."""
+    """Makes an empty table whose first `left` columns hold text and the others numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index < left else "right", no_wrap=True)
@@ -125,7 +125,7 @@ def _busiest(document: dict[str, Any]) -> str:
 
 
 def _traffic_table(traffic: list[dict[str, Any]]) -> Table:
-    """One row for all ranks that sent the same."""
+    """Makes the traffic table: one row for all ranks that sent the same."""
     table = _table("Sent by each rank", "group", "operation", "rank", "calls", "rows", "bytes", left=3)
     ranks: dict[tuple[str, str, int, int, int], list[int]] = {}
     for row in traffic:

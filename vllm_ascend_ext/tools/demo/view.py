@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo shows while it runs: spinners, a bar over tokens, the growing text; plain lines off a terminal."""
+"""Shows the demo while it runs: spinners, a bar over tokens, the growing text; plain lines off a terminal."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ _LINES_AROUND = 6  # of the terminal, kept free around the growing texts
 
 
 class DemoView:
-    """Progress on one console: live when it is a terminal, else one line a phase and one a finished prompt."""
+    """Shows progress on one console: live when it is a terminal, else one line a phase and one a finished
+    prompt."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     @contextmanager
     def phase(self, what: str) -> Iterator[None]:
-        """A spinner while the block runs, then a line with its seconds."""
+        """Shows a spinner while the block runs, then a line with its seconds."""
         with self._timed(what), self._live(_bar(what)):
             yield
 
     @contextmanager
     def engine(self, what: str, prompts: Sequence[str], max_tokens: int, *, texts: bool) -> Iterator[OnDelta]:
-        """Start-up and generation of one engine; the block gets the callback for its tokens.
+        """Shows start-up and generation of one engine; the block gets the callback for its tokens.
 
         texts: also show what the prompts are completed with.
         """
@@ -55,7 +56,7 @@ class DemoView:
 
     @contextmanager
     def _live(self, content: RenderableType) -> Iterator[None]:
-        """Show `content` and redraw it; it disappears with the block."""
+        """Shows `content` and redraws it until the block ends, when it disappears."""
         if not self._console.is_terminal:
             yield
             return
@@ -87,7 +88,7 @@ class _EngineProgress:
         self._bar = _bar(what)
 
     def add(self, index: int, text: str, num_tokens: int) -> None:
-        """Take new text of a prompt; the display redraws itself."""
+        """Takes new text of a prompt; the display redraws itself."""
         self._texts[index] += text
         self._counts[index] += num_tokens
         total = len(self._prompts) * self._max_tokens
@@ -95,14 +96,14 @@ class _EngineProgress:
         self._bar.update(self._bar.task_ids[0], total=total, completed=done, counts=f"{done}/{total} tokens")
 
     def add_plainly(self, index: int, text: str, num_tokens: int) -> None:
-        """Take new text of a prompt and print it once it is complete."""
+        """Takes new text of a prompt and prints it once it is complete."""
         self.add(index, text, num_tokens)
         if self._shows_texts and self._counts[index] >= self._max_tokens:
             line = f"  {_visible(self._prompts[index])} => {_visible(self._texts[index])}"
             self._console.print(Text(line), soft_wrap=True)
 
     def final(self) -> Table:
-        """All prompts with their whole completions."""
+        """Returns all prompts with their whole completions."""
         table = Table(box=None, padding=(0, 1), show_header=False)
         table.add_column(style="dim", max_width=_PROMPT_WIDTH)
         table.add_column(overflow="fold")
@@ -126,7 +127,7 @@ class _EngineProgress:
 
 
 class _Redrawer:
-    """A thread that redraws a live display; it rests during a fork, so that no rank inherits a lock it holds."""
+    """Redraws a live display in a thread, which rests during a fork, so that no rank inherits a lock it holds."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -178,7 +179,7 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent)
 
 
 def _bar(what: str) -> Progress:
-    """A spinner that becomes a bar once its task has a total. Never started: the live display renders it."""
+    """Makes a spinner that becomes a bar once its task has a total. Never started: the live display renders it."""
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -192,7 +193,7 @@ def _bar(what: str) -> Progress:
 
 
 def _visible(text: str) -> str:
-    """On one line, with line ends and control characters visible."""
+    """Returns the text on one line, with line ends and control characters visible."""
     text = text.replace("\n", "⏎").replace("\t", "⇥")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 

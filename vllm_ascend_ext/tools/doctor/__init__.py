@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext doctor`: what is installed, active, untested and broken, and how to mend it."""
+"""Runs `vllm-ascend-ext doctor`: what is installed, active, untested and broken, and how to mend it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be wrong with an installation, found without importing vLLM, and how to fix it."""
+"""Finds what can be wrong with an installation, without importing vLLM, and says how to fix it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _LEAST_SHARED_MIB = 64
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something broken or missing, and what to do about it."""
+    """Describes something broken or missing, and what to do about it."""
 
     problem: str
     fix: str
 
 
 def distribution_version(name: str) -> str | None:
-    """Version of an installed distribution, None when it is absent."""
+    """Returns the version of an installed distribution, None when it is absent."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -34,7 +34,7 @@ def distribution_version(name: str) -> str | None:
 
 
 def installation_problems() -> list[Problem]:
-    """All of them, none when the installation is sound."""
+    """Returns all problems of the installation, none when it is sound."""
     return [
         *_untested_versions(),
         *_foreign_torch_companions(),
@@ -68,7 +68,7 @@ def _untested_versions() -> Iterator[Problem]:
 
 
 def _foreign_torch_companions() -> Iterator[Problem]:
-    """torchvision and its kin for CUDA next to a CPU torch: `import transformers` fails on torchvision::nms.
+    """Finds torchvision and its kin for CUDA next to a CPU torch: `import transformers` fails on torchvision::nms.
 
     Builds of one kind carry the same local version ("+cpu"), or none where the registry builds are for the CPU.
     """
@@ -112,7 +112,7 @@ def _little_shared_memory() -> Iterator[Problem]:
 
 
 def _is_cpu_build() -> bool:
-    """Whether the installed torch was built for the CPU alone; False when it cannot even be imported."""
+    """Returns whether the installed torch was built for the CPU alone; False when it cannot even be imported."""
     try:
         from torch import version
     except (ImportError, OSError):

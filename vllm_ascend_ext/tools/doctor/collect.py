@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext doctor`: what is installed, what would run, what is untested here, what is broken.
+"""Collects for `vllm-ascend-ext doctor` what is installed, what would run, what is untested here and what is
+broken.
 
 `examine` returns what `doctor --json` prints; all keys are always present, new ones may be added:
 
@@ -47,7 +48,7 @@ _LOGGING = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_LOGGING_STREAM": "ext://sys.std
 
 
 def examine() -> dict[str, Any]:
-    """Examine this installation; what is missing or broken becomes a problem, never an exception."""
+    """Examines this installation; what is missing or broken becomes a problem, never an exception."""
     envs.export(_LOGGING)
     problems = installation_problems()
     environment = _environment(problems)
@@ -78,7 +79,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _platform(problems: list[Problem]) -> dict[str, str | None]:
-    """Import vLLM and ask it which classes would run."""
+    """Imports vLLM and asks it which classes would run."""
     names = ("platform_class", "device_type", "worker_class", "runner_class")
     facts: dict[str, str | None] = dict.fromkeys(names)
     if distribution_version("vllm") is None:
@@ -117,7 +118,7 @@ def _entry_points(problems: list[Problem]) -> list[dict[str, str]]:
 
 
 def _plugin_parts(entry_points: list[dict[str, str]], facts: dict[str, str | None]) -> list[dict[str, Any]]:
-    """Our two plug-ins: whether vLLM loads them, and why not."""
+    """Describes our two plug-ins: whether vLLM loads them, and why not."""
     general = any(row["group"] == _GENERAL and "vllm_ascend_ext" in row["value"] for row in entry_points)
     try:
         candidate = plugin.cpu_platform()
@@ -147,7 +148,7 @@ def _plugin_parts(entry_points: list[dict[str, str]], facts: dict[str, str | Non
 
 
 def _allowed_plugins() -> list[str] | None:
-    """vLLM's VLLM_PLUGINS; None when it allows all."""
+    """Returns vLLM's VLLM_PLUGINS; None when it allows all."""
     import vllm.envs
 
     allowed: list[str] | None = vllm.envs.VLLM_PLUGINS
@@ -155,10 +156,10 @@ def _allowed_plugins() -> list[str] | None:
 
 
 def _channel_part(problems: list[Problem]) -> dict[str, Any]:
-    """Which of its two backends the channel of MTP output has here."""
+    """Describes which of its two backends the ring of MTP output has here."""
     row = {"part": "C++ channel of mtp_output", "active": False}
     try:
-        from vllm_ascend_ext.mtp_output.ring.backend import SLOWER, installed_backend
+        from vllm_ascend_ext.mtp_output.ring.backend import NO_CPP_NOTE, installed_backend
 
         module = installed_backend().module
     except ImportError as error:
@@ -167,7 +168,7 @@ def _channel_part(problems: list[Problem]) -> dict[str, Any]:
         fix = "reinstall with VLLM_ASCEND_EXT_BUILD=host, or remove that file"
         problems.append(Problem(f"mtp_output cannot start: {error}", fix))
         return row | {"why": "its module does not fit this installation"}
-    return row | {"active": module is not None, "why": module.__file__ if module else SLOWER}
+    return row | {"active": module is not None, "why": module.__file__ if module else NO_CPP_NOTE}
 
 
 def _feature_parts() -> list[dict[str, Any]]:
@@ -235,7 +236,7 @@ def _environment(problems: list[Problem]) -> list[dict[str, Any]]:
 
 
 def _parts_of(device_type: str, operators: list[dict[str, str | None]]) -> list[str]:
-    """The device's own files, and the operators' kernels for it."""
+    """Describes the device's own files, and the operators' kernels for it."""
     package = Path(vllm_ascend_ext.__file__).parent
     files = [str(path.relative_to(package.parent)) for path in sorted(package.rglob(f"{device_type}.py"))]
     kernels = [
@@ -247,7 +248,8 @@ def _parts_of(device_type: str, operators: list[dict[str, str | None]]) -> list[
 
 
 def _patches(facts: dict[str, str | None], problems: list[Problem]) -> list[dict[str, str]]:
-    """Replacements in vLLM, each tried on the installed one; none on platforms other than our CPU."""
+    """Describes the replacements in vLLM, each tried on the installed one; none on platforms other than our
+    CPU."""
     if not (facts["platform_class"] or "").startswith("vllm_ascend_ext."):
         return []
     try:

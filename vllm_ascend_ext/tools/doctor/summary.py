@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doctor's document (see `doctor`) for people."""
+"""Prints the doctor's document (`doctor`) for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 def print_summary(document: dict[str, Any], console: Console) -> None:
-    """Print all sections, the problems last."""
+    """Prints all sections, the problems last."""
     _versions(document, console)
     _platform(document, console)
     _rows(console, "Parts", [(row["part"], _state(row["active"]), row["why"]) for row in document["parts"]])
@@ -54,7 +54,7 @@ def _rows(console: Console, heading: str, rows: list[tuple[str, Text, str]]) -> 
 
 
 def _operators(document: dict[str, Any], console: Console) -> None:
-    """A table operator × device, and below it, once a device, why it has no kernels."""
+    """Prints a table operator × device, and below it, once a device, why the device has no kernels."""
     rows = document["operators"]
     if not rows:
         return
@@ -108,7 +108,8 @@ def _value(row: dict[str, Any]) -> Text:
 
 
 def _patches(document: dict[str, Any], console: Console) -> None:
-    """Rows with one reason are one paragraph; the link and the removal condition are theirs, too."""
+    """Prints the replaced symbols. Rows with one reason are one paragraph, with one link and one removal
+    condition."""
     groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
     for row in document["patches"]:
         groups.setdefault((row["reason"], row["remove_when"], row["upstream"]), []).append(row)

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
-#include "usual_case.h"
+#include "fast_path.h"
 
 namespace ascend_ext {
 namespace {
 
-PyObject* LearnReceive(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  return Holder<UsualReceive>::Of(self).Learn(arguments, count);
+PyObject* CacheReceive(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return Holder<FastReceiver>::Of(self).Cache(arguments, count);
 }
 
-PyObject* ReceiveUsual(PyObject* self, PyObject* timeout_s) {
-  return Holder<UsualReceive>::Of(self).Receive(timeout_s);
+PyObject* ReceiveFast(PyObject* self, PyObject* timeout_s) {
+  return Holder<FastReceiver>::Of(self).Receive(timeout_s);
 }
 
-PyObject* CloseReceive(PyObject* self, PyObject*) { return Holder<UsualReceive>::Of(self).CloseEnd(); }
+PyObject* CloseReceive(PyObject* self, PyObject*) { return Holder<FastReceiver>::Of(self).CloseEnd(); }
 
 PyObject* OneThreadOnly() {
   PyErr_SetString(PyExc_RuntimeError, "another thread receives here: a receiver is for one thread");
@@ -23,7 +23,7 @@ PyObject* OneThreadOnly() {
 
 }  // namespace
 
-bool UsualReceive::Open(PyObject* arguments) {
+bool FastReceiver::Open(PyObject* arguments) {
   PyObject *words, *frames, *state, *section_type, *frame_type, *empty, *int32;
   if (!PyArg_ParseTuple(arguments, "OOOOOOOd", &words, &frames, &state, &section_type, &frame_type, &empty, &int32,
                         &slice_s_) ||
@@ -42,38 +42,38 @@ bool UsualReceive::Open(PyObject* arguments) {
   return instance_ && replica_;
 }
 
-PyObject* UsualReceive::Learn(PyObject* const* arguments, Py_ssize_t count) {
+PyObject* FastReceiver::Cache(PyObject* const* arguments, Py_ssize_t count) {
   if (count != 2 || !PyTuple_Check(arguments[1]) || PyTuple_GET_SIZE(arguments[1]) > kNumSources) {
-    PyErr_SetString(PyExc_TypeError, "learn takes the roster's sequence and a tuple of sections");
+    PyErr_SetString(PyExc_TypeError, "cache takes the roster's sequence and a tuple of sections");
     return nullptr;
   }
   if (is_waiting_) {
     return OneThreadOnly();
   }
   DropPrepared();
-  Forget();
-  end_.usual.roster_sequence = PyLong_AsUnsignedLongLong(arguments[0]);
+  DropCache();
+  end_.expected.roster_sequence = PyLong_AsUnsignedLongLong(arguments[0]);
   if (PyErr_Occurred()) {
     return nullptr;
   }
   const Py_ssize_t num_sections = is_closed_ ? 0 : PyTuple_GET_SIZE(arguments[1]);
   for (int index = 0; index < num_sections; ++index) {
-    if (!RingEnd::Learn(PyTuple_GET_ITEM(arguments[1], index), index)) {
-      Forget();  // a draft without a target, say
+    if (!RingEnd::Cache(PyTuple_GET_ITEM(arguments[1], index), index)) {
+      DropCache();  // a draft without a target, say
       break;
     }
-    const Shape& shape = end_.usual.shapes[index];
+    const Shape& shape = end_.expected.shapes[index];
     shapes_[index] = Ref(
         Py_BuildValue("(nn)", static_cast<Py_ssize_t>(shape.batch), static_cast<Py_ssize_t>(RecordWords(shape))));
     if (!shapes_[index]) {
-      Forget();
+      DropCache();
       return nullptr;
     }
   }
   Py_RETURN_NONE;
 }
 
-PyObject* UsualReceive::CloseEnd() {
+PyObject* FastReceiver::CloseEnd() {
   if (is_waiting_) {
     return OneThreadOnly();
   }
@@ -82,7 +82,7 @@ PyObject* UsualReceive::CloseEnd() {
   Py_RETURN_NONE;
 }
 
-PyObject* UsualReceive::Receive(PyObject* timeout_s) {
+PyObject* FastReceiver::Receive(PyObject* timeout_s) {
   const double seconds = PyFloat_AsDouble(timeout_s);
   if (seconds == -1.0 && PyErr_Occurred()) {
     return nullptr;
@@ -94,7 +94,7 @@ PyObject* UsualReceive::Receive(PyObject* timeout_s) {
     Py_RETURN_NONE;
   }
   end_.state->waited_ns = 0;
-  if (!known_[0]) {
+  if (!cached_[0]) {
     Py_RETURN_NONE;
   }
   Acknowledge(end_);
@@ -124,39 +124,40 @@ PyObject* UsualReceive::Receive(PyObject* timeout_s) {
 }
 
 // Makes the sections of the next frame, whose records are to be filled.
-bool UsualReceive::Prepare() {
+bool FastReceiver::Prepare() {
   Ref sections[kNumSources];
-  for (int index = 0; index < kNumSources && known_[index]; ++index) {
-    const Known& known = known_[index];
+  for (int index = 0; index < kNumSources && cached_[index]; ++index) {
+    const CachedSection& cached = cached_[index];
     PyObject* const arguments[] = {shapes_[index].get(), int32_.get()};
     Ref packed(PyObject_Vectorcall(empty_.get(), arguments, 2, nullptr));
     if (!packed || !records_[index].Take(packed.get(), PyBUF_WRITABLE)) {
       return false;
     }
-    if (records_[index].size() != end_.usual.shapes[index].batch * RecordWords(end_.usual.shapes[index]) * 4) {
+    if (records_[index].size() !=
+        end_.expected.shapes[index].batch * RecordWords(end_.expected.shapes[index]) * 4) {
       PyErr_SetString(PyExc_ValueError, "the memory for records is of another size");
       return false;
     }
     sections[index] = Ref(MakeTuple(
-        section_type(), {Py_NewRef(known.source.get()), Py_NewRef(known.request_ids.get()), packed.Release(),
-                         Py_NewRef(known.num_slots.get()), Py_NewRef(known.top_k.get())}));
+        section_type(), {Py_NewRef(cached.source.get()), Py_NewRef(cached.request_ids.get()), packed.Release(),
+                         Py_NewRef(cached.num_slots.get()), Py_NewRef(cached.top_k.get())}));
     if (!sections[index]) {
       return false;
     }
   }
-  sections_ = Ref(known_[1] ? MakeTuple(&PyTuple_Type, {sections[0].Release(), sections[1].Release()})
-                            : MakeTuple(&PyTuple_Type, {sections[0].Release()}));
+  sections_ = Ref(cached_[1] ? MakeTuple(&PyTuple_Type, {sections[0].Release(), sections[1].Release()})
+                             : MakeTuple(&PyTuple_Type, {sections[0].Release()}));
   return static_cast<bool>(sections_);
 }
 
-void UsualReceive::DropPrepared() {
+void FastReceiver::DropPrepared() {
   for (Buffer& records : records_) {
     records.Drop();
   }
   sections_ = Ref();
 }
 
-PyObject* UsualReceive::NewFrame(const Stamp& stamp) {
+PyObject* FastReceiver::NewFrame(const Stamp& stamp) {
   for (Buffer& records : records_) {
     records.Drop();
   }
@@ -166,27 +167,28 @@ PyObject* UsualReceive::NewFrame(const Stamp& stamp) {
                     PyLong_FromUnsignedLongLong(stamp.sent_ns)});
 }
 
-PyType_Spec* UsualReceiveSpec() {
+PyType_Spec* FastReceiverSpec() {
   static PyMethodDef methods[] = {
-      {"learn", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(LearnReceive)), METH_FASTCALL,
-       "learn(roster_sequence, sections): the frame before was of these."},
-      {"close", CloseReceive, METH_NOARGS, "close(): gives the memory back; no frame is usual any more."},
-      {"receive", ReceiveUsual, METH_O,
-       "receive(timeout_s): acknowledges, and reads the next frame; None when it is not like the one before, or "
-       "did "
-       "not come within the time and `slice_s` seconds."},
+      {"cache", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(CacheReceive)), METH_FASTCALL,
+       "cache(roster_sequence, sections): keeps the shapes of the frame just read, for the next receive."},
+      {"close", CloseReceive, METH_NOARGS,
+       "close(): gives the ring's memory back; receive returns None from then on."},
+      {"receive", ReceiveFast, METH_O,
+       "receive(timeout_s): acknowledges the frames read before and returns the next one; returns None when that "
+       "is "
+       "not like the cached one, or did not come within the shorter of `timeout_s` and `slice_s` seconds."},
       {},
   };
   static PyType_Slot slots[] = {
       {Py_tp_doc,
-       const_cast<char*>("UsualReceive(words, frames, state, Section, Frame, empty, int32, slice_s): the "
+       const_cast<char*>("FastReceiver(words, frames, state, Section, Frame, empty, int32, slice_s): the "
                          "reading end of a ring; `empty` makes an array of a shape and a type.")},
-      {Py_tp_new, reinterpret_cast<void*>(Holder<UsualReceive>::New)},
-      {Py_tp_dealloc, reinterpret_cast<void*>(Holder<UsualReceive>::Dealloc)},
+      {Py_tp_new, reinterpret_cast<void*>(Holder<FastReceiver>::New)},
+      {Py_tp_dealloc, reinterpret_cast<void*>(Holder<FastReceiver>::Dealloc)},
       {Py_tp_methods, methods},
       {},
   };
-  static PyType_Spec spec = {"ascend_ext_channel.UsualReceive", sizeof(Holder<UsualReceive>), 0,
+  static PyType_Spec spec = {"ascend_ext_channel.FastReceiver", sizeof(Holder<FastReceiver>), 0,
                              Py_TPFLAGS_DEFAULT, slots};
   return &spec;
 }

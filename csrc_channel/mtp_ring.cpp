@@ -58,7 +58,8 @@ uint64_t* Descriptor(const End& end, uint64_t sequence) {
 
 // Where a frame of `bound` bytes may begin, as a position; false when there is no room now.
 bool Reserve(const End& end, uint64_t* position) {
-  const uint64_t acknowledged = Load(end.words + kAcknowledged), bound = end.usual.bound, head = end.state->head;
+  const uint64_t acknowledged = Load(end.words + kAcknowledged), bound = end.expected.bound,
+                 head = end.state->head;
   const uint64_t capacity = end.capacity, offset = head % capacity, sequence = end.state->sequence;
   *position = offset + bound > capacity ? head + capacity - offset : head;
   if (bound > end.max_frame_bytes) {
@@ -68,14 +69,14 @@ bool Reserve(const End& end, uint64_t* position) {
                                       *position + bound - *Descriptor(end, acknowledged) <= capacity);
 }
 
-uint16_t NumSections(const End& end) { return end.usual.shapes[1].slots ? 2 : 1; }
+uint16_t NumSections(const End& end) { return end.expected.shapes[1].slots ? 2 : 1; }
 
 // Bytes of the frame, or 0 when a record is impossible.
 uint64_t WriteFrame(const End& end, uint64_t step, const int32_t* const records[2], uint8_t* frame) {
   const uint16_t num_sections = NumSections(end);
   uint8_t* at = frame + kHeaderBytes;
   for (uint16_t source = 0; source < num_sections; ++source) {
-    const int64_t bytes = WriteRows(records[source], end.usual.shapes[source], at + kSectionBytes);
+    const int64_t bytes = WriteRows(records[source], end.expected.shapes[source], at + kSectionBytes);
     if (bytes < 0) {
       return 0;
     }
@@ -95,7 +96,7 @@ uint64_t WriteFrame(const End& end, uint64_t step, const int32_t* const records[
                       step,
                       end.state->sequence,
                       Nanoseconds(CLOCK_REALTIME),
-                      end.usual.roster_sequence};
+                      end.expected.roster_sequence};
   std::memcpy(frame, &header, sizeof(header));
   const uint64_t checksum = Xxh64(frame, length - kTrailerBytes);
   std::memcpy(at, &checksum, sizeof(checksum));
@@ -105,11 +106,12 @@ uint64_t WriteFrame(const End& end, uint64_t step, const int32_t* const records[
 bool IsExpected(const Header& header, const End& end, uint64_t length) {
   return header.magic == kMagic && header.version == kVersion && header.length == length &&
          header.instance == end.instance && header.replica == end.replica &&
-         header.sequence == end.state->sequence && header.roster_sequence == end.usual.roster_sequence &&
+         header.sequence == end.state->sequence && header.roster_sequence == end.expected.roster_sequence &&
          header.num_sections == NumSections(end);
 }
 
-// Whether this is the next frame as expected: whole, with the known roster and sections of the known shapes.
+// Returns whether this is the next frame as expected: whole, with the cached roster and sections of the cached
+// shapes.
 bool ReadFrame(const End& end, const uint8_t* frame, uint64_t length, int32_t* const records[2], Stamp* stamp) {
   Header header;
   uint64_t checksum;
@@ -130,7 +132,7 @@ bool ReadFrame(const End& end, const uint8_t* frame, uint64_t length, int32_t* c
   }
   const uint8_t *at = frame + kHeaderBytes, *stop = frame + length - kTrailerBytes;
   for (uint16_t source = 0; source < header.num_sections; ++source) {
-    const Shape& shape = end.usual.shapes[source];
+    const Shape& shape = end.expected.shapes[source];
     SectionHead head;
     if (static_cast<uint64_t>(stop - at) < kSectionBytes) {
       return false;
@@ -183,13 +185,13 @@ Outcome Receive(const End& end, int32_t* const records[2], Stamp* stamp) {
   const uint64_t* descriptor = Descriptor(end, end.state->sequence);
   const uint64_t offset = descriptor[0] % end.capacity, length = descriptor[1];
   if (length > end.capacity - offset) {
-    return Outcome::kUnusual;
+    return Outcome::kNoFastPath;
   }
   const uint8_t* frame = end.frames + offset;
   for (uint64_t at = 0; at < std::min(length, kFetchedBytes); at += kLineBytes) {
     __builtin_prefetch(frame + at);  // the lines are the writer's: to wait for one after the other would take long
   }
-  return ReadFrame(end, frame, length, records, stamp) ? Outcome::kRead : Outcome::kUnusual;
+  return ReadFrame(end, frame, length, records, stamp) ? Outcome::kRead : Outcome::kNoFastPath;
 }
 
 void AwaitFrame(const End& end, uint64_t timeout_ns) {

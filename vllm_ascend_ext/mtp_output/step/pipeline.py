@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step's output between vLLM's runner, the engine and the readers of frames: one copy to the host for all three.
+"""Copies a step's sampled tokens to the host once, then gives them to vLLM's engine and sends them to frame
+readers.
 
 Order of a step on the rank that sends: `begin_step` (what the scheduler did) → the model runs → `sampled` (pack
 and copy, off the main stream) → the step is *resolved*: wait for the copy, judge, send the frame, make the
@@ -22,16 +23,22 @@ from dataclasses import dataclass, field
 import torch
 
 from vllm_ascend_ext.collectives.collectives import Collectives
-from vllm_ascend_ext.mtp_output.step.device_copy import PackedOutput, PackedShape, PackedStep, Sampled, unpack
+from vllm_ascend_ext.mtp_output.step.device_copy import (
+    PackedRecords,
+    PackedShape,
+    RecordCopier,
+    SampledTensors,
+    unpack,
+)
 from vllm_ascend_ext.mtp_output.step.launch_bound import LaunchBound
 from vllm_ascend_ext.mtp_output.step.request_states import StepEvents
-from vllm_ascend_ext.mtp_output.step.sender import SampledStep, StepSender
+from vllm_ascend_ext.mtp_output.step.sender import SampledBatch, StepSender
 from vllm_ascend_ext.ops.mtp_pack import MtpOutput
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPeers:
-    """The tensor-parallel ranks of a replica's last stage.
+    """Describes the tensor-parallel ranks of a replica's last stage.
 
     collectives: over Gloo, the sender is rank 0; None for a single rank.
     always_share: every step's tokens are needed on the host of every rank: for the next step's input under
@@ -44,9 +51,9 @@ class ReplicaPeers:
 
 
 @dataclass(slots=True)
-class StepOutput:
-    """A step that sampled. tokens and target are there once it is resolved: lists of accepted tokens, a row of the
-    batch each, and what was packed, both for whoever needs them on the host."""
+class StepResult:
+    """Describes a step that sampled. `token_ids` (lists of accepted tokens, one for each row of the batch) and
+    `target` (what was packed) are on the host once the step is resolved."""
 
     step: int
     launch: int
@@ -54,7 +61,7 @@ class StepOutput:
     request_ids: tuple[str, ...]
     skipped: tuple[int, ...]
     shape: PackedShape
-    packed: PackedStep | None
+    records: PackedRecords | None
     is_shared: bool
     sampled_s: float
     is_resolved: bool = False
@@ -62,41 +69,41 @@ class StepOutput:
     token_ids: list[list[int]] = field(default_factory=list)
 
 
-class StepOutputs:
-    """The output of one runner, step by step.
+class StepPipeline:
+    """Runs the output of one runner, step by step.
 
     Args:
-        packed, sender: on the rank that sends, else None.
-        launches: the bound of this replica's.
-        num_slots: steps that may be on their way.
-        is_async: asynchronous scheduling.
+        copier, sender: the copier and the sender of the rank that sends; None on other ranks.
+        launches: the bound of this replica's launches.
+        num_buffers: how many steps may be on their way.
+        is_async: whether scheduling is asynchronous.
     """
 
     def __init__(
         self,
         *,
-        packed: PackedOutput | None,
+        copier: RecordCopier | None,
         sender: StepSender | None,
         peers: ReplicaPeers,
         launches: LaunchBound,
-        num_slots: int,
+        num_buffers: int,
         is_async: bool,
     ) -> None:
-        self.packed, self.sender, self.peers = packed, sender, peers
+        self.copier, self.sender, self.peers = copier, sender, peers
         self.launches = launches
         self.is_async = is_async
-        self._num_slots = num_slots
+        self._num_buffers = num_buffers
         self.num_received = 0
         self.step = 0  # that began last
         self._events = StepEvents()
-        self._pending: deque[StepOutput] = deque()
+        self._pending: deque[StepResult] = deque()
         self._resolving = threading.RLock()  # taken before the other one
         self._arriving = threading.RLock()
         self._failure: Exception | None = None
         self._ended: deque[tuple[int, list[str]]] = deque()  # launches whose outcome has arrived, on the sender
 
     def begin_step(self, events: StepEvents) -> None:
-        """The scheduler's facts of a step; on all ranks, before the model runs."""
+        """Takes the scheduler's facts of a step; called on all ranks, before the model runs."""
         if self._failure is not None:
             raise self._failure
         self.step += 1
@@ -118,17 +125,18 @@ class StepOutputs:
     def sampled(
         self,
         shape: PackedShape,
-        to_pack: Callable[[], Sampled],
+        to_pack: Callable[[], SampledTensors],
         request_ids: Sequence[str],
         skipped: tuple[int, ...],
         *,
         needs_history: bool,
-    ) -> StepOutput | None:
-        """The step has sampled; nothing of it is on the host yet, and nobody waits.
+    ) -> StepResult | None:
+        """Starts the copy of a step that has sampled; nothing of it is on the host yet, and nobody waits.
 
         Args:
-            shape, to_pack: of what was sampled, and that itself, which only the sender asks for.
-            request_ids: of the batch.
+            shape, to_pack: the shape of what was sampled, and a function that returns it, which only the sender
+                calls.
+            request_ids: ids of the batch.
             skipped: rows whose tokens do not count.
             needs_history: `history` may be asked for.
 
@@ -136,27 +144,28 @@ class StepOutputs:
             None where nobody will need it on this rank.
         """
         is_shared = self.peers.collectives is not None and self.peers.always_share
-        if self.packed is None and not (is_shared or needs_history):
+        if self.copier is None and not (is_shared or needs_history):
             return None
-        if len(self._pending) >= self._num_slots:  # not by the slots: ranks that only receive must do alike
+        if len(self._pending) >= self._num_buffers:  # not by the buffers: ranks that only receive must do alike
             self._resolve_all()
-        step = StepOutput(
+        step = StepResult(
             step=self.step,
             launch=self.launches.step,
             events=self._events,
             request_ids=tuple(request_ids),
             skipped=skipped,
             shape=shape,
-            packed=None if self.packed is None else self.packed.launch(to_pack()),
+            records=None if self.copier is None else self.copier.launch(to_pack()),
             is_shared=is_shared,
             sampled_s=time.monotonic(),
         )
-        if step.packed is not None or is_shared:
+        if step.records is not None or is_shared:
             self._pending.append(step)
         return step
 
-    def history(self, step: StepOutput) -> torch.Tensor:
-        """The step's tokens ``[B, S]``, -1 where a draft was rejected, on the host of all ranks of the replica.
+    def history(self, step: StepResult) -> torch.Tensor:
+        """Returns the step's tokens ``[B, S]``, -1 where a draft was rejected, on the host of all ranks of the
+        replica.
 
         The next step's sampling reads them there where a request has penalties. All ranks then call it, on the
         thread that runs the model; see `resolve` for what it raises.
@@ -167,23 +176,23 @@ class StepOutputs:
             assert step.target is not None
             return step.target.token_ids_BS.contiguous()
         with self._fails(step.step):
-            if step.packed is not None:  # not its frame: peers need not wait for a reader
+            if step.records is not None:  # not its frame: peers need not wait for a reader
                 token_ids_BS = self._arrive(step).token_ids_BS.contiguous()
             else:
                 token_ids_BS = torch.empty(step.shape.num_requests, step.shape.num_slots, dtype=torch.int32)
             if collectives is not None:
                 collectives.broadcast_(token_ids_BS, 0)
-                self.num_received += step.packed is None
+                self.num_received += step.records is None
         return token_ids_BS
 
     def nothing_sampled(self) -> None:
-        """The step ends without sampling: what happened before it is said all the same."""
+        """Ends a step without sampling: sends what happened before the step all the same."""
         self._resolve_all()
         if self.sender is not None:
             with self._fails(self.step):
                 self.sender.send(self.step, self._events, None)
 
-    def resolve(self, step: StepOutput) -> None:
+    def resolve(self, step: StepResult) -> None:
         """Blocks until the step is on the host; on the sender its frame, and those before it, have then been sent.
 
         Raises:
@@ -216,16 +225,16 @@ class StepOutputs:
 
     def _send_next(self) -> None:
         step = self._pending[0]
-        if self.sender is not None and step.packed is not None:
-            words_N = step.packed.words().numpy()
-            words = SampledStep(step.request_ids, step.token_ids, step.shape, words_N, step.sampled_s)
+        if self.sender is not None and step.records is not None:
+            words_N = step.records.words().numpy()
+            words = SampledBatch(step.request_ids, step.token_ids, step.shape, words_N, step.sampled_s)
             self._ended.append((step.launch, self.sender.send(step.step, step.events, words)))
-            step.packed.release()
+            step.records.release()
         step.is_resolved = True
         self._pending.popleft()
 
-    def _arrive(self, step: StepOutput) -> MtpOutput:
-        """Blocks until the step's tokens are on the host; its frame may still have to be sent."""
+    def _arrive(self, step: StepResult) -> MtpOutput:
+        """Blocks until the step's tokens are on the host; the step's frame may still have to be sent."""
         with self._arriving:
             if step.target is None:
                 target, _ = unpack(self._words(step), step.shape)
@@ -234,13 +243,14 @@ class StepOutputs:
                 step.token_ids = [row[:count] for row, count in zip(rows, counts, strict=True)]
                 for row in step.skipped:
                     step.token_ids[row] = []
-                # the engine may keep it for as long as it likes, while the slot goes back with the frame
+                # the engine may keep it for as long as it likes, while the buffer goes back with the frame
                 step.target = MtpOutput._make(None if part is None else part.clone() for part in target)
             return step.target
 
     @contextlib.contextmanager
     def _fails(self, step: int) -> Iterator[None]:
-        """What ends this early, a signal included, ends all that follows: a step is judged once."""
+        """Remembers what ends the block early, a signal included, so that all later calls raise it: a step is
+        judged once."""
         try:
             yield
         except BaseException as error:
@@ -248,11 +258,11 @@ class StepOutputs:
                 self._failure = error if isinstance(error, Exception) else _interrupted(step, error)
             raise
 
-    def _words(self, step: StepOutput) -> torch.Tensor:
-        """The step's buffer; on the ranks that received it, without drafts."""
+    def _words(self, step: StepResult) -> torch.Tensor:
+        """Returns the step's buffer; on the ranks that received it, without drafts."""
         collectives = self.peers.collectives
-        if step.packed is not None:
-            words_N = step.packed.words()
+        if step.records is not None:
+            words_N = step.records.words()
             if step.is_shared and collectives is not None:
                 collectives.broadcast_(words_N[: step.shape.target_words], 0)
             return words_N

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of the channel share: its two backends, pairs of ends, sections."""
+"""Shares what tests of the ring need: its two backends, pairs of ends, sections."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _instances = itertools.count(INSTANCE)
 
 @cache
 def backend(name: str) -> Backend:
-    """The one in Python, or the C++ module, which CMake builds once a checkout."""
+    """Returns the backend in Python, or the C++ module, which CMake builds once a checkout."""
     if name == "python":
         return python_backend()
     return native_backend(build_host("ascend_ext_channel"))
@@ -64,14 +64,14 @@ def new_instance() -> int:
 
 
 def rings_of(instance: int) -> list[str]:
-    """What a channel left in shared memory."""
+    """Returns what a ring left in shared memory."""
     return [path.name for path in SHARED_MEMORY.glob(f"*{instance}*")]
 
 
 def random_section(
     rng: np.random.Generator, source: Source, batch: int, slots: int = 4, top_k: int = 0, prefix: str = "request"
 ) -> Section:
-    """Any counts, tokens and statuses."""
+    """Draws any counts, tokens and statuses."""
     shape = (batch, slots)
     topk = (
         (
@@ -93,7 +93,7 @@ def random_section(
 
 
 def same(got: tuple[Section, ...], sent: list[Section]) -> bool:
-    """Bitwise."""
+    """Compares bitwise."""
     return len(got) == len(sent) and all(
         a.source == b.source
         and a.request_ids == b.request_ids
@@ -107,7 +107,7 @@ def same(got: tuple[Section, ...], sent: list[Section]) -> bool:
 def open_pair(
     of: Backend, size: RingSize = SIZE, timeout_s: float = 0.2
 ) -> Iterator[tuple[OutputSender, OutputReceiver, Callable[..., Section]]]:
-    """A sender, its receiver, and a maker of sections; nothing may be left of them."""
+    """Opens a sender, its receiver, and a maker of sections; nothing may be left of them."""
     instance, rng = new_instance(), np.random.default_rng(0)
     sender = OutputSender(instance, 0, size, timeout_s=timeout_s, backend=of)
     receiver = OutputReceiver(instance, 0, timeout_s=5, backend=of)

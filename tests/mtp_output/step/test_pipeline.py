@@ -13,9 +13,9 @@ from tests.mtp_output.step.test_sender import Outlet, StopsAt99
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.mtp_output.errors import ReaderGoneError
 from vllm_ascend_ext.mtp_output.frames.section import Section
-from vllm_ascend_ext.mtp_output.step.device_copy import PackedOutput, PackedShape, Sampled
+from vllm_ascend_ext.mtp_output.step.device_copy import PackedShape, RecordCopier, SampledTensors
 from vllm_ascend_ext.mtp_output.step.launch_bound import LaunchBound
-from vllm_ascend_ext.mtp_output.step.outputs import ReplicaPeers, StepOutput, StepOutputs
+from vllm_ascend_ext.mtp_output.step.pipeline import ReplicaPeers, StepPipeline, StepResult
 from vllm_ascend_ext.mtp_output.step.request_states import StepEvents
 from vllm_ascend_ext.mtp_output.step.sender import StepSender
 
@@ -59,18 +59,18 @@ class Engine:
         self.log: list[str] = []
         self.outlet, self.history = FailingOutlet(self.log), StopsAt99()
         peers: Any = Peers(self.log)
-        self.outputs = StepOutputs(
-            packed=PackedOutput(create_device("cpu"), LARGEST, num_slots=2, deadline_s=5.0, vocab_size=9),
+        self.outputs = StepPipeline(
+            copier=RecordCopier(create_device("cpu"), LARGEST, num_buffers=2, deadline_s=5.0, vocab_size=9),
             sender=StepSender(self.outlet, self.history, top_k=0, max_rows=4),
             peers=ReplicaPeers(peers, always_share),
             launches=LaunchBound(2),
-            num_slots=2,
+            num_buffers=2,
             is_async=True,
         )
 
-    def step(self, tokens: list[int], **events: Any) -> StepOutput:
+    def step(self, tokens: list[int], **events: Any) -> StepResult:
         self.outputs.begin_step(StepEvents(**events))
-        sampled = Sampled(torch.tensor([tokens], dtype=torch.int32))
+        sampled = SampledTensors(torch.tensor([tokens], dtype=torch.int32))
         step = self.outputs.sampled(sampled.shape, lambda: sampled, ["a"], (), needs_history=True)
         assert step is not None
         return step

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "usual_case.h"
+#include "fast_path.h"
 
 namespace ascend_ext {
 
@@ -28,7 +28,7 @@ bool RingEnd::Open(PyObject* words, PyObject* frames, PyObject* state, PyObject*
   return true;
 }
 
-bool RingEnd::Learn(PyObject* section, int index) {
+bool RingEnd::Cache(PyObject* section, int index) {
   if (Py_TYPE(section) != section_type() || PyTuple_GET_SIZE(section) != kNumSectionFields ||
       !PyTuple_Check(PyTuple_GET_ITEM(section, kRequestIds))) {
     return false;
@@ -42,21 +42,21 @@ bool RingEnd::Learn(PyObject* section, int index) {
     PyErr_Clear();
     return false;
   }
-  end_.usual.shapes[index] = shape;
-  known_[index] = {Ref::To(PyTuple_GET_ITEM(section, kSource)), Ref::To(PyTuple_GET_ITEM(section, kRequestIds)),
-                   Ref::To(PyTuple_GET_ITEM(section, kNumSlots)), Ref::To(PyTuple_GET_ITEM(section, kTopK))};
+  end_.expected.shapes[index] = shape;
+  cached_[index] = {Ref::To(PyTuple_GET_ITEM(section, kSource)), Ref::To(PyTuple_GET_ITEM(section, kRequestIds)),
+                    Ref::To(PyTuple_GET_ITEM(section, kNumSlots)), Ref::To(PyTuple_GET_ITEM(section, kTopK))};
   return true;
 }
 
-void RingEnd::Forget() {
-  end_.usual = {};
-  for (Known& known : known_) {
-    known = {};
+void RingEnd::DropCache() {
+  end_.expected = {};
+  for (CachedSection& cached : cached_) {
+    cached = {};
   }
 }
 
 void RingEnd::Close() {
-  Forget();
+  DropCache();
   is_closed_ = true;
   words_.Drop();
   frames_.Drop();

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The extension module ascend_ext_channel: what vllm_ascend_ext/mtp_output/ring/backend.py calls.
+// The extension module ascend_ext_channel, which vllm_ascend_ext/mtp_output/ring/backend.py loads and calls.
+#include "fast_path.h"
 #include "request_ids.h"
-#include "usual_case.h"
 #include "xxh64.h"
 
 namespace ascend_ext {
 namespace {
 
-constexpr long kAbi = 5;  // mtp_output/ring/end_state.py
+constexpr long kAbi = 6;  // mtp_output/ring/end_state.py
 
 // rows_write(packed, batch, slots, top_k, memory, at) -> bytes, or -1 - row: see WriteRows.
 PyObject* RowsWrite(PyObject*, PyObject* arguments) {
@@ -53,7 +53,7 @@ PyObject* Hash(PyObject*, PyObject* data) {
   return PyLong_FromUnsignedLongLong(Xxh64(bytes.As<uint8_t>(), bytes.size()));
 }
 
-// The word at `index` of the first argument; NULL with an exception set when there is none.
+// Returns the word at `index`, or NULL with an exception set when the memory is shorter.
 uint64_t* WordAt(const Buffer& words, unsigned long long index) {
   if (index >= words.size() / 8) {
     PyErr_SetString(PyExc_IndexError, "no such word");
@@ -96,7 +96,7 @@ PyObject* PublishWord(PyObject*, PyObject* arguments) {
 }
 
 int AddAll(PyObject* module) {
-  for (PyType_Spec* spec : {UsualSendSpec(), UsualReceiveSpec()}) {
+  for (PyType_Spec* spec : {FastSenderSpec(), FastReceiverSpec()}) {
     Ref type(PyType_FromModuleAndSpec(module, spec, nullptr));
     if (!type || PyModule_AddType(module, reinterpret_cast<PyTypeObject*>(type.get()))) {
       return -1;
@@ -120,9 +120,11 @@ PyMethodDef functions[] = {
     {"ids_read", IdsRead, METH_VARARGS,
      "ids_read(blob, at, count, bytes of the text): the ids; None if impossible."},
     {"xxh64", Hash, METH_O, "xxh64(data): XXH64 with seed 0."},
-    {"store", StoreWord, METH_VARARGS, "store(words, word, value), and a fence."},
+    {"store", StoreWord, METH_VARARGS, "store(words, word, value): stores with release order, then fences fully."},
     {"publish", PublishWord, METH_VARARGS,
-     "publish(words, word, value, waits): stores, and wakes who waits for that value, which word `waits` says."},
+     "publish(words, word, value, waits): stores the value and wakes the process that waits for the value which "
+     "word "
+     "`waits` holds."},
     {},
 };
 
@@ -131,7 +133,7 @@ PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(AddAll)}, {}};
 PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     "ascend_ext_channel",
-    "The inner loops of vllm_ascend_ext.mtp's channel.",
+    "The inner loops of vllm_ascend_ext.mtp_output's ring.",
     0,
     functions,
     slots,

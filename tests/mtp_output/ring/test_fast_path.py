@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way through C++: what takes it, what does not, and that nothing is lost between the two."""
+"""The fast path in C++: which frames take it, which do not, and that none is lost between it and Python."""
 
 import gc
 import threading
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tests.mtp_output.ring.channels import SIZE, backend, new_instance, open_pair, random_section, same
+from tests.mtp_output.ring.rings import SIZE, backend, new_instance, open_pair, random_section, same
 from vllm_ascend_ext.mtp_output import receiver as receiver_module
 from vllm_ascend_ext.mtp_output.errors import FrameError, NoFrameError
 from vllm_ascend_ext.mtp_output.frames.frame import Source
@@ -44,7 +44,7 @@ def damaged(word: int, value: int) -> Section:
     return SECTION._replace(packed_BW=packed_BW)
 
 
-UNUSUAL = {
+NO_FAST_PATH = {
     "other ids": (1, SECTION._replace(request_ids=("a", "b", "c", "d")), None),
     "fewer ids": (1, random_section(RNG, Source.TARGET, 3), None),
     "other slots": (1, random_section(RNG, Source.TARGET, 4, slots=5), None),
@@ -64,43 +64,43 @@ UNUSUAL = {
 }
 
 
-@pytest.mark.parametrize("case", UNUSUAL)
-def test_what_is_not_usual_is_left_to_python_and_not_sent(case):
+@pytest.mark.parametrize("case", NO_FAST_PATH)
+def test_what_has_no_fast_path_is_left_to_python_and_not_sent(case):
     with open_pair(NATIVE) as (sender, receiver, _):
-        assert sender._send_usual(0, SECTION, None) == -1  # nothing is usual yet
+        assert sender._send_fast(0, SECTION, None) == -1  # nothing is cached yet
         sender.send(0, SECTION)
-        assert sender._send_usual(*UNUSUAL[case]) == -1
+        assert sender._send_fast(*NO_FAST_PATH[case]) == -1
         assert sender.next_sequence == 1 and sender.stats.frames == 1
         equal = SECTION._replace(request_ids=tuple("".join(list(name)) for name in SECTION.request_ids))
-        assert sender._send_usual(1, equal, None) == 1
-        assert sender._send_usual(2, SECTION, None) == 2
+        assert sender._send_fast(1, equal, None) == 1
+        assert sender._send_fast(2, SECTION, None) == 2
         assert sender.stats.frames == 3 and sender.stats.bytes == sum(
             sender._ring._words[sender._ring._file.descriptor(n) + 1] for n in range(3)
         )
-        assert receiver._receive_usual(0) is None  # has a roster
-        frames = [receiver.receive(1)] + [receiver._receive_usual(0) for _ in range(2)]
+        assert receiver._receive_fast(0) is None  # has a roster
+        frames = [receiver.receive(1)] + [receiver._receive_fast(0) for _ in range(2)]
         assert [frame.step for frame in frames] == [0, 1, 2]
         assert all(same(frame.sections, [SECTION]) for frame in frames)
 
 
-def test_target_and_draft_are_usual_together():
+def test_target_and_draft_take_the_fast_path_together():
     with open_pair(NATIVE) as (sender, receiver, _):
         sender.send(0, SECTION, DRAFT)
         receiver.receive(1)
-        assert sender._send_usual(1, SECTION, None) == -1
-        assert sender._send_usual(1, SECTION, DRAFT) == 1
-        assert same(receiver._receive_usual(0).sections, [SECTION, DRAFT])
+        assert sender._send_fast(1, SECTION, None) == -1
+        assert sender._send_fast(1, SECTION, DRAFT) == 1
+        assert same(receiver._receive_fast(0).sections, [SECTION, DRAFT])
 
 
 def test_a_full_ring_is_left_to_python():
     with open_pair(NATIVE) as (sender, receiver, _):
         for step in range(SIZE.num_descriptors):
             sender.send(step, SECTION)
-        assert sender._send_usual(99, SECTION, None) == -1
+        assert sender._send_fast(99, SECTION, None) == -1
         receiver.receive(1)
-        assert sender._send_usual(99, SECTION, None) == -1
+        assert sender._send_fast(99, SECTION, None) == -1
         receiver.receive(1)  # which acknowledges the first
-        assert sender._send_usual(99, SECTION, None) == SIZE.num_descriptors
+        assert sender._send_fast(99, SECTION, None) == SIZE.num_descriptors
 
 
 def test_sections_of_another_class_go_through_python():
@@ -111,7 +111,7 @@ def test_sections_of_another_class_go_through_python():
         assert sender.stats.frames == 2
 
 
-def test_what_is_learned_of_a_frame_that_was_not_sent_is_forgotten(monkeypatch):
+def test_what_is_cached_of_a_frame_that_was_not_sent_is_dropped(monkeypatch):
     """Its roster never came; a frame that refers to it would be lost."""
     other = SECTION._replace(request_ids=("a", "b", "c", "d"))
     with open_pair(NATIVE) as (sender, receiver, _):
@@ -171,8 +171,8 @@ def test_limits_are_those_of_the_start():
         for word in (Word.CAPACITY, Word.NUM_DESCRIPTORS, Word.MAX_FRAME_BYTES):
             for value in (0, 2**63):
                 before, ring.words[word] = ring.words[word], value
-                assert sender._send_usual(1, SECTION, None) > 0
-                assert same(receiver._receive_usual(0).sections, [SECTION])
+                assert sender._send_fast(1, SECTION, None) > 0
+                assert same(receiver._receive_fast(0).sections, [SECTION])
                 ring.words[word] = before
         ring.close()
 
@@ -188,7 +188,7 @@ def test_impossible_numbers_are_refused():
         module.rows_write(SECTION.packed_BW, 4, 4, 0, memory[:90], 8)
     for words in (memoryview(bytearray(64)).cast("Q"), memoryview(bytearray(8192)).cast("Q")):
         with pytest.raises(ValueError, match="not the memory of a ring"):
-            module.UsualSend(words, memory, memoryview(bytearray(8 * len(State))), Section)
+            module.FastSender(words, memory, memoryview(bytearray(8 * len(State))), Section)
     with pytest.raises(IndexError):
         module.store(memory, 512, 1)
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.mtp_output.ring.channels import (
+from tests.mtp_output.ring.rings import (
     BACKENDS,
     SIZE,
     backend,
@@ -174,7 +174,7 @@ def test_an_end_has_one_owner():
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_a_closed_channel_is_read_to_its_end(name):
+def test_a_closed_ring_is_read_to_its_end(name):
     with open_pair(backend(name)) as (sender, receiver, _):
         sender.send(0, SECTION)
         sender.send(1, SECTION)
