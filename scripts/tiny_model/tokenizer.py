@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Byte-level BPE tokenizer with a lossless round trip, in the files ``AutoTokenizer`` reads."""
 
 import json

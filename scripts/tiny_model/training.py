@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training loop: deterministic in seed and step count, resumable from a state file outside the repository."""
 
 import csv
