@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from emulator import launch, status
-from emulator.checkout import EmulatorError
+from emulator.launcher import launch, status
+from emulator.launcher.checkout import EmulatorError
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from emulator import environment, launch
-from emulator.checkout import CACHE, EmulatorError
 from emulator.findings import Findings, Schedule
+from emulator.launcher import environment, launch
+from emulator.launcher.checkout import CACHE, EmulatorError
 from emulator.selection import selects_only
 from emulator.startup import LIBRARIES
 

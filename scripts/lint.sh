@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Lint and types: the same commands as CI.
 set -euo pipefail
 "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

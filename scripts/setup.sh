@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Sets up .venv for the CPU: a pinned environment and vLLM built from source with no compiled extension.
 # Does nothing when the environment is already there and its pins have not changed.
 set -euo pipefail

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Sets up .venv-npu for the emulator: everything of .venv, plus torch_npu and vllm-ascend. Needs no NPU and no CANN.
 # Does nothing when the environment is already there and its pins have not changed.
 set -euo pipefail

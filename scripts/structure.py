@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "structure.md"
 ROOMS = (ROOT / "vllm_ascend_ext", ROOT / "emulator")
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 50
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FOLDER_FILES = 300, 50, 14  # tests/architecture holds us to them
 
 
 @dataclass(frozen=True)

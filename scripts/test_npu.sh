@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Sets everything up and runs the tests marked npu or emulator on the emulator; arguments go to pytest, and a -m among
 # them takes the place of ours.
 set -euo pipefail

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains, exports and measures the tiny DeepSeek-V3 model under ``tests/assets/tiny-deepseek``.
 
 Without options this reproduces the shipped model; see the TRAINING.md it writes.

@@ -5,4 +5,4 @@
 // what our kernels use, and what it lacks does not compile.
 #pragma once
 
-#include "repeat.h"
+#include "ascendc/repeat.h"

@@ -4,8 +4,8 @@
 #include <string>
 
 #include "core/failure.h"
-#include "core/memory.h"
 #include "core/stream.h"
+#include "memory/memory.h"
 
 int emu::LaunchKernel(const char* name, void* stream, Accesses accesses, std::function<void()> run) {
   return Guarded(name, [&] {

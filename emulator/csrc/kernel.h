@@ -4,7 +4,7 @@
 
 #include <functional>
 
-#include "core/access.h"
+#include "memory/access.h"
 
 namespace emu {
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the training text: the source of the Python standard library this interpreter ships."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers about a trained model: held-out loss, draft acceptance, expert load, completions, export parity."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the trained model in DeepSeek-V3's checkpoint layout: bf16 safetensors, config, generation config."""
 
 import json

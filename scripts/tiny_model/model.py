@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Defines the tiny DeepSeek-V3: transformers' main model plus one multi-token-prediction layer.
 
 Shape letters: B sequences, L positions, H hidden, V vocabulary, E experts, T tokens (B * L).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Implements Muon for weight matrices (orthogonalised momentum, per head and per expert), AdamW for the rest."""
 
 from collections.abc import Iterable

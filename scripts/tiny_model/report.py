@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes ``TRAINING.md`` and the loss curve of a finished run."""
 
 import platform

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains a byte-level BPE tokenizer with a lossless round trip, in the files ``AutoTokenizer`` reads."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the model: deterministic in seed and step count, resumable from a state file outside the repository."""
 
 import csv

@@ -133,6 +133,27 @@ def run_saved(
     return run_ranks(job, case.layout, deadline_s=deadline_s)
 
 
+def _reader_of(case: EngineCase, rank: Rank) -> FrameReader | None:
+    """Returns a reader of the frames that this rank sends, or None for a rank that sends none."""
+    output = (case.ascend_ext or {}).get("mtp_output", {})
+    if not output.get("enabled") or rank.tp_rank != 0:
+        return None
+    return FrameReader(output["instance"], rank.dp_rank, output.get("endpoint", ""))
+
+
+def _add_requests(
+    engine: Any, indices: range, prompts: Sequence[list[int]], sampling: Sequence[dict[str, Any]]
+) -> None:
+    """Adds this rank's prompts to the engine; each result tells what came since the last."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    for index in indices:
+        options = {"temperature": 0.0, "ignore_eos": True, "seed": 0} | sampling[index]
+        params = SamplingParams(output_kind=RequestOutputKind.DELTA, **options)
+        engine.add_request(str(index), {"prompt_token_ids": list(prompts[index])}, params)
+
+
 def _run(
     case: EngineCase,
     rank: Rank,
@@ -142,20 +163,14 @@ def _run(
     aborts: dict[int, int],
     reset_at: int | None,
 ) -> SavedRun:
-    from vllm import LLM, SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm import LLM
 
     llm = LLM(**case.llm_arguments())
     engine = llm.llm_engine
     core = engine.engine_core.engine_core
     copies = DeviceCopies(core.model_executor.driver_worker.worker.model_runner)
-    output = (case.ascend_ext or {}).get("mtp_output", {})
-    reads = bool(output.get("enabled")) and rank.tp_rank == 0
-    reader = FrameReader(output["instance"], rank.dp_rank, output.get("endpoint", "")) if reads else None
-    for index in indices:
-        options = {"temperature": 0.0, "ignore_eos": True, "seed": 0} | sampling[index]
-        params = SamplingParams(output_kind=RequestOutputKind.DELTA, **options)
-        engine.add_request(str(index), {"prompt_token_ids": list(prompts[index])}, params)
+    reader = _reader_of(case, rank)
+    _add_requests(engine, indices, prompts, sampling)
     outputs: dict[str, list[int]] = {str(index): [] for index in indices}
     logprobs: dict[str, list[dict[int, float]]] = {str(index): [] for index in indices}
     step = 0

@@ -11,8 +11,8 @@
 #include "core/device.h"
 #include "core/failure.h"
 #include "core/graph.h"
-#include "core/memory.h"
 #include "core/stream.h"
+#include "memory/memory.h"
 
 namespace {
 

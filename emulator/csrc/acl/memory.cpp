@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory. Prototypes: torch_npu csrc/core/npu/NPUCachingAllocator.cpp, CachingHostAllocator.cpp,
 // interface/AclInterface.cpp (BSD-3).
-#include "core/memory.h"
+#include "memory/memory.h"
 
 #include "acl/types.h"
 #include "core/device.h"

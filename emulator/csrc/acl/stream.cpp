@@ -6,7 +6,7 @@
 #include "core/device.h"
 #include "core/failure.h"
 #include "core/graph.h"
-#include "core/memory.h"
+#include "memory/memory.h"
 #include "races/checker.h"
 
 namespace {

@@ -7,11 +7,11 @@
 
 #include "core/failure.h"
 #include "core/graph.h"
-#include "core/memory.h"
-#include "core/merge.h"
 #include "core/schedule.h"
 #include "core/settings.h"
 #include "core/word.h"
+#include "memory/memory.h"
+#include "memory/merge.h"
 #include "races/checker.h"
 
 namespace emu {

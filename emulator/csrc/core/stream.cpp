@@ -12,9 +12,9 @@
 
 #include "core/failure.h"
 #include "core/graph.h"
-#include "core/memory.h"
 #include "core/schedule.h"
 #include "core/settings.h"
+#include "memory/memory.h"
 #include "races/checker.h"
 #include "races/host_guard.h"
 

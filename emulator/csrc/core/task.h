@@ -5,8 +5,8 @@
 #include <functional>
 #include <string>
 
-#include "core/access.h"
 #include "core/site.h"
+#include "memory/access.h"
 
 namespace emu {
 

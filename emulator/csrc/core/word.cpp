@@ -6,8 +6,8 @@
 
 #include "core/failure.h"
 #include "core/graph.h"
-#include "core/memory.h"
 #include "core/settings.h"
+#include "memory/memory.h"
 #include "races/checker.h"
 
 namespace emu {

@@ -9,8 +9,8 @@
 #include <memory>
 #include <mutex>
 
-#include "core/access.h"
 #include "core/stream.h"
+#include "memory/access.h"
 #include "races/clock.h"
 
 namespace emu {

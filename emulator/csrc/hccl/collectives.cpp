@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "core/failure.h"
-#include "core/memory.h"
 #include "core/site.h"
 #include "hccl/call.h"
+#include "memory/memory.h"
 
 namespace emu::hccl {
 namespace {

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "core/failure.h"
-#include "core/memory.h"
 #include "core/site.h"
+#include "memory/memory.h"
 
 namespace emu::hccl {
 namespace {

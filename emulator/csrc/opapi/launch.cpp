@@ -9,8 +9,8 @@
 #include <omp.h>
 
 #include "core/failure.h"
-#include "core/memory.h"
 #include "core/stream.h"
+#include "memory/memory.h"
 #include "opapi/operator.h"
 #include "opapi/ranges.h"
 

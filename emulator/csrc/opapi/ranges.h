@@ -4,7 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "core/access.h"
+#include "memory/access.h"
 
 namespace emu::opapi {
 

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "core/access.h"
 #include "core/task.h"
+#include "memory/access.h"
 #include "races/clock.h"
 
 namespace emu::races {

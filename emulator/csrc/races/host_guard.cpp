@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "core/failure.h"
-#include "core/memory.h"
-#include "core/pages.h"
 #include "core/site.h"
+#include "memory/memory.h"
+#include "memory/pages.h"
 #include "races/fault.h"
 #include "races/fork.h"
 #include "races/report.h"

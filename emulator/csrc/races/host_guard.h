@@ -5,7 +5,7 @@
 // one step.
 #pragma once
 
-#include "core/access.h"
+#include "memory/access.h"
 #include "races/checker.h"
 
 namespace emu::races {

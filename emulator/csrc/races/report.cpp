@@ -11,8 +11,8 @@
 #include <set>
 #include <vector>
 
-#include "core/memory.h"
 #include "core/settings.h"
+#include "memory/memory.h"
 #include "races/blocks.h"
 #include "races/fork.h"
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/access.h"
+#include "memory/access.h"
 #include "races/checker.h"
 
 namespace emu::races {

@@ -6,7 +6,7 @@
 #include <map>
 #include <vector>
 
-#include "core/access.h"
+#include "memory/access.h"
 #include "races/checker.h"
 #include "races/clock.h"
 

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <utility>
 
-#include "core/pages.h"
+#include "memory/pages.h"
 
 namespace emu::races {
 namespace {

@@ -12,7 +12,7 @@
 #include <cstring>
 #include <thread>
 
-#include "core/memory.h"
+#include "memory/memory.h"
 #include "races/host_guard.h"
 #include "races/report.h"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from emulator import build, checkout, environment
 from emulator.child_reports import ChildReports
+from emulator.launcher import build, checkout, environment
 from emulator.selection import selects_only
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -72,7 +72,7 @@ def test_moving_text_between_files_changes_the_key(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from emulator import build
+from emulator.launcher import build
 with build.lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
@@ -84,7 +84,7 @@ def test_the_lock_makes_a_second_process_wait(tmp_path, capfd):
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as first:
         assert first.stdout.readline() == "held\n"
-        code = "import sys; from pathlib import Path; from emulator import build\n" \
+        code = "import sys; from pathlib import Path; from emulator.launcher import build\n" \
                "with build.lock(Path(sys.argv[1])): assert Path(sys.argv[1], 'first').exists()"  # fmt: skip
         second = subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.PIPE, text=True, cwd=ROOT
@@ -114,8 +114,8 @@ def test_a_build_in_use_stays(tmp_path):
         (tmp_path / f"{age:016x}").mkdir()
         os.utime(tmp_path / f"{age:016x}", (1000 - age, 1000 - age))
     used = tmp_path / f"{3:016x}"
-    code = "import sys; from pathlib import Path; from emulator import build; build.hold(Path(sys.argv[1]))\n" \
-           "import os; os.execvp('cat', ['cat'])"  # fmt: skip
+    code = "import os, sys; from pathlib import Path; from emulator.launcher import build\n" \
+           "build.hold(Path(sys.argv[1])); os.execvp('cat', ['cat'])"  # fmt: skip
     with subprocess.Popen(
         [sys.executable, "-c", code, str(used)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     ) as program:

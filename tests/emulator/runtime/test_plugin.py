@@ -55,7 +55,7 @@ def test_plain(): pass
 # in place of the launcher: say what it was given
 LAUNCH = """
 import os
-from emulator import launch
+from emulator.launcher import launch
 def run(command):
     print("launched:", command, flush=True)
     os._exit(7)
@@ -111,7 +111,7 @@ def test_asking_for_others_does_not(project):
 
 def test_a_launcher_that_cannot_is_a_usage_error(project):
     conftest = (
-        "from emulator import checkout, launch\n"
+        "from emulator.launcher import checkout, launch\n"
         "def run(command): raise checkout.EmulatorError('run ./scripts/setup_npu.sh')\n"
         "launch.run = run\n"
     )

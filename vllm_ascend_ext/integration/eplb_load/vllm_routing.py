@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.upstream.moe_layers import OwnRows
 
 
 def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
@@ -36,12 +37,10 @@ def own_rows(layer: Any) -> slice:
     from vllm.distributed import get_dp_group, get_ep_group
     from vllm.forward_context import get_forward_context
 
-    from vllm_ascend_ext.integration.dp_gather.vllm_exchange import PlannedAll2AllManager
-
     if not layer.runner.do_naive_dispatch_combine:
         return slice(None)
     manager = get_ep_group().device_communicator.all2all_manager
-    if isinstance(manager, PlannedAll2AllManager):
+    if isinstance(manager, OwnRows):
         return manager.own_rows()
     dp_metadata = get_forward_context().dp_metadata
     sizes = dp_metadata.get_chunk_sizes_across_dp_rank()

@@ -6,8 +6,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from emulator import build, environment
-from emulator.checkout import BASE_ENVIRONMENT, NPU_ENVIRONMENT, EmulatorError, check_environments, package_folder
+from emulator.launcher import build, environment
+from emulator.launcher.checkout import (
+    BASE_ENVIRONMENT,
+    NPU_ENVIRONMENT,
+    EmulatorError,
+    check_environments,
+    package_folder,
+)
 
 
 def _environments() -> str:

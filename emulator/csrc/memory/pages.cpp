@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/pages.h"
+#include "memory/pages.h"
 
 #include <sys/mman.h>
 #include <unistd.h>

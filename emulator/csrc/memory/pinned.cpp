@@ -9,8 +9,8 @@
 #include <shared_mutex>
 
 #include "core/failure.h"
-#include "core/memory.h"
-#include "core/pages.h"
+#include "memory/memory.h"
+#include "memory/pages.h"
 
 namespace emu {
 namespace {

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from emulator.checkout import (
+from emulator.launcher.checkout import (
     BASE_ENVIRONMENT,
     CACHE,
     NPU_ENVIRONMENT,

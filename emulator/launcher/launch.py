@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from emulator import build, environment
-from emulator.checkout import NPU_ENVIRONMENT, EmulatorError, check_environments
+from emulator.launcher import build, environment
+from emulator.launcher.checkout import NPU_ENVIRONMENT, EmulatorError, check_environments
 
 
 def prepare() -> dict[str, str]:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Device memory: live ranges, the devices' limits, expandable segments.
-#include "core/memory.h"
+#include "memory/memory.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -12,10 +12,10 @@
 
 #include "core/device.h"
 #include "core/failure.h"
-#include "core/pages.h"
 #include "core/settings.h"
 #include "core/stream.h"
 #include "core/word.h"
+#include "memory/pages.h"
 #include "races/checker.h"
 
 namespace emu {

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/access.h"
+#include "memory/access.h"
 
 namespace emu {
 

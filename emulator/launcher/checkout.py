@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "emulator"
 CACHE = ROOT / ".cache" / "emulator"
 BASE_ENVIRONMENT = ROOT / ".venv"

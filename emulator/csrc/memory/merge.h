@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "core/access.h"
+#include "memory/access.h"
 
 namespace emu {
 

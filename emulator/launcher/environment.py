@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from emulator.checkout import NPU_ENVIRONMENT, ROOT
+from emulator.launcher.checkout import NPU_ENVIRONMENT, ROOT
 from emulator.startup import AUTOLOAD, AUTOLOAD_OFF, LIBRARIES
 
 TASK_QUEUE = "TASK_QUEUE_ENABLE"
