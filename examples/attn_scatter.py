@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two tensor-parallel ranks run norms and attention's first projection on half of the rows each.
 
-After `source scripts/env.sh`:
-    python examples/attn_scatter.py [MODEL]
+After `source scripts/env.sh`: python examples/attn_scatter.py [MODEL]
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@
 The ranks are forks of this process, as torchrun would start them. A server needs two options more than without us:
     vllm serve MODEL --data-parallel-size 2 --enable-expert-parallel --additional-config '{"ascend_ext": {...}}'
 
-After `source scripts/env.sh`:
-    python examples/dp_gather.py [MODEL]
+After `source scripts/env.sh`: python examples/dp_gather.py [MODEL]
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts the tokens that each expert gets and prints how unevenly they are spread.
 
-After `source scripts/env.sh`:
-    python examples/eplb_load.py [MODEL]
+After `source scripts/env.sh`: python examples/eplb_load.py [MODEL]
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another process reads the tokens that an engine with MTP accepts, step by step, from shared memory.
 
-After `source scripts/env.sh`:
-    python examples/mtp_output.py [MODEL]
+After `source scripts/env.sh`: python examples/mtp_output.py [MODEL]
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import multiprocessing
 import os
 import sys
 
-from vllm_ascend_ext.mtp_output.errors import ChannelClosedError
+from vllm_ascend_ext.mtp_output.errors import ChannelClosedError, WriterGoneError
 from vllm_ascend_ext.mtp_output.frames.section import RequestStatus, Source
 from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
 
@@ -30,7 +29,7 @@ def read_frames() -> None:
                 tokens = target.token_ids_BS[row, : target.num_accepted_B[row]].tolist()
                 status = RequestStatus(target.status_B[row]).name
                 print(f"step {frame.step}: request {request} {status} {tokens}", flush=True)
-    except ChannelClosedError:
+    except (ChannelClosedError, WriterGoneError):  # the engine has ended; all that it sent was received
         receiver.close()
 
 

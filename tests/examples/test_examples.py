@@ -97,12 +97,11 @@ def test_attn_scatter(tiny_model: str) -> None:
 def test_mtp_output(tiny_model: str) -> None:
     """The reader's tokens of each request are the engine's; each request ends once; drafts are accepted."""
     printed = printed_by("mtp_output", tiny_model)
-    engine = {
-        request: tokens_of(tokens) for request, tokens in re.findall(r"engine: request (\d+) (\[.*\])", printed)
-    }
+    of_engine = re.findall(r"engine: request (\d+) (\[[\d, ]*\])", printed)
+    engine = {request: tokens_of(tokens) for request, tokens in of_engine}
     read: dict[str, list[int]] = defaultdict(list)
     steps: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for request, status, tokens in re.findall(r"step \d+: request (\d+)\S* (\w+) (\[.*\])", printed):
+    for request, status, tokens in re.findall(r"step \d+: request (\d+)\S* (\w+) (\[[\d, ]*\])", printed):
         read[request] += tokens_of(tokens)
         steps[request].append((status, len(tokens_of(tokens))))
     assert [len(tokens) for tokens in engine.values()] == [16, 16] and read == engine, printed
