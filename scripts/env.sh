@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Sourced by the other scripts: the checkout's virtual environment, and every cache inside the checkout.
 root="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." && pwd)"

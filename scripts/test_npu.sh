@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Sets everything up and runs the tests marked npu or emulator on the emulator, two files at a time; arguments go to
 # pytest, and a -m or -n among them takes the place of ours.
 set -euo pipefail
