@@ -27,7 +27,7 @@ PLANTED = {  # check -> file, text
     "ruff-format": ("vllm_ascend_ext/fresh.py", "x = 'text'\n"),
     "clang-format": ("csrc_host/fresh.cpp", "int  main() { return 0; }\n"),
     "shellcheck": (".ci/run", "#!/usr/bin/env bash\nrm $1\n"),
-    "codespell": ("docs/fresh.md", "teh recieved tokens\n"),
+    "codespell": ("docs/fresh.md", "recieved tokens\n"),  # codespell:ignore recieved
     "structure": ("vllm_ascend_ext/fresh.py", '"""A file that the page does not know."""\n'),
     "mypy": ("vllm_ascend_ext/fresh.py", 'x: int = "text"\n'),
 }
