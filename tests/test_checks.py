@@ -17,7 +17,7 @@ CONFIGURATION = ("pyproject.toml", ".clang-format", ".shellcheckrc", ".gitignore
 FINE = {
     "vllm_ascend_ext/__init__.py": "X: int = 1\n",
     "emulator/__init__.py": "",
-    "csrc_host/module.cpp": "int main() { return 0; }\n",
+    "csrc_channel/module.cpp": "int main() { return 0; }\n",
     "scripts/env.sh": '# shellcheck shell=bash\nroot="$PWD"\nexport PATH="$root:$PATH"\n',
     "scripts/run.sh": '#!/usr/bin/env bash\nset -e\nsource "$(dirname "${BASH_SOURCE[0]}")/env.sh"\ncd "$root"\n',
     "README.md": "CANN's CopyIn\n",
@@ -25,7 +25,7 @@ FINE = {
 PLANTED = {  # check -> file, text
     "ruff": ("vllm_ascend_ext/fresh.py", "import os\n"),
     "ruff-format": ("vllm_ascend_ext/fresh.py", "x = 'text'\n"),
-    "clang-format": ("csrc_host/fresh.cpp", "int  main() { return 0; }\n"),
+    "clang-format": ("csrc_channel/fresh.cpp", "int  main() { return 0; }\n"),
     "shellcheck": (".ci/run", "#!/usr/bin/env bash\nrm $1\n"),
     "codespell": ("docs/fresh.md", "recieved tokens\n"),  # codespell:ignore recieved
     "structure": ("vllm_ascend_ext/fresh.py", '"""A file that the page does not know."""\n'),
