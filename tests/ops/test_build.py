@@ -68,7 +68,9 @@ def test_wheel_without_cann_is_pure_python_and_works(tmp_path: Path) -> None:
     assert path.name.endswith("-py3-none-any.whl")
     site = tmp_path / "site"
     with zipfile.ZipFile(path) as archive:
-        assert not [name for name in archive.namelist() if name.endswith(".so")]
+        names = archive.namelist()
+    assert not [name for name in names if name.endswith(".so")]
+    assert "vllm_ascend_ext/py.typed" in names  # type checkers of whoever installs it read our annotations
     program = (
         "import torch, vllm_ascend_ext; from vllm_ascend_ext import ops; "
         "print(vllm_ascend_ext.__file__, ops.dp_pad(torch.ones(1, 2), 1, 1, 2).tolist())"

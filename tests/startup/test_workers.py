@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA classes against the installed vLLM, as far as that goes without a GPU; they run in tests/cuda."""
+"""The CUDA classes against the installed vLLM, as far as that goes without a GPU."""
 
 from __future__ import annotations
 
