@@ -32,12 +32,10 @@ def run(options: argparse.Namespace) -> int:
     from vllm_ascend_ext.tools.heatmap_source import check_url, from_file, from_server
 
     _check(options)
-    if options.url is None:
-        heatmap = from_file(options.report)
-    else:
+    if options.url is not None:
         check_url(options.url)
-        heatmap = from_server(options.url, options.api_key)
     check_picture(options.picture)
+    heatmap = from_file(options.report) if options.url is None else from_server(options.url, options.api_key)
     refresh_s = None if options.every is None else max(1, math.ceil(options.every))
     page = write_heatmap(heatmap, options.picture, refresh_s=refresh_s)
     print(options.picture, page, *([heatmap.note] if heatmap.note else []), sep="\n", flush=True)

@@ -72,7 +72,9 @@ def loads_of_report(document: object) -> ReportedLoad:
     reports: list[Any] = document if isinstance(document, list) else [document]
     if not reports or not all(isinstance(report, dict) and "rank" in report for report in reports):
         raise ReportError("not a report of ranks, as collective_rpc('ascend_ext_report') returns it")
-    counting = [_of_rank(report) for report in reports if _member(report, "eplb_load", (dict, type(None)))]
+    counting = [
+        _of_rank(report) for report in reports if _member(report, "eplb_load", (dict, type(None))) is not None
+    ]
     layers: dict[tuple[str, str], LayerLoad] = {}
     for rank in counting:
         for layer in rank:

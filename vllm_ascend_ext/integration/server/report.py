@@ -45,7 +45,7 @@ def _key_check(app: Any) -> Callable[[Any], bool]:
 
 
 class ReportRoute:
-    """Asks the engine, at most once a second, and never waits longer than a deadline.
+    """Asks the engine at most once a second; no request waits longer than a deadline, however many there are.
 
     Args:
         client: vLLM's engine client.
@@ -65,7 +65,7 @@ class ReportRoute:
         if not self._has_key(request.headers):
             return JSONResponse({"error": "Unauthorized"}, status_code=401)
         try:
-            reports = await self._newest()
+            reports = await asyncio.wait_for(self._newest(), _ANSWER_S)
         except Exception as error:  # a dead or stuck engine is an answer, too
             reason = f"no answer within {_ANSWER_S:g} s" if isinstance(error, TimeoutError) else repr(error)
             logger.warning("ascend_ext: the engine gave no report: %s", reason)
@@ -76,6 +76,6 @@ class ReportRoute:
     async def _newest(self) -> list[Any]:
         async with self._lock:
             if time.monotonic() - self._asked_s >= _LEAST_AGE_S:
-                self._reports = await asyncio.wait_for(self._client.collective_rpc("ascend_ext_report"), _ANSWER_S)
+                self._reports = await self._client.collective_rpc("ascend_ext_report")
                 self._asked_s = time.monotonic()
             return self._reports
