@@ -3,19 +3,21 @@
 
 from typing import Any
 
-TARGET, DRAFT = ["model.layers.1.mlp.experts", "model.layers.2.mlp.experts"], ["model.layers.3.mlp.experts"]
+TARGET = ["model.layers.1.mlp.experts", "model.layers.2.mlp.experts"]
+DRAFT = ["model.layers.3.mlp.experts"]
 
 
 def of_model(layers: list[str], num_tokens: int, *load_LE: list[int]) -> dict[str, Any]:
     """The load of one model on one rank; top-k is 2."""
-    return {"layers": layers, "top_k": 2, "num_tokens": num_tokens, "load_LE": list(load_LE)}
+    model = "draft" if layers == DRAFT else "target"
+    return {"model": model, "layers": layers, "top_k": 2, "num_tokens": num_tokens, "load_LE": list(load_LE)}
 
 
 def rank_report(rank: int, *loads: dict[str, Any]) -> dict[str, Any]:
     """The report of a rank; without loads, of one where `eplb_load` is off."""
-    eplb_load = {"load": list(loads), "collection": None, "placements": {}} if loads else None
+    eplb_load = {"load": list(loads), "collection": {}} if loads else None
     others = dict.fromkeys(("dp_gather", "attn_scatter", "mtp_output"))
-    return {"rank": rank, "traffic": {}, "eplb_load": eplb_load, **others}
+    return {"rank": rank, "traffic": {}, "placements": {}, "eplb_load": eplb_load, **others}
 
 
 def two_ranks(times: int = 1) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_MODELS = ("target", "draft")  # in the order of a report's `load`
+_MODELS = ("target", "draft")
 _MAX_COUNT = 2**63 - 1
 
 
@@ -94,14 +94,15 @@ def loads_of_report(document: object) -> ReportedLoad:
 
 def _of_rank(report: dict[str, Any]) -> list[LayerLoad]:
     loads = _member(_member(report, "eplb_load", (dict,)), "load", (list,))
-    if len(loads) > len(_MODELS):
-        raise ReportError(f"rank {report['rank']}: load of {len(loads)} models, not of target and draft")
-    return [layer for model, load in zip(_MODELS, loads, strict=False) for layer in _of_model(model, load)]
+    return [layer for load in loads for layer in _of_model(load)]
 
 
-def _of_model(model: str, load: object) -> Iterator[LayerLoad]:
+def _of_model(load: object) -> Iterator[LayerLoad]:
     if not isinstance(load, dict):
-        raise ReportError(f"the load of the {model} is no object")
+        raise ReportError(f"the load of a model is no object, but {load!r}")
+    model = _member(load, "model", (str,))
+    if model not in _MODELS:
+        raise ReportError(f"load of the model {model!r}, which is none of {', '.join(_MODELS)}")
     names, rows = _member(load, "layers", (list,)), _member(load, "load_LE", (list,))
     top_k, num_tokens = _member(load, "top_k", (int,)), _member(load, "num_tokens", (int,))
     if len(names) != len(rows):

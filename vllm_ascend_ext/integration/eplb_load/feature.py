@@ -54,12 +54,13 @@ class BoundLoad(BoundFeature):
         return {
             "load": [
                 {
+                    "model": model,
                     "layers": list(named.layer_names),
                     "top_k": named.top_k,
                     "num_tokens": named.load.num_tokens,
                     "load_LE": named.load.load_LE.tolist(),
                 }
-                for named in self.collection.read()
+                for model, named in zip(self.collection.names, self.collection.read(), strict=True)
             ],
             "collection": {
                 "step": windows.step,

@@ -67,7 +67,9 @@ class ReportRoute:
         try:
             reports = await asyncio.wait_for(self._newest(), _ANSWER_S)
         except Exception as error:  # a dead or stuck engine is an answer, too
-            reason = f"no answer within {_ANSWER_S:g} s" if isinstance(error, asyncio.TimeoutError) else repr(error)
+            reason = (
+                f"no answer within {_ANSWER_S:g} s" if isinstance(error, asyncio.TimeoutError) else repr(error)
+            )
             logger.warning("ascend_ext: the engine gave no report: %s", reason)
             return JSONResponse({"error": f"the engine gave no report: {reason}"}, status_code=503)
         num_ranks = self._client.vllm_config.parallel_config.world_size_across_dp
