@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`heatmap --url` of a real `vllm serve`: what it draws is what the endpoint reports, and that is what was routed."""
+"""`heatmap --url` of a real `vllm serve` draws what the endpoint reports, and that is what was routed."""
 
 from __future__ import annotations
 
