@@ -15,7 +15,7 @@ def of_model(layers: list[str], num_tokens: int, *load_LE: list[int]) -> dict[st
 
 def rank_report(rank: int, *loads: dict[str, Any]) -> dict[str, Any]:
     """The report of a rank; without loads, of one where `eplb_load` is off."""
-    eplb_load = {"load": list(loads), "collection": {}} if loads else None
+    eplb_load = {"has_handovers": rank == 0, "load": list(loads), "collection": {}} if loads else None
     others = dict.fromkeys(("dp_gather", "attn_scatter", "mtp_output"))
     return {"rank": rank, "traffic": {}, "placements": {}, "eplb_load": eplb_load, **others}
 

@@ -20,7 +20,7 @@ def test_the_load_is_summed_over_the_ranks_by_model():
     assert [list(layer.load_E) for layer in load.layers] == SUM
     assert [layer.num_tokens for layer in load.layers] == [5, 5, 3]
     assert all(sum(layer.load_E) == layer.num_tokens * layer.top_k for layer in load.layers)
-    assert (load.num_ranks, load.num_counting) == (2, 2)
+    assert (load.num_ranks, load.num_counting, load.has_handovers) == (2, 2, True)
     assert load.num_tokens("target") == 5 and load.num_tokens("draft") == 3
 
 
@@ -33,7 +33,7 @@ def test_the_sum_is_exact_beyond_what_a_float_can_count():
 def test_one_rank_and_ranks_that_do_not_count():
     one = two_ranks()[0]
     assert loads_of_report(one) == loads_of_report([one])
-    load = loads_of_report([rank_report(0), one, rank_report(2)])
+    load = loads_of_report([rank_report(4), one, rank_report(2)])
     assert (load.num_ranks, load.num_counting) == (3, 1)
     assert [list(layer.load_E) for layer in load.layers] == [[4, 1, 0], [1, 0, 4], [0, 1, 1]]
 
@@ -62,7 +62,8 @@ def test_no_load_names_the_switch(document):
         ([1], "not a report of ranks"),
         ([{"rank": 0}], "eplb_load is missing"),
         ({"rank": 0, "load": []}, "eplb_load is missing"),
-        ({"rank": 0, "eplb_load": {}}, "load is missing"),
+        ({"rank": 0, "eplb_load": {}}, "has_handovers is missing"),
+        ({"rank": 0, "eplb_load": {"has_handovers": True}}, "load is missing"),
         (rank_report(0, 1), "load of a model is no object, but 1"),
         (rank_report(0, {"layers": []}), "model is missing"),
         (rank_report(0, {"model": "target", "layers": []}), "load_LE is missing"),
@@ -125,6 +126,15 @@ def test_the_same_load_gives_the_same_picture_and_another_gives_another(capsys, 
     assert two.shape == same.shape == other.shape
     assert (two == same).all() and (two != other).any()
     assert "1 rank without expert load skipped" in Page((tmp_path / "sum.html").read_text()).note
+
+
+def test_missing_handovers_are_told(capsys, tmp_path):
+    """A server of another data-parallel replica than the first has only what its own ranks still hold."""
+    pytest.importorskip("matplotlib")
+    (tmp_path / "report.json").write_text(json.dumps([rank_report(1, of_model(TARGET, 1, [1, 1], [2, 0]))]))
+    status, out, _ = _heatmap(capsys, tmp_path / "report.json", tmp_path / "load.png")
+    assert status == 0 and "what all ranks have handed over is missing" in out
+    assert "missing" in Page((tmp_path / "load.html").read_text()).note
 
 
 def test_a_report_without_traffic_is_grey(capsys, tmp_path, recwarn):

@@ -35,7 +35,10 @@ def four_ranks():
             },
             report={
                 "rank": index,
-                "eplb_load": {"load": [{"model": model, **load} for model in ("target", "draft")]},
+                "eplb_load": {
+                    "has_handovers": index == 0,
+                    "load": [{"model": model, **load} for model in ("target", "draft")],
+                },
                 "traffic": {"ep:0": {"all_reduce_": {"calls": 1, "rows": 2, "bytes": 3}}},
             },
         )

@@ -40,6 +40,8 @@ def heatmap_of(load: ReportedLoad) -> Heatmap:
     note = f"{' and '.join(counts if has_draft else counts[:1])}, counted by {_ranks(load.num_counting)}."
     if load.num_counting < load.num_ranks:
         note += f" {_ranks(load.num_ranks - load.num_counting)} without expert load skipped."
+    if not load.has_handovers:
+        note += " The first rank is not among them: what all ranks have handed over is missing."
     return Heatmap(
         load_LE=[layer.load_E for layer in load.layers],
         layer_names=[layer_label(layer.name, layer.model == "draft") for layer in load.layers],

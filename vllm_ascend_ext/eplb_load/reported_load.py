@@ -47,11 +47,13 @@ class ReportedLoad:
     Attributes:
         num_ranks: how many ranks reported.
         num_counting: how many of them count expert load.
+        has_handovers: whether the first rank is among them, which reports what all ranks have handed over.
     """
 
     layers: tuple[LayerLoad, ...]
     num_ranks: int
     num_counting: int
+    has_handovers: bool
 
     def num_tokens(self, model: str) -> int:
         """Returns how many rows the busiest layer of `model` has routed; 0 for a model without layers."""
@@ -72,14 +74,13 @@ def loads_of_report(document: object) -> ReportedLoad:
     reports: list[Any] = document if isinstance(document, list) else [document]
     if not reports or not all(isinstance(report, dict) and "rank" in report for report in reports):
         raise ReportError("not a report of ranks, as collective_rpc('ascend_ext_report') returns it")
-    counting = [
-        _of_rank(report) for report in reports if _member(report, "eplb_load", (dict, type(None))) is not None
-    ]
+    found = [_member(report, "eplb_load", (dict, type(None))) for report in reports]
+    parts = [part for part in found if part is not None]
+    has_handovers = any([_member(part, "has_handovers", (bool,)) for part in parts])
     layers: dict[tuple[str, str], LayerLoad] = {}
-    for rank in counting:
-        for layer in rank:
-            key = (layer.model, layer.name)
-            layers[key] = _sum(layers[key], layer) if key in layers else layer
+    for layer in (layer for part in parts for layer in _layers(part)):
+        key = (layer.model, layer.name)
+        layers[key] = _sum(layers[key], layer) if key in layers else layer
     if not layers:
         raise NoLoadError(
             "no rank counts expert load; start the engine with "
@@ -89,12 +90,13 @@ def loads_of_report(document: object) -> ReportedLoad:
     if len(widths) > 1:
         raise ReportError(f"layers of {', '.join(map(str, sorted(widths)))} experts do not fit into one picture")
     ordered = sorted(layers.values(), key=lambda layer: _MODELS.index(layer.model))
-    return ReportedLoad(tuple(ordered), len(reports), len(counting))
+    return ReportedLoad(tuple(ordered), len(reports), len(parts), has_handovers)
 
 
-def _of_rank(report: dict[str, Any]) -> list[LayerLoad]:
-    loads = _member(_member(report, "eplb_load", (dict,)), "load", (list,))
-    return [layer for load in loads for layer in _of_model(load)]
+def _layers(part: dict[str, Any]) -> Iterator[LayerLoad]:
+    """Yields the layers of one rank's `eplb_load`."""
+    for load in _member(part, "load", (list,)):
+        yield from _of_model(load)
 
 
 def _of_model(load: object) -> Iterator[LayerLoad]:

@@ -49,9 +49,13 @@ class BoundLoad(BoundFeature):
         self._worker = worker
 
     def report(self) -> dict[str, Any]:
-        """Returns the loads by model and how the collection went on this rank."""
+        """Returns the loads by model and how the collection went on this rank.
+
+        has_handovers: whether the loads include what all ranks have handed over, as they do on the first rank.
+        """
         windows = self.collection.windows
         return {
+            "has_handovers": windows.is_first,
             "load": [
                 {
                     "model": model,
