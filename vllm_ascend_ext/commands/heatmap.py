@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-ascend-ext heatmap`."""
+"""Runs `vllm-ascend-ext heatmap`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One heat map as two files: a PNG for documents, and beside it an HTML page to point at."""
+"""Writes a heat map as two files: a PNG for documents, and beside it an HTML page to point at."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vllm_ascend_ext.eplb_load.reported_load import ReportedLoad
 
 @dataclass(frozen=True, slots=True)
 class Heatmap:
-    """What is drawn.
+    """Holds what is drawn.
 
     Attributes:
         load_LE: tokens of each expert of each layer.

@@ -15,19 +15,19 @@ _MAX_COUNT = 2**63 - 1
 
 
 class ReportError(ValueError):
-    """A document is no list of ranks' reports; the message is one line and names the place."""
+    """Refuses a document that is no list of ranks' reports, in one line that names the place."""
 
 
 class NoLoadError(ReportError):
-    """The ranks report no expert load, because the feature is off."""
+    """Says that the ranks report no expert load, because the feature is off."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerLoad:
-    """Load of one mixture-of-experts layer, summed over the ranks.
+    """Holds the load of one mixture-of-experts layer, summed over the ranks.
 
     Attributes:
-        name: the layer's, in the model.
+        name: name of the layer in the model.
         model: "target" or "draft".
         num_tokens: rows that were routed.
         load_E: how many of them each expert got; together `num_tokens` times `top_k`.
@@ -42,7 +42,7 @@ class LayerLoad:
 
 @dataclass(frozen=True, slots=True)
 class ReportedLoad:
-    """Load of all layers, those of the target first.
+    """Holds the load of all layers, those of the target first.
 
     Attributes:
         num_ranks: how many ranks reported.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Channels for FastDeploy's four operators of its output queue: tensors to frames of our channel, and back.
+"""Gives FastDeploy's four operators of their output queue channels: tensors become frames, and frames tensors.
 
 The operators are in `vllm_ascend_ext.ops.speculate_output`. What differs from FastDeploy are refusals of
 what goes wrong there (docs/fastdeploy.md): any number of requests and tokens that the channel was made for, target
@@ -95,7 +95,7 @@ class _Sender:
         return self._sender.send(step, of_target, draft and _section(Source.DRAFT, request_ids, draft))
 
     def close(self) -> None:
-        """Closes the sender; its unread frames stay."""
+        """Closes the sender; unread frames stay."""
         self._sender.close(keeps_unread=True)
 
 

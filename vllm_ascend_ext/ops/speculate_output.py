@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FastDeploy's four operators of its output queue: their schemas, and the numbers by which they find a channel.
+"""Defines FastDeploy's four operators of its output queue, and the numbers by which they find a channel.
 
 An operator checks its arguments and hands the tensors to the channel of that number. What a channel is, this file
 does not know: `vllm_ascend_ext.mtp_output.fastdeploy` opens channels and registers them here.
@@ -23,7 +23,7 @@ TARGET_FLAG, DRAFT_FLAG = 3, 4
 
 
 class TopKTensors(NamedTuple):
-    """The best K tokens of each position, and the rank of the token that was taken."""
+    """Holds the best K tokens of each position, and the rank of the token that was taken."""
 
     ids_BSK: torch.Tensor
     logprobs_BSK: torch.Tensor
@@ -31,7 +31,7 @@ class TopKTensors(NamedTuple):
 
 
 class TokenTensors(NamedTuple):
-    """One model's tokens of a step. stop_flags_B: whether each request has finished; None for a draft."""
+    """Holds one model's tokens of a step. stop_flags_B: whether each request has finished; None for a draft."""
 
     tokens_BS: torch.Tensor
     counts_B: torch.Tensor
@@ -40,7 +40,7 @@ class TokenTensors(NamedTuple):
 
 
 class SendingChannel(Protocol):
-    """What `speculate_save_output` sends by."""
+    """Sends for `speculate_save_output`."""
 
     def send(self, step: int, request_ids: list[str], target: TokenTensors, draft: TokenTensors | None) -> int:
         """Sends one frame and returns its sequence."""
@@ -52,7 +52,7 @@ class SendingChannel(Protocol):
 
 
 class ReceivingChannel(Protocol):
-    """What `speculate_get_output` reads from."""
+    """Reads for `speculate_get_output`."""
 
     def receive(
         self,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where `vllm-ascend-ext heatmap` takes its numbers from: a saved file, or a server that runs."""
+"""Reads the numbers that `vllm-ascend-ext heatmap` draws: from a saved file, or from a server that runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMEOUT_S = 30.0  # longer than the server waits for its engine
 
 
 class ServerReportError(PlainError):
-    """A server did not give a report that can be drawn."""
+    """Says why a server gave no report that can be drawn."""
 
 
 def from_file(path: Path) -> Heatmap:

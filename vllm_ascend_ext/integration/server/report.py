@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`GET /ascend_ext/report` of a server: the ranks' reports as a JSON list, as `collective_rpc` returns them."""
+"""Answers `GET /ascend_ext/report` of a server with the list that `collective_rpc` returns, as JSON."""
 
 from __future__ import annotations
 

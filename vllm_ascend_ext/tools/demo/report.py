@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `vllm-ascend-ext demo --json` prints, built from the engines' results, and drawn by `heatmap`.
+"""Builds what `vllm-ascend-ext demo --json` prints from the engines' results, and reads it for `heatmap`.
 
 The document, all keys always present; new keys may be added while `schema` stays 1:
 
@@ -44,7 +44,7 @@ _NUM_BUSIEST = 5
 def build_document(
     options: DemoOptions, result: EngineResult, reference: EngineResult | None, load_vllm_seconds: float
 ) -> dict[str, Any]:
-    """The document of a run; `reference` is the run with everything off, None when there was none."""
+    """Returns the document of a run; `reference` is the run with everything off, None when there was none."""
     layers = _layers(result, options)
     return {
         "schema": SCHEMA,
@@ -85,7 +85,7 @@ def build_document(
 
 
 def compare(tokens: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """The `comparison` of the document, from the token ids of all prompts."""
+    """Returns the `comparison` of the document, from the token ids of all prompts."""
     first = None
     num_same = 0
     for prompt, (ours, theirs) in enumerate(zip(tokens, reference, strict=True)):
@@ -109,7 +109,7 @@ def compare(tokens: Sequence[Sequence[int]], reference: Sequence[Sequence[int]])
 
 
 def _comparison(options: DemoOptions, result: EngineResult, reference: EngineResult) -> dict[str, Any]:
-    """`compare`, with the text of the first tokens that differ."""
+    """Returns what `compare` does, with the text of the first tokens that differ."""
     comparison = compare(result.token_ids, reference.token_ids)
     if first := comparison["first_difference"]:
         from transformers import AutoTokenizer
@@ -142,7 +142,7 @@ def check_document(document: dict[str, Any], path: Path) -> None:
 
 
 def _layers(result: EngineResult, options: DemoOptions) -> list[dict[str, Any]]:
-    """All ranks' counts summed; every rank counts its own rows only, so that the sum is exact."""
+    """Sums the counts of all ranks; every rank counts its own rows only, so that the sum is exact."""
     spread = options.num_ranks if options.expert_parallel and options.num_ranks > 1 else 0
     layers = loads_of_report([rank.report for rank in result.ranks if rank.report is not None]).layers
     load_LE = torch.tensor([layer.load_E for layer in layers], dtype=torch.int64)
@@ -195,7 +195,7 @@ def _acceptance(result: EngineResult, options: DemoOptions) -> dict[str, Any] | 
 
 
 def _load_problem(document: dict[str, Any]) -> str | None:
-    """What keeps `heatmap_of_document` from drawing the document; None when nothing does."""
+    """Returns what keeps `heatmap_of_document` from drawing the document; None when nothing does."""
     layers, layout = document.get("layers"), document.get("layout")
     if not isinstance(document.get("model"), str) or not isinstance(layout, dict):
         return "no model or layout"
