@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-import json
-import re
 import sys
-from html.parser import HTMLParser
 
 import pytest
 import torch
 
+from tests.eplb_load.heatmap_page import Page
 from vllm_ascend_ext.eplb_load.balance import expert_imbalance
+from vllm_ascend_ext.eplb_load.heatmap import Heatmap, write_heatmap
 from vllm_ascend_ext.eplb_load.heatmap_html import write_heatmap_page
 from vllm_ascend_ext.eplb_load.heatmap_png import heatmap_figure, relative_load, write_heatmap_png
 
@@ -75,32 +74,6 @@ def test_missing_matplotlib_says_what_to_install(monkeypatch, tmp_path):
         write_heatmap_png(torch.ones(1, 1), tmp_path / "load.png")
 
 
-class _Page(HTMLParser):
-    """The table's cells, and every address that the page would load."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.rows, self.addresses, self.script, self._in_script = [], [], "", False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.addresses += [value for name, value in attributes if name in ("src", "href")]
-        self._in_script = tag == "script"
-        if tag == "tr":
-            self.rows.append([])
-        elif tag == "td":
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        self._in_script = False
-
-    def handle_data(self, data):
-        if self._in_script:
-            self.script += data
-        elif self.rows and self.rows[-1]:
-            self.rows[-1][-1] += data.strip()
-
-
 def test_page_is_self_contained_and_has_every_number(tmp_path):
     load = torch.randint(0, 1000, (58, 256))
     load[3] = 0
@@ -108,7 +81,7 @@ def test_page_is_self_contained_and_has_every_number(tmp_path):
     path = tmp_path / "load.html"
     write_heatmap_page(load, path, names, "a <title>")
     text = path.read_text()
-    page = _Page(text)
+    page = Page(text)
     assert page.addresses == [] and "http" not in text and text.count("<script") == 1
     assert "<title>a &lt;title&gt;</title>" in text
     rows = [row for row in page.rows if row]
@@ -119,8 +92,8 @@ def test_page_is_self_contained_and_has_every_number(tmp_path):
     assert [row[3] for row in rows] == [f"{variation:.2f}" for variation in imbalance.variation]
     busiest = int(load[0].argmax())
     assert rows[0][4].startswith(f"{busiest} (") and rows[3][4] == ""
-    embedded = re.search(r"load = (\[\[.*?\]\])", page.script)
-    assert json.loads(embedded[1]) == load.tolist()
+    assert page.load == load.tolist()
+    assert page.note == "" and page.refresh is None
 
 
 @pytest.mark.parametrize(
@@ -136,3 +109,23 @@ def test_page_refuses_bad_arguments(load, names, tmp_path):
     with pytest.raises(ValueError):
         write_heatmap_page(load, tmp_path / "load.html", names)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_note_is_text_and_a_page_refreshes_itself_only_when_asked_to(tmp_path):
+    path, load = tmp_path / "load.html", torch.ones(1, 2, dtype=torch.int64)
+    write_heatmap_page(load, path, note="<script>2 of 4 ranks</script>", refresh_s=3)
+    page = Page(path.read_text())
+    assert page.note == "<script>2 of 4 ranks</script>" and page.refresh == "3" and page.load == [[1, 1]]
+
+
+def test_a_failed_heatmap_leaves_the_old_files_and_no_parts(tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "load.png"
+    page = write_heatmap(Heatmap([[1, 2]], ["a"], "first"), picture)
+    before = {path: path.read_bytes() for path in (picture, page)}
+    assert sorted(tmp_path.iterdir()) == sorted(before)
+    with pytest.raises(ValueError, match="2 layer names"):
+        write_heatmap(Heatmap([[3, 4]], ["a", "b"], "second"), picture)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    write_heatmap(Heatmap([[3, 4]], ["a"], "second"), picture)
+    assert all(path.read_bytes() != content for path, content in before.items())

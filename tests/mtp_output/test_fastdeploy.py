@@ -2,6 +2,8 @@
 """FastDeploy's operators, and each way in which its output queue failed (see the reference page's part C)."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -190,6 +192,9 @@ def test_what_would_be_dropped_in_part_is_refused(channels):
     ):
         with pytest.raises(ValueError, match="draft_tokens and draft_num come together"):
             OPS.speculate_save_output_with_topk(*sent, *rest, **draft)
+    with pytest.raises(ValueError, match="draft_topk is ids, log-probabilities and ranks, not 2 tensors"):
+        draft = {"draft_tokens": sent[0], "draft_num": sent[1], "draft_topk": list(topk_of(2, 2, 3, 2))[:2]}
+        OPS.speculate_save_output_with_topk(*sent, *rest, **draft)
     with pytest.raises(ValueError, match="a rank of a tensor-parallel group is 0 or more, not -1"):
         OPS.speculate_save_output(*sent, sender, 0, ids_of(2), -1)
     assert OPS.speculate_save_output(*sent, sender, 0, ids_of(2)) == 0  # nothing was sent before
@@ -210,8 +215,36 @@ def test_a_refusal_of_the_top_k_writes_nothing(channels, sent_top_k):
 
 
 def test_a_channel_that_is_not_open():
-    with pytest.raises(KeyError):
-        get(987_654, 1, 1)
+    for flag in (fastdeploy.TARGET_FLAG, fastdeploy.DRAFT_FLAG):
+        with pytest.raises(KeyError, match="987654 is no open receiver"):
+            get(987_654, 1, 1, flag)
+    with pytest.raises(KeyError, match="987654 is no open sender"):
+        OPS.speculate_save_output(
+            tokens_of(1, 1), torch.ones(1, dtype=torch.int32), torch.zeros(1), 987_654, 0, ["a"]
+        )
+    with pytest.raises(KeyError, match="987654 is no open channel"):
+        fastdeploy.close_output_channel(987_654)
+
+
+def test_a_number_is_of_one_end_until_it_is_closed(channels):
+    sender, receiver = channels(2, 1)
+    with pytest.raises(KeyError, match=f"{sender} is no open receiver"):
+        get(sender, 2, 2)
+    with pytest.raises(KeyError, match=f"no frame was read from channel {receiver}"):
+        fastdeploy.received_frame(receiver)
+
+
+def test_the_public_import_registers_the_operators():
+    """`vllm_ascend_ext.ops` alone, without the channel's modules, without vLLM."""
+    code = (
+        "import sys, torch, vllm_ascend_ext.ops as ops\n"
+        "for name in ('save_output', 'save_output_with_topk', 'get_output', 'get_output_with_topk'):\n"
+        "    operator = getattr(torch.ops.ascend_ext, 'speculate_' + name).default\n"
+        "    assert getattr(ops, 'speculate_' + name) is operator and 'speculate_' + name in ops.__all__\n"
+        "heavy = {name for name in sys.modules if name == 'vllm' or '.mtp_output' in name}\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_a_section_of_the_other_source_is_refused():

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from vllm_ascend_ext.eplb_load.heatmap import layer_label
 from vllm_ascend_ext.tools.demo.input import DemoOptions
-from vllm_ascend_ext.tools.demo.report import build_document, compare, short_name
+from vllm_ascend_ext.tools.demo.report import build_document, compare
 from vllm_ascend_ext.tools.demo.run import exit_status
 from vllm_ascend_ext.tools.demo.summary import comparison_line
 from vllm_ascend_ext.tools.engine import Completion, EngineCase, EngineResult, RankResult
@@ -33,7 +34,11 @@ def four_ranks():
                 "vllm:spec_decode_num_accepted_tokens_per_pos": [6 * (replica + 1), 3],
             },
             report={
-                "eplb_load": {"load": [load, load]},
+                "rank": index,
+                "eplb_load": {
+                    "has_handovers": index == 0,
+                    "load": [{"model": model, **load} for model in ("target", "draft")],
+                },
                 "traffic": {"ep:0": {"all_reduce_": {"calls": 1, "rows": 2, "bytes": 3}}},
             },
         )
@@ -55,7 +60,7 @@ def test_document(monkeypatch):
     }
     target, draft = document["layers"]
     assert target["load"] == [10, 6] and target["num_tokens"] == 8 and not target["draft"]
-    assert draft["draft"] and short_name(draft) == "layer 1 (draft)"
+    assert draft["draft"] and layer_label(draft["name"], draft["draft"]) == "layer 1 (draft)"
     assert target["expert_imbalance"] == 10 / 8 and target["rank_imbalance"] == 10 / 4
     assert document["seconds"] == {"load_vllm": 4.0, "start": 4.0, "generate": 2.0}
     assert document["num_generated_tokens"] == 6 and document["tokens_per_second"] == 3.0

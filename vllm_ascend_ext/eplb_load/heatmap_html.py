@@ -18,7 +18,7 @@ _NUM_TOP = 4  # busiest experts named for each layer
 _COLOURS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">@REFRESH@
 <title>@TITLE@</title><style>
 body { font: 13px system-ui, sans-serif; margin: 16px; color: #222; background: #fff }
 h1 { font-size: 17px } canvas { display: block } #map { overflow-x: auto }
@@ -28,7 +28,7 @@ th:first-child, td:first-child, td:last-child, th:last-child { text-align: left 
 th { border-bottom: 1px solid #888 } tr:hover td { background: #eef }
 </style></head><body><h1>@TITLE@</h1>
 <p>Tokens routed to each expert, relative to the average expert of its layer (1 is even).
-Grey: a layer without load.</p>
+Grey: a layer without load.</p>@NOTE@
 <div id="said">Point at a cell.</div><div id="map"><canvas></canvas></div>
 <table><thead><tr><th>layer</th><th>routed</th><th>max / mean</th><th>variation</th>
 <th>busiest experts</th></tr></thead>
@@ -82,7 +82,13 @@ canvas.addEventListener("mousemove", event => {
 
 
 def write_heatmap_page(
-    load_LE: torch.Tensor, path: str | Path, layer_names: Sequence[str] | None = None, title: str | None = None
+    load_LE: torch.Tensor,
+    path: str | Path,
+    layer_names: Sequence[str] | None = None,
+    title: str | None = None,
+    *,
+    note: str = "",
+    refresh_s: int | None = None,
 ) -> None:
     """Writes the page. Its numbers are those of `balance`.
 
@@ -91,6 +97,8 @@ def write_heatmap_page(
         path: path of the file, replaced if it exists.
         layer_names: L labels; by default the numbers 0 to L - 1.
         title: title of the page.
+        note: a paragraph of text below the title; empty for none.
+        refresh_s: after how many seconds a browser loads the page again; None: never.
 
     Raises:
         ValueError: another shape or dtype, a negative load, or another number of names.
@@ -110,7 +118,10 @@ def write_heatmap_page(
             f"<td>{imbalance.max_over_mean[layer]:.2f}</td><td>{imbalance.variation[layer]:.2f}</td>"
             f"<td>{busiest}</td></tr>"
         )
+    refresh = "" if refresh_s is None else f'<meta http-equiv="refresh" content="{refresh_s}">'
     values = {
+        "REFRESH": refresh,
+        "NOTE": f'\n<p id="note">{html.escape(note)}</p>' if note else "",
         "TITLE": html.escape(title or "Expert load"),
         "ROWS": "\n".join(rows),
         "NAMES": _script(names),

@@ -9,6 +9,12 @@ from vllm_ascend_ext.ops.dp_rows import dp_pad, dp_unpad
 from vllm_ascend_ext.ops.expert_load import expert_load_add_
 from vllm_ascend_ext.ops.expert_load_counts import expert_load_add_counts_
 from vllm_ascend_ext.ops.mtp_pack import MtpOutput, mtp_pack_output, mtp_unpack_output
+from vllm_ascend_ext.ops.speculate_output import (
+    speculate_get_output,
+    speculate_get_output_with_topk,
+    speculate_save_output,
+    speculate_save_output_with_topk,
+)
 
 triton.register()
 ascendc.register()
@@ -27,4 +33,8 @@ __all__ = [
     "mtp_pack_output",
     "mtp_unpack_output",
     "require_kernels",
+    "speculate_get_output",
+    "speculate_get_output_with_topk",
+    "speculate_save_output",
+    "speculate_save_output_with_topk",
 ]

@@ -49,17 +49,22 @@ class BoundLoad(BoundFeature):
         self._worker = worker
 
     def report(self) -> dict[str, Any]:
-        """Returns the loads by model and how the collection went on this rank."""
+        """Returns the loads by model and how the collection went on this rank.
+
+        has_handovers: whether the loads include what all ranks have handed over, as they do on the first rank.
+        """
         windows = self.collection.windows
         return {
+            "has_handovers": windows.is_first,
             "load": [
                 {
+                    "model": model,
                     "layers": list(named.layer_names),
                     "top_k": named.top_k,
                     "num_tokens": named.load.num_tokens,
                     "load_LE": named.load.load_LE.tolist(),
                 }
-                for named in self.collection.read()
+                for model, named in zip(self.collection.names, self.collection.read(), strict=True)
             ],
             "collection": {
                 "step": windows.step,

@@ -73,8 +73,8 @@ def patches() -> list[Patch]:
             target=f"{_API_SERVER}:serve_http",
             replacement=serve_http,
             reason="`vllm serve` has exit status 0 after its engine died: no supervisor restarts it; told to "
-            "stop, it hangs while requests are open and kills workers that free what they hold; and /metrics has "
-            "no way to a worker's values",
+            "stop, it hangs while requests are open and kills workers that free what they hold; and "
+            "neither /metrics nor a page of ours has a way to a worker's values",
             upstream="https://github.com/vllm-project/vllm/issues/48966",
             remove_when="the exit status tells of a dead engine, open requests are answered at the end, and "
             "workers are given time to end",
@@ -95,8 +95,10 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
     from vllm.entrypoints import launcher
 
     from vllm_ascend_ext.integration.server import metrics as server_metrics
+    from vllm_ascend_ext.integration.server import report as server_report
 
     server_metrics.serve(app)
+    server_report.serve(app)
     client = getattr(app.state, "engine_client", None)
     if client is None:  # a server without an engine
         return await launcher.serve_http(app, *args, **kwargs)

@@ -140,6 +140,8 @@ def model_len(config: dict[str, Any], options: DemoOptions) -> int:
 
 def check_picture(path: Path) -> None:
     """Makes the folder of a picture; raises InputError when no picture can be written there."""
+    if path.suffix == ".html":
+        raise InputError(f"heat map {path}: the page beside the picture has that name; give one that ends in .png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `vllm-ascend-ext demo --json` prints, built from the engines' results, and read back for `heatmap`.
+"""Builds what `vllm-ascend-ext demo --json` prints from the engines' results, and reads it for `heatmap`.
 
 The document, all keys always present; new keys may be added while `schema` stays 1:
 
@@ -24,8 +24,6 @@ The document, all keys always present; new keys may be added while `schema` stay
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +32,8 @@ import torch
 
 import vllm_ascend_ext
 from vllm_ascend_ext.eplb_load.balance import expert_imbalance, rank_imbalance, top_experts
-from vllm_ascend_ext.eplb_load.heatmap_html import write_heatmap_page
-from vllm_ascend_ext.eplb_load.heatmap_png import write_heatmap_png
+from vllm_ascend_ext.eplb_load.heatmap import Heatmap, layer_label
+from vllm_ascend_ext.eplb_load.reported_load import loads_of_report
 from vllm_ascend_ext.tools.demo.input import DemoOptions, InputError
 from vllm_ascend_ext.tools.engine import EngineResult
 
@@ -46,7 +44,7 @@ _NUM_BUSIEST = 5
 def build_document(
     options: DemoOptions, result: EngineResult, reference: EngineResult | None, load_vllm_seconds: float
 ) -> dict[str, Any]:
-    """The document of a run; `reference` is the run with everything off, None when there was none."""
+    """Returns the document of a run; `reference` is the run with everything off, None when there was none."""
     layers = _layers(result, options)
     return {
         "schema": SCHEMA,
@@ -87,7 +85,7 @@ def build_document(
 
 
 def compare(tokens: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """The `comparison` of the document, from the token ids of all prompts."""
+    """Returns the `comparison` of the document, from the token ids of all prompts."""
     first = None
     num_same = 0
     for prompt, (ours, theirs) in enumerate(zip(tokens, reference, strict=True)):
@@ -111,7 +109,7 @@ def compare(tokens: Sequence[Sequence[int]], reference: Sequence[Sequence[int]])
 
 
 def _comparison(options: DemoOptions, result: EngineResult, reference: EngineResult) -> dict[str, Any]:
-    """`compare`, with the text of the first tokens that differ."""
+    """Returns what `compare` does, with the text of the first tokens that differ."""
     comparison = compare(result.token_ids, reference.token_ids)
     if first := comparison["first_difference"]:
         from transformers import AutoTokenizer
@@ -122,68 +120,46 @@ def _comparison(options: DemoOptions, result: EngineResult, reference: EngineRes
     return comparison
 
 
-def write_heatmap(document: dict[str, Any], path: Path) -> Path:
-    """Draw the load of a document into a PNG file, and beside it into an HTML page, whose path is returned.
-
-    Raises ImportError without matplotlib, OSError when a file cannot be written.
-    """
+def heatmap_of_document(document: dict[str, Any]) -> Heatmap:
+    """Returns the heat map of a document's layers."""
     layout = document["layout"]
     parts = [Path(document["model"]).name, f"TP {layout['tp']}, DP {layout['dp']}"]
     parts += ["expert parallel"] if layout["expert_parallel"] else []
     parts += [f"MTP k={layout['num_speculative_tokens']}"] if layout["num_speculative_tokens"] else []
-    load_LE = torch.tensor([layer["load"] for layer in document["layers"]], dtype=torch.int64)
-    names, title = [short_name(layer) for layer in document["layers"]], "Expert load: " + ", ".join(parts)
-    write_heatmap_png(load_LE, path, names, title)
-    page = path.with_suffix(".html")
-    write_heatmap_page(load_LE, page, names, title)
-    return page
+    return Heatmap(
+        load_LE=[layer["load"] for layer in document["layers"]],
+        layer_names=[layer_label(layer["name"], layer["draft"]) for layer in document["layers"]],
+        title="Expert load: " + ", ".join(parts),
+    )
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """A saved document, checked as far as a heat map needs it; raises InputError when it is none."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); save one with `demo --json > {path}`") from None
-    if not isinstance(document, dict) or "schema" not in document:
-        raise InputError(f"{path}: not a report of `demo --json` (no schema number)")
+def check_document(document: dict[str, Any], path: Path) -> None:
+    """Checks a saved document as far as a heat map needs it; raises InputError when it cannot be drawn."""
     if document["schema"] != SCHEMA:
         raise InputError(f"{path}: a report of schema {document['schema']!r}; this version reads {SCHEMA}")
     if problem := _load_problem(document):
         raise InputError(f"{path}: a damaged report: {problem}")
-    return document
-
-
-def short_name(layer: dict[str, Any]) -> str:
-    """The name of a row of `layers` for people: "layer 3 (draft)" for model.layers.3.mlp.experts."""
-    number = re.search(r"\blayers\.(\d+)\b", layer["name"])
-    return (f"layer {number[1]}" if number else str(layer["name"])) + (" (draft)" if layer["draft"] else "")
 
 
 def _layers(result: EngineResult, options: DemoOptions) -> list[dict[str, Any]]:
-    """All ranks' counts summed; every rank counts its own rows only, so that the sum is exact."""
+    """Sums the counts of all ranks; every rank counts its own rows only, so that the sum is exact."""
     spread = options.num_ranks if options.expert_parallel and options.num_ranks > 1 else 0
-    reports = [rank.report["eplb_load"]["load"] for rank in result.ranks if rank.report is not None]
-    rows = []
-    for model, of_ranks in enumerate(zip(*reports, strict=True)):
-        load_LE = torch.tensor([part["load_LE"] for part in of_ranks], dtype=torch.int64).sum(dim=0)
-        experts = expert_imbalance(load_LE).max_over_mean
-        ranks = rank_imbalance(load_LE, spread).max_over_mean if spread else [None] * len(experts)
-        for index, name in enumerate(of_ranks[0]["layers"]):
-            rows.append(
-                {
-                    "name": name,
-                    "draft": model > 0,
-                    "top_k": of_ranks[0]["top_k"],
-                    "num_tokens": sum(part["num_tokens"] for part in of_ranks),
-                    "load": load_LE[index].tolist(),
-                    "expert_imbalance": experts[index],
-                    "rank_imbalance": ranks[index],
-                }
-            )
-    return rows
+    layers = loads_of_report([rank.report for rank in result.ranks if rank.report is not None]).layers
+    load_LE = torch.tensor([layer.load_E for layer in layers], dtype=torch.int64)
+    experts = expert_imbalance(load_LE).max_over_mean
+    ranks = rank_imbalance(load_LE, spread).max_over_mean if spread else [None] * len(layers)
+    return [
+        {
+            "name": layer.name,
+            "draft": layer.model == "draft",
+            "top_k": layer.top_k,
+            "num_tokens": layer.num_tokens,
+            "load": list(layer.load_E),
+            "expert_imbalance": of_experts,
+            "rank_imbalance": of_ranks,
+        }
+        for layer, of_experts, of_ranks in zip(layers, experts, ranks, strict=True)
+    ]
 
 
 def _busiest(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -219,7 +195,7 @@ def _acceptance(result: EngineResult, options: DemoOptions) -> dict[str, Any] | 
 
 
 def _load_problem(document: dict[str, Any]) -> str | None:
-    """What keeps `write_heatmap` from drawing the document; None when nothing does."""
+    """Returns what keeps `heatmap_of_document` from drawing the document; None when nothing does."""
     layers, layout = document.get("layers"), document.get("layout")
     if not isinstance(document.get("model"), str) or not isinstance(layout, dict):
         return "no model or layout"

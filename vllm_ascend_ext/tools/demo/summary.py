@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from vllm_ascend_ext.tools.demo.report import short_name
+from vllm_ascend_ext.eplb_load.heatmap import layer_label
 
 
 def print_summary(document: dict[str, Any], console: Console) -> None:
@@ -107,7 +107,7 @@ def _load_table(document: dict[str, Any]) -> Table:
         hot = max(range(len(load)), key=load.__getitem__)
         ranks = layer["rank_imbalance"]
         table.add_row(
-            short_name(layer),
+            layer_label(layer["name"], layer["draft"]),
             str(layer["num_tokens"]),
             str(layer["top_k"]),
             f"{layer['expert_imbalance']:.2f}",
@@ -118,7 +118,7 @@ def _load_table(document: dict[str, Any]) -> Table:
 
 
 def _busiest(document: dict[str, Any]) -> str:
-    names = {layer["name"]: short_name(layer) for layer in document["layers"]}
+    names = {layer["name"]: layer_label(layer["name"], layer["draft"]) for layer in document["layers"]}
     return ", ".join(
         f"{names[hot['layer']]} expert {hot['expert']} {hot['share']:.1%}" for hot in document["busiest_experts"]
     )
