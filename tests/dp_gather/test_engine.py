@@ -83,7 +83,7 @@ def _watch_counts(runner: Any, planner: Any) -> list[tuple[bool, bool]]:
     passes = []
 
     def begins(*_: Any) -> None:
-        passes.append((runner._num_scheduled_tokens > 0, planner.counts is not None and planner.counts.pending))
+        passes.append((runner._num_scheduled_tokens > 0, getattr(planner.counts, "pending", False)))
 
     runner.get_model().register_forward_pre_hook(begins)
     return passes

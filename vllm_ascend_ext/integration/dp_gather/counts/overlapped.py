@@ -43,6 +43,11 @@ class OverlappedCounts:
         self._ranks = ranks
         self._finish: Callable[[], None] | None = None
 
+    @property
+    def pending(self) -> bool:
+        """Whether an exchange has been begun and not yet awaited."""
+        return self._finish is not None
+
     def counts_of_target_pass(
         self,
         num_tokens_unpadded: int,
