@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are forked
 from report import print_machine, spread  # noqa: E402
 from turns import run_turns  # noqa: E402
 
+from vllm_ascend_ext.integration.dp_gather.counts.row_counts import AskedCounts, RowCounts  # noqa: E402
 from vllm_ascend_ext.tools.engine import EngineCase  # noqa: E402
 from vllm_ascend_ext.tools.forked_ranks import Layout, preload  # noqa: E402
 
@@ -39,59 +40,54 @@ class APass:
     wall: float
 
 
+class Watched:
+    """Counts one runner's passes and the seconds of asking, around the way that its counts are known.
+
+    asks: passes ask before they begin, by vLLM's function, whose time is waiting.
+    """
+
+    def __init__(self, counts: RowCounts, *, asks: bool) -> None:
+        self.counts, self.asks = counts, asks
+        self.num_passes, self.asking_s = 0, 0.0
+
+    def counts_of_target_pass(self, *args: Any, **kwargs: Any) -> Any:
+        self.num_passes += 1
+        started = time.perf_counter()
+        result = self.counts.counts_of_target_pass(*args, **kwargs)
+        self.asking_s += (time.perf_counter() - started) * self.asks
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.counts, name)
+
+
 class Switch:
     """Lets a live engine's passes know their counts in each way, and counts passes and waiting."""
 
     def __init__(self, worker: Any) -> None:
-        from vllm.v1.worker import dp_utils
-
         self._runner, self._planner = worker.model_runner, worker.bound_features["dp_gather"].planner
         self._ahead = self._planner.counts
-        self._ask = dp_utils.coordinate_batch_across_dp
-        self._vllms = self._runner._determine_batch_execution_and_padding.__wrapped__
-        self.num_passes, self._asking_s = 0, 0.0
 
-    def to(self, way: str) -> None:
+    def to(self, way: str) -> Watched:
         """Switches to another way from the next pass on, on all ranks alike."""
-        from vllm_ascend_ext.integration.dp_gather.counts.overlapped import put_in_place
+        from vllm_ascend_ext.integration.dp_gather.counts.install import install_counts
 
         self._ahead.reset()
         self._ahead.wait()
         self._ahead._arriving = None  # of the last pass that this way had; what it promised is long over
-        self.num_passes, self._asking_s = 0, 0.0
-        overlapped = self._ahead._overlapped
-        self._planner.counts = {BEFORE: None, BESIDE: overlapped, AHEAD: self._ahead}[way]
-        coordinate = {
-            BEFORE: self._timed,
-            BESIDE: overlapped.coordinate,
-            AHEAD: self._ahead.of_target,
-        }[way]
-        self._runner._determine_batch_execution_and_padding = self._vllms
-        put_in_place(self._runner, self._counted(coordinate), coordinate)
+        counts = {BEFORE: AskedCounts(), BESIDE: self._ahead._asking, AHEAD: self._ahead}[way]
+        self._planner.counts = watched = Watched(counts, asks=way == BEFORE)
+        install_counts(self._runner, watched)
+        return watched
 
     def measure(self, way: str, generate: Callable[[], Any]) -> APass:
-        self.to(way)
+        watched = self.to(way)
         started = time.perf_counter()
         generate()
         wall_s = time.perf_counter() - started
-        return APass(self.waited_s() / self.num_passes * 1e6, wall_s / self.num_passes * 1e6)
-
-    def waited_s(self) -> float:
         report = self._ahead.report()
-        return float(self._asking_s + report["wait_s"] + report["exchange_wait_s"])
-
-    def _timed(self, *args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
-        result = self._ask(*args, **kwargs)
-        self._asking_s += time.perf_counter() - started
-        return result
-
-    def _counted(self, coordinate: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            self.num_passes += 1
-            return coordinate(*args, **kwargs)
-
-        return counted
+        waited_s = float(watched.asking_s + report["wait_s"] + report["exchange_wait_s"])
+        return APass(waited_s / watched.num_passes * 1e6, wall_s / watched.num_passes * 1e6)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # ranks are forked
@@ -41,9 +42,10 @@ from report import print_machine, spread  # noqa: E402
 
 from vllm_ascend_ext.collectives.collectives import Collectives  # noqa: E402
 from vllm_ascend_ext.device import create_device  # noqa: E402
-from vllm_ascend_ext.eplb_load.device_sum import DeviceAggregator, max_slots  # noqa: E402
-from vllm_ascend_ext.eplb_load.host_sum import HostAggregator  # noqa: E402
+from vllm_ascend_ext.eplb_load.device_sum import DeviceSum, max_routed_ids  # noqa: E402
+from vllm_ascend_ext.eplb_load.host_sum import HostSum  # noqa: E402
 from vllm_ascend_ext.eplb_load.recorder import ExpertLoadRecorder  # noqa: E402
+from vllm_ascend_ext.eplb_load.snapshots import Snapshots  # noqa: E402
 
 LAYERS, EXPERTS, WINDOW = 58, 256, 1000
 VARIANTS = ("off", "host", "device", "blocking", "main-stream")
@@ -91,18 +93,18 @@ def off(recorder: ExpertLoadRecorder, collectives: Delayed, interval: int) -> Ca
 
 
 def host(recorder: ExpertLoadRecorder, collectives: Any, interval: int) -> Callable[[int], None]:
-    return _ours(HostAggregator([recorder], create_device("cpu"), collectives), interval)
+    return _ours(Snapshots([recorder], create_device("cpu"), partial(HostSum, collectives)), interval)
 
 
 def device(recorder: ExpertLoadRecorder, collectives: Any, interval: int) -> Callable[[int], None]:
-    return _ours(DeviceAggregator([recorder], create_device("cpu"), collectives), interval)
+    return _ours(Snapshots([recorder], create_device("cpu"), partial(DeviceSum, collectives, None)), interval)
 
 
-def _ours(aggregator: Any, interval: int) -> Callable[[int], None]:
+def _ours(snapshots: Snapshots, interval: int) -> Callable[[int], None]:
     def end_step(step: int) -> None:
         if step % interval == 0:
-            aggregator.snapshot(step)
-        aggregator.poll()
+            snapshots.snapshot(step)
+        snapshots.poll()
 
     return end_step
 
@@ -153,7 +155,7 @@ def rank_main(rank: int, setting: Setting, folder: str, results: Any) -> None:
     for name in VARIANTS:
         group = dist.new_group(timeout=timedelta(seconds=120))
         collectives = Delayed(Collectives(group, 120.0, name), setting.delay_ms / 1000)
-        recorder = ExpertLoadRecorder(LAYERS, EXPERTS, torch.device("cpu"), max_slots(setting.num_ranks))
+        recorder = ExpertLoadRecorder(LAYERS, EXPERTS, torch.device("cpu"), max_routed_ids(setting.num_ranks))
         variants[name] = recorder, MAKE[name](recorder, collectives, setting.interval)
     a = torch.randn(96, 96)
     topk_ids = torch.randint(0, EXPERTS, (8, 8))

@@ -151,7 +151,7 @@ def print_operators(device: str, repeats: int) -> None:
     print(f"{'operator':25}{'shape':36}{'ours':>28}{'torch':>28}{'faster':>8}{'of copy':>9}")
     for case in cases():
         arguments = [a.to(device) if isinstance(a, torch.Tensor) else a for a in case.arguments]
-        ours = times(lambda: getattr(ops, case.op)(*arguments), device, repeats)  # noqa: B023
+        ours = times(lambda: getattr(torch.ops.ascend_ext, case.op)(*arguments), device, repeats)  # noqa: B023
         theirs = times(lambda: case.replaced(*arguments), device, repeats)  # noqa: B023
         median = statistics.median(ours)
         share = least_bytes(case.op, case.arguments) / median / bandwidth

@@ -83,7 +83,7 @@ def _watch_counts(runner: Any, planner: Any) -> list[tuple[bool, bool]]:
     passes = []
 
     def begins(*_: Any) -> None:
-        passes.append((runner._num_scheduled_tokens > 0, planner.counts is not None and planner.counts.pending))
+        passes.append((runner._num_scheduled_tokens > 0, getattr(planner.counts, "pending", False)))
 
     runner.get_model().register_forward_pre_hook(begins)
     return passes
@@ -169,6 +169,7 @@ def _dispatched(rank: Rank) -> list[str]:
     from vllm_ascend_ext.config import DpGatherConfig
     from vllm_ascend_ext.dp_gather.exchange import DpGather, PlanError
     from vllm_ascend_ext.dp_gather.plan_rows import Topology
+    from vllm_ascend_ext.integration.dp_gather.counts.row_counts import AskedCounts
     from vllm_ascend_ext.integration.dp_gather.planner import LayerPlanner
     from vllm_ascend_ext.integration.dp_gather.vllm_exchange import PlannedAll2AllManager
 
@@ -176,7 +177,7 @@ def _dispatched(rank: Rank) -> list[str]:
         init_distributed_environment(3, rank.rank, "env://", rank.rank, backend="gloo")
         initialize_model_parallel()
     gather = DpGather(Collectives(dist.group.WORLD, 60.0, "gather"))
-    planner = LayerPlanner(gather, Topology(3), DpGatherConfig(), None)
+    planner = LayerPlanner(gather, Topology(3), DpGatherConfig(), None, AskedCounts())
     manager, modes = PlannedAll2AllManager(dist.group.WORLD, planner), []
     for counts, graph in (([9, 1, 0], False), ([2, 2, 2], False), ([4, 4, 4], True), ([9, 1, 1], True)):
         metadata = DPMetadata(torch.tensor(counts, dtype=torch.int32))

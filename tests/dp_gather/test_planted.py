@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The emulator's race checker finds vllm-ascend #4214's gather, and our aggregator with one order taken away."""
+"""The emulator's race checker finds vllm-ascend #4214's gather, and our snapshots with one order taken away."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class _WithoutA(NpuDevice):
 
 
 @pytest.mark.parametrize("make", [host_way, device_way])
-def test_aggregator_that_does_not_wait_is_reported(make) -> None:  # type: ignore[no-untyped-def]
+def test_snapshots_that_do_not_wait_are_reported(make) -> None:  # type: ignore[no-untyped-def]
     with races.expect(r"does not wait for aclnnInplaceCopy"):
         run = Run(_WithoutA(), make, seed=1)
         run.go(3)
-    run.aggregator.close()
+    run.snapshots.close()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ import torch
 from vllm_ascend_ext.config import EplbLoadConfig
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.eplb_load.collection import ExpertLoadCollection, RoutedModel
-from vllm_ascend_ext.eplb_load.host_sum import HostAggregator
+from vllm_ascend_ext.eplb_load.host_sum import HostSum
+from vllm_ascend_ext.eplb_load.snapshots import Snapshots
 from vllm_ascend_ext.runner.mixin import ExtModelRunner
 from vllm_ascend_ext.runner.step import RankLayout, StepFacts
 
@@ -52,7 +54,7 @@ def _collection(load: EplbLoadConfig, largest_replica: Callable[[int], int] | No
         CPU,
         RoutedModel(("a", "b"), 4, 2, False),
         RoutedModel(("mtp",), 4, 2, False),
-        lambda recorders: HostAggregator(recorders, create_device("cpu"), None),
+        lambda recorders: Snapshots(recorders, create_device("cpu"), partial(HostSum, None)),
         decode_rows=4,
         largest_replica=largest_replica,
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -11,16 +12,16 @@ import torch
 from tests.support.load_run import Make, Run, host_way
 from tests.support.simulated_device import QueuedCollectives, SimulatedDevice, SimulatedEvent
 from vllm_ascend_ext.device import create_device
-from vllm_ascend_ext.eplb_load.device_sum import DeviceAggregator, max_slots
+from vllm_ascend_ext.eplb_load.device_sum import DeviceSum, max_routed_ids
 from vllm_ascend_ext.eplb_load.handover import HandOver
 from vllm_ascend_ext.eplb_load.recorder import ExpertLoadRecorder
-from vllm_ascend_ext.eplb_load.snapshots import SIDE_STREAM, AggregationError
+from vllm_ascend_ext.eplb_load.snapshots import AggregationError, Snapshots
+from vllm_ascend_ext.eplb_load.transit import SIDE_STREAM
 
 
-def device_way(
-    device: SimulatedDevice, recorders: list[ExpertLoadRecorder], **options: object
-) -> DeviceAggregator:
-    return DeviceAggregator(recorders, device, QueuedCollectives(device, lambda x: None, 1), **options)
+def device_way(device: SimulatedDevice, recorders: list[ExpertLoadRecorder], **options: object) -> Snapshots:
+    alone = QueuedCollectives(device, lambda x: None, 1)
+    return Snapshots(recorders, device, partial(DeviceSum, alone, None), **options)
 
 
 both_ways = pytest.mark.parametrize("make", [host_way, device_way])
@@ -31,38 +32,38 @@ both_ways = pytest.mark.parametrize("make", [host_way, device_way])
 def test_nothing_is_lost_and_every_hand_over_is_exact(make: Make, seed: int) -> None:
     device = SimulatedDevice(seed, {"main": 0.0005 * (seed % 3), SIDE_STREAM: 0.002 * (seed % 2)})
     with device.launching():
-        run = Run(device, make, seed, num_slots=1 + seed % 3)
+        run = Run(device, make, seed, num_buffers=1 + seed % 3)
         run.go(42, interval=1 + seed % 2)
         assert run.errors() == []
     ends = [loads[0].step_end for loads in run.handed]
     boundaries = [step for step in range(7, 43, 7) if step % (1 + seed % 2) == 0]
     assert set(boundaries) <= set(ends)
-    stats = run.aggregator.stats
+    stats = run.snapshots.stats
     assert stats.num_snapshots + stats.num_merged == 42 // (1 + seed % 2)
-    run.aggregator.close()
+    run.snapshots.close()
 
 
 @both_ways
-def test_busy_slots_merge_and_do_not_block_the_step(make: Make) -> None:
+def test_busy_buffers_merge_and_do_not_block_the_step(make: Make) -> None:
     device = SimulatedDevice()
     with device.launching():
-        run = Run(device, make, seed=1, num_slots=2)
+        run = Run(device, make, seed=1, num_buffers=2)
         side = device.stream(SIDE_STREAM)
         side.open.clear()  # the side stream stands still
         for number in range(1, 21):
             run.step(number)
-            assert run.aggregator.snapshot(number) == (number <= 2)
-            run.handed += run.aggregator.poll()
-        assert run.handed == [] and run.aggregator.stats.num_merged == 18
+            assert run.snapshots.snapshot(number) == (number <= 2)
+            run.handed += run.snapshots.poll()
+        assert run.handed == [] and run.snapshots.stats.num_merged == 18
         side.open.set()
-        run.aggregator.settle()
+        run.snapshots.drain()
         run.step(21)
-        assert run.aggregator.snapshot(21, required=True)
-        run.aggregator.settle()
-        run.handed += run.aggregator.poll()
+        assert run.snapshots.snapshot(21, required=True)
+        run.snapshots.drain()
+        run.handed += run.snapshots.poll()
         assert run.errors() == []
     assert run.handed[-1][0].step_end == 21
-    run.aggregator.close()
+    run.snapshots.close()
 
 
 class NoWait(SimulatedEvent):
@@ -95,7 +96,7 @@ def test_each_event_is_needed(make: Make, kind: type[SimulatedEvent]) -> None:
         run.go(20)
         device.synchronize()
         assert run.errors()
-    run.aggregator.close()
+    run.snapshots.close()
 
 
 @both_ways
@@ -105,14 +106,14 @@ def test_device_that_stands_still_is_an_error_after_the_deadline(make: Make) -> 
         run = Run(device, make, seed=1, deadline_s=0.3)
         device.stream(SIDE_STREAM).open.clear()
         run.step(1)
-        run.aggregator.snapshot(1)
+        run.snapshots.snapshot(1)
         started = time.monotonic()
         with pytest.raises(AggregationError, match="step 1 has not reached the host within 0.3 s"):
             while time.monotonic() < started + 10:
-                run.aggregator.poll()
+                run.snapshots.poll()
                 time.sleep(0.01)
         with pytest.raises(AggregationError):
-            run.aggregator.snapshot(2)
+            run.snapshots.snapshot(2)
         device.stream(SIDE_STREAM).open.set()
 
 
@@ -120,11 +121,11 @@ def test_device_that_stands_still_is_an_error_after_the_deadline(make: Make) -> 
 def test_required_snapshot_waits_no_longer_than_the_deadline(make: Make) -> None:
     device = SimulatedDevice()
     with device.launching():
-        run = Run(device, make, seed=1, deadline_s=0.3, num_slots=1)
+        run = Run(device, make, seed=1, deadline_s=0.3, num_buffers=1)
         device.stream(SIDE_STREAM).open.clear()
-        run.aggregator.snapshot(1)
+        run.snapshots.snapshot(1)
         with pytest.raises(AggregationError, match="0.3 s"):
-            run.aggregator.snapshot(2, required=True)
+            run.snapshots.snapshot(2, required=True)
         device.stream(SIDE_STREAM).open.set()
 
 
@@ -133,36 +134,36 @@ def test_consumer_that_never_polls_costs_bounded_memory_and_loses_nothing() -> N
     run = Run(device, host_way, seed=5)
     for number in range(1, 1001):
         run.step(number)
-        run.aggregator.snapshot(number, required=True)
-    run.aggregator.settle()
-    run.handed = run.aggregator.poll()
+        run.snapshots.snapshot(number, required=True)
+    run.snapshots.drain()
+    run.handed = run.snapshots.poll()
     assert len(run.handed) <= 256 and run.handed[-1][0].step_end == 1000
     assert run.errors() == []
-    run.aggregator.close()
+    run.snapshots.close()
 
 
-def test_counts_near_the_counters_range_wait_for_a_slot() -> None:
+def test_counts_near_the_counters_range_wait_for_a_buffer() -> None:
     device = SimulatedDevice()
     with device.launching():
         recorder = ExpertLoadRecorder(1, 4, device.device)
-        aggregator = host_way(device, [recorder], num_slots=1)
+        snapshots = host_way(device, [recorder], num_buffers=1)
         side = device.stream(SIDE_STREAM)
         side.open.clear()
         recorder.begin_step(2**30 + 1)
-        aggregator.snapshot(1)
+        snapshots.snapshot(1)
         recorder.begin_step(2**30 + 1)  # more than half of an int32
         side.open.set()
-        assert aggregator.snapshot(2) and aggregator.stats.num_waits == 1
-        aggregator.settle()
-        aggregator.close()
+        assert snapshots.snapshot(2) and snapshots.stats.num_waits == 1
+        snapshots.drain()
+        snapshots.close()
 
 
 def test_device_sum_cannot_overflow() -> None:
     device = SimulatedDevice()
     three = QueuedCollectives(device, lambda x: None, 3)
-    with pytest.raises(ValueError, match=f"max_routed_ids={max_slots(3)}"):
-        DeviceAggregator([ExpertLoadRecorder(1, 4, device.device)], device, three)
-    assert 3 * max_slots(3) < 2**31
+    with pytest.raises(ValueError, match=f"max_routed_ids={max_routed_ids(3)}"):
+        Snapshots([ExpertLoadRecorder(1, 4, device.device)], device, partial(DeviceSum, three, None))
+    assert 3 * max_routed_ids(3) < 2**31
 
 
 @both_ways
@@ -171,23 +172,23 @@ def test_reset_forgets(make: Make) -> None:
     with device.launching():
         run = Run(device, make, seed=2)
         run.go(9, interval=2)
-        run.aggregator.reset()
-        assert all(load.load_LE.sum() == 0 for load in run.aggregator.pending(held=True))
-        assert run.aggregator.poll() == []
+        run.snapshots.reset()
+        assert all(load.load_LE.sum() == 0 for load in run.snapshots.pending(held=True))
+        assert run.snapshots.poll() == []
         run.step(10)
-        run.aggregator.snapshot(10)
-        run.aggregator.settle()
-        ((first, _),) = run.aggregator.poll()
+        run.snapshots.snapshot(10)
+        run.snapshots.drain()
+        ((first, _),) = run.snapshots.poll()
     assert first.step_begin == 8 and torch.equal(first.load_LE, run.at[10][0] - run.at[9][0])
-    run.aggregator.close()
+    run.snapshots.close()
 
 
 def test_steps_go_forward() -> None:
     run = Run(create_device("cpu"), host_way, seed=1)
-    run.aggregator.snapshot(4)
+    run.snapshots.snapshot(4)
     with pytest.raises(ValueError, match="step 4 after step 4"):
-        run.aggregator.snapshot(4)
-    run.aggregator.close()
+        run.snapshots.snapshot(4)
+    run.snapshots.close()
 
 
 def test_hand_over_in_and_out_of_inference_mode() -> None:

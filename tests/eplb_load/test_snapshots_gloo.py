@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from tests.support.gloo_ranks import run_ranks
 from tests.support.simulated_device import QueuedCollectives, SimulatedDevice
 from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.collectives.roll_call import RollCall
-from vllm_ascend_ext.eplb_load.device_sum import DeviceAggregator, max_slots
-from vllm_ascend_ext.eplb_load.host_sum import HostAggregator
+from vllm_ascend_ext.eplb_load.device_sum import DeviceSum, max_routed_ids
+from vllm_ascend_ext.eplb_load.host_sum import HostSum
 from vllm_ascend_ext.eplb_load.recorder import ExpertLoadRecorder
-from vllm_ascend_ext.eplb_load.snapshots import SIDE_STREAM, AggregationError, ExpertLoadAggregator
+from vllm_ascend_ext.eplb_load.snapshots import AggregationError, Snapshots
+from vllm_ascend_ext.eplb_load.transit import SIDE_STREAM
 
 pytestmark = pytest.mark.distributed
 
@@ -28,17 +30,18 @@ LAYERS, EXPERTS, TOP_K = 3, 8, 2
 NUM_STEPS, REQUIRED = 36, 12
 
 
-def _aggregator(
+def _snapshots(
     way: str, device: SimulatedDevice, num_ranks: int, **options: float
-) -> tuple[ExpertLoadAggregator, ExpertLoadRecorder]:
+) -> tuple[Snapshots, ExpertLoadRecorder]:
     group = dist.new_group(list(range(num_ranks)), backend="gloo")
     collectives = Collectives(group, options.get("deadline_s", 60.0), "expert load")
     if way == "host":
         recorder = ExpertLoadRecorder(LAYERS, EXPERTS, device.device)
-        return HostAggregator([recorder], device, collectives, **options), recorder
-    recorder = ExpertLoadRecorder(LAYERS, EXPERTS, device.device, max_slots(num_ranks))
+        return Snapshots([recorder], device, partial(HostSum, collectives), **options), recorder
+    recorder = ExpertLoadRecorder(LAYERS, EXPERTS, device.device, max_routed_ids(num_ranks))
     queued = QueuedCollectives(device, collectives.all_reduce_, num_ranks)
-    return DeviceAggregator([recorder], device, queued, RollCall(group, "device"), **options), recorder
+    on_device = partial(DeviceSum, queued, RollCall(group, "device"))
+    return Snapshots([recorder], device, on_device, **options), recorder
 
 
 def _route(rank: int, step: int) -> torch.Tensor:
@@ -58,20 +61,20 @@ def _run(rank: int, way: str, num_ranks: int, seed: int) -> Handed:
     device = SimulatedDevice(seed + rank, delays_s)
     handed = []
     with device.launching():
-        aggregator, recorder = _aggregator(way, device, num_ranks, num_slots=1 + seed % 2)
+        snapshots, recorder = _snapshots(way, device, num_ranks, num_buffers=1 + seed % 2)
         for step in range(1, NUM_STEPS + 1):
             topk_ids = _route(rank, step)
             recorder.begin_step(len(topk_ids))
             for layer in range(LAYERS):
                 recorder.record(layer, torch.cat([topk_ids, torch.zeros(2, TOP_K, dtype=torch.int64)]))
-            aggregator.snapshot(step, required=step % REQUIRED == 0)
-            handed += aggregator.poll()
+            snapshots.snapshot(step, required=step % REQUIRED == 0)
+            handed += snapshots.poll()
             if uneven.random() < 0.2:
                 time.sleep(0.005 * uneven.random())
-        aggregator.wait_until(NUM_STEPS)
-        handed += aggregator.poll()
-        assert all(int(load.load_LE.sum()) == 0 for load in aggregator.pending(held=True))
-        aggregator.close()
+        snapshots.wait_until(NUM_STEPS)
+        handed += snapshots.poll()
+        assert all(int(load.load_LE.sum()) == 0 for load in snapshots.pending(held=True))
+        snapshots.close()
     return [(load.step_begin, load.step_end, load.load_LE.tolist(), load.num_tokens) for (load,) in handed]
 
 
@@ -93,19 +96,19 @@ def test_all_ranks_are_handed_the_same_exact_sums(way: str, num_ranks: int, seed
 def _killed(rank: int, folder: str, way: str, num_ranks: int) -> None:
     device = SimulatedDevice()
     with device.launching():
-        aggregator, recorder = _aggregator(way, device, num_ranks, deadline_s=2.0)
+        snapshots, recorder = _snapshots(way, device, num_ranks, deadline_s=2.0)
         recorder.begin_step(1)
-        aggregator.snapshot(1, required=True)
-        aggregator.wait_until(1)
+        snapshots.snapshot(1, required=True)
+        snapshots.wait_until(1)
         dist.barrier()
         if rank == num_ranks - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         started = time.monotonic()
         recorder.begin_step(1)
         with pytest.raises(AggregationError) as error:
-            aggregator.snapshot(2)
+            snapshots.snapshot(2)
             while time.monotonic() < started + 30:
-                aggregator.poll()
+                snapshots.poll()
                 time.sleep(0.01)
         elapsed_s = time.monotonic() - started
         assert int(recorder.num_tokens) == 1  # what the engine uses is untouched

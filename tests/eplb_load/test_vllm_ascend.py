@@ -15,7 +15,7 @@ import torch
 
 from tests.eplb_load.test_engine import assert_equals_transformers, summed_load
 from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_model
-from vllm_ascend_ext.eplb_load.host_sum import HostAggregator
+from vllm_ascend_ext.eplb_load.host_sum import HostSum
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout, RankError
 
@@ -136,14 +136,14 @@ def test_every_rebalancing_is_that_of_exact_counts(
     the policy makes of those, and no token changes while experts move. The second window's sum is late."""
     from vllm_ascend.eplb.core.eplb_worker import EplbWorker
 
-    round_ = HostAggregator._round
+    round_ = HostSum._round
 
-    def slow_round(self: HostAggregator, offer: int) -> None:
+    def slow_round(self: HostSum, offer: int) -> None:
         if CYCLE < offer <= 2 * CYCLE:
             time.sleep(1)
         round_(self, offer)
 
-    monkeypatch.setattr(HostAggregator, "_round", slow_round)
+    monkeypatch.setattr(HostSum, "_round", slow_round)
     do_update = EplbWorker.do_update
 
     def record(self: Any) -> Any:

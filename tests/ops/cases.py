@@ -87,6 +87,11 @@ def pack_case(batch: int, slots: int, top_k: int, seed: int) -> list[torch.Tenso
     return tensors
 
 
+def pack_output(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """`ops.mtp_pack_output` of what `pack_case` makes, on any device."""
+    return ops.mtp_pack_output(*tensors[:3], ops.TopK(*tensors[3:]) if tensors[3:] else None)
+
+
 def exact_norm(case: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns y and residual_out in float64."""
     x, residual, weight, eps = case

@@ -10,7 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ops.cases import FLOATS, INTEGERS, ROW_TYPES, counts_case, exact_norm, norm_case, pack_case, rows_case
+from tests.ops.cases import (
+    FLOATS,
+    INTEGERS,
+    ROW_TYPES,
+    counts_case,
+    exact_norm,
+    norm_case,
+    pack_case,
+    pack_output,
+    rows_case,
+)
 from vllm_ascend_ext import ops
 
 OPS = torch.ops.ascend_ext
@@ -68,7 +78,7 @@ def test_norm_of_a_shard_is_the_shard_of_the_norm():
 @given(st.integers(0, 7), st.integers(1, 9), st.integers(0, 9), seeds)
 def test_records_come_back(batch, slots, top_k, seed):
     tensors = pack_case(batch, slots, top_k, seed)
-    buffer = ops.mtp_pack_output(*tensors)
+    buffer = pack_output(tensors)
     assert buffer.shape == (batch, ops.MtpRecord(slots, top_k).words) and buffer.shape[1] % 8 == 0
     assert buffer.is_contiguous() and buffer.dtype == torch.int32
     output = ops.mtp_unpack_output(buffer, slots, top_k)
@@ -92,7 +102,7 @@ def _check_top_k(output, tensors, b, accepted):
 
 
 def test_unpacking_copies_nothing_and_refuses_other_buffers():
-    buffer = ops.mtp_pack_output(*pack_case(3, 3, 2, 1))
+    buffer = pack_output(pack_case(3, 3, 2, 1))
     low, high = buffer.data_ptr(), buffer.data_ptr() + buffer.numel() * 4
     assert all(low <= tensor.data_ptr() < high for tensor in ops.mtp_unpack_output(buffer, 3, 2))
     with pytest.raises(ValueError, match="make an int32 buffer"):
@@ -121,6 +131,7 @@ def test_opcheck(name, arguments):
 X = torch.ones(2, 3)
 I32 = torch.ones(2, 3, dtype=torch.int32)
 B32 = torch.ones(2, dtype=torch.int32)
+SHORT_TOP, INT_TOP = (ops.TopK(I32[:, :, None], logprobs, I32) for logprobs in (X[:, :2, None], I32[:, :, None]))
 
 
 @pytest.mark.parametrize(
@@ -140,12 +151,22 @@ B32 = torch.ones(2, dtype=torch.int32)
         (ops.add_rms_norm, (X[:, :0], X[:, :0], X[0, :0], 1e-6), ValueError, "no elements"),
         (ops.add_rms_norm, (X, X.half(), X[0], 1e-6), TypeError, "all float16"),
         (ops.add_rms_norm, (X.double(), X.double(), X[0].double(), 1e-6), TypeError, "all float16"),
-        (ops.mtp_pack_output, (I32, B32, B32, I32.unsqueeze(2)), ValueError, "together or none"),
+        (OPS.mtp_pack_output, (I32, B32, B32, I32.unsqueeze(2)), ValueError, "together or none"),
         (ops.mtp_pack_output, (I32[:, :0], B32, B32), ValueError, "S >= 1"),
         (ops.mtp_pack_output, (I32, B32, B32[:1]), ValueError, r"status \[B\]"),
-        (ops.mtp_pack_output, (I32, B32, B32, I32[:, :, None], X[:, :2, None], I32), ValueError, r"\[B, S, K\]"),
+        (
+            ops.mtp_pack_output,
+            (I32, B32, B32, SHORT_TOP),
+            ValueError,
+            r"\[B, S, K\]",
+        ),
         (ops.mtp_pack_output, (I32, B32, B32.long()), TypeError, "int32 tensors"),
-        (ops.mtp_pack_output, (I32, B32, B32, I32[:, :, None], I32[:, :, None], I32), TypeError, "float32 for"),
+        (
+            ops.mtp_pack_output,
+            (I32, B32, B32, INT_TOP),
+            TypeError,
+            "float32 for",
+        ),
     ],
 )
 def test_wrong_arguments(function, arguments, error, message):

@@ -23,6 +23,7 @@ from tests.ops.cases import (
     load_case,
     norm_case,
     pack_case,
+    pack_output,
     rows_case,
 )
 from vllm_ascend_ext import ops
@@ -116,7 +117,7 @@ def test_mtp_pack_output(batch, slots, top_k):
     from vllm_ascend_ext.ops.triton.mtp_pack import mtp_pack_output
 
     tensors = pack_case(batch, slots, top_k, seed=batch)
-    assert torch.equal(mtp_pack_output(*on(tensors)).cpu(), ops.mtp_pack_output(*tensors))
+    assert torch.equal(mtp_pack_output(*on(tensors)).cpu(), pack_output(tensors))
 
 
 @pytest.mark.cuda

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs steps on any device with an aggregator, and an independent count that its hand-overs are held to."""
+"""Runs steps on any device with snapshots, and an independent count that its hand-overs are held to."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import os
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from vllm_ascend_ext.device import Device, create_device
-from vllm_ascend_ext.eplb_load.device_sum import DeviceAggregator
+from vllm_ascend_ext.eplb_load.device_sum import DeviceSum
 from vllm_ascend_ext.eplb_load.handover import ExpertLoad
-from vllm_ascend_ext.eplb_load.host_sum import HostAggregator
+from vllm_ascend_ext.eplb_load.host_sum import HostSum
 from vllm_ascend_ext.eplb_load.recorder import ExpertLoadRecorder
-from vllm_ascend_ext.eplb_load.snapshots import ExpertLoadAggregator
+from vllm_ascend_ext.eplb_load.snapshots import Snapshots
 
 SHAPES = ((3, 5), (1, 4))  # two models: layers, experts
 TOP_K = 2
 NUM_ROWS = 5  # of a step, padding included
 
-Make = Callable[..., ExpertLoadAggregator]
+Make = Callable[..., Snapshots]
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 NUM_SCHEDULES = int(os.environ.get("SCHEDULES", "3"))
@@ -34,19 +35,19 @@ class _OneRank:
         x.add_(0)  # one more task in the order of the stream
 
 
-def host_way(device: Device, recorders: list[ExpertLoadRecorder], **options: object) -> ExpertLoadAggregator:
-    return HostAggregator(recorders, device, None, **options)
+def host_way(device: Device, recorders: list[ExpertLoadRecorder], **options: object) -> Snapshots:
+    return Snapshots(recorders, device, partial(HostSum, None), **options)
 
 
-def device_way(device: Device, recorders: list[ExpertLoadRecorder], **options: object) -> ExpertLoadAggregator:
-    return DeviceAggregator(recorders, device, _OneRank(), **options)
+def device_way(device: Device, recorders: list[ExpertLoadRecorder], **options: object) -> Snapshots:
+    return Snapshots(recorders, device, partial(DeviceSum, _OneRank(), None), **options)
 
 
 class Run:
     """Runs steps of random routing, counted by the recorders and, independently, on the host.
 
-    device, make, options: of the aggregator. capture(function): captures what `function` launches into a graph and
-    returns its replay; None launches it each step.
+    device, make, options: what the snapshots are made with. capture(function): captures what `function` launches
+    into a graph and returns its replay; None launches it each step.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Run:
     ) -> None:
         self.device, self.random = device, random.Random(seed)
         self.recorders = [ExpertLoadRecorder(*shape, device.device) for shape in SHAPES]
-        self.aggregator = make(device, self.recorders, **options)
+        self.snapshots = make(device, self.recorders, **options)
         self.routed = [torch.zeros(shape, dtype=torch.int64) for shape in SHAPES]
         self.at: dict[int, list[torch.Tensor]] = {0: [load.clone() for load in self.routed]}
         self.num_tokens = [0, 0]
@@ -97,12 +98,12 @@ class Run:
         for number in range(1, num_steps + 1):
             self.step(number)
             if number % interval == 0:
-                self.aggregator.snapshot(number, required=number % required == 0)
+                self.snapshots.snapshot(number, required=number % required == 0)
             if self.random.random() < 0.5:
-                self.handed += self.aggregator.poll()
+                self.handed += self.snapshots.poll()
             time.sleep(self.random.random() * pause_s)
-        self.aggregator.settle()
-        self.handed += self.aggregator.poll()
+        self.snapshots.drain()
+        self.handed += self.snapshots.poll()
 
     def errors(self) -> list[str]:
         """Returns where hand-overs differ from the independent count: each one, and their sum with what is
@@ -114,7 +115,7 @@ class Run:
                 if load.step_begin != until or not torch.equal(load.load_LE, expected):
                     wrong.append(f"steps {load.step_begin}..{load.step_end}, model {index}")
             until = loads[0].step_end
-        for index, pending in enumerate(self.aggregator.pending(held=True)):
+        for index, pending in enumerate(self.snapshots.pending(held=True)):
             total = sum((loads[index].load_LE for loads in self.handed), pending.load_LE)
             tokens = sum((loads[index].num_tokens for loads in self.handed), pending.num_tokens)
             if not torch.equal(total, self.routed[index]) or tokens != self.num_tokens[index]:
@@ -123,8 +124,8 @@ class Run:
 
 
 def assert_hand_overs_exact(device_type: str, make: Make, capture: Capture | None, seed: int) -> None:
-    """Runs 60 steps of one seed on an accelerator, with 1 to 3 slots, hurried or with pauses."""
-    run = Run(create_device(device_type), make, seed, capture, num_slots=1 + seed % 3)
+    """Runs 60 steps of one seed on an accelerator, with 1 to 3 buffers, hurried or with pauses."""
+    run = Run(create_device(device_type), make, seed, capture, num_buffers=1 + seed % 3)
     run.go(60, interval=1 + seed % 2, pause_s=0.001 * (seed % 2))
     assert run.errors() == []
-    run.aggregator.close()
+    run.snapshots.close()

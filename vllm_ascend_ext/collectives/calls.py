@@ -67,7 +67,7 @@ class GroupCalls:
         self.rank: int = group.rank()
         self.num_ranks: int = group.size()
         self.world_ranks = world_ranks(group)
-        self._group = group
+        self.group = group
         self._timeout_s = timeout_s
         self._stream_ordered = stream_ordered
         self._traffic: dict[str, Traffic] = {}

@@ -62,7 +62,7 @@ class Collectives(GroupCalls):
         self._count("all_reduce_", x, sent)
         if self.num_ranks == 1:
             return lambda: None
-        return self._begin("all_reduce_", sent, lambda: dist.all_reduce(x, group=self._group, async_op=True))
+        return self._begin("all_reduce_", sent, lambda: dist.all_reduce(x, group=self.group, async_op=True))
 
     def broadcast_(self, x: torch.Tensor, source: int) -> None:
         """Replaces `x` (contiguous, the same shape on all ranks) by that of group rank `source`.
@@ -78,7 +78,7 @@ class Collectives(GroupCalls):
             self._run(
                 "broadcast_",
                 sent,
-                lambda: dist.broadcast(x, group=self._group, group_src=source, async_op=True),
+                lambda: dist.broadcast(x, group=self.group, group_src=source, async_op=True),
             )
 
     def all_gather_into(self, out: torch.Tensor, x: torch.Tensor) -> None:
@@ -126,7 +126,7 @@ class Collectives(GroupCalls):
             self._run(
                 "gather_rows",
                 sent,
-                lambda: dist.gather(rows, out_parts, group=self._group, group_dst=dst, async_op=True),
+                lambda: dist.gather(rows, out_parts, group=self.group, group_dst=dst, async_op=True),
             )
         return None if out is None else packed(out, sizes, longest)
 
@@ -211,7 +211,7 @@ class Collectives(GroupCalls):
             self._run(
                 op,
                 sent,
-                lambda: dist.all_to_all_single(out, x, received, given, group=self._group, async_op=True),
+                lambda: dist.all_to_all_single(out, x, received, given, group=self.group, async_op=True),
             )
 
     def _all_gather(self, op: str, out: torch.Tensor, x: torch.Tensor) -> None:
@@ -221,7 +221,7 @@ class Collectives(GroupCalls):
             out.copy_(x)
         elif out.numel():
             dense = x.contiguous()
-            self._run(op, sent, lambda: _all_gather(out, dense, group=self._group, async_op=True))
+            self._run(op, sent, lambda: _all_gather(out, dense, group=self.group, async_op=True))
 
     def _reduce_scatter(self, op: str, out: torch.Tensor, x: torch.Tensor) -> None:
         count = sent_bytes.reduce_scatter if self._has_reduce_scatter else sent_bytes.all_reduce
@@ -231,10 +231,10 @@ class Collectives(GroupCalls):
             out.copy_(x)
         elif x.numel() and self._has_reduce_scatter:
             dense = x.contiguous()
-            self._run(op, sent, lambda: _reduce_scatter(out, dense, group=self._group, async_op=True))
+            self._run(op, sent, lambda: _reduce_scatter(out, dense, group=self.group, async_op=True))
         elif x.numel():
             total = x.clone(memory_format=torch.contiguous_format)
-            self._run(op, sent, lambda: dist.all_reduce(total, group=self._group, async_op=True))
+            self._run(op, sent, lambda: dist.all_reduce(total, group=self.group, async_op=True))
             out.copy_(total[self.rank * out.shape[0] :][: out.shape[0]])
 
     def _check_rows(self, label: str, whole: torch.Tensor, part: torch.Tensor, num_rows: int) -> None:

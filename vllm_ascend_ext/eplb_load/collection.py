@@ -11,11 +11,11 @@ import torch
 
 from vllm_ascend_ext.config import EplbLoadConfig
 from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder, LocalLoad
-from vllm_ascend_ext.eplb_load.snapshots import ExpertLoadAggregator
+from vllm_ascend_ext.eplb_load.snapshots import Snapshots
 from vllm_ascend_ext.eplb_load.windows import CollectedLoad
 from vllm_ascend_ext.runner.step import RankLayout, StepFacts
 
-MakeAggregator = Callable[[Sequence[ExpertLoadRecorder]], ExpertLoadAggregator]
+MakeSnapshots = Callable[[Sequence[ExpertLoadRecorder]], Snapshots]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class NamedLoad:
 class LoadOfModel:
     """Counts the expert load of one model on this rank: its layers and its recorder."""
 
-    def __init__(self, model: RoutedModel, device: torch.device, max_slots: int) -> None:
+    def __init__(self, model: RoutedModel, device: torch.device, max_routed_ids: int) -> None:
         self.model = model
-        self.recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device, max_slots)
+        self.recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device, max_routed_ids)
 
     def begin(self, facts: StepFacts, layout: RankLayout, *, counts: bool) -> None:
         """Tells the recorder of a pass that is about to run; the pass is counted if `counts`."""
@@ -65,8 +65,8 @@ class ExpertLoadCollection:
         layout: where this rank stands among the ranks that split a model's rows.
         device: of the recorders.
         target, draft: the models; None for one whose load is not counted. One of them is there.
-        make_aggregator: makes what adds up over the ranks; every rank calls it.
-        max_slots: routed ids that a recorder may hold.
+        make_snapshots: makes what adds up over the ranks; every rank calls it.
+        max_routed_ids: routed ids that a recorder may hold.
         is_first: whether this rank reports what all ranks handed over.
         decode_rows: see `StepFacts.phase`.
         largest_replica: returns the rows of the replica that has most in this step, where this one has the rows
@@ -80,18 +80,18 @@ class ExpertLoadCollection:
         device: torch.device,
         target: RoutedModel | None,
         draft: RoutedModel | None,
-        make_aggregator: MakeAggregator,
+        make_snapshots: MakeSnapshots,
         *,
-        max_slots: int = INT32_MAX,
+        max_routed_ids: int = INT32_MAX,
         is_first: bool = True,
         decode_rows: int = 0,
         largest_replica: Callable[[int], int] | None = None,
     ) -> None:
         self.config = config
-        self.target = LoadOfModel(target, device, max_slots) if target is not None else None
-        self.draft = LoadOfModel(draft, device, max_slots) if draft is not None else None
-        aggregator = make_aggregator([load.recorder for load in self.loads])
-        self.windows = CollectedLoad(aggregator, config.interval, is_first=is_first)
+        self.target = LoadOfModel(target, device, max_routed_ids) if target is not None else None
+        self.draft = LoadOfModel(draft, device, max_routed_ids) if draft is not None else None
+        snapshots = make_snapshots([load.recorder for load in self.loads])
+        self.windows = CollectedLoad(snapshots, config.interval, is_first=is_first)
         self._layout, self._decode_rows, self._largest_replica = layout, decode_rows, largest_replica
         self._counts = True
 
@@ -139,7 +139,7 @@ class ExpertLoadCollection:
 
     def close(self) -> None:
         """Ends the thread that adds up."""
-        self.windows.aggregator.close()
+        self.windows.snapshots.close()
 
     def _with_largest_replica(self, facts: StepFacts) -> StepFacts:
         if self._largest_replica is None or not facts.num_tokens:

@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Summing expert load on the device: the collective runs on the side stream, in a group of its own.
+"""Sums expert load on the device: the collective runs on the side stream, in a group of its own.
 
-Every tick is one all-reduce on every rank. A rank without a free slot adds zeros from a buffer of the side stream
-and keeps what it receives in `carry` on the device, for its next slot.
+Every tick is one all-reduce on every rank. A rank without a free buffer adds zeros, from memory of the side
+stream, and keeps what it receives in `carry` on the device, for its next buffer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
 from vllm_ascend_ext.collectives.roll_call import RollCall
-from vllm_ascend_ext.device import Device
-from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder
-from vllm_ascend_ext.eplb_load.snapshots import ExpertLoadAggregator, Slot
+from vllm_ascend_ext.eplb_load.recorder import INT32_MAX
+from vllm_ascend_ext.eplb_load.transit import Buffer, Transit
 
 
 class AllReduce(Protocol):
-    """The part of `Collectives` that is used here. It works in the order of the current stream."""
+    """Does the part of `Collectives` that is used here, in the order of the current stream."""
 
     num_ranks: int
 
@@ -28,110 +26,89 @@ class AllReduce(Protocol):
         ...
 
 
-def max_slots(num_ranks: int) -> int:
-    """Routed slots a recorder may hold, so that the sum over `num_ranks` fits int32."""
+def max_routed_ids(num_ranks: int) -> int:
+    """Returns how many routed ids a recorder may hold, so that the sum over `num_ranks` fits int32."""
     return INT32_MAX // num_ranks
 
 
-class DeviceAggregator(ExpertLoadAggregator):
-    """See the module.
+class DeviceSum:
+    """Sums on the side stream of the device. See `SumOverRanks`.
 
     Args:
-        collectives: in stream order, over a group that nothing else uses.
+        collectives: collectives in stream order, over a group that nothing else uses.
         roll_call: names the silent ranks when the deadline has passed; None for a single rank.
-        others: see `ExpertLoadAggregator`. The recorders are made with `max_slots`.
-
-    Raises:
-        ValueError: the sum of the ranks' counters could overflow int32.
+        transit: the snapshots and sums. Their recorders are made with `max_routed_ids`.
     """
 
-    def __init__(
-        self,
-        recorders: Sequence[ExpertLoadRecorder],
-        device: Device,
-        collectives: AllReduce,
-        roll_call: RollCall | None = None,
-        *,
-        step: int = 0,
-        num_slots: int = 2,
-        deadline_s: float = 60.0,
-    ) -> None:
-        if any(recorder.max_routed_ids > max_slots(collectives.num_ranks) for recorder in recorders):
-            raise ValueError(
-                f"counters of {collectives.num_ranks} ranks could overflow their sum: make the recorders with "
-                f"max_routed_ids={max_slots(collectives.num_ranks)}"
-            )
-        super().__init__(recorders, device, step=step, num_slots=num_slots, deadline_s=deadline_s)
-        self._collectives, self._roll_call = collectives, roll_call
+    has_thread = False
 
-        def zeros(dtype: torch.dtype) -> torch.Tensor:
-            tensor = torch.zeros(self.handover.num_elements, dtype=dtype, device=device.device)
-            device.keep_for(tensor, self.side)
-            return tensor
-
-        self._sums = {id(slot): zeros(torch.int64) for slot in self.slots}
-        self._pinned = {
-            id(slot): device.pinned_empty([self.handover.num_elements], torch.int64) for slot in self.slots
-        }
+    def __init__(self, collectives: AllReduce, roll_call: RollCall | None, transit: Transit) -> None:
+        self.max_routed_ids = max_routed_ids(collectives.num_ranks)
+        self._collectives, self._roll_call, self._transit = collectives, roll_call, transit
+        self._num_counters = transit.handover.num_counters
+        num_elements = transit.handover.num_elements
+        self._sums = [self._zeros(torch.int64) for _ in transit.buffers]
+        self._pinned = [transit.device.pinned_empty([num_elements], torch.int64) for _ in transit.buffers]
         # of the side stream alone; int64, as it takes up several sums
-        self._spare_M, self._carry_M = zeros(torch.int32), zeros(torch.int64)
-        made = device.event()
+        self._spare_M, self._carry_M = self._zeros(torch.int32), self._zeros(torch.int64)
+        made = transit.device.event()
         made.record()  # the buffers were zeroed on the main stream
-        made.wait(self.side)
+        made.wait(transit.side)
 
-    def ship(self, slot: Slot) -> None:
-        """See `ExpertLoadAggregator.ship`: the sum, then the copy to the host."""
-        for index, num_tokens in enumerate(slot.num_tokens):
-            slot.load_M[self.handover.num_counters + index].fill_(num_tokens)
-        slot.load_M[-1].fill_(0)
-        self._collectives.all_reduce_(slot.load_M)
-        sum_M = self._sums[id(slot)]
-        sum_M.copy_(slot.load_M)
+    def start_copy(self, buffer: Buffer) -> None:
+        """Submits the sum, then the copy to the host; see `SumOverRanks`."""
+        for index, num_tokens in enumerate(buffer.num_tokens):
+            buffer.load_M[self._num_counters + index].fill_(num_tokens)
+        buffer.load_M[-1].fill_(0)
+        self._collectives.all_reduce_(buffer.load_M)
+        sum_M = self._sums[buffer.index]
+        sum_M.copy_(buffer.load_M)
         sum_M.add_(self._carry_M)
         self._carry_M.zero_()
-        self._pinned[id(slot)].copy_(sum_M, non_blocking=True)
+        self._pinned[buffer.index].copy_(sum_M, non_blocking=True)
 
-    def skip(self) -> None:
-        """See `ExpertLoadAggregator.skip`: the other ranks' sum needs this rank, and this rank needs the sum."""
-        with self.device.stream_switch(self.side):
+    def send_zeros(self) -> None:
+        """Adds zeros to the tick's sum, which the other ranks need, and keeps the sum, which this rank needs."""
+        with self._transit.device.stream_switch(self._transit.side):
             self._spare_M.zero_()
             self._spare_M[-1].fill_(1)
             self._collectives.all_reduce_(self._spare_M)
             self._spare_M[-1].fill_(0)  # this tick is over once the next one is complete
             self._carry_M.add_(self._spare_M)
 
-    def arrive(self, slot: Slot) -> None:
-        """See `ExpertLoadAggregator.arrive`."""
-        self.deliver(slot.step, self._pinned[id(slot)].clone(), slot.started_s)
+    def on_copied(self, buffer: Buffer) -> None:
+        """Hands over the sum; see `SumOverRanks`."""
+        self._transit.add_sum(buffer.step, self._pinned[buffer.index].clone(), buffer.started_s)
 
-    def close(self) -> None:
-        """See `ExpertLoadAggregator.close`: nothing was started."""
+    def is_drained(self) -> bool:
+        """Whether no copy is on its way."""
+        return not self._transit.in_flight
 
-    def settled(self) -> bool:
-        """See `ExpertLoadAggregator.settled`."""
-        return not self.in_flight
+    def carried_M(self) -> torch.Tensor:  # noqa: N802
+        """Returns the sums that wait on the device for this rank's next buffer; waits for the side stream."""
+        with self._transit.device.stream_switch(self._transit.side):
+            return self._carry_M.cpu()
 
-    def held(self) -> tuple[torch.Tensor, list[int]]:
-        """See `ExpertLoadAggregator.held`: also what waits on the device for this rank's next slot."""
-        held_N, tokens = super().held()
-        with self.device.stream_switch(self.side):
-            carry_M = self._carry_M.cpu()  # waits for the stream
-        num_counters = self.handover.num_counters
-        carried = carry_M[num_counters:-1].tolist()
-        return held_N + carry_M[:num_counters], [a + b for a, b in zip(tokens, carried, strict=True)]
-
-    def reset(self) -> None:
-        """See `ExpertLoadAggregator.reset`."""
-        super().reset()
-        with self.device.stream_switch(self.side):
-            self._carry_M.zero_()
-
-    def overdue(self) -> str | None:
-        """See `ExpertLoadAggregator.overdue`; names the ranks that do not say the same."""
-        problem = super().overdue()
-        if problem is None or self._roll_call is None or self.failure is not None:
+    def explain(self, problem: str) -> str:
+        """Adds the ranks that do not say the same; see `SumOverRanks`."""
+        if self._roll_call is None:
             return problem
-        silent = self._roll_call.report(wait_s=min(self.deadline_s, 4.0))
+        silent = self._roll_call.report(wait_s=min(self._transit.deadline_s, 4.0))
         if silent is None:
             return f"{problem}; the group's store cannot be reached to ask which ranks are alive"
         return f"{problem}; world ranks {silent} are silent (dead, hanging, or not in this call)"
+
+    def reset(self) -> None:
+        """Forgets the sums that wait on the device."""
+        with self._transit.device.stream_switch(self._transit.side):
+            self._carry_M.zero_()
+
+    def close(self) -> None:
+        """Does nothing: nothing was started."""
+
+    def _zeros(self, dtype: torch.dtype) -> torch.Tensor:
+        """Returns zeros ``[M]`` on the device, for the side stream."""
+        transit = self._transit
+        tensor = torch.zeros(transit.handover.num_elements, dtype=dtype, device=transit.device.device)
+        transit.device.keep_for(tensor, transit.side)
+        return tensor

@@ -33,7 +33,7 @@ class ExpertLoad:
 class HandOver:
     """Holds sums until they are exact, and hand-overs until they are polled. Its owner locks.
 
-    When a rank had no free slot at a step, its counts come with a later sum. All ranks learn that from the sum
+    When a rank had no free buffer at a step, its counts come with a later sum. All ranks learn that from the sum
     itself, hold it, and hand it over together with the next, alike on all ranks.
 
     Args:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from vllm_ascend_ext.eplb_load.recorder import LocalLoad
-from vllm_ascend_ext.eplb_load.snapshots import ExpertLoadAggregator
+from vllm_ascend_ext.eplb_load.snapshots import Snapshots
 
 
 @dataclass(slots=True)
@@ -28,13 +28,13 @@ class CollectedLoad:
     where `mark` asks for one.
 
     Args:
-        aggregator: of this runner's recorders.
-        interval: in steps.
+        snapshots: snapshots of this runner's recorders.
+        interval: steps from one snapshot to the next.
         is_first: whether `read` includes what all ranks handed over.
     """
 
-    def __init__(self, aggregator: ExpertLoadAggregator, interval: int, *, is_first: bool) -> None:
-        self.aggregator = aggregator
+    def __init__(self, snapshots: Snapshots, interval: int, *, is_first: bool) -> None:
+        self.snapshots = snapshots
         self.window_stats = WindowStats()
         self.step = 0  # of the last one that ended
         self._interval, self.is_first = interval, is_first
@@ -46,13 +46,13 @@ class CollectedLoad:
         self._at_mark: dict[int, list[torch.Tensor]] = {}
 
     def end_step(self) -> None:
-        """A step has ended: take a snapshot if it is time, and take up what has arrived."""
+        """Ends a step: takes a snapshot if it is time, and consumes what has arrived."""
         self.step += 1
         marked, self._marked = self._marked, False
         if marked:
             self._at_mark[self.step] = []
         if marked or self.step % self._interval == 0:
-            self.aggregator.snapshot(self.step, required=marked)
+            self.snapshots.snapshot(self.step, required=marked)
         self.consume()
 
     def mark(self) -> int:
@@ -77,7 +77,7 @@ class CollectedLoad:
         self.consume()
         if not self._at_mark[end]:
             started = time.monotonic()
-            self.aggregator.wait_until(end)
+            self.snapshots.wait_until(end)
             self.consume()
             self.window_stats.num_late += 1
             self.window_stats.late_s += time.monotonic() - started
@@ -87,8 +87,8 @@ class CollectedLoad:
         return [now - then for now, then in zip(self._at_mark[end], begin_LE, strict=True)]
 
     def consume(self) -> None:
-        """Take up what has arrived."""
-        for loads in self.aggregator.poll():
+        """Adds up what has arrived."""
+        for loads in self.snapshots.poll():
             for index, load in enumerate(loads):
                 self.handed_LE[index] += load.load_LE
                 self.num_tokens[index] += load.num_tokens
@@ -99,9 +99,9 @@ class CollectedLoad:
 
     def read(self) -> list[LocalLoad]:
         """What this rank reports since the last `reset`, one a recorder; waits for what is on its way."""
-        self.aggregator.settle()
+        self.snapshots.drain()
         self.consume()
-        pending = self.aggregator.pending(held=self.is_first)
+        pending = self.snapshots.pending(held=self.is_first)
         if not self.is_first:
             return pending
         return [
@@ -115,11 +115,11 @@ class CollectedLoad:
 
     def reset(self) -> None:
         """Forget what was counted so far; no rank may step meanwhile."""
-        self.aggregator.settle()
+        self.snapshots.drain()
         self.consume()
-        self.aggregator.reset()
+        self.snapshots.reset()
         self._baseline_LE = [load_LE.clone() for load_LE in self.handed_LE]
         self._baseline_tokens = list(self.num_tokens)
 
     def _zeros(self) -> list[torch.Tensor]:
-        return [torch.zeros(recorder.load_LE.shape, dtype=torch.int64) for recorder in self.aggregator.recorders]
+        return [torch.zeros(recorder.load_LE.shape, dtype=torch.int64) for recorder in self.snapshots.recorders]

@@ -8,7 +8,7 @@ from vllm_ascend_ext.ops.add_rms_norm import add_rms_norm
 from vllm_ascend_ext.ops.dp_rows import dp_pad, dp_unpad
 from vllm_ascend_ext.ops.expert_load import expert_load_add_
 from vllm_ascend_ext.ops.expert_load_counts import expert_load_add_counts_
-from vllm_ascend_ext.ops.mtp_pack import MtpOutput, mtp_pack_output, mtp_unpack_output
+from vllm_ascend_ext.ops.mtp_pack import MtpOutput, TopK, mtp_pack_output, mtp_unpack_output
 from vllm_ascend_ext.ops.speculate_output import (
     speculate_get_output,
     speculate_get_output_with_topk,
@@ -24,6 +24,7 @@ __all__ = [
     "MtpOutput",
     "MtpRecord",
     "OpCoverage",
+    "TopK",
     "add_rms_norm",
     "coverage",
     "dp_pad",

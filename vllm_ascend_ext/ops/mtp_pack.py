@@ -7,7 +7,7 @@ layout of a record is in `vllm_ascend_ext.mtp_record`.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -27,26 +27,43 @@ class MtpOutput(NamedTuple):
     token_ranks_BS: torch.Tensor | None
 
 
-def check(
-    token_ids_BS: torch.Tensor,
-    num_accepted_B: torch.Tensor,
-    status_B: torch.Tensor,
-    topk_ids_BSK: torch.Tensor | None = None,
-    topk_logprobs_BSK: torch.Tensor | None = None,
-    token_ranks_BS: torch.Tensor | None = None,
-) -> MtpRecord:
-    """Returns the record that these tensors make. Raises what `mtp_pack_output` says it raises."""
-    topk = (topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
-    given = [tensor for tensor in topk if tensor is not None]
+class TopK(NamedTuple):
+    """Holds the most probable tokens of each token slot, K >= 1.
+
+    Attributes:
+        ids_BSK: token ids ``[B, S, K]`` int32.
+        logprobs_BSK: their log-probabilities ``[B, S, K]`` float32.
+        token_ranks_BS: rank of the token that was sampled ``[B, S]`` int32.
+    """
+
+    ids_BSK: torch.Tensor
+    logprobs_BSK: torch.Tensor
+    token_ranks_BS: torch.Tensor
+
+
+def topk_of(*tensors: torch.Tensor | None) -> TopK | None:
+    """Returns the top-k of the operator's optional arguments; None without it.
+
+    Raises:
+        ValueError: only some of the three are there.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
     if len(given) not in (0, 3):
         raise ValueError("mtp_pack_output takes top-k ids, log-probabilities and ranks together or none of them")
+    return TopK(*given) if given else None
+
+
+def check(
+    token_ids_BS: torch.Tensor, num_accepted_B: torch.Tensor, status_B: torch.Tensor, topk: TopK | None
+) -> MtpRecord:
+    """Returns the record that these tensors make. Raises what `mtp_pack_output` says it raises."""
     if token_ids_BS.dim() != 2 or token_ids_BS.shape[1] == 0:
         raise ValueError(f"mtp_pack_output takes token_ids [B, S] with S >= 1, not {list(token_ids_BS.shape)}")
     batch, slots = token_ids_BS.shape
-    top_k = topk_ids_BSK.shape[-1] if topk_ids_BSK is not None else 0
+    top_k = topk.ids_BSK.shape[-1] if topk is not None else 0
     expected = [(batch,), (batch,), (batch, slots, top_k), (batch, slots, top_k), (batch, slots)]
-    tensors = [num_accepted_B, status_B, *given]
-    if any(tuple(t.shape) != shape for t, shape in zip(tensors, expected, strict=False)) or (given and not top_k):
+    tensors = [num_accepted_B, status_B, *(topk or ())]
+    if any(tuple(t.shape) != shape for t, shape in zip(tensors, expected, strict=False)) or (topk and not top_k):
         raise ValueError(
             "mtp_pack_output takes num_accepted [B], status [B], top-k ids and log-probabilities [B, S, K] with "
             f"K >= 1, ranks [B, S] beside token_ids {list(token_ids_BS.shape)}, not shapes "
@@ -64,18 +81,17 @@ def _reference(
     token_ids_BS: torch.Tensor,
     num_accepted_B: torch.Tensor,
     status_B: torch.Tensor,
-    topk_ids_BSK: torch.Tensor | None = None,
-    topk_logprobs_BSK: torch.Tensor | None = None,
-    token_ranks_BS: torch.Tensor | None = None,
+    *optional: torch.Tensor | None,
 ) -> torch.Tensor:
-    record = check(token_ids_BS, num_accepted_B, status_B, topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
+    topk = topk_of(*optional)
+    record = check(token_ids_BS, num_accepted_B, status_B, topk)
     accepted_B = num_accepted_B.clamp(0, record.num_slots)
     slots_S = torch.arange(record.num_slots, device=token_ids_BS.device)
     is_accepted_BS = slots_S < accepted_B.unsqueeze(1)
     sections = [torch.stack([accepted_B, status_B], dim=1)]
     values = [token_ids_BS]
-    if topk_ids_BSK is not None and topk_logprobs_BSK is not None and token_ranks_BS is not None:
-        values += [topk_ids_BSK, topk_logprobs_BSK.view(torch.int32), token_ranks_BS]
+    if topk is not None:
+        values += [topk.ids_BSK, topk.logprobs_BSK.view(torch.int32), topk.token_ranks_BS]
     for value in values:
         keep = is_accepted_BS if value.dim() == 2 else is_accepted_BS.unsqueeze(2)
         sections.append(torch.where(keep, value, -1).flatten(1))
@@ -83,8 +99,14 @@ def _reference(
     return torch.cat(padded, dim=1)
 
 
-def _fake(token_ids_BS: torch.Tensor, *others: Any) -> torch.Tensor:
-    return token_ids_BS.new_empty(token_ids_BS.shape[0], check(token_ids_BS, *others).words)
+def _fake(
+    token_ids_BS: torch.Tensor,
+    num_accepted_B: torch.Tensor,
+    status_B: torch.Tensor,
+    *optional: torch.Tensor | None,
+) -> torch.Tensor:
+    record = check(token_ids_BS, num_accepted_B, status_B, topk_of(*optional))
+    return token_ids_BS.new_empty(token_ids_BS.shape[0], record.words)
 
 
 _OP = define_op(
@@ -99,11 +121,9 @@ def mtp_pack_output(
     token_ids_BS: torch.Tensor,
     num_accepted_B: torch.Tensor,
     status_B: torch.Tensor,
-    topk_ids_BSK: torch.Tensor | None = None,
-    topk_logprobs_BSK: torch.Tensor | None = None,
-    token_ranks_BS: torch.Tensor | None = None,
+    topk: TopK | None = None,
 ) -> torch.Tensor:
-    """Packs one record a request, in one contiguous buffer; slots that were not accepted are blanked.
+    """Packs one record a request into one contiguous buffer; slots that were not accepted are blanked.
 
     Never waits for the device, and its size depends on shapes alone, so it can be captured in a graph.
 
@@ -111,18 +131,16 @@ def mtp_pack_output(
         token_ids_BS: ``[B, S]`` int32; B may be 0.
         num_accepted_B: ``[B]`` int32; outside 0 to S it is taken as the nearer of the two.
         status_B: ``[B]`` int32, passed through.
-        topk_ids_BSK, topk_logprobs_BSK: ``[B, S, K]`` int32 and float32, K >= 1.
-        token_ranks_BS: ``[B, S]`` int32. Given with the two before or not at all.
+        topk: the most probable tokens of each slot; None to leave them out.
 
     Returns:
         ``[B, W]`` int32 on the same device, W = ``MtpRecord(S, K).words``; see the module for a record's layout.
 
     Raises:
-        ValueError: other shapes, only some of the top-k tensors, or tensors of different devices.
+        ValueError: other shapes, or tensors of different devices.
         TypeError: other dtypes.
     """
-    arguments = (token_ids_BS, num_accepted_B, status_B, topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
-    buffer_BW: torch.Tensor = _OP(*arguments)
+    buffer_BW: torch.Tensor = _OP(token_ids_BS, num_accepted_B, status_B, *(topk or ()))
     return buffer_BW
 
 

@@ -98,7 +98,7 @@ def _watch(worker: Any, seen: Seen) -> None:
     def noted(forward: Any, passes: list[Pass]) -> Any:
         def noting(*args: Any, **kwargs: Any) -> Any:
             is_real = runner._num_scheduled_tokens > 0
-            passes.append(Pass(counts.is_ahead, len(kwargs["input_ids"]), counts.num_own_rows, is_real))
+            passes.append(Pass(counts.is_ahead, len(kwargs["input_ids"]), counts.own_rows_of_pass, is_real))
             return forward(*args, **kwargs)
 
         return noting

@@ -13,25 +13,32 @@ import torch.distributed as dist
 from tests.support.gloo_ranks import run_ranks
 from vllm_ascend_ext.collectives.collectives import CollectiveError, Collectives
 from vllm_ascend_ext.dp_gather.commitment import OPEN, Commitment, CommitmentError
-from vllm_ascend_ext.integration.dp_gather.counts.ahead import Coordinate, CountsAhead
+from vllm_ascend_ext.integration.dp_gather.counts.ahead import CountsAhead
 from vllm_ascend_ext.integration.dp_gather.counts.overlapped import OverlappedCounts
+from vllm_ascend_ext.integration.dp_gather.counts.row_counts import PassCounts, RowCounts
 
 pytestmark = pytest.mark.distributed
 
 
-def counts_of(*, overlap: bool = False, deadline_s: float = 60.0) -> tuple[CountsAhead, Coordinate]:
-    """Of this process, and how they ask."""
-    overlapped = OverlappedCounts(Collectives(dist.new_group(backend="gloo"), deadline_s, "counts"))
-    ranks = Collectives(dist.new_group(backend="gloo"), deadline_s, "commitments")
+class Asked(OverlappedCounts):
+    """Waits for the counts before the pass."""
 
-    def ask(num_rows: int, *args: Any, **kwargs: Any) -> tuple[bool, torch.Tensor, int]:
-        result = overlapped.coordinate(num_rows, *args, **kwargs)
-        overlapped.wait()
+    def counts_of_target_pass(self, *args: Any, **kwargs: Any) -> PassCounts:
+        result = super().counts_of_target_pass(*args, **kwargs)
+        super().wait()
         return result
 
-    if overlap:
-        return CountsAhead(ranks, overlapped.coordinate, overlapped), overlapped.coordinate
-    return CountsAhead(ranks, ask), ask
+    counts_of_draft_pass = counts_of_target_pass
+
+    def wait(self) -> None:
+        assert self._finish is None, "counts that were asked for are there before the pass"
+
+
+def counts_of(*, overlap: bool = False, deadline_s: float = 60.0) -> tuple[CountsAhead, RowCounts]:
+    """This process's, and how it asks."""
+    asking = OverlappedCounts if overlap else Asked
+    counts = asking(Collectives(dist.new_group(backend="gloo"), deadline_s, "counts"))
+    return CountsAhead(Collectives(dist.new_group(backend="gloo"), deadline_s, "commitments"), counts), counts
 
 
 def _passes(rank: int, overlap: bool) -> list[list[list[int]]]:
@@ -48,13 +55,13 @@ def _passes(rank: int, overlap: bool) -> list[list[list[int]]]:
     ):
         counts.commit(Commitment(9 - rank, 2 + rank) if commits[rank] else OPEN)
         of_pass = []
-        for coordinate, own in (
-            (counts.of_target, rows[rank]),
-            (counts.of_draft, rows[rank]),
-            (counts.of_draft, 1),
+        for counts_of_pass, own in (
+            (counts.counts_of_target_pass, rows[rank]),
+            (counts.counts_of_draft_pass, rows[rank]),
+            (counts.counts_of_draft_pass, 1),
         ):
-            should_ubatch, found, graph = coordinate(own, False, None, num_tokens_padded=own, cudagraph_mode=0)
-            assert (should_ubatch, graph, counts.num_own_rows) == (False, 0, own)
+            should_ubatch, found, graph = counts_of_pass(own, False, None, num_tokens_padded=own, cudagraph_mode=0)
+            assert (should_ubatch, graph, counts.own_rows_of_pass) == (False, 0, own)
             assert int(found[rank]) >= own and found.dtype == torch.int32
             counts.wait()
             of_pass.append(found.tolist())
@@ -85,13 +92,13 @@ def test_bounds_or_counts(overlap: bool) -> None:
 def _broken(rank: int) -> None:
     counts, _ = counts_of()
     counts.commit(Commitment(2, 2))
-    counts.of_target(5, False, None)
+    counts.counts_of_target_pass(5, False, None)
     counts.commit(Commitment(2, 2))
     if rank == 1:
         with pytest.raises(CommitmentError, match="replica 1 has 3 rows in a pass .* at most 2"):
-            counts.of_target(3, False, None)
+            counts.counts_of_target_pass(3, False, None)
     else:
-        assert counts.of_target(2, False, None)[1].tolist() == [2, 2]
+        assert counts.counts_of_target_pass(2, False, None)[1].tolist() == [2, 2]
 
 
 def test_broken_promise_is_named() -> None:
@@ -99,14 +106,14 @@ def test_broken_promise_is_named() -> None:
 
 
 def _silent(rank: int) -> None:
-    counts, ask = counts_of(deadline_s=2.0)
+    counts, asking = counts_of(deadline_s=2.0)
     if rank == 1:
-        ask(1, False, None)  # and does not say anything about the next pass
+        asking.counts_of_target_pass(1, False, None)  # and does not say anything about the next pass
         time.sleep(8)
         return
-    counts.of_target(1, False, None)
+    counts.counts_of_target_pass(1, False, None)
     with pytest.raises(CollectiveError, match=r"'commitments' failed .* world ranks \[1\] are silent"):
-        counts.of_target(1, False, None)
+        counts.counts_of_target_pass(1, False, None)
 
 
 def test_silent_replica_is_named() -> None:

@@ -17,6 +17,7 @@ from tests.ops.cases import (
     load_case,
     norm_case,
     pack_case,
+    pack_output,
     rows_case,
     same_bytes,
 )
@@ -87,7 +88,7 @@ def test_add_rms_norm(shape: tuple[int, int], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", PACK_SHAPES, ids=str)
 def test_mtp_pack_output(shape: tuple[int, int, int]) -> None:
     tensors = pack_case(*shape, seed=shape[0])
-    assert torch.equal(ops.mtp_pack_output(*map(npu, tensors)).cpu(), ops.mtp_pack_output(*tensors))
+    assert torch.equal(pack_output([npu(tensor) for tensor in tensors]).cpu(), pack_output(tensors))
 
 
 def test_strided_arguments() -> None:
@@ -152,7 +153,7 @@ def _refusals() -> Iterator[tuple[type[Exception], str, Callable[[], object]]]:
         ops.expert_load_add_,
         ops.expert_load_add_counts_,
         ops.add_rms_norm,
-        ops.mtp_pack_output,
+        torch.ops.ascend_ext.mtp_pack_output,
     )
     one = torch.ones((), dtype=torch.int32)
     top_k = ids[:, :, None].repeat(1, 2, 1)[:, :3]

@@ -22,9 +22,10 @@ from vllm_ascend_ext.attn_scatter.layers import AttentionScatter, LayerParts, No
 from vllm_ascend_ext.attn_scatter.row_layouts import PartialSum, Replicated
 from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.config import AttnScatterConfig
-from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.ranks import agreement, traffic
+from vllm_ascend_ext.integration.ranks.deadline import deadline_s
+from vllm_ascend_ext.integration.upstream.runner_device import device_of
 from vllm_ascend_ext.integration.upstream.switches import Switches
 
 logger = logging.getLogger(__name__)
@@ -39,12 +40,11 @@ def scatter(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
     """
     from vllm.distributed import get_tp_group
 
-    device = create_device(runner.device.type, runner.device.index or 0)
     collectives = Collectives(
         get_tp_group().device_group,
-        traffic.deadline_s(),
+        deadline_s(),
         GROUP,
-        stream_ordered=device.capabilities.device_collectives,
+        stream_ordered=device_of(runner).capabilities.device_collectives,
     )
     traffic.register(GROUP, collectives)
     model = runner.get_model().model

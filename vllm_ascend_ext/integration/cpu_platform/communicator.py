@@ -17,6 +17,7 @@ from vllm.distributed.device_communicators.base_device_communicator import Devic
 
 from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.integration.ranks import traffic
+from vllm_ascend_ext.integration.ranks.deadline import deadline_s
 
 
 class TorchCpuCommunicator(DeviceCommunicatorBase):
@@ -26,7 +27,7 @@ class TorchCpuCommunicator(DeviceCommunicatorBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.collectives = Collectives(self.device_group, timeout_s=traffic.deadline_s(), name=self.unique_name)
+        self.collectives = Collectives(self.device_group, timeout_s=deadline_s(), name=self.unique_name)
         traffic.register(self.unique_name, self.collectives)
         if self.use_all2all:
             self.all2all_manager = AgRsAll2AllManager(self.cpu_group)

@@ -71,7 +71,7 @@ class PlannedExchange:
         from vllm_ascend.ops.fused_moe.moe_runtime_args import MoEPrepareOutput
 
         gather = self._planner.gather
-        plan = self._planner.put_in_force([hidden_states, router_logits])
+        plan = self._planner.plan_exchange([hidden_states, router_logits])
         self._num_tokens = hidden_states.shape[0]
         count = plan.counts[gather.rank]  # later passes of a draft have fewer rows than their context says
         gathered = [gather.drop_padding(gather.gather(padded(x, count))) for x in (hidden_states, router_logits)]

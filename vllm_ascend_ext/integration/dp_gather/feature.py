@@ -41,7 +41,7 @@ class BoundGather(BoundFeature):
 
     def commit(self, commitment: Commitment) -> None:
         """Has the coming pass carry what this replica commits to about the next."""
-        self.planner.commit(commitment)
+        self.planner.counts.commit(commitment)
 
     def report(self) -> dict[str, Any]:
         """Returns what was exchanged by mode, and how the replicas' counts were known."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,17 +13,15 @@ import torch
 
 from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.device import create_device
-from vllm_ascend_ext.dp_gather.commitment import Commitment
 from vllm_ascend_ext.dp_gather.exchange import DpGather
 from vllm_ascend_ext.dp_gather.machine import Machine, MachineError, describe
 from vllm_ascend_ext.dp_gather.plan import GatherPlan, make_plan
 from vllm_ascend_ext.dp_gather.plan_cost import RowWidths
 from vllm_ascend_ext.dp_gather.plan_rows import GatherMode, Topology
-from vllm_ascend_ext.integration.dp_gather.counts.ahead import CountsAhead
-from vllm_ascend_ext.integration.dp_gather.counts.overlapped import OverlappedCounts
+from vllm_ascend_ext.integration.dp_gather.counts.row_counts import AskedCounts, RowCounts
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.ranks import agreement, traffic
+from vllm_ascend_ext.integration.upstream.runner_device import device_of
 
 _CACHED_PLANS = 4096
 
@@ -42,52 +40,43 @@ class LayerPlanner:
     """Plans and counts the exchanges of all layers of a runner.
 
     Args:
-        gather: of the ranks among which layers exchange rows.
-        topology: of the same ranks.
-        config: how to choose.
-        machine: for the rule "cost".
+        gather: exchange of rows among the ranks of all layers.
+        topology: layout of the same ranks.
+        config: settings that say how to choose.
+        machine: description of the machine, for the rule "cost".
+        counts: how the replicas know each other's rows.
     """
 
     def __init__(
-        self, gather: DpGather, topology: Topology, config: DpGatherConfig, machine: Machine | None
+        self,
+        gather: DpGather,
+        topology: Topology,
+        config: DpGatherConfig,
+        machine: Machine | None,
+        counts: RowCounts,
     ) -> None:
         self.gather = gather
         self.topology = topology
         self.stats: dict[str, ModeStats] = {}
         self.mode = None if config.mode == "planned" else GatherMode(config.mode)  # all ranks' the same
-        self.counts: OverlappedCounts | CountsAhead | None = None
+        self.counts = counts
         self._config = config
         self._machine = machine
         self._layer: ExitStack | None = None
         self._plan = functools.lru_cache(_CACHED_PLANS)(self._make_plan)
 
-    def await_counts(self) -> None:
-        """The counts in the forward context are those of all replicas from here on."""
-        if self.counts is not None:
-            self.counts.wait()
-
-    def commit(self, commitment: Commitment) -> None:
-        """Has the coming pass carry what this replica commits to about the next."""
-        if isinstance(self.counts, CountsAhead):
-            self.counts.commit(commitment)
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether replicas may have rows beyond their requests' in this pass, up to their bounds."""
-        return isinstance(self.counts, CountsAhead) and self.counts.is_ahead
-
     def bound_padding(self) -> slice:
-        """The rows that this rank holds only to reach its replica's bound; nobody else can tell them."""
+        """Returns the rows that this rank holds only to reach its replica's bound; nobody else can tell them."""
         rows, rank, counts = self.gather.plan.rows, self.gather.rank, self.counts
         held, real = rows.held[rank], rows.real[rank]
-        if not (isinstance(counts, CountsAhead) and counts.is_ahead):
+        if not counts.is_ahead:
             return slice(real, real)
         first = rank % self.topology.attn_tp_size * held  # of the replica's rows
-        return slice(min(max(counts.num_own_rows - first, 0), real), real)
+        return slice(min(max(counts.own_rows_of_pass - first, 0), real), real)
 
     @contextmanager
     def layer(self) -> Iterator[None]:
-        """One layer's forward: the plan that is put in force inside ends with it, however it ends."""
+        """Spans one layer's forward: the plan of its exchange ends with the layer, however that ends."""
         with ExitStack() as stack:
             self._layer = stack
             try:
@@ -95,8 +84,11 @@ class LayerPlanner:
             finally:
                 self._layer = None
 
-    def put_in_force(self, tensors: list[torch.Tensor]) -> GatherPlan:
-        """The plan for gathering these tensors, ``[S, ...]`` each, hidden states first, and for combining."""
+    def plan_exchange(self, tensors: list[torch.Tensor]) -> GatherPlan:
+        """Plans the gathering of these tensors, ``[S, ...]`` each, hidden states first, and the combining.
+
+        The plan is in force until the layer ends.
+        """
         from vllm.config import CUDAGraphMode
         from vllm.forward_context import get_forward_context
 
@@ -122,14 +114,13 @@ class LayerPlanner:
         return {mode: asdict(stats) for mode, stats in self.stats.items()}
 
     def counts_report(self) -> dict[str, Any] | None:
-        """How the replicas' counts were known since `reset`; None where vLLM exchanges them."""
-        return None if self.counts is None else self.counts.report()
+        """Returns how the replicas' counts were known since `reset`; None where vLLM exchanges them."""
+        return self.counts.report() or None
 
     def reset(self) -> None:
         """Forgets what was counted."""
         self.stats.clear()
-        if self.counts is not None:
-            self.counts.reset()
+        self.counts.reset()
 
     def _make_plan(
         self, counts: tuple[int, ...], widths: RowWidths, in_graph: bool, mode: GatherMode | None
@@ -150,13 +141,22 @@ def _combine_bytes(hidden: torch.Tensor) -> int:
     return int(hidden.shape[1]) * max(hidden.element_size(), 2)
 
 
-def make_planner(runner: Any, *, split_rows: bool, config: DpGatherConfig) -> LayerPlanner:
-    """The planner of a runner's layers. Every rank calls it.
+def make_planner(
+    runner: Any,
+    *,
+    split_rows: bool,
+    config: DpGatherConfig,
+    make_counts: Callable[[], RowCounts] = AskedCounts,
+) -> LayerPlanner:
+    """Makes the planner of a runner's layers. Every rank calls it.
 
-    split_rows: the TP ranks of a replica split its rows among them before the exchange.
+    Args:
+        split_rows: whether the TP ranks of a replica split its rows among them before the exchange.
+        make_counts: function that makes the replicas' counts, once all ranks agree on the configuration.
 
-    Raises UnsupportedCombinationError for a machine of another number of ranks, and StartupError when the ranks
-    would plan differently.
+    Raises:
+        UnsupportedCombinationError: the machine described has another number of ranks.
+        StartupError: the ranks would plan differently.
     """
     from vllm.distributed import get_dp_group, get_ep_group, get_tp_group
 
@@ -175,17 +175,15 @@ def make_planner(runner: Any, *, split_rows: bool, config: DpGatherConfig) -> La
             raise UnsupportedCombinationError(f"ascend_ext.dp_gather.machine: {error}") from None
     check_agreement(ranks, config, machine, runner.device)
     traffic.register(ranks.name, ranks)
-    return LayerPlanner(DpGather(ranks, attn_tp), topology, config, machine)
+    return LayerPlanner(DpGather(ranks, attn_tp), topology, config, machine, make_counts())
 
 
 def _collectives(runner: Any, group: Any, config: DpGatherConfig) -> Collectives:
-    index = runner.device.index
-    device = create_device(runner.device.type, 0 if index is None else index)
     return Collectives(
         group.device_group,
         config.deadline_s,
         f"DP gather over {group.unique_name}",
-        stream_ordered=device.capabilities.device_collectives,
+        stream_ordered=device_of(runner).capabilities.device_collectives,
     )
 
 

@@ -13,8 +13,7 @@ import torch
 from vllm.distributed.device_communicators.all2all import AgRsAll2AllManager
 
 from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.integration.dp_gather.counts import ahead as counts_ahead
-from vllm_ascend_ext.integration.dp_gather.counts import overlapped
+from vllm_ascend_ext.integration.dp_gather.counts.install import make_counts
 from vllm_ascend_ext.integration.dp_gather.loaded_layers import check_layers
 from vllm_ascend_ext.integration.dp_gather.planner import LayerPlanner, make_planner
 
@@ -67,7 +66,7 @@ class PlannedAll2AllManager(AgRsAll2AllManager):  # type: ignore[misc]
     ) -> Any:
         """Gathers all; the last of `tensors` says where rows go: `mark` in those that this rank has only up to its
         bound, `fill` in the plan's padding."""
-        self._planner.put_in_force([*tensors, *(extra or [])])
+        self._planner.plan_exchange([*tensors, *(extra or [])])
         *others, routing = tensors
         gathered = [
             *(self._gather.gather(x) for x in others),
@@ -96,13 +95,14 @@ def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPl
 
     check_layers(layers)
     first = next(iter(layers.values()))
-    planner = make_planner(runner, split_rows=first.moe_config.is_sequence_parallel, config=config)
+    planner = make_planner(
+        runner,
+        split_rows=first.moe_config.is_sequence_parallel,
+        config=config,
+        make_counts=functools.partial(make_counts, runner, config),
+    )
     communicator = get_ep_group().device_communicator
     communicator.all2all_manager = PlannedAll2AllManager(communicator.all2all_manager.cpu_group, planner)
-    if config.counts_ahead:
-        planner.counts = counts_ahead.bind(runner, config)
-    elif config.overlap_counts:
-        planner.counts = overlapped.bind(runner, config)
     for layer in layers.values():
         _hook(layer, planner)
     return planner
@@ -115,7 +115,7 @@ def _hook(layer: Any, planner: LayerPlanner) -> None:
 
     @contextmanager
     def planned_context() -> Iterator[None]:
-        planner.await_counts()
+        planner.counts.wait()
         with sizes_context(), planner.layer():
             yield
 
@@ -134,7 +134,7 @@ def _without_padding(compute_routing: Any, planner: LayerPlanner) -> Any:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         topk_weights, topk_ids = compute_routing(hidden_states, router_logits, *args, **kwargs)
         planner.gather.fill_padding_(topk_ids, -1)
-        if planner.is_ahead:
+        if planner.counts.is_ahead:
             is_padding = torch.isneginf(router_logits).all(dim=1, keepdim=True)
             topk_ids.masked_fill_(is_padding, -1)
             topk_weights.masked_fill_(is_padding, 0)  # a softmax of these logits is NaN

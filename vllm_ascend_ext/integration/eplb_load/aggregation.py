@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The aggregator of a vLLM runner: its groups, its limits, and the facts of a step that all ranks share."""
+"""The snapshots of a vLLM runner: its groups, its limits, and the facts of a step that all ranks share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.collectives.roll_call import RollCall
 from vllm_ascend_ext.config import EplbLoadConfig
-from vllm_ascend_ext.device import Device, create_device
+from vllm_ascend_ext.device import Device
+from vllm_ascend_ext.drafts import decode_tokens
 from vllm_ascend_ext.eplb_load.collection import RoutedModel
-from vllm_ascend_ext.eplb_load.device_sum import DeviceAggregator, max_slots
-from vllm_ascend_ext.eplb_load.host_sum import HostAggregator
+from vllm_ascend_ext.eplb_load.device_sum import DeviceSum, max_routed_ids
+from vllm_ascend_ext.eplb_load.host_sum import HostSum
 from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder
-from vllm_ascend_ext.eplb_load.snapshots import ExpertLoadAggregator
+from vllm_ascend_ext.eplb_load.snapshots import Snapshots, SumOverRanks
+from vllm_ascend_ext.eplb_load.transit import Transit
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.ranks.groups import own_group
+from vllm_ascend_ext.integration.upstream.runner_device import device_of
 
 
 def num_ranks() -> int:
@@ -38,17 +41,17 @@ def is_first_rank() -> bool:
 
 def slot_limit(config: EplbLoadConfig) -> int:
     """Routed slots that a recorder may hold."""
-    return max_slots(num_ranks()) if config.aggregation == "device" else INT32_MAX
+    return max_routed_ids(num_ranks()) if config.aggregation == "device" else INT32_MAX
 
 
 def check_interval(runner: Any, config: EplbLoadConfig, models: Sequence[RoutedModel]) -> None:
     """Refuse an interval in which a counter could overflow; raises UnsupportedCombinationError.
 
     A step has at most max_num_batched_tokens rows, and the draft routes them once more for each of its passes.
-    Half of the range is left for snapshots that merge: from there on a snapshot waits for a slot.
+    Half of the range is left for snapshots that merge: from there on a snapshot waits for a buffer.
     """
     speculative = runner.speculative_config
-    passes = 1 if speculative is None else 1 + speculative.num_speculative_tokens
+    passes = decode_tokens(0 if speculative is None else speculative.num_speculative_tokens)
     rows = runner.scheduler_config.max_num_batched_tokens * passes
     limit = slot_limit(config) // 2
     for model in models:
@@ -60,28 +63,28 @@ def check_interval(runner: Any, config: EplbLoadConfig, models: Sequence[RoutedM
             )
 
 
-def make_aggregator(
-    runner: Any, config: EplbLoadConfig, recorders: Sequence[ExpertLoadRecorder]
-) -> ExpertLoadAggregator:
-    """The aggregator that the configuration asks for. Every rank of the stage calls it: it makes a group.
+def make_snapshots(runner: Any, config: EplbLoadConfig, recorders: Sequence[ExpertLoadRecorder]) -> Snapshots:
+    """Makes the snapshots that the configuration asks for. Every rank of the stage calls it: it makes a group.
 
-    Raises UnsupportedCombinationError when the device has no collectives of its own.
+    Raises:
+        UnsupportedCombinationError: the device has no collectives of its own.
     """
-    index = runner.device.index
-    device = create_device(runner.device.type, 0 if index is None else index)
-    options: dict[str, Any] = {"num_slots": config.slots, "deadline_s": config.deadline_s}
-    backend = "gloo" if config.aggregation == "host" else _backend(device)
-    group = _group(backend, config)
-    collectives = group and Collectives(
-        group, config.deadline_s, "expert load", stream_ordered=config.aggregation == "device"
-    )
-    if config.aggregation == "host":
-        return HostAggregator(recorders, device, collectives, **options)
-    if collectives is not None:
-        # connects now, which would hold up the first snapshot
-        collectives.all_reduce_(torch.zeros(1, device=runner.device))
-    roll_call = group and RollCall(group, "expert load on the device")
-    return DeviceAggregator(recorders, device, collectives or _Alone(), roll_call, **options)
+    device = device_of(runner)
+    make_sum = _host_sum(config) if config.aggregation == "host" else _device_sum(runner, device, config)
+    return Snapshots(recorders, device, make_sum, num_buffers=config.slots, deadline_s=config.deadline_s)
+
+
+def _host_sum(config: EplbLoadConfig) -> Callable[[Transit], SumOverRanks]:
+    return functools.partial(HostSum, _own_group("gloo", config))
+
+
+def _device_sum(runner: Any, device: Device, config: EplbLoadConfig) -> Callable[[Transit], SumOverRanks]:
+    collectives = _own_group(_backend(device), config)
+    if collectives is None:
+        return functools.partial(DeviceSum, _Alone(), None)
+    # connects now, which would hold up the first snapshot
+    collectives.all_reduce_(torch.zeros(1, device=runner.device))
+    return functools.partial(DeviceSum, collectives, RollCall(collectives.group, "expert load on the device"))
 
 
 class _Alone:
@@ -102,19 +105,12 @@ def _backend(device: Device) -> str:
     return device.collective_backend
 
 
-def _group(backend: str, config: EplbLoadConfig) -> Any:
-    """A group of its own, so that no other thread or stream uses it; None for a single rank."""
+def _own_group(backend: str, config: EplbLoadConfig) -> Collectives | None:
+    """Makes a group of the ranks whose counts are added up; None for a single rank."""
     from vllm.distributed import get_ep_group
 
     ranks = get_ep_group().ranks
-    if len(ranks) == 1:
-        return None
-    return dist.new_group(
-        ranks,
-        backend=backend,
-        timeout=timedelta(seconds=config.deadline_s),
-        use_local_synchronization=True,  # ranks of other stages do not take part
-    )
+    return own_group(ranks, backend, config.deadline_s, "expert load") if len(ranks) > 1 else None
 
 
 def largest_replica(runner: Any, num_rows: int) -> int:
@@ -130,7 +126,7 @@ def largest_replica(runner: Any, num_rows: int) -> int:
 def decode_rows(runner: Any) -> int:
     """The most rows, padding included, of a step in which every request of a replica only decodes."""
     speculative = runner.speculative_config
-    tokens = 1 if speculative is None else 1 + speculative.num_speculative_tokens
+    tokens = decode_tokens(0 if speculative is None else speculative.num_speculative_tokens)
     rows = int(runner.scheduler_config.max_num_seqs) * tokens
     sizes = runner.compilation_config.cudagraph_capture_sizes or ()
     rows = min((size for size in sizes if size >= rows), default=rows)

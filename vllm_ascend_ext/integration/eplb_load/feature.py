@@ -68,7 +68,7 @@ class BoundLoad(BoundFeature):
             ],
             "collection": {
                 "step": windows.step,
-                **asdict(windows.aggregator.stats),
+                **asdict(windows.snapshots.stats),
                 **asdict(windows.window_stats),
             },
         }

@@ -46,7 +46,7 @@ def metric_values(
     if not windows.is_first:
         return None
     windows.consume()
-    stats = windows.aggregator.stats
+    stats = windows.snapshots.stats
     return {
         "tokens": dict(zip(collection.names, windows.num_tokens, strict=True)),
         "snapshots": stats.num_snapshots,

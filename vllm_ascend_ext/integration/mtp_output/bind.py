@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 from typing import Any
 
-import torch.distributed as dist
-
-from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.config import MtpOutputConfig
-from vllm_ascend_ext.device import create_device
+from vllm_ascend_ext.drafts import decode_tokens
 from vllm_ascend_ext.integration.errors import StartupError
 from vllm_ascend_ext.integration.mtp_output.runner_outputs import RunnerHooks
 from vllm_ascend_ext.integration.mtp_output.stop_rule import EngineRequests
+from vllm_ascend_ext.integration.ranks.groups import own_group
 from vllm_ascend_ext.integration.upstream.patches import Patch, apply_patches
+from vllm_ascend_ext.integration.upstream.runner_device import device_of
 from vllm_ascend_ext.mtp_output.errors import ChannelError
 from vllm_ascend_ext.mtp_output.outlet import EngineOutlet
 from vllm_ascend_ext.mtp_output.ring.size import RingSize
@@ -94,13 +92,11 @@ def patches(runner: Any) -> list[Patch]:
 def _record_copier(runner: Any, config: MtpOutputConfig, num_speculative_tokens: int) -> RecordCopier:
     from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
-    index = runner.device.index
-    device = create_device(runner.device.type, 0 if index is None else index)
     columns = 1 + max(runner.model_config.max_logprobs, MAX_LOGPROB_TOKEN_IDS)
-    num_slots = LaunchBound.largest(1, num_speculative_tokens)
+    num_slots = decode_tokens(num_speculative_tokens)
     largest = PackedShape(runner.max_num_reqs, num_slots, columns, num_speculative_tokens)
     return RecordCopier(
-        device,
+        device_of(runner),
         largest,
         num_buffers=config.slots,
         deadline_s=config.deadline_s,
@@ -125,17 +121,14 @@ def _outlet(config: MtpOutputConfig, replica: int, max_num_seqs: int, num_specul
 
 
 def _peers(vllm_config: Any, config: MtpOutputConfig, *, is_async: bool) -> ReplicaPeers:
-    """A Gloo group of its own, so that no other thread uses it."""
+    """Makes a group of the ranks of this replica's stage, in host memory."""
     from vllm.distributed import get_tp_group
 
     ranks = get_tp_group().ranks
     launcher = vllm_config.parallel_config.distributed_executor_backend == "external_launcher"
     if len(ranks) == 1:
         return ReplicaPeers(None, False)
-    group = dist.new_group(
-        ranks, backend="gloo", timeout=timedelta(seconds=config.deadline_s), use_local_synchronization=True
-    )
-    return ReplicaPeers(Collectives(group, config.deadline_s, "mtp output"), launcher or not is_async)
+    return ReplicaPeers(own_group(ranks, "gloo", config.deadline_s, "mtp output"), launcher or not is_async)
 
 
 def report_of(outputs: StepPipeline) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import torch
 from vllm_ascend_ext.device import Device
 from vllm_ascend_ext.mtp_output.frames.section import Int32Array
 from vllm_ascend_ext.mtp_record import MtpRecord
-from vllm_ascend_ext.ops.mtp_pack import MtpOutput, mtp_pack_output, mtp_unpack_output
+from vllm_ascend_ext.ops.mtp_pack import MtpOutput, TopK, mtp_pack_output, mtp_unpack_output, topk_of
 
 SIDE_STREAM = "mtp output"
 Words = TypeVar("Words", torch.Tensor, Int32Array)
@@ -189,18 +189,18 @@ class RecordCopier:
         return PackedRecords(self, buffer, shape)
 
     def _pack(self, sampled: SampledTensors, out_N: torch.Tensor) -> None:
-        topk = sampled.topk_ids_BSK, sampled.topk_logprobs_BSK, sampled.token_ranks_BS
-        parts = [self._records(sampled.token_ids_BS, *topk)]
+        topk = topk_of(sampled.topk_ids_BSK, sampled.topk_logprobs_BSK, sampled.token_ranks_BS)
+        parts = [self._records(sampled.token_ids_BS, topk)]
         if sampled.draft_ids_BD is not None:
-            parts.append(self._records(sampled.draft_ids_BD))
+            parts.append(self._records(sampled.draft_ids_BD, None))
         torch.cat([part.flatten() for part in parts], out=out_N)
 
-    def _records(self, token_ids_BS: torch.Tensor, *topk: torch.Tensor | None) -> torch.Tensor:
+    def _records(self, token_ids_BS: torch.Tensor, topk: TopK | None) -> torch.Tensor:
         is_token_BS = token_ids_BS >= 0
         if token_ids_BS.shape[1] > 1:
             is_token_BS &= token_ids_BS < self._vocab_size
         num_tokens_B = is_token_BS.sum(dim=1, dtype=torch.int32)
-        return mtp_pack_output(token_ids_BS, num_tokens_B, self._running_B[: len(token_ids_BS)], *topk)
+        return mtp_pack_output(token_ids_BS, num_tokens_B, self._running_B[: len(token_ids_BS)], topk)
 
 
 def unpack(words_N_cpu: torch.Tensor, shape: PackedShape) -> tuple[MtpOutput, MtpOutput | None]:

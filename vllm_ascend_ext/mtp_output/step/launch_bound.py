@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vllm_ascend_ext.drafts import decode_tokens
+
 
 class LaunchBoundError(RuntimeError):
     """Reports a launch with more tokens than was said: buffers sized by the bound would overflow."""
@@ -42,14 +44,14 @@ class LaunchBound:
         if num_speculative_tokens < 0:
             raise ValueError(f"num_speculative_tokens={num_speculative_tokens} is negative")
         self.step = 0
-        self._decode_tokens = num_speculative_tokens + 1
+        self._decode_tokens = decode_tokens(num_speculative_tokens)
         self._decoding: dict[str, int] = {}  # request → the step since which it decodes
         self._prompts: dict[str, tuple[int, bool]] = {}  # launched next: (tokens, whether it then decodes)
 
     @staticmethod
     def largest(max_num_seqs: int, num_speculative_tokens: int) -> int:
         """Returns the bound of a launch in which all requests decode; buffers are sized by it."""
-        return max_num_seqs * (num_speculative_tokens + 1)
+        return max_num_seqs * decode_tokens(num_speculative_tokens)
 
     @property
     def num_live(self) -> int:

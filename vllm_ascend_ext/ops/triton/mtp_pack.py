@@ -8,7 +8,7 @@ import triton
 from triton import language as tl
 
 from vllm_ascend_ext.mtp_record import HEADER_WORDS
-from vllm_ascend_ext.ops.mtp_pack import check
+from vllm_ascend_ext.ops.mtp_pack import check, topk_of
 
 
 @triton.jit
@@ -47,18 +47,15 @@ def mtp_pack_output(
     token_ids_BS: torch.Tensor,
     num_accepted_B: torch.Tensor,
     status_B: torch.Tensor,
-    topk_ids_BSK: torch.Tensor | None = None,
-    topk_logprobs_BSK: torch.Tensor | None = None,
-    token_ranks_BS: torch.Tensor | None = None,
+    *optional: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Runs `vllm_ascend_ext.ops.mtp_pack_output` on a GPU."""
-    record = check(token_ids_BS, num_accepted_B, status_B, topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
+    """Runs the kernel, with the arguments of the operator's schema; see `vllm_ascend_ext.ops.mtp_pack_output`."""
+    topk = topk_of(*optional)
+    record = check(token_ids_BS, num_accepted_B, status_B, topk)
     out_BW = token_ids_BS.new_empty(token_ids_BS.shape[0], record.words)
     tokens = token_ids_BS.contiguous()
-    optional = [
-        tokens if tensor is None else tensor.contiguous().view(torch.int32)
-        for tensor in (topk_ids_BSK, topk_logprobs_BSK, token_ranks_BS)
-    ]
+    # without top-k the kernel reads none of the three
+    inputs = [tokens] * 3 if topk is None else [tensor.contiguous().view(torch.int32) for tensor in topk]
     if out_BW.shape[0]:
         slot_words, top_words = record.sections[0], record.sections[1] if record.top_k else 0
         _kernel[(out_BW.shape[0],)](
@@ -66,7 +63,7 @@ def mtp_pack_output(
             tokens,
             num_accepted_B.contiguous(),
             status_B.contiguous(),
-            *optional,
+            *inputs,
             SLOTS=record.num_slots,
             TOP_K=record.top_k,
             WORDS=record.words,

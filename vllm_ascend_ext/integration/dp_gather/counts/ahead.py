@@ -8,7 +8,6 @@ own up to it, as vLLM does for graphs. When any has not, the counts are exchange
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,17 +16,11 @@ from typing import Any
 import torch
 
 from vllm_ascend_ext.collectives.collectives import Collectives
-from vllm_ascend_ext.config import DpGatherConfig
 from vllm_ascend_ext.dp_gather.commitment import OPEN, Commitment, bounds, check, decode, encode
-from vllm_ascend_ext.integration.dp_gather.counts.overlapped import (
-    OverlappedCounts,
-    put_in_place,
-    replicas,
-)
+from vllm_ascend_ext.integration.dp_gather.counts.row_counts import PassCounts, RowCounts
 from vllm_ascend_ext.integration.errors import IncompatibleVllmError
 
 _ATTRIBUTE = "ascend_ext_commitment"  # of vLLM's SchedulerOutput: (rows, draft rows)
-Coordinate = Callable[..., tuple[bool, Any, int]]  # vLLM's `coordinate_batch_across_dp`
 
 
 def attach(scheduler_output: Any, commitment: Commitment) -> None:
@@ -74,22 +67,20 @@ class AheadStats:
 
 
 class CountsAhead:
-    """Stands for vLLM's `coordinate_batch_across_dp`, in the target model's passes and the draft model's.
+    """Takes the counts from commitments, in the target model's passes and the draft model's. See `RowCounts`.
 
     Every target pass takes what was gathered beside the one before, and begins the gathering for the one after.
 
     Args:
-        ranks: of one tensor-parallel rank's replicas, on the host, used for nothing else.
-        ask: the exchange of counts where any replica has not committed; vLLM's function or the overlapped one.
-        overlapped: that one, to be awaited.
+        ranks: replicas of one tensor-parallel rank, in host memory, used for nothing else.
+        asking: exchange of the counts in passes about which a replica has not committed.
     """
 
-    def __init__(self, ranks: Collectives, ask: Coordinate, overlapped: OverlappedCounts | None = None) -> None:
+    def __init__(self, ranks: Collectives, asking: RowCounts) -> None:
         self.stats = AheadStats()
-        self.num_own_rows = 0  # of the pass under way, those added not included
+        self.own_rows_of_pass = 0
         self._ranks = ranks
-        self._ask = ask
-        self._overlapped = overlapped
+        self._asking = asking
         self._own = OPEN
         self._arriving: tuple[torch.Tensor, Callable[[], None]] | None = None
         self._bounds: tuple[Commitment, ...] | None = None
@@ -101,11 +92,11 @@ class CountsAhead:
         return self._bounds is not None
 
     def commit(self, commitment: Commitment) -> None:
-        """What the coming pass carries about the one after it; without it that is nothing."""
+        """Takes what the coming pass carries about the one after it; without a call that is nothing."""
         self._own = commitment
 
-    def of_target(self, num_tokens_unpadded: int, *args: Any, **kwargs: Any) -> tuple[bool, Any, int]:
-        """With vLLM's parameters and results, for a pass of the target model.
+    def counts_of_target_pass(self, num_tokens_unpadded: int, *args: Any, **kwargs: Any) -> PassCounts:
+        """Takes the bounds that were gathered, or asks; see `RowCounts`.
 
         Raises:
             CollectiveError: a commitment is missing at the deadline; names the silent ranks.
@@ -115,43 +106,37 @@ class CountsAhead:
         self._num_drafts = 0
         if self._bounds is None:
             self.stats.num_asked += 1
-            result = self._asked(num_tokens_unpadded, args, kwargs)
+            result = self._asked(self._asking.counts_of_target_pass, num_tokens_unpadded, args, kwargs)
         else:
             self.stats.num_ahead += 1
             result = self._planned([bound.max_rows for bound in self._bounds], num_tokens_unpadded)
         self._begin()
         return result
 
-    def of_draft(self, num_tokens_unpadded: int, *args: Any, **kwargs: Any) -> tuple[bool, Any, int]:
-        """Likewise for a pass of the draft model: the first of a step has the target's rows, later ones a row a
-        request."""
+    def counts_of_draft_pass(self, num_tokens_unpadded: int, *args: Any, **kwargs: Any) -> PassCounts:
+        """Does likewise for a pass of the draft model: the first of a step has the target's rows, later ones a
+        row a request."""
         later = self._num_drafts > 0
         self._num_drafts += 1
         if self._bounds is None:
             self.stats.num_draft_asked += 1
-            return self._asked(num_tokens_unpadded, args, kwargs)
+            return self._asked(self._asking.counts_of_draft_pass, num_tokens_unpadded, args, kwargs)
         self.stats.num_draft_ahead += 1
         rows = [bound.max_draft_rows if later else bound.max_rows for bound in self._bounds]
         return self._planned(rows, num_tokens_unpadded)
 
     def wait(self) -> None:
-        """From here on the counts of the pass are valid.
-
-        Raises:
-            CollectiveError: not within the deadline; names the silent ranks.
-        """
-        if self._overlapped is not None:
-            self._overlapped.wait()
+        """Waits for the counts that were asked for; see `RowCounts`."""
+        self._asking.wait()
 
     def report(self) -> dict[str, Any]:
-        """What was counted since the last `reset`; with overlapped counts also those of `CountsStats`."""
-        return asdict(self.stats) | (self._overlapped.report() if self._overlapped is not None else {})
+        """Returns what was counted since the last `reset`, and what the way of asking counted."""
+        return asdict(self.stats) | self._asking.report()
 
     def reset(self) -> None:
         """Forgets what was counted."""
         self.stats = AheadStats()
-        if self._overlapped is not None:
-            self._overlapped.reset()
+        self._asking.reset()
 
     def _gathered(self) -> tuple[Commitment, ...]:
         """All replicas' commitments about the pass that begins; empty before the first."""
@@ -169,40 +154,20 @@ class CountsAhead:
         vector = torch.tensor(encode(own, self._ranks.rank, self._ranks.num_ranks))
         self._arriving = vector, self._ranks.begin_all_reduce_(vector)
 
-    def _asked(self, num_rows: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any, int]:
-        self.num_own_rows = num_rows
+    def _asked(
+        self, ask: Callable[..., PassCounts], num_rows: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> PassCounts:
+        self.own_rows_of_pass = num_rows
         started = time.perf_counter()
-        result = self._ask(num_rows, *args, **kwargs)
+        result = ask(num_rows, *args, **kwargs)
         self.stats.wait_s += time.perf_counter() - started
         return result
 
-    def _planned(self, rows: list[int], num_rows: int) -> tuple[bool, Any, int]:
+    def _planned(self, rows: list[int], num_rows: int) -> PassCounts:
         own = rows[self._ranks.rank]
         check(num_rows, own, self._ranks.rank)
         self.wait()  # for a pass before this one without a layer that exchanged rows
-        self.num_own_rows = num_rows
+        self.own_rows_of_pass = num_rows
         self.stats.num_rows_ahead += own
         self.stats.num_pad_rows += own - num_rows
         return False, torch.tensor(rows, dtype=torch.int32), 0
-
-
-def bind(runner: Any, config: DpGatherConfig) -> CountsAhead:
-    """Let a runner and its drafter know their counts ahead. Every rank calls it: it makes groups."""
-    from vllm.v1.worker import dp_utils
-
-    overlapped = OverlappedCounts(replicas(config, "DP counts")) if config.overlap_counts else None
-    ask = dp_utils.coordinate_batch_across_dp if overlapped is None else overlapped.coordinate
-    counts = CountsAhead(replicas(config, "DP commitments"), ask, overlapped)
-    put_in_place(runner, counts.of_target, counts.of_draft)
-    runner.wait_for_row_counts = counts.wait
-    execute_model = runner.execute_model
-
-    @functools.wraps(execute_model)
-    def execute_committed(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        commitment = attached(scheduler_output)
-        if commitment is not None:
-            counts.commit(commitment)
-        return execute_model(scheduler_output, *args, **kwargs)
-
-    runner.execute_model = execute_committed
-    return counts

@@ -8,21 +8,16 @@ begun where vLLM asks, and awaited in that layer.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from vllm_ascend_ext.collectives.collectives import Collectives
-from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.integration.upstream import patches
-
-_NAME = "coordinate_batch_across_dp"
+from vllm_ascend_ext.dp_gather.commitment import Commitment
+from vllm_ascend_ext.integration.dp_gather.counts.row_counts import PassCounts
 
 
 @dataclass(slots=True)
@@ -34,14 +29,17 @@ class CountsStats:
 
 
 class OverlappedCounts:
-    """Stands for vLLM's function; one exchange is under way at a time.
+    """Exchanges the counts of each pass beside it; one exchange is under way at a time. See `RowCounts`.
 
     Args:
-        ranks: of one tensor-parallel rank's replicas, on the host, used for nothing else.
+        ranks: replicas of one tensor-parallel rank, in host memory, used for nothing else.
     """
+
+    is_ahead = False
 
     def __init__(self, ranks: Collectives) -> None:
         self.stats = CountsStats()
+        self.own_rows_of_pass = 0
         self._ranks = ranks
         self._finish: Callable[[], None] | None = None
 
@@ -50,7 +48,7 @@ class OverlappedCounts:
         """Whether an exchange has been begun and not yet awaited."""
         return self._finish is not None
 
-    def coordinate(
+    def counts_of_target_pass(
         self,
         num_tokens_unpadded: int,
         allow_microbatching: bool,
@@ -58,16 +56,13 @@ class OverlappedCounts:
         num_tokens_padded: int | None = None,
         uniform_decode: bool | None = None,
         cudagraph_mode: int = 0,
-    ) -> tuple[bool, torch.Tensor, int]:
-        """With vLLM's parameters and results: no micro-batches, the rows ``[dp]`` int32, and no graph.
-
-        Of the rows only this replica's are valid before `wait`.
-        """
+    ) -> PassCounts:
+        """Begins the exchange; see `RowCounts`. There are no micro-batches and no graph."""
         assert cudagraph_mode == 0, "graphs need all counts before the pass"
         self.wait()  # for a pass without a layer that exchanged rows
-        own = num_tokens_unpadded if num_tokens_padded is None else num_tokens_padded
+        self.own_rows_of_pass = num_tokens_unpadded
         counts = torch.zeros(self._ranks.num_ranks, dtype=torch.int32)
-        counts[self._ranks.rank] = own
+        counts[self._ranks.rank] = num_tokens_unpadded if num_tokens_padded is None else num_tokens_padded
         arriving = counts.clone()
         finish = self._ranks.begin_all_reduce_(arriving)
 
@@ -79,12 +74,10 @@ class OverlappedCounts:
         self.stats.num_exchanges += 1
         return False, counts, 0
 
-    def wait(self) -> None:
-        """From here on the counts of the pass are valid.
+    counts_of_draft_pass = counts_of_target_pass
 
-        Raises:
-            CollectiveError: not within the deadline; names the silent ranks.
-        """
+    def wait(self) -> None:
+        """Waits for the exchange under way, if there is one; see `RowCounts`."""
         if self._finish is None:
             return
         finish, self._finish = self._finish, None
@@ -92,51 +85,13 @@ class OverlappedCounts:
         finish()
         self.stats.exchange_wait_s += time.perf_counter() - started
 
+    def commit(self, commitment: Commitment) -> None:
+        """Does nothing: no replica plans by promises."""
+
     def report(self) -> dict[str, Any]:
-        """What was counted since the last `reset`."""
+        """Returns what was counted since the last `reset`."""
         return asdict(self.stats)
 
     def reset(self) -> None:
         """Forgets what was counted."""
         self.stats = CountsStats()
-
-
-def bind(runner: Any, config: DpGatherConfig) -> OverlappedCounts:
-    """Let a runner and its drafter exchange their counts by the result. Every rank calls it: it makes a group."""
-    counts = OverlappedCounts(replicas(config, "DP counts"))
-    put_in_place(runner, counts.coordinate, counts.coordinate)
-    runner.wait_for_row_counts = counts.wait
-    return counts
-
-
-def replicas(config: DpGatherConfig, name: str) -> Collectives:
-    """One tensor-parallel place's replicas, in a Gloo group of their own. Every rank calls it."""
-    from vllm.distributed import get_dp_group
-
-    group = dist.new_group(
-        get_dp_group().ranks,
-        backend="gloo",
-        timeout=timedelta(seconds=config.deadline_s),
-        use_local_synchronization=True,  # ranks of other tensor-parallel places make groups of their own
-    )
-    return Collectives(group, config.deadline_s, name)
-
-
-def put_in_place(runner: Any, of_target: Callable[..., Any], of_draft: Callable[..., Any]) -> None:
-    """Let both stand for vLLM's function: one in the runner, the other in its drafter, if that has passes."""
-    _use(runner, "vllm.v1.worker.gpu_model_runner", of_target)
-    drafter = getattr(runner, "drafter", None)
-    if hasattr(drafter, "_determine_batch_execution_and_padding"):
-        _use(drafter, "vllm.v1.spec_decode.llm_base_proposer", of_draft)
-
-
-def _use(owner: Any, module: str, coordinate: Callable[..., Any]) -> None:
-    """While `owner` decides on its batch, its module's name stands for ours."""
-    determine = owner._determine_batch_execution_and_padding
-
-    @functools.wraps(determine)
-    def ours(*args: Any, **kwargs: Any) -> Any:
-        with patches.rebind(f"{module}:{_NAME}", coordinate):
-            return determine(*args, **kwargs)
-
-    owner._determine_batch_execution_and_padding = ours

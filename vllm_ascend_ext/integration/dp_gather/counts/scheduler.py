@@ -15,9 +15,9 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
 
 from vllm_ascend_ext.dp_gather.commitment import Admission, Commitment, commit
+from vllm_ascend_ext.drafts import decode_tokens
 from vllm_ascend_ext.integration.dp_gather.counts.ahead import attach
 from vllm_ascend_ext.integration.upstream import patches as compat
-from vllm_ascend_ext.mtp_output.step.launch_bound import LaunchBound
 
 _execute_dummy_batch = EngineCore.execute_dummy_batch
 
@@ -54,7 +54,7 @@ class _Committing:
             num_waiting=num_waiting,
             all_decode=not any(request.is_prefill_chunk for request in self.running),
             num_running=len(self.running),
-            decode_rows=LaunchBound.largest(1, self.num_spec_tokens),
+            decode_rows=decode_tokens(self.num_spec_tokens),
             row_limit=self.max_num_scheduled_tokens,
         )
         self._admission.pass_decided(commitment)
