@@ -25,6 +25,8 @@ from vllm_ascend_ext.integration.dp_gather.counts.overlapped import (
     replicas,
 )
 from vllm_ascend_ext.integration.errors import IncompatibleVllmError
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import row_counts as seams
 
 _ATTRIBUTE = "ascend_ext_commitment"  # of vLLM's SchedulerOutput: (rows, draft rows)
 Coordinate = Callable[..., tuple[bool, Any, int]]  # vLLM's `coordinate_batch_across_dp`
@@ -32,7 +34,8 @@ Coordinate = Callable[..., tuple[bool, Any, int]]  # vLLM's `coordinate_batch_ac
 
 def attach(scheduler_output: Any, commitment: Commitment) -> None:
     """Lets the output of a schedule carry what it commits to, as it travels to the workers."""
-    setattr(scheduler_output, _ATTRIBUTE, (commitment.max_rows, commitment.max_draft_rows))
+    carried = (commitment.max_rows, commitment.max_draft_rows)
+    change.mark(seams.COMMITMENT, scheduler_output, _ATTRIBUTE, carried)
 
 
 def attached(scheduler_output: Any) -> Commitment | None:
@@ -194,15 +197,17 @@ def bind(runner: Any, config: DpGatherConfig) -> CountsAhead:
     ask = dp_utils.coordinate_batch_across_dp if overlapped is None else overlapped.coordinate
     counts = CountsAhead(replicas(config, "DP commitments"), ask, overlapped)
     put_in_place(runner, counts.of_target, counts.of_draft)
-    runner.wait_for_row_counts = counts.wait
-    execute_model = runner.execute_model
+    runner.put_wait_for_row_counts(counts.wait)
 
-    @functools.wraps(execute_model)
-    def execute_committed(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        commitment = attached(scheduler_output)
-        if commitment is not None:
-            counts.commit(commitment)
-        return execute_model(scheduler_output, *args, **kwargs)
+    def committing(execute_model: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(execute_model)
+        def execute_committed(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+            commitment = attached(scheduler_output)
+            if commitment is not None:
+                counts.commit(commitment)
+            return execute_model(scheduler_output, *args, **kwargs)
 
-    runner.execute_model = execute_committed
+        return execute_committed
+
+    change.wrap(seams.EXECUTE_MODEL, runner, committing)
     return counts

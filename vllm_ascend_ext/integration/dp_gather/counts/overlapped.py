@@ -20,9 +20,9 @@ import torch.distributed as dist
 
 from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.config import DpGatherConfig
-from vllm_ascend_ext.integration.upstream import patches
-
-_NAME = "coordinate_batch_across_dp"
+from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily, wrap
+from vllm_ascend_ext.integration.upstream.seams.rows import row_counts as seams
+from vllm_ascend_ext.integration.upstream.seams.seam import Seam
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ def bind(runner: Any, config: DpGatherConfig) -> OverlappedCounts:
     """Let a runner and its drafter exchange their counts by the result. Every rank calls it: it makes a group."""
     counts = OverlappedCounts(replicas(config, "DP counts"))
     put_in_place(runner, counts.coordinate, counts.coordinate)
-    runner.wait_for_row_counts = counts.wait
+    runner.put_wait_for_row_counts(counts.wait)
     return counts
 
 
@@ -124,19 +124,23 @@ def replicas(config: DpGatherConfig, name: str) -> Collectives:
 
 def put_in_place(runner: Any, of_target: Callable[..., Any], of_draft: Callable[..., Any]) -> None:
     """Let both stand for vLLM's function: one in the runner, the other in its drafter, if that has passes."""
-    _use(runner, "vllm.v1.worker.gpu_model_runner", of_target)
+    _use(runner, seams.DETERMINE_TARGET, seams.COORDINATE_TARGET, of_target)
     drafter = getattr(runner, "drafter", None)
     if hasattr(drafter, "_determine_batch_execution_and_padding"):
-        _use(drafter, "vllm.v1.spec_decode.llm_base_proposer", of_draft)
+        _use(drafter, seams.DETERMINE_DRAFT, seams.COORDINATE_DRAFT, of_draft)
 
 
-def _use(owner: Any, module: str, coordinate: Callable[..., Any]) -> None:
-    """While `owner` decides on its batch, its module's name stands for ours."""
-    determine = owner._determine_batch_execution_and_padding
+def _use(owner: Any, where: Seam, asked: Seam, coordinate: Callable[..., Any]) -> None:
+    """Makes `owner` call `coordinate` instead of vLLM's function while it decides on a batch."""
 
-    @functools.wraps(determine)
-    def ours(*args: Any, **kwargs: Any) -> Any:
-        with patches.rebind(f"{module}:{_NAME}", coordinate):
-            return determine(*args, **kwargs)
+    def asking_ours(determine: Callable[..., Any]) -> Callable[..., Any]:
+        changes = [Change(asked, coordinate)]
 
-    owner._determine_batch_execution_and_padding = ours
+        @functools.wraps(determine)
+        def ours(*args: Any, **kwargs: Any) -> Any:
+            with temporarily(changes):
+                return determine(*args, **kwargs)
+
+        return ours
+
+    wrap(where, owner, asking_ours)
