@@ -20,7 +20,17 @@ ALLOWED = {  # file → targets of ours that the source does not show as such, o
     "integration/cpu_platform/streams.py": {"_current.stream"},  # our own threading.local
     "tools/forked_ranks.py": {"sys.stdout", "sys.stderr"},
 }
-Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+Scope = (
+    ast.Module
+    | ast.ClassDef
+    | ast.FunctionDef
+    | ast.AsyncFunctionDef
+    | ast.Lambda
+    | ast.ListComp
+    | ast.SetComp
+    | ast.DictComp
+    | ast.GeneratorExp
+)
 SETTERS = {"setattr", "delattr", "__setattr__", "__delattr__"}
 
 

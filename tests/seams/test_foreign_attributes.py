@@ -41,6 +41,8 @@ SEEDED = [
     "from vllm_ascend_ext.integration.x import Ours\ndef f(x: Ours | Theirs):\n    x.name = 1",
     "from vllm_ascend_ext.integration.x import make\ndef f():\n    y = make()\n    y.name = 1",
     "from vllm.x import Theirs\ndef f():\n    y = Theirs()\n    y.name = 1",
+    "from vllm_ascend_ext.x import Planner\ndef f(x: Planner, a):\n    for x in a:\n        x.n = 1",
+    "from vllm_ascend_ext.x import Planner\ndef f(a, x: Planner):\n    return [setattr(x, 'n', 1) for x in a]",
     "class A:\n    def __init__(self):\n        self.x = A()\n\ndef f(runner):\n    runner.x.y = 1",
 ]
 OURS = [
@@ -50,6 +52,7 @@ OURS = [
     "from vllm_ascend_ext.x import Planner\ndef f(x: Planner | None):\n    x.counts = 1",
     "from vllm_ascend_ext.x import Planner\ndef f(make):\n    x: Planner = make()\n    x.counts = 1",
     "from vllm_ascend_ext.x import Planner\ndef f():\n    x = Planner()\n    x.counts = 1",
+    "from vllm_ascend_ext.x import Planner\ndef f(a):\n    y = [x for x in a]\n    x: Planner = y[0]\n    x.n = 1",
     "def f():\n    def hook():\n        pass\n    hook.is_ours = True",
     "def f(x):\n    x['name'] = 1\n    x[0] += 1\n    del x['name']",
     "def f(x):\n    x.update(name=1)",
