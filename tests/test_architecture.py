@@ -374,7 +374,7 @@ ALLOWED = [
     (arrows, "__init__.py", "from vllm_ascend_ext.cli import main"),
     (arrows, "cli.py", "from vllm_ascend_ext import __version__, runner"),
     (plain_imports, "eplb_load/__init__.py", "from .recorder import ExpertLoadRecorder"),
-    (plain_imports, "integration/upstream/patches.py", "import importlib\nimportlib.import_module(target)"),
+    (plain_imports, "integration/upstream/seams/change.py", "import importlib\nimportlib.import_module(target)"),
     (environment, "envs.py", "import os\nos.environ['X'] = '1'"),
     (environment, "cli.py", "from vllm_ascend_ext import envs\nenvs.export({'X': '1'})"),
     (device_branches, "device/npu.py", "if x.device.type == 'npu': pass"),

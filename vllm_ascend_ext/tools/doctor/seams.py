@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of seams (`integration/upstream/seams/`), held against the installed vLLM and vllm-ascend."""
+"""Holds the table of seams (`integration/upstream/seams/`) against the installed vLLM and vllm-ascend."""
 
 from __future__ import annotations
 
