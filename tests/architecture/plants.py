@@ -93,7 +93,7 @@ IMPORTS = [
     ),
     Plant(
         "circles",
-        {f"{PACKAGE}/integration/upstream/patches.py": _below(f"\nimport {PACKAGE}.integration.startup.plugin\n")},
+        {f"{PACKAGE}/integration/upstream/versions.py": _below(f"\nimport {PACKAGE}.integration.startup.plugin\n")},
         f"closes a circle in {PACKAGE}/integration: upstream imports startup",
     ),
     Plant(

@@ -116,7 +116,7 @@ ALLOWED: list[tuple[FileCheck, str, str]] = [
     (plain_imports, "vllm_ascend_ext/eplb_load/__init__.py", "from .recorder import ExpertLoadRecorder"),
     (
         plain_imports,
-        "vllm_ascend_ext/integration/upstream/patches.py",
+        "vllm_ascend_ext/integration/upstream/seams/change.py",
         "import importlib\nimportlib.import_module(target)",
     ),
     (environment, "vllm_ascend_ext/envs.py", "import os\nos.environ['X'] = '1'"),

@@ -252,7 +252,7 @@ def test_parameters_are_those_of_the_triton_kernels() -> None:
         "v1/worker/block_table.py": ["_compute_slot_mapping"],
     }.items():  # fmt: skip
         for stem in kernels:
-            kernel: Any = sampling.REPLACEMENTS[f"vllm.utils.cpu_triton_utils:{stem.removeprefix('_')}_kernel"]
+            kernel: Any = sampling.KERNELS[f"{stem.removeprefix('_')}_kernel"]
             parameters = list(inspect.signature(kernel._function).parameters)
             assert parameters == ["grid", *upstream_parameters(path, stem + "_kernel")], stem
 
@@ -263,4 +263,4 @@ def test_every_name_that_vllm_takes_is_replaced() -> None:
         for node in ast.walk(upstream_source("v1/worker/cpu_model_runner.py"))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "cpu_tl"
     }
-    assert used == {target.partition(":")[2] for target in sampling.REPLACEMENTS}
+    assert used == set(sampling.KERNELS)

@@ -44,17 +44,3 @@ def test_registering_again_changes_nothing(vllm_preloaded: None) -> None:
     hook = type(current_platform).check_and_update_config
     plugin.register()
     assert type(current_platform).check_and_update_config is hook
-
-
-@pytest.mark.engine
-def test_every_patch_row_is_complete_and_resolves(vllm_preloaded: None) -> None:
-    from vllm_ascend_ext.integration.cpu_platform.patches import patches
-    from vllm_ascend_ext.integration.dp_gather.counts import scheduler as commitments
-    from vllm_ascend_ext.integration.upstream import patches as compat
-
-    rows = [*patches(), *commitments.patches()]
-    compat.apply_patches(rows)
-    assert len({row.target for row in rows}) == len(rows)
-    for row in rows:
-        assert row.reason and row.remove_when, row.target
-        assert row.upstream.startswith("https://github.com/vllm-project/vllm/"), row.target

@@ -30,7 +30,7 @@ KEYS = {
     "operators",
     "environment",
     "untested",
-    "patches",
+    "seams",
     "problems",
 }
 
@@ -86,7 +86,9 @@ def test_without_vllm(without_vllm):
     (row,) = problems(document, "vLLM is not installed")
     assert "scripts/setup.sh" in row["fix"]
     assert document["versions"]["vllm"] is None and document["versions"]["torch"]
-    assert set(document["platform"].values()) == {None} and document["patches"] == []
+    assert set(document["platform"].values()) == {None} and {row["state"] for row in document["seams"]} == {
+        "absent"
+    }
     parts = {row["part"]: row["active"] for row in document["parts"]}
     del parts["C++ channel of mtp_output"]  # needs no vLLM
     assert parts and not any(parts.values())

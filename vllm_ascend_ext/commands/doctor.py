@@ -15,10 +15,28 @@ from vllm_ascend_ext.commands.console import FAILED, console_for
 def add(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="what is installed, active and broken, and how to fix it")
     doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument(
+        "--seams", action="store_true", help="list every symbol of vLLM and vllm-ascend that we rely on, by device"
+    )
     doctor.set_defaults(command=run)
 
 
 def run(options: argparse.Namespace) -> int:
+    return _list_seams(options) if options.seams else _examine(options)
+
+
+def _list_seams(options: argparse.Namespace) -> int:
+    from vllm_ascend_ext.tools.doctor.seams import broken_seams, examine_seams, print_seams
+
+    rows = examine_seams()
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print_seams(rows, console_for(sys.stdout))
+    return FAILED if broken_seams(rows) else 0
+
+
+def _examine(options: argparse.Namespace) -> int:
     from vllm_ascend_ext.tools.doctor import collect
 
     console = console_for(sys.stdout)

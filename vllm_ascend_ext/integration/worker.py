@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,9 +13,10 @@ from vllm_ascend_ext.integration.feature import BoundFeature
 from vllm_ascend_ext.integration.ranks import traffic
 from vllm_ascend_ext.integration.registry import FEATURES, enabled
 from vllm_ascend_ext.integration.startup.activation import read_config
-from vllm_ascend_ext.integration.upstream import patches
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
 from vllm_ascend_ext.integration.upstream.moe_layers import expert_placements
+from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily
+from vllm_ascend_ext.integration.upstream.seams.seam import Seam
 from vllm_ascend_ext.integration.upstream.stack import Stack
 from vllm_ascend_ext.ops import require_kernels
 
@@ -24,12 +25,12 @@ class ExtWorker:
     """Stands in front of a device's worker.
 
     model_runner_class: the runner to build.
-    model_runner_symbol: "module:attribute" where the device's `init_device` looks its runner up; None when it
-    reads `model_runner_class` itself.
+    model_runner_seam: where the device's `init_device` looks its runner up; None when it reads
+    `model_runner_class` itself.
     """
 
     model_runner_class: ClassVar[type]
-    model_runner_symbol: ClassVar[str | None]
+    model_runner_seam: ClassVar[Seam | None]
 
     @cached_property
     def bound_features(self) -> dict[str, BoundFeature]:
@@ -48,9 +49,9 @@ class ExtWorker:
 
     def init_device(self) -> None:
         """Has the device's worker build our runner class instead of its own."""
-        symbol = self.model_runner_symbol
-        runner_class = patches.rebind(symbol, self.model_runner_class) if symbol else nullcontext()
-        with runner_class, self._before_load():
+        seam = self.model_runner_seam
+        runner_class = [Change(seam, self.model_runner_class)] if seam is not None else []
+        with temporarily(runner_class), self._before_load():
             super().init_device()  # type: ignore[misc]
         if enabled(self.ext_config):
             require_kernels(self.model_runner.device.type)

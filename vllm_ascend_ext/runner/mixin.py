@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from vllm_ascend_ext.runner.observers import RunnerOutputs, StepObserver
@@ -32,8 +33,11 @@ class ExtModelRunner:
         self.step_outputs = outputs
 
     def wait_for_row_counts(self) -> None:
-        """Waits until the replicas' row counts of the present pass are known. vLLM knows them before the pass; a
-        feature that exchanges them beside it puts its own wait in this place."""
+        """Waits until the replicas' row counts of the present pass are known. vLLM knows them before the pass."""
+
+    def put_wait_for_row_counts(self, wait: Callable[[], None]) -> None:
+        """Has `wait_for_row_counts` be the wait of a feature that exchanges the counts beside the pass."""
+        self.wait_for_row_counts = wait  # type: ignore[method-assign]
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         """Remembers how many tokens are real; vLLM passes only the padded batch on to the forward."""

@@ -139,13 +139,13 @@ def _collect(
         ready = wait(list(running), timeout=max(0.0, end - time.monotonic()))
         if not ready:
             stuck = sorted(running.values(), key=lambda child: child.rank)
-            for child in stuck:
-                _signal(child, signal.SIGUSR1)  # faulthandler writes the stacks into the log
+            for silent in stuck:
+                _signal(silent, signal.SIGUSR1)  # faulthandler writes the stacks into the log
             time.sleep(0.5)
-            names = ", ".join(str(child.rank) for child in stuck)
+            names = ", ".join(str(silent.rank) for silent in stuck)
             raise RankError(f"rank {names} still running after {deadline_s:g} s\n{_tail(stuck[0].log)}")
         for pipe in ready:
-            child = running[pipe]  # type: ignore[index]
+            child: _Child = running[pipe]  # type: ignore[index]
             try:
                 kind, value = child.pipe.recv()
             except EOFError:

@@ -20,7 +20,7 @@ from vllm_ascend_ext.integration.dp_gather.counts.install import (
 )
 from vllm_ascend_ext.integration.dp_gather.counts.row_counts import AskedCounts, PassCounts
 from vllm_ascend_ext.integration.errors import IncompatibleVllmError
-from vllm_ascend_ext.integration.upstream.own_globals import bind_own_global
+from vllm_ascend_ext.integration.upstream.seams.own_globals import bind_own_global
 from vllm_ascend_ext.runner.mixin import ExtModelRunner
 
 

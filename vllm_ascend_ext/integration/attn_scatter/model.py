@@ -3,7 +3,7 @@
 
 The model's forward is replaced on the instance. A step with few rows goes on to vLLM's own; another goes through
 the model's own modules, layer by layer, with typed rows. Where those modules sum over the ranks themselves, they
-do not for the duration of such a step (`switches`).
+do not for the duration of such a step (`temporarily`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.ranks import agreement, traffic
 from vllm_ascend_ext.integration.ranks.deadline import deadline_s
 from vllm_ascend_ext.integration.upstream.runner_device import device_of
-from vllm_ascend_ext.integration.upstream.switches import Switches
+from vllm_ascend_ext.integration.upstream.seams.change import Change, replace, row_for, temporarily
+from vllm_ascend_ext.integration.upstream.seams.rows import attn_scatter as seams
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +103,10 @@ class ScatteredModel:
         self.min_tokens = min_tokens
         self.num_scattered = self.num_plain = self.predicted_bytes = 0
         self._model, self._layers, self._sizes, self._scatter = model, layers, sizes, scatter
-        self._switches = Switches([switch for layer in layers for switch in layer.switches])
+        self._changes = [change for layer in layers for change in layer.changes]
         self._norm = _norm(model.norm)
         self._plain_forward = model.forward
-        model.forward = self.forward
+        replace(row_for(seams.FORWARDS, model), self.forward, model)
 
     def report(self) -> dict[str, Any]:
         """Forward passes so far, and the bytes that the cost model predicts for those that were scattered."""
@@ -146,7 +147,7 @@ class ScatteredModel:
             uneven=self._scatter.uneven,
             rank=self._scatter.rank,
         )
-        with self._switches.thrown():
+        with temporarily(self._changes):
             stream = self._scatter.enter(hidden)
             for layer in self._layers:
                 stream = self._scatter.layer(layer.parts, stream, positions)
@@ -170,10 +171,10 @@ class _Layer:
 
     def __init__(self, layer: Any, index: int, *, full: bool) -> None:
         self.name = f"layer {index}"
-        self.switches: list[tuple[Any, str, Any]] = []
+        self.changes: list[Change] = []
         self._hidden_size = layer.input_layernorm.weight.shape[0]
         attention = layer.self_attn
-        self.switches.append((attention.o_proj, "reduce_results", False))
+        self.changes.append(Change(seams.REDUCE_RESULTS, False, attention.o_proj))
         project, self._gathered = self._projection(attention)
         mlp, on_shards, route = self._mlp(layer.mlp, full)
         self.parts = LayerParts(
@@ -206,14 +207,14 @@ class _Layer:
         if fused is None:
             return None, self._hidden_size
         # the attention then gets rows that are projected already
-        self.switches.append((attention.mla_attn, "fused_qkv_a_proj", _AlreadyProjected()))
+        self.changes.append(Change(seams.PROJECTION, _AlreadyProjected(), attention.mla_attn))
         return lambda x: fused(x)[0], fused.weight.shape[0]
 
     def _mlp(self, mlp: Any, full: bool) -> tuple[Any, bool, Any]:
         """(what runs, whether on shards, the router's logits where they are computed apart)."""
         experts = getattr(mlp, "experts", None)
         if experts is None:
-            self.switches.append((mlp.down_proj, "reduce_results", False))
+            self.changes.append(Change(seams.REDUCE_RESULTS, False, mlp.down_proj))
             return (lambda x, logits: mlp(x)), False, None
         runner = experts.runner
         if runner._fused_output_is_reduced:
@@ -225,10 +226,10 @@ class _Layer:
             if experts.is_internal_router:
                 return (lambda x, logits: experts(hidden_states=x, router_logits=x)), True, None
             return (lambda x, logits: experts(hidden_states=x, router_logits=mlp.gate(x)[0])), True, None
-        self.switches.append((runner, "_maybe_reduce_final_output", _own_addend))
+        self.changes.append(Change(seams.REDUCE_EXPERTS, _own_addend, runner))
         if not full:
             return (lambda x, logits: mlp(x)), False, None
-        self.switches.append((runner, "gate", None))  # it takes the logits that it is given
+        self.changes.append(Change(seams.GATE, None, runner))  # it takes the logits that it is given
         return (
             (lambda x, logits: experts(hidden_states=x, router_logits=logits)),
             False,

@@ -3,6 +3,6 @@
 
 vLLM 0.23.0 has a CPU backend, but its kernels are compiled against one torch version, and without patches it
 has no MLA, no expert parallelism, no data parallelism for MoE, no EPLB and no asynchronous scheduling.
-`patches.py` lists everything that is replaced in vLLM's modules, each with the reason, the upstream source and a
-removal condition.
+`replacements.py` lists what is replaced in vLLM's modules; `upstream/seams/rows/` has the reasons, the upstream
+sources and the removal conditions.
 """

@@ -10,7 +10,8 @@ import torch
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 from vllm_ascend_ext.integration.cpu_platform.streams import install_host_streams
-from vllm_ascend_ext.integration.upstream import patches
+from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily
+from vllm_ascend_ext.integration.upstream.seams.rows import cpu_platform
 
 
 class TorchCPUModelRunner(CPUModelRunner):
@@ -19,7 +20,7 @@ class TorchCPUModelRunner(CPUModelRunner):
     def __init__(self, vllm_config: Any, device: torch.device) -> None:
         install_host_streams()
         # upstream wraps its constructor in placeholders that lack most methods of a stream and an event
-        with patches.rebind("vllm.v1.worker.cpu_model_runner:_torch_cuda_wrapper", nullcontext):
+        with temporarily([Change(cpu_platform.PLACEHOLDER_STREAMS, nullcontext)]):
             super().__init__(vllm_config, device)
         install_host_streams()  # the constructor turns torch.accelerator.synchronize into a no-op without result
 

@@ -12,6 +12,9 @@ from vllm.platforms.cpu import CpuPlatform
 from vllm_ascend_ext import envs
 from vllm_ascend_ext.integration.cpu_platform.limits import refuse_unsupported
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.upstream import versions
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import cpu_platform as seams
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -35,13 +38,12 @@ class TorchCpuPlatform(CpuPlatform):
         define_operators()
 
     @classmethod
-    def apply_patches(cls) -> None:
+    def replace_for_configuration(cls) -> None:
         """Replace what the configuration needs replaced; called by the general plug-in in every process."""
-        from vllm_ascend_ext.integration.cpu_platform.patches import configuration_patches
-        from vllm_ascend_ext.integration.upstream import patches
+        from vllm_ascend_ext.integration.cpu_platform.replacements import for_configuration
 
-        patches.check_vllm_version()
-        patches.apply_patches(configuration_patches())
+        versions.check_vllm_version()
+        change.replace_all(for_configuration())
 
     @classmethod
     def get_attn_backend_cls(
@@ -61,27 +63,24 @@ class TorchCpuPlatform(CpuPlatform):
         """Run the upstream hook, then take back what it turns off only for lack of an implementation."""
         scheduler_config = vllm_config.scheduler_config
         parallel_config = vllm_config.parallel_config
-        chosen = (
-            scheduler_config.async_scheduling,
-            scheduler_config.enable_chunked_prefill,
-            scheduler_config.max_num_batched_tokens,
-            parallel_config.distributed_executor_backend,
-        )
+        owners = {
+            seams.ASYNC_SCHEDULING: scheduler_config,
+            seams.CHUNKED_PREFILL: scheduler_config,
+            seams.BATCHED_TOKENS: scheduler_config,
+            seams.EXECUTOR: parallel_config,
+        }
+        chosen = {seam: getattr(owner, seam.name) for seam, owner in owners.items()}
         if parallel_config.worker_cls == "auto":
-            parallel_config.worker_cls = f"{_ROOM}.worker.TorchCPUWorker"
+            change.replace(seams.WORKER_CLASS, f"{_ROOM}.worker.TorchCPUWorker", parallel_config)
         refuse_unsupported(vllm_config)
         super().check_and_update_config(vllm_config)
-        (
-            scheduler_config.async_scheduling,
-            scheduler_config.enable_chunked_prefill,
-            scheduler_config.max_num_batched_tokens,
-            parallel_config.distributed_executor_backend,
-        ) = chosen
+        for seam, owner in owners.items():
+            change.replace(seam, chosen[seam], owner)
         _use_native_layers(vllm_config.compilation_config)
         _use_synchronous_eplb(parallel_config)
         _leave_threads_unbound()
         if parallel_config.cpu_distributed_timeout_seconds is None:
-            parallel_config.cpu_distributed_timeout_seconds = _GROUP_TIMEOUT_S
+            change.replace(seams.GROUP_TIMEOUT, _GROUP_TIMEOUT_S, parallel_config)
 
 
 def _use_native_layers(compilation_config: Any) -> None:
@@ -94,7 +93,7 @@ def _use_native_layers(compilation_config: Any) -> None:
 
     if compilation_config.mode not in (None, CompilationMode.NONE) or "all" in compilation_config.custom_ops:
         logger.info("the CPU platform runs layers natively and uncompiled: compilation mode NONE, custom_ops none")
-    compilation_config.mode = CompilationMode.NONE
+    change.replace(seams.MODE, CompilationMode.NONE, compilation_config)
     ops = compilation_config.custom_ops
     ops[:] = [op for op in ops if op not in ("all", "none")] + ["none"]
 
@@ -106,12 +105,12 @@ def _use_synchronous_eplb(parallel_config: Any) -> None:
     eplb_config = parallel_config.eplb_config
     if eplb_config.use_async:
         logger.info("EPLB on the CPU rearranges synchronously (use_async needs a second stream)")
-        eplb_config.use_async = False
+        change.replace(seams.USE_ASYNC, False, eplb_config)
     if eplb_config.communicator not in (None, "torch_gloo"):
         raise UnsupportedCombinationError(
             f"EPLB communicator {eplb_config.communicator!r} does not exist on the CPU; use 'torch_gloo'"
         )
-    eplb_config.communicator = "torch_gloo"
+    change.replace(seams.COMMUNICATOR, "torch_gloo", eplb_config)
 
 
 def _leave_threads_unbound() -> None:

@@ -178,9 +178,9 @@ def sample_recovered_tokens_kernel(
 
 
 # CPUModelRunner._postprocess_triton copies these names to the modules that launch the kernels.
-REPLACEMENTS: Mapping[str, object] = MappingProxyType(
+KERNELS: Mapping[str, object] = MappingProxyType(
     {
-        f"vllm.utils.cpu_triton_utils:{kernel.name}": kernel
+        kernel.name: kernel
         for kernel in (
             drafting.compute_slot_mapping_kernel,
             drafting.copy_and_expand_eagle_inputs_kernel,

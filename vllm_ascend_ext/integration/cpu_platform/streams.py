@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from vllm_ascend_ext.integration.upstream.seams.change import stand_in
+
 CPU = torch.device("cpu")
 
 
@@ -174,4 +176,4 @@ def install_host_streams() -> None:
     if torch.cuda.is_available():
         raise RuntimeError("Host streams would replace working CUDA streams: this machine has CUDA")
     for owner, name, value in host_attributes():
-        setattr(owner, name, value)
+        stand_in(owner, name, value)

@@ -15,9 +15,9 @@ from vllm.v1.worker.gpu_worker import init_worker_distributed_environment
 from vllm_ascend_ext.integration.cpu_platform.model_runner import TorchCPUModelRunner
 from vllm_ascend_ext.integration.cpu_platform.moe import register_moe_method
 from vllm_ascend_ext.integration.cpu_platform.operators import define_operators
-from vllm_ascend_ext.integration.cpu_platform.patches import worker_patches
+from vllm_ascend_ext.integration.cpu_platform.replacements import for_worker
 from vllm_ascend_ext.integration.cpu_platform.streams import install_host_streams
-from vllm_ascend_ext.integration.upstream import patches
+from vllm_ascend_ext.integration.upstream.seams import change
 
 
 class TorchCPUWorker(CPUWorker):
@@ -29,7 +29,7 @@ class TorchCPUWorker(CPUWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         define_operators()
         register_moe_method()
-        patches.apply_patches(worker_patches())
+        change.replace_all(for_worker())
         super().__init__(*args, **kwargs)
 
     def init_device(self) -> None:

@@ -21,6 +21,8 @@ from vllm_ascend_ext.config import DpGatherConfig
 from vllm_ascend_ext.integration.dp_gather.loaded_layers import check_ascend_layers
 from vllm_ascend_ext.integration.dp_gather.planner import LayerPlanner, make_planner
 from vllm_ascend_ext.integration.upstream.ascend_dispatch import check_runner
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import dp_gather as seams
 
 
 def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPlanner:
@@ -36,10 +38,10 @@ def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPl
     planner = make_planner(runner, split_rows=False, config=config)
     method = get_moe_comm_method(MoECommType.ALLGATHER)
     exchange = PlannedExchange(planner)
-    method.prepare_finalize._prepare_with_dp_group = exchange.prepare
-    method.prepare_finalize._finalize_with_dp_group = exchange.finalize
+    change.replace(seams.PREPARE, exchange.prepare, method.prepare_finalize)
+    change.replace(seams.FINALIZE, exchange.finalize, method.prepare_finalize)
     for layer in layers.values():
-        layer.forward_impl = _planned(layer.forward_impl, planner)
+        change.wrap(seams.FORWARD, layer, functools.partial(_planned, planner=planner))
     return planner
 
 

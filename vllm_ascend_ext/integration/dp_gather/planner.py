@@ -102,7 +102,7 @@ class LayerPlanner:
             self.mode,
         )
         self._layer.enter_context(self.gather.under(plan))
-        stats = self.stats.setdefault(plan.mode.value, ModeStats())
+        stats: ModeStats = self.stats.setdefault(plan.mode.value, ModeStats())
         stats.num_layers += 1
         stats.num_rows += plan.rows.num_rows
         stats.num_pad_rows += plan.rows.num_pad_rows

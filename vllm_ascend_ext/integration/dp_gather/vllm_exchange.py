@@ -16,6 +16,8 @@ from vllm_ascend_ext.config import DpGatherConfig
 from vllm_ascend_ext.integration.dp_gather.counts.install import make_counts
 from vllm_ascend_ext.integration.dp_gather.loaded_layers import check_layers
 from vllm_ascend_ext.integration.dp_gather.planner import LayerPlanner, make_planner
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import dp_gather as seams
 
 
 class PlannedAll2AllManager(AgRsAll2AllManager):  # type: ignore[misc]
@@ -102,7 +104,8 @@ def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPl
         make_counts=functools.partial(make_counts, runner, config),
     )
     communicator = get_ep_group().device_communicator
-    communicator.all2all_manager = PlannedAll2AllManager(communicator.all2all_manager.cpu_group, planner)
+    manager = PlannedAll2AllManager(communicator.all2all_manager.cpu_group, planner)
+    change.replace(seams.MANAGER, manager, communicator)
     for layer in layers.values():
         _hook(layer, planner)
     return planner
@@ -110,18 +113,19 @@ def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPl
 
 def _hook(layer: Any, planner: LayerPlanner) -> None:
     """The layer's forward ends the plan in force, and its router leaves padding out."""
-    layer_runner = layer.runner
-    sizes_context = layer_runner._sequence_parallel_context
 
-    @contextmanager
-    def planned_context() -> Iterator[None]:
-        planner.counts.wait()
-        with sizes_context(), planner.layer():
-            yield
+    def planned(sizes_context: Any) -> Any:
+        @contextmanager
+        def planned_context() -> Iterator[None]:
+            planner.counts.wait()
+            with sizes_context(), planner.layer():
+                yield
 
-    layer_runner._sequence_parallel_context = planned_context
-    if layer_runner.do_naive_dispatch_combine:
-        layer.router._compute_routing = _without_padding(layer.router._compute_routing, planner)
+        return planned_context
+
+    change.wrap(seams.SIZES_CONTEXT, layer.runner, planned)
+    if layer.runner.do_naive_dispatch_combine:
+        change.wrap(seams.ROUTING, layer.router, functools.partial(_without_padding, planner=planner))
 
 
 def _without_padding(compute_routing: Any, planner: LayerPlanner) -> Any:

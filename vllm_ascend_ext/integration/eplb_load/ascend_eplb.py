@@ -20,8 +20,8 @@ from vllm_ascend.eplb.eplb_updator import EplbUpdator
 from vllm_ascend_ext.config import EplbLoadConfig
 from vllm_ascend_ext.eplb_load.windows import CollectedLoad
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
-
-SYMBOL = "vllm_ascend.worker.model_runner_v1:EplbUpdator"  # where the runner looks the class up
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import eplb_load as seams
 
 
 class PolicyProcessError(RuntimeError):
@@ -47,7 +47,8 @@ class EplbUpdatorWithOurLoads(EplbUpdator):
             name: (model, row) for model, names in enumerate(layer_names) for row, name in enumerate(names)
         }
         answers = self.eplb_process.block_update_q
-        self.eplb_process.block_update_q = PolicyAnswers(answers, self.process, config.deadline_s)
+        timed = PolicyAnswers(answers, self.process, config.deadline_s)
+        change.replace(seams.POLICY_ANSWERS, timed, self.eplb_process)
 
     def set_adaptor(self, adaptor: Any) -> None:
         """The layers are known: their own counting is off.
@@ -61,7 +62,7 @@ class EplbUpdatorWithOurLoads(EplbUpdator):
                     f"ascend_ext.eplb_load.rebalance: the load of {layer.layer_name} is not collected; set "
                     "rebalance to false"
                 )
-            layer.dynamic_eplb = False
+            change.replace(seams.LAYER_COUNTS, False, layer)
 
     def forward_end(self, eplb_heat_collection_status: bool = True) -> None:
         """Mark the window's ends, then vllm-ascend's own. All ranks agree on its counter."""

@@ -20,7 +20,9 @@ from typing import Any
 import torch
 
 from vllm_ascend_ext.integration.errors import IncompatibleVllmError, UnsupportedCombinationError
-from vllm_ascend_ext.integration.upstream.patches import TESTED_VLLM_ASCEND
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import eplb_load as seams
+from vllm_ascend_ext.integration.upstream.versions import TESTED_VLLM_ASCEND
 
 _HOOK = "_ascend_routed_experts_capturer"
 
@@ -50,11 +52,11 @@ def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> Non
             "this vllm-ascend's AscendUnquantizedFusedMoEMethod.apply no longer offers what it routed to the "
             f"layer's {_HOOK}; install vllm-ascend=={TESTED_VLLM_ASCEND[-1]}"
         )
-    setattr(layer, _HOOK, _Capturer(count))
+    change.mark(seams.CAPTURER, layer, _HOOK, _Capturer(count))
     # the flag is read from here in every forward, and nothing else of it is
-    layer.vllm_config = copy.copy(layer.vllm_config)
-    layer.vllm_config.model_config = copy.copy(layer.vllm_config.model_config)
-    layer.vllm_config.model_config.enable_return_routed_experts = True
+    change.wrap(seams.LAYER_CONFIG, layer, copy.copy)
+    change.wrap(seams.MODEL_CONFIG, layer.vllm_config, copy.copy)
+    change.replace(seams.RETURNS_EXPERTS, True, layer.vllm_config.model_config)
 
 
 class _Capturer:

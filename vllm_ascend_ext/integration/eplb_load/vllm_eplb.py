@@ -15,8 +15,6 @@ from vllm.distributed.eplb.eplb_state import EplbState
 from vllm_ascend_ext.eplb_load.windows import CollectedLoad
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
-EPLB_STATE = "vllm.v1.worker.gpu_model_runner:EplbState"  # where runners look the class up
-
 
 class EplbStateWithOurLoads(EplbState):
     """`EplbState` that decides by the counts of a `CollectedLoad`.

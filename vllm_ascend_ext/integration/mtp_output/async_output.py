@@ -9,6 +9,8 @@ from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 from vllm.v1.worker.gpu_model_runner import AsyncGPUModelRunnerOutput
 
 from vllm_ascend_ext.integration.mtp_output.runner_outputs import RunnerHooks, engine_logprobs, marked
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import mtp_output as seams
 from vllm_ascend_ext.mtp_output.step.pipeline import StepResult
 
 _UPSTREAM = AsyncGPUModelRunnerOutput  # the name that is looked up will be ours
@@ -49,8 +51,8 @@ class PackedAsyncOutput(AsyncModelRunnerOutput):
             if self._outputs.returns_errors:
                 return error  # type: ignore[return-value]
             raise
-        self._output.sampled_token_ids = self._step.token_ids
-        self._output.logprobs = engine_logprobs(self._step)
+        change.replace(seams.TOKEN_IDS, self._step.token_ids, self._output)
+        change.replace(seams.LOGPROBS, engine_logprobs(self._step), self._output)
         return self._output
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from vllm_ascend_ext.config import MtpOutputConfig
@@ -12,8 +11,10 @@ from vllm_ascend_ext.integration.errors import StartupError
 from vllm_ascend_ext.integration.mtp_output.runner_outputs import RunnerHooks
 from vllm_ascend_ext.integration.mtp_output.stop_rule import EngineRequests
 from vllm_ascend_ext.integration.ranks.groups import own_group
-from vllm_ascend_ext.integration.upstream.patches import Patch, apply_patches
 from vllm_ascend_ext.integration.upstream.runner_device import device_of
+from vllm_ascend_ext.integration.upstream.seams.change import replace_all
+from vllm_ascend_ext.integration.upstream.seams.rows.mtp_output import ASYNC_OUTPUTS
+from vllm_ascend_ext.integration.upstream.seams.seam import Seam
 from vllm_ascend_ext.mtp_output.errors import ChannelError
 from vllm_ascend_ext.mtp_output.outlet import EngineOutlet
 from vllm_ascend_ext.mtp_output.ring.size import RingSize
@@ -22,8 +23,6 @@ from vllm_ascend_ext.mtp_output.step.launch_bound import LaunchBound
 from vllm_ascend_ext.mtp_output.step.pipeline import ReplicaPeers, StepPipeline
 from vllm_ascend_ext.mtp_output.step.sender import StepSender
 from vllm_ascend_ext.mtp_output.step.sender_rank import OutputLayout, OutputRouting, route_output
-
-_ASYNC_OUTPUT = "AsyncGPUModelRunnerOutput"
 
 
 def routing_of(parallel_config: Any) -> OutputRouting:
@@ -66,27 +65,15 @@ def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
         is_async=is_async,
     )
     runner.attach_outputs(RunnerHooks(runner, outputs))
-    apply_patches(patches(runner))
+    replace_all(replacements(runner.device.type))
     return outputs
 
 
-def patches(runner: Any) -> list[Patch]:
-    """Where the runner's module looks up the class that copies a step's output under asynchronous scheduling."""
+def replacements(device_type: str) -> list[tuple[Seam, Any]]:
+    """Returns what the device's runner is to find where it looks up the class of its asynchronous output."""
     from vllm_ascend_ext.integration.mtp_output.async_output import make_async_output
 
-    modules = [cls.__module__ for cls in type(runner).__mro__]
-    return [
-        Patch(
-            target=f"{module}:{_ASYNC_OUTPUT}",
-            replacement=make_async_output,
-            reason="its constructor copies tokens and log-probabilities, one by one and on every rank",
-            upstream="https://github.com/vllm-project/vllm/blob/v0.23.0/vllm/v1/worker/gpu_model_runner.py",
-            remove_when="vLLM lets a runner choose the class of its asynchronous output",
-            parameters=("model_runner_output", "sampled_token_ids"),
-        )
-        for module in dict.fromkeys(modules)
-        if hasattr(sys.modules[module], _ASYNC_OUTPUT)
-    ]
+    return [(seam, make_async_output) for seam in ASYNC_OUTPUTS if device_type in seam.devices]
 
 
 def _record_copier(runner: Any, config: MtpOutputConfig, num_speculative_tokens: int) -> RecordCopier:

@@ -13,6 +13,8 @@ import torch
 from vllm.v1.outputs import LogprobsLists, LogprobsTensors
 
 from vllm_ascend_ext.integration.mtp_output.stop_rule import num_prompt_tokens
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import mtp_output as seams
 from vllm_ascend_ext.mtp_output.step.device_copy import PackedShape, SampledTensors, draft_rows
 from vllm_ascend_ext.mtp_output.step.pipeline import StepPipeline, StepResult
 from vllm_ascend_ext.mtp_output.step.request_states import StepEvents
@@ -68,7 +70,7 @@ class RunnerHooks:
             tuple(skipped.tolist()),
             needs_history=self.outputs.is_async and bool(batch.sampling_metadata.output_token_ids),
         )
-        setattr(sampler_output.sampled_token_ids, _MARK, (self, self._step))
+        change.mark(seams.SAMPLED, sampler_output.sampled_token_ids, _MARK, (self, self._step))
 
     def on_host(self, sampler_output: Any) -> Any:
         """See `RunnerOutputs.on_host`: under asynchronous scheduling the runner leaves it on the device."""

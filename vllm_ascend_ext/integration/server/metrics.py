@@ -16,6 +16,7 @@ from typing import Any
 from vllm_ascend_ext.config import ExtConfig
 from vllm_ascend_ext.integration.registry import enabled
 from vllm_ascend_ext.integration.upstream.metric_set import MetricSet
+from vllm_ascend_ext.integration.upstream.seams import change
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def serve(app: Any) -> None:
     if sets:
         # vLLM has had the stack built by now, so add_middleware refuses
         stack = app.middleware_stack or app.build_middleware_stack()
-        app.middleware_stack = MetricsRefresh(stack, client, sets, name)
+        change.stand_in(app, "middleware_stack", MetricsRefresh(stack, client, sets, name))
 
 
 def _model_name(client: Any) -> str:

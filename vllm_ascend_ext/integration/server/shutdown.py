@@ -19,14 +19,15 @@ from typing import Any
 
 from vllm_ascend_ext.config import KEY
 from vllm_ascend_ext.integration.errors import EngineDiedError
-from vllm_ascend_ext.integration.upstream.patches import Patch
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.change import Change
+from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
 
 logger = logging.getLogger(__name__)
 
 # vLLM's executor gives workers 4 s, then SIGTERM, then 4 s, then SIGKILL: let the engine core finish that
 _GRACE_S = 15.0
 _WATCH = "AscendExtParentWatch"
-_API_SERVER = "vllm.entrypoints.openai.api_server"
 
 
 def end_with_parent() -> None:
@@ -64,23 +65,10 @@ def _end_after(parent: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def patches() -> list[Patch]:
-    """The rows for this process; none where vLLM's API server is not loaded."""
-    if _API_SERVER not in sys.modules:
-        return []
-    return [
-        Patch(
-            target=f"{_API_SERVER}:serve_http",
-            replacement=serve_http,
-            reason="`vllm serve` has exit status 0 after its engine died: no supervisor restarts it; told to "
-            "stop, it hangs while requests are open and kills workers that free what they hold; and "
-            "neither /metrics nor a page of ours has a way to a worker's values",
-            upstream="https://github.com/vllm-project/vllm/issues/48966",
-            remove_when="the exit status tells of a dead engine, open requests are answered at the end, and "
-            "workers are given time to end",
-            parameters=("app", "sock"),
-        )
-    ]
+def replace_serve_http() -> None:
+    """Puts our `serve_http` in its place; does nothing where vLLM's API server is not loaded."""
+    if seams.SERVE_HTTP.module in sys.modules:
+        change.replace(seams.SERVE_HTTP, serve_http)
 
 
 async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
@@ -112,11 +100,8 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
         loop.call_soon_threadsafe(client.output_processor.propagate_error, client.dead_error)
         shutdown(timeout=max(timeout or 0.0, _GRACE_S))
 
-    client.shutdown = note_and_shut_down
-    try:
+    with change.temporarily([Change(seams.SHUTDOWN, note_and_shut_down, client)]):
         ended = await launcher.serve_http(app, *args, **kwargs)
-    finally:
-        client.shutdown = shutdown
     if client.errored and not asked_to_stop:
         ended.close()  # a coroutine that nobody will await
         raise EngineDiedError("the engine died and the server has stopped; the cause is in the log above")

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from vllm_ascend_ext.integration.upstream import moe_layers, patches
+from vllm_ascend_ext.integration.upstream import moe_layers
+from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily
+from vllm_ascend_ext.integration.upstream.seams.rows.eplb_load import EPLB_STATE
 
 
 class VllmStack:
@@ -51,7 +53,7 @@ class VllmStack:
         """Replaces the class that vLLM's runner looks up."""
         from vllm_ascend_ext.integration.eplb_load import vllm_eplb
 
-        return patches.rebind(vllm_eplb.EPLB_STATE, vllm_eplb.EplbStateWithOurLoads)
+        return temporarily([Change(EPLB_STATE, vllm_eplb.EplbStateWithOurLoads)])
 
     def feed_eplb(self, runner: Any, collection: Any, config: Any) -> None:
         """Feeds vLLM's `EplbState`, model by model."""

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from vllm_ascend_ext.integration.upstream import ascend_dispatch, moe_layers, patches
+from vllm_ascend_ext.integration.upstream import ascend_dispatch, moe_layers
+from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily
+from vllm_ascend_ext.integration.upstream.seams.rows.eplb_load import EPLB_UPDATOR
 
 
 class VllmAscendStack:
@@ -51,7 +53,7 @@ class VllmAscendStack:
         """Replaces the class that vllm-ascend's runner looks up."""
         from vllm_ascend_ext.integration.eplb_load import ascend_eplb
 
-        return patches.rebind(ascend_eplb.SYMBOL, ascend_eplb.EplbUpdatorWithOurLoads)
+        return temporarily([Change(EPLB_UPDATOR, ascend_eplb.EplbUpdatorWithOurLoads)])
 
     def feed_eplb(self, runner: Any, collection: Any, config: Any) -> None:
         """Feeds vllm-ascend's `EplbUpdator`, layer by layer."""

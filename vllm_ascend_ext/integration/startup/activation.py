@@ -12,6 +12,8 @@ from typing import Any
 from vllm_ascend_ext.config import ConfigError, ExtConfig
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError, print_plain_errors
 from vllm_ascend_ext.integration.server import shutdown
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import startup as seams
 
 logger = logging.getLogger(__name__)
 
@@ -27,22 +29,24 @@ def activate(platform: Any) -> None:
     shutdown.end_with_parent()
     platform_class = type(platform)
     if platform_class.__module__.startswith("vllm_ascend_ext."):
-        platform.apply_patches()
-    original = platform_class.check_and_update_config
-    if getattr(original, "ends_in_ascend_ext", False):
+        platform.replace_for_configuration()
+    if getattr(platform_class.check_and_update_config, "ends_in_ascend_ext", False):
         return
 
-    @functools.wraps(original)
-    def check_and_update_config(vllm_config: Any) -> None:
-        refused: Sequence[str] = ()
-        try:
-            original(vllm_config)
-        except UnsupportedCombinationError as error:  # our own platform's: one message tells of ours, too
-            refused = str(error).splitlines()
-        configure(vllm_config, platform.device_type, refused)
+    def ending_in_ours(original: Any) -> Any:
+        @functools.wraps(original)
+        def check_and_update_config(vllm_config: Any) -> None:
+            refused: Sequence[str] = ()
+            try:
+                original(vllm_config)
+            except UnsupportedCombinationError as error:  # our own platform's: one message tells of ours, too
+                refused = str(error).splitlines()
+            configure(vllm_config, platform.device_type, refused)
 
-    check_and_update_config.ends_in_ascend_ext = True  # type: ignore[attr-defined]
-    platform_class.check_and_update_config = staticmethod(check_and_update_config)
+        check_and_update_config.ends_in_ascend_ext = True  # type: ignore[attr-defined]
+        return staticmethod(check_and_update_config)
+
+    change.wrap(seams.CONFIGURATION_HOOK, platform_class, ending_in_ours)
 
 
 def _log_where_vllm_logs() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -13,8 +14,11 @@ from vllm_ascend_ext.integration.refusal import Refusal, refusals
 from vllm_ascend_ext.integration.registry import enabled
 from vllm_ascend_ext.integration.server import shutdown
 from vllm_ascend_ext.integration.startup import worker_limits
-from vllm_ascend_ext.integration.upstream import patches
+from vllm_ascend_ext.integration.upstream import versions
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.check import check_installed
+from vllm_ascend_ext.integration.upstream.seams.rows.startup import WORKER_CLASS
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +26,8 @@ logger = logging.getLogger(__name__)
 def problems_of(vllm_config: Any, config: ExtConfig, device_type: str) -> list[StartupError]:
     """Returns all that keeps this configuration from starting, but for what is wrong with the section itself."""
     errors: list[StartupError] = []
-    for check in (patches.check_vllm_version, patches.check_vllm_ascend_version):
+    seams = functools.partial(check_installed, device_type, config.features())
+    for check in (versions.check_vllm_version, versions.check_vllm_ascend_version, seams):
         try:
             check()
         except StartupError as error:
@@ -61,6 +66,6 @@ def settle(vllm_config: Any, config: ExtConfig, device_type: str) -> None:
     deployment = Deployment(vllm_config, config, device, device.load_stack())
     for feature in enabled(config):
         feature.configure(deployment)
-    patches.apply_patches(shutdown.patches())
-    vllm_config.parallel_config.worker_cls = device.worker
+    shutdown.replace_serve_http()
+    change.replace(WORKER_CLASS, device.worker, vllm_config.parallel_config)
     logger.info("ascend_ext: worker %s, features on: %s", device.worker, ", ".join(config.features()) or "none")

@@ -12,4 +12,4 @@ class ExtCPUModelRunner(ExtModelRunner, TorchCPUModelRunner):
 
 
 class ExtCPUWorker(ExtWorker, TorchCPUWorker):
-    model_runner_class, model_runner_symbol = ExtCPUModelRunner, None
+    model_runner_class, model_runner_seam = ExtCPUModelRunner, None

@@ -4,6 +4,7 @@
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
+from vllm_ascend_ext.integration.upstream.seams.rows import runner
 from vllm_ascend_ext.integration.worker import ExtWorker
 from vllm_ascend_ext.runner.mixin import ExtModelRunner
 
@@ -13,7 +14,4 @@ class ExtCUDAModelRunner(ExtModelRunner, GPUModelRunner):
 
 
 class ExtCUDAWorker(ExtWorker, Worker):
-    model_runner_class, model_runner_symbol = (
-        ExtCUDAModelRunner,
-        "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
-    )
+    model_runner_class, model_runner_seam = ExtCUDAModelRunner, runner.CUDA_RUNNER

@@ -4,6 +4,7 @@
 # the runner from there too: vllm-ascend's modules import each other in a circle that only opens at this one
 from vllm_ascend.worker.worker import NPUModelRunner, NPUWorker
 
+from vllm_ascend_ext.integration.upstream.seams.rows import runner
 from vllm_ascend_ext.integration.worker import ExtWorker
 from vllm_ascend_ext.runner.mixin import ExtModelRunner
 
@@ -13,4 +14,4 @@ class ExtNPUModelRunner(ExtModelRunner, NPUModelRunner):
 
 
 class ExtNPUWorker(ExtWorker, NPUWorker):
-    model_runner_class, model_runner_symbol = ExtNPUModelRunner, "vllm_ascend.worker.worker:NPUModelRunner"
+    model_runner_class, model_runner_seam = ExtNPUModelRunner, runner.NPU_RUNNER

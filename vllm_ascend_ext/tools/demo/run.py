@@ -15,7 +15,7 @@ from typing import Any
 
 from vllm_ascend_ext import envs
 from vllm_ascend_ext.integration.errors import StartupError
-from vllm_ascend_ext.integration.upstream import patches
+from vllm_ascend_ext.integration.upstream import versions
 from vllm_ascend_ext.tools import forked_ranks
 from vllm_ascend_ext.tools.demo.input import DemoOptions, check_options, model_len, read_model_config
 from vllm_ascend_ext.tools.demo.view import DemoView
@@ -46,7 +46,7 @@ def run_demo(options: DemoOptions, view: DemoView) -> dict[str, Any]:
     Raises InputError (nothing was started), StartupError, or RankError when a rank fails.
     """
     check_options(options)
-    version = patches.check_vllm_version()
+    version = versions.check_vllm_version()
     if importlib.util.find_spec("matplotlib") is None:
         raise StartupError("the demo draws a heat map and needs matplotlib; `pip install matplotlib`")
     started = time.perf_counter()

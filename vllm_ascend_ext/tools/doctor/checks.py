@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vllm_ascend_ext.integration.upstream import patches
+from vllm_ascend_ext.integration.upstream import versions
 from vllm_ascend_ext.tools.demo.input import bundled_model
 
 _TORCH_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
@@ -54,16 +54,16 @@ def _untested_versions() -> Iterator[Problem]:
             "CPU: run scripts/setup.sh; NPU: `pip install 'vllm-ascend-ext[npu]'`; CUDA: "
             "`pip install 'vllm-ascend-ext[cuda]'`",
         )
-    elif vllm.split("+")[0] not in patches.TESTED_VLLM:
+    elif vllm.split("+")[0] not in versions.TESTED_VLLM:
         yield Problem(
             f"vLLM {vllm} is not a tested version",
-            f"install vllm=={patches.TESTED_VLLM[-1]}; VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM=1 starts all the same",
+            f"install vllm=={versions.TESTED_VLLM[-1]}; VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM=1 starts all the same",
         )
     ascend = distribution_version("vllm-ascend")
-    if ascend is not None and ascend.split("+")[0] not in patches.TESTED_VLLM_ASCEND:
+    if ascend is not None and ascend.split("+")[0] not in versions.TESTED_VLLM_ASCEND:
         yield Problem(
             f"vllm-ascend {ascend} is not a tested version",
-            f"install vllm-ascend=={patches.TESTED_VLLM_ASCEND[-1]}",
+            f"install vllm-ascend=={versions.TESTED_VLLM_ASCEND[-1]}",
         )
 
 

@@ -4,14 +4,15 @@ broken.
 
 `examine` returns what `doctor --json` prints; all keys are always present, new ones may be added:
 
-* `schema`: 1. `versions`: distribution → version, null when absent.
+* `schema`: 2. `versions`: distribution → version, null when absent.
 * `platform`: `platform_class`, `device_type`, `worker_class`, `runner_class` (null when vLLM cannot tell).
 * `entry_points`: list of `group`, `name`, `value`. `parts`: list of `part`, `active`, `why`.
 * `devices`: list of `device`, `found`, `description` (or why not), `capabilities` (null unless found).
 * `operators`: list of `op`, `device`, `kind`, `reason` (why there is no kernel, else null).
 * `environment`: list of `name`, `value`, `default`, `meaning`.
 * `untested`: list of `device`, `parts` (files and kernels): what cannot have run on this machine.
-* `patches`: list of `target`, `reason`, `upstream`, `remove_when`, `state` ("resolves" or what is wrong).
+* `seams`: list of `device`, `target`, `kind`, `feature`, `state`, `found`, `why`, `upstream`, `remove_when` (see
+  `examine_seams`).
 * `problems`: list of `problem`, `fix`.
 """
 
@@ -27,11 +28,12 @@ from typing import Any
 import vllm_ascend_ext
 from vllm_ascend_ext import envs
 from vllm_ascend_ext.integration.startup import plugin
-from vllm_ascend_ext.integration.upstream import patches as compat
+from vllm_ascend_ext.integration.upstream import versions
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
 from vllm_ascend_ext.tools.doctor.checks import Problem, distribution_version, installation_problems
+from vllm_ascend_ext.tools.doctor.seams import broken_seams, examine_seams
 
-SCHEMA = 1
+SCHEMA = 2
 _NAME = "vllm-ascend-ext"
 _DISTRIBUTIONS = (
     "torch",
@@ -68,7 +70,7 @@ def examine() -> dict[str, Any]:
         "operators": operators,
         "environment": environment,
         "untested": [{"device": device, "parts": _parts_of(device, operators)} for device in absent],
-        "patches": _patches(facts, problems),
+        "seams": _seams(problems),
         "problems": [asdict(problem) for problem in problems],
     }
 
@@ -247,34 +249,11 @@ def _parts_of(device_type: str, operators: list[dict[str, str | None]]) -> list[
     return files + kernels
 
 
-def _patches(facts: dict[str, str | None], problems: list[Problem]) -> list[dict[str, str]]:
-    """Describes the replacements in vLLM, each tried on the installed one; none on platforms other than our
-    CPU."""
-    if not (facts["platform_class"] or "").startswith("vllm_ascend_ext."):
-        return []
-    try:
-        from vllm_ascend_ext.integration.cpu_platform.patches import patches
-        from vllm_ascend_ext.integration.dp_gather.counts import scheduler as commitments
-        from vllm_ascend_ext.integration.server import shutdown
-
-        patch_rows = [*patches(), *shutdown.patches(), *commitments.patches()]
-    except Exception as error:
-        problems.append(Problem(f"our vLLM replacements cannot be read ({_first_line(error)})", "set up again"))
-        return []
-    rows = []
-    for patch in patch_rows:
-        problem = compat.problem_with(patch)
-        if problem is not None:
-            problems.append(Problem(problem, f"install vllm=={compat.TESTED_VLLM[-1]}"))
-        rows.append(
-            {
-                "target": patch.target,
-                "reason": patch.reason,
-                "upstream": patch.upstream,
-                "remove_when": patch.remove_when,
-                "state": problem or "resolves",
-            }
-        )
+def _seams(problems: list[Problem]) -> list[dict[str, Any]]:
+    """Returns the table of seams; what the installed versions lack becomes problems."""
+    rows = examine_seams()
+    fix = f"install vllm=={versions.TESTED_VLLM[-1]}; `doctor --seams` lists all"
+    problems.extend(Problem(problem, fix) for problem in broken_seams(rows))
     return rows
 
 

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from vllm_ascend_ext.tools.doctor.seams import count_states
 
 
 def print_summary(document: dict[str, Any], console: Console) -> None:
@@ -27,7 +30,7 @@ def print_summary(document: dict[str, Any], console: Console) -> None:
         "Untested on this machine",
         [(row["device"], Text(""), ", ".join(row["parts"])) for row in document["untested"]],
     )
-    _patches(document, console)
+    _seams(document, console)
     _problems(document, console)
 
 
@@ -107,25 +110,13 @@ def _value(row: dict[str, Any]) -> Text:
     return Text(str(row["value"]), style="dim" if row["value"] == row["default"] else "yellow")
 
 
-def _patches(document: dict[str, Any], console: Console) -> None:
-    """Prints the replaced symbols. Rows with one reason are one paragraph, with one link and one removal
-    condition."""
-    groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
-    for row in document["patches"]:
-        groups.setdefault((row["reason"], row["remove_when"], row["upstream"]), []).append(row)
-    if not groups:
-        return
-    broken = sum(row["state"] != "resolves" for row in document["patches"])
-    _heading(console, f"Symbols replaced in vLLM ({len(document['patches'])}, {broken} of them broken)")
-    for (reason, remove_when, upstream), rows in groups.items():
-        for row in rows:
-            good = row["state"] == "resolves"
-            console.print(Text(f" {row['target']}", style="" if good else "red"), soft_wrap=True)
-        table = _grid({"no_wrap": True, "style": "dim"}, {"overflow": "fold", "style": "dim"})
-        for name, text in (("  why", reason), ("  until", remove_when)):
-            table.add_row(Text(name), Text(text))
-        console.print(table)
-        console.print(Text(f"   see    {upstream}", style="dim"), soft_wrap=True)
+def _seams(document: dict[str, Any], console: Console) -> None:
+    """Prints how many symbols of vLLM and vllm-ascend we rely on; `doctor --seams` lists them."""
+    counts = [
+        (device, Text(""), count_states(list(rows)))
+        for device, rows in groupby(document["seams"], key=lambda row: str(row["device"]))
+    ]
+    _rows(console, "Symbols of vLLM and vllm-ascend that we rely on (doctor --seams)", counts)
 
 
 def _problems(document: dict[str, Any], console: Console) -> None:

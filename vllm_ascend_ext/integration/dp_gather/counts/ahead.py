@@ -19,13 +19,16 @@ from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.dp_gather.commitment import OPEN, Commitment, bounds, check, decode, encode
 from vllm_ascend_ext.integration.dp_gather.counts.row_counts import PassCounts, RowCounts
 from vllm_ascend_ext.integration.errors import IncompatibleVllmError
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import row_counts as seams
 
 _ATTRIBUTE = "ascend_ext_commitment"  # of vLLM's SchedulerOutput: (rows, draft rows)
 
 
 def attach(scheduler_output: Any, commitment: Commitment) -> None:
     """Lets the output of a schedule carry what it commits to, as it travels to the workers."""
-    setattr(scheduler_output, _ATTRIBUTE, (commitment.max_rows, commitment.max_draft_rows))
+    carried = (commitment.max_rows, commitment.max_draft_rows)
+    change.mark(seams.COMMITMENT, scheduler_output, _ATTRIBUTE, carried)
 
 
 def attached(scheduler_output: Any) -> Commitment | None:

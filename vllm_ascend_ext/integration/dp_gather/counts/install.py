@@ -2,7 +2,7 @@
 """Lets a runner of vLLM and its drafter take the replicas' row counts from us: once, when the models are loaded.
 
 Both call vLLM's `coordinate_batch_across_dp` while they decide on a pass. Each of them gets a method of its own in
-which that name is ours (`upstream/own_globals.py`). vLLM's modules and the other runners of the process stay as
+which that name is ours (`seams/own_globals.py`). vLLM's modules and the other runners of the process stay as
 they are.
 """
 
@@ -18,7 +18,9 @@ from vllm_ascend_ext.integration.dp_gather.counts.ahead import CountsAhead, atta
 from vllm_ascend_ext.integration.dp_gather.counts.overlapped import OverlappedCounts
 from vllm_ascend_ext.integration.dp_gather.counts.row_counts import AskedCounts, PassCounts, RowCounts
 from vllm_ascend_ext.integration.ranks.groups import own_group
-from vllm_ascend_ext.integration.upstream.own_globals import bind_own_global
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.own_globals import bind_own_global
+from vllm_ascend_ext.integration.upstream.seams.rows import row_counts as seams
 
 _DECIDE = "_determine_batch_execution_and_padding"  # methods of the runner and the drafter
 _FUNCTION = "coordinate_batch_across_dp"
@@ -71,21 +73,23 @@ def _bind(owner: Any, counts_of_pass: Callable[..., PassCounts]) -> None:
 
 def delay_phase_choice(runner: Any, counts: RowCounts) -> None:
     """Lets a phase of expert load be chosen once all counts of the pass are there, before the pass."""
-    runner.wait_for_row_counts = counts.wait
+    runner.put_wait_for_row_counts(counts.wait)
 
 
 def _commit_with_each_step(runner: Any, counts: RowCounts) -> None:
     """Hands what the scheduler's output carries about the next pass to the counts, before the step."""
-    execute_model = runner.execute_model
 
-    @functools.wraps(execute_model)
-    def execute_committed(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        commitment = attached(scheduler_output)
-        if commitment is not None:
-            counts.commit(commitment)
-        return execute_model(scheduler_output, *args, **kwargs)
+    def committing(execute_model: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(execute_model)
+        def execute_committed(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+            commitment = attached(scheduler_output)
+            if commitment is not None:
+                counts.commit(commitment)
+            return execute_model(scheduler_output, *args, **kwargs)
 
-    runner.execute_model = execute_committed
+        return execute_committed
+
+    change.wrap(seams.EXECUTE_MODEL, runner, committing)
 
 
 def _replicas(config: DpGatherConfig, name: str) -> Collectives:

@@ -9,6 +9,8 @@ from typing import Any
 
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows.row_counts import SCHEDULER_CLASS
 
 _SCHEDULERS = "vllm_ascend_ext.integration.dp_gather.counts.scheduler"
 _OFF = "or set ascend_ext.dp_gather.counts_ahead to false"
@@ -97,7 +99,8 @@ RULES = tuple(
 def use_scheduler(scheduler_config: Any) -> None:
     """Has the engine core build the scheduler that commits, by vLLM's own setting for it."""
     plain, asynchronous = _scheduler_names()
-    scheduler_config.scheduler_cls = asynchronous if scheduler_config.async_scheduling else plain
+    chosen = asynchronous if scheduler_config.async_scheduling else plain
+    change.replace(SCHEDULER_CLASS, chosen, scheduler_config)
 
 
 def _scheduler_names() -> tuple[str, str]:

@@ -17,7 +17,8 @@ from vllm.v1.engine.core import EngineCore
 from vllm_ascend_ext.dp_gather.commitment import Admission, Commitment, commit
 from vllm_ascend_ext.drafts import decode_tokens
 from vllm_ascend_ext.integration.dp_gather.counts.ahead import attach
-from vllm_ascend_ext.integration.upstream import patches as compat
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows.row_counts import DUMMY_BATCH
 
 _execute_dummy_batch = EngineCore.execute_dummy_batch
 
@@ -27,7 +28,7 @@ class _Committing:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        compat.apply_patches(patches())
+        change.replace(DUMMY_BATCH, execute_dummy_batch)
         self._admission = Admission()
         parallel = self.vllm_config.parallel_config
         # there a worker runs a dummy by itself when nothing was scheduled
@@ -87,17 +88,3 @@ def execute_dummy_batch(self: Any) -> None:
     commitment = self.scheduler.decide_pass()
     arguments = (commitment.max_rows, commitment.max_draft_rows)
     self.model_executor.collective_rpc("execute_dummy_batch", args=arguments)
-
-
-def patches() -> list[compat.Patch]:
-    """The row for the process of an engine core."""
-    return [
-        compat.Patch(
-            target="vllm.v1.engine.core:EngineCore.execute_dummy_batch",
-            replacement=execute_dummy_batch,
-            reason="a scheduler does not learn of its replica's dummies, and they cannot carry anything",
-            upstream="https://github.com/vllm-project/vllm/blob/v0.23.0/vllm/v1/engine/core.py",
-            remove_when="vLLM knows a pass's counts before it, or tells its scheduler of dummies",
-            parameters=("self",),
-        )
-    ]

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_ascend_ext.integration.errors import IncompatibleVllmError
-from vllm_ascend_ext.integration.upstream import patches
+from vllm_ascend_ext.integration.upstream.versions import what_to_install
 
 
 class _OwnGlobals(dict[str, Any]):
@@ -53,8 +53,8 @@ def bind_own_global(
     where = f"{type(owner).__module__}:{type(owner).__qualname__}.{method_name}"
     if problem := _problem(method, name, parameters):
         raise IncompatibleVllmError(
-            f"this vLLM differs from the tested one where vllm-ascend-ext changes it: {where} {problem}. Install "
-            f"vllm=={patches.TESTED_VLLM[-1]}"
+            f"this vLLM differs from the tested one where vllm-ascend-ext changes it: {where} {problem}. "
+            f"{what_to_install()}"
         )
     function = getattr(method, "__func__", None)
     assert isinstance(function, types.FunctionType)

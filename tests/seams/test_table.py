@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every seam is in the installed packages, and each that is renamed there is reported at start-up by its name."""
+
+from __future__ import annotations
+
+import functools
+import re
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import iter_modules
+
+import pytest
+
+from vllm_ascend_ext.integration.errors import IncompatibleVllmError
+from vllm_ascend_ext.integration.upstream.seams import rows
+from vllm_ascend_ext.integration.upstream.seams.check import check, needed
+from vllm_ascend_ext.integration.upstream.seams.outline import Outline
+from vllm_ascend_ext.integration.upstream.seams.seam import ALWAYS, DEVICES, Seam
+from vllm_ascend_ext.integration.upstream.seams.sources import Sources
+from vllm_ascend_ext.integration.upstream.seams.table import SEAMS
+
+ROOT = Path(__file__).parents[2]
+FEATURES = ("eplb_load", "dp_gather", "attn_scatter", "mtp_output")
+
+
+def ascend_folder() -> Path | None:
+    """vllm-ascend's sources: installed, or in the emulator's environment, whose Python need not run here."""
+    if find_spec("vllm_ascend") is not None:
+        return None
+    return next(iter((ROOT / ".venv-npu").glob("lib/python*/site-packages/vllm_ascend")), None)
+
+
+@functools.cache
+def sources() -> Sources:
+    folder = ascend_folder()
+    return Sources({"vllm_ascend": folder} if folder else None)
+
+
+@functools.cache
+def renamed_outline(module: str, name: str) -> Outline:
+    text = sources().text(module)
+    assert text is not None
+    return Outline(re.sub(rf"\b{name}\b", f"{name}_renamed", text))
+
+
+def renamed(seam: Seam) -> Sources:
+    """The same packages, with the seam's own symbol renamed throughout its module."""
+    copy = Sources(shared=sources())
+    copy.put(seam.module, renamed_outline(seam.module, seam.name))
+    return copy
+
+
+def skip_without(seam: Seam) -> None:
+    if not sources().has_package(seam.package):
+        pytest.skip(f"{seam.package} is not installed, nor is there an environment of the emulator")
+
+
+@pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: f"{seam.feature}-{seam.target}")
+def test_each_seam_is_there_and_reported_when_it_is_renamed(seam: Seam) -> None:
+    skip_without(seam)
+    assert sources().problem_with(seam) is None
+    for device in seam.devices:
+        with pytest.raises(IncompatibleVllmError, match=re.escape(f"{seam.target} is gone (")) as caught:
+            check(device, [seam.feature], renamed(seam))
+        assert re.search(r"\. Install vllm(-ascend)?==0", str(caught.value))
+
+
+def test_all_that_is_broken_is_named_at_once() -> None:
+    text = sources().text("vllm.v1.worker.gpu_model_runner")
+    assert text is not None
+    for name in ("_sample", "_bookkeeping_sync", "discard_request_mask", "EplbState"):
+        text = re.sub(rf"\b{name}\b", f"{name}_renamed", text)
+    changed = Sources(texts={"vllm.v1.worker.gpu_model_runner": text}, shared=sources())
+    with pytest.raises(IncompatibleVllmError) as caught:
+        check("cuda", FEATURES, changed)
+    for name in ("_sample", "_bookkeeping_sync", "discard_request_mask"):
+        assert f"gpu_model_runner:GPUModelRunner.{name} is gone" in str(caught.value)
+    assert "gpu_model_runner:EplbState is gone" in str(caught.value)
+    with pytest.raises(IncompatibleVllmError) as caught:
+        check("cuda", [], changed)
+    assert "EplbState" not in str(caught.value), "a seam of a feature that is off"
+
+
+def test_a_lost_parameter_is_named() -> None:
+    text = sources().text("vllm.v1.worker.gpu_model_runner")
+    assert text is not None and text.count("        skip_eplb: bool = False,") == 1
+    text = text.replace("        skip_eplb: bool = False,\n", "")
+    changed = Sources(texts={"vllm.v1.worker.gpu_model_runner": text}, shared=sources())
+    with pytest.raises(IncompatibleVllmError, match=r"GPUModelRunner\._dummy_run has no parameter skip_eplb"):
+        check("cpu", [], changed)
+
+
+def test_the_table_is_complete_and_has_no_row_twice() -> None:
+    modules = [import_module(f"{rows.__name__}.{module.name}") for module in iter_modules(rows.__path__)]
+    assert len(modules) == 10
+    for module in modules:
+        named = [value for value in vars(module).values() if isinstance(value, Seam)]
+        assert [seam.target for seam in named if seam not in SEAMS] == [], module.__name__
+    places = [(seam.target, seam.feature, device) for seam in SEAMS for device in seam.devices]
+    assert sorted(place for place in set(places) if places.count(place) > 1) == []
+
+
+def test_every_row_says_why_where_and_until_when() -> None:
+    for seam in SEAMS:
+        assert seam.why and seam.remove_when and seam.devices, seam.target
+        assert set(seam.devices) <= set(DEVICES) and seam.feature in (*FEATURES, *ALWAYS), seam.target
+        assert seam.link.startswith("https://github.com/vllm-project/vllm"), seam.target
+
+
+def test_without_vllm_ascend_its_rows_are_not_missed() -> None:
+    absent = Sources({"vllm_ascend": None})
+    assert any(seam.package == "vllm_ascend" for seam in needed("npu", FEATURES))
+    check("npu", FEATURES, absent)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seams of `attn_scatter`: decoder layers of vLLM that are taken apart. vllm-ascend brings others."""
+
+from __future__ import annotations
+
+from vllm_ascend_ext.integration.upstream.seams.seam import Seam, members
+
+_DEVICES = ("cpu", "cuda")
+_DEEPSEEK = "vllm.model_executor.models.deepseek_v2"
+_QWEN = "vllm.model_executor.models.qwen3_moe"
+_RUNNER = "vllm.model_executor.layers.fused_moe.runner.moe_runner:MoERunner"
+_EMBEDDING = "vllm.model_executor.layers.vocab_parallel_embedding"
+
+_UNTIL = "vLLM's models can run their decoder layers on rows that are scattered among the ranks"
+_FORWARD = ("input_ids", "positions", "intermediate_tensors", "inputs_embeds")
+FORWARDS = tuple(
+    Seam(
+        target,
+        "replace",
+        "attn_scatter",
+        _DEVICES,
+        "the model runs its layers itself; ours runs the same layers on scattered rows",
+        _UNTIL,
+        _FORWARD,
+    )
+    for target in (f"{_DEEPSEEK}:DeepseekV2Model.forward", f"{_QWEN}:Qwen3MoeModel.forward")
+)
+_WHY_OWED = "for a scattered step the sum over the ranks is owed, and done by our collective"
+REDUCE_RESULTS = Seam(
+    "vllm.model_executor.layers.linear:RowParallelLinear.reduce_results",
+    "replace",
+    "attn_scatter",
+    _DEVICES,
+    _WHY_OWED,
+    _UNTIL,
+)
+REDUCE_EXPERTS = Seam(
+    f"{_RUNNER}._maybe_reduce_final_output",
+    "replace",
+    "attn_scatter",
+    _DEVICES,
+    _WHY_OWED,
+    _UNTIL,
+    ("states", "trunc_size"),
+)
+GATE = Seam(
+    f"{_RUNNER}.gate",
+    "replace",
+    "attn_scatter",
+    _DEVICES,
+    "the router's logits are computed on the shard and given to the experts",
+    _UNTIL,
+)
+PROJECTION = Seam(
+    "vllm.model_executor.layers.mla:MultiHeadLatentAttentionWrapper.fused_qkv_a_proj",
+    "replace",
+    "attn_scatter",
+    _DEVICES,
+    "the projection runs on the shard, before the attention",
+    _UNTIL,
+)
+_WHY_PARTS = "the parts of a decoder layer that we run one by one"
+
+ROWS = (
+    *FORWARDS,
+    REDUCE_RESULTS,
+    REDUCE_EXPERTS,
+    GATE,
+    PROJECTION,
+    Seam(
+        f"{_RUNNER}._fused_output_is_reduced",
+        "read",
+        "attn_scatter",
+        _DEVICES,
+        "experts that sum within their kernel are refused",
+        _UNTIL,
+    ),
+    Seam(f"{_RUNNER}.is_internal_router", "read", "attn_scatter", _DEVICES, _WHY_PARTS, _UNTIL),
+    *(
+        row
+        for model, layer, attention, mlp in (
+            ("DeepseekV2Model", "DeepseekV2DecoderLayer", "DeepseekV2MLAAttention", "DeepseekV2MoE"),
+            ("Qwen3MoeModel", "Qwen3MoeDecoderLayer", "Qwen3MoeAttention", "Qwen3MoeSparseMoeBlock"),
+        )
+        for owner, names in (
+            (model, ("layers", "norm", "embed_tokens", "embed_input_ids")),
+            (layer, ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")),
+            (attention, ("o_proj",)),
+            (mlp, ("experts", "gate", "is_sequence_parallel")),
+        )
+        for row in members(
+            f"{_DEEPSEEK if model.startswith('Deepseek') else _QWEN}:{owner}",
+            dict.fromkeys(names),
+            "read",
+            "attn_scatter",
+            _DEVICES,
+            why=_WHY_PARTS,
+            remove_when=_UNTIL,
+        )
+    ),
+    *members(
+        f"{_DEEPSEEK}:DeepseekV2MLAAttention",
+        {"fused_qkv_a_proj": None, "mla_attn": None, "forward": ("positions", "hidden_states", "llama_4_scaling")},
+        "read",
+        "attn_scatter",
+        _DEVICES,
+        why=_WHY_PARTS,
+        remove_when=_UNTIL,
+    ),
+    *members(
+        f"{_EMBEDDING}:VocabParallelEmbedding",
+        {"shard_indices": None, "quant_method": None},
+        "read",
+        "attn_scatter",
+        _DEVICES,
+        why="the embedding's own rows, before its sum over the ranks",
+        remove_when=_UNTIL,
+    ),
+    Seam(
+        f"{_EMBEDDING}:get_masked_input_and_mask",
+        "read",
+        "attn_scatter",
+        _DEVICES,
+        "the embedding's own rows, before its sum over the ranks",
+        _UNTIL,
+        (
+            "input_",
+            "org_vocab_start_index",
+            "org_vocab_end_index",
+            "num_org_vocab_padding",
+            "added_vocab_start_index",
+            "added_vocab_end_index",
+        ),
+    ),
+)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seams of the model runner and the worker, whatever feature is on."""
+
+from __future__ import annotations
+
+from vllm_ascend_ext.integration.upstream.seams.seam import Seam, members
+
+_GPU_RUNNER = "vllm.v1.worker.gpu_model_runner:GPUModelRunner"
+_NPU_RUNNER = "vllm_ascend.worker.model_runner_v1:NPUModelRunner"
+_GPU_WORKER = "vllm.v1.worker.gpu_worker:Worker"
+_NPU_WORKER = "vllm_ascend.worker.worker:NPUWorker"
+
+_WHY_BUILD = "`init_device` builds the runner of this name, and there is no setting for another class"
+_UNTIL_BUILD = "a worker can be told its runner's class"
+
+CUDA_RUNNER = Seam(_GPU_RUNNER, "replace", "runner", ("cuda",), _WHY_BUILD, _UNTIL_BUILD)
+NPU_RUNNER = Seam(
+    "vllm_ascend.worker.worker:NPUModelRunner", "replace", "runner", ("npu",), _WHY_BUILD, _UNTIL_BUILD
+)
+
+_WHY_STEP = (
+    "the runner has no hooks around a step: our mixin redefines the methods in front of the device's own runner"
+)
+_UNTIL_STEP = "vLLM has hooks before a forward, after sampling and at a step's end"
+_STEP: dict[str, tuple[str, ...] | None] = {
+    "execute_model": ("scheduler_output",),
+    "sample_tokens": ("grammar_output",),
+    "_sample": ("logits", "spec_decode_metadata"),
+    "_bookkeeping_sync": ("scheduler_output", "sampler_output"),
+    "_model_forward": ("input_ids", "inputs_embeds"),
+    "_dummy_run": ("num_tokens",),
+}
+_WHY_WORKER = "the worker's life: our mixin builds the runner, binds the features and ends them"
+_UNTIL_WORKER = "features bind without a worker of their own"
+_WORKER: dict[str, tuple[str, ...] | None] = {
+    "init_device": (),
+    "load_model": (),
+    "execute_dummy_batch": (),
+    "shutdown": (),
+}
+
+ROWS = (
+    CUDA_RUNNER,
+    NPU_RUNNER,
+    *members(
+        _GPU_RUNNER,
+        _STEP | {"_dummy_run": ("num_tokens", "skip_eplb", "is_profile")},
+        "override",
+        "runner",
+        ("cpu", "cuda"),
+        why=_WHY_STEP,
+        remove_when=_UNTIL_STEP,
+    ),
+    *members(
+        _NPU_RUNNER,
+        _STEP
+        | {
+            "_model_forward": ("num_tokens_padded", "input_ids", "inputs_embeds"),
+            "_dummy_run": ("num_tokens", "is_profile", "skip_eplb"),
+        },
+        "override",
+        "runner",
+        ("npu",),
+        why=_WHY_STEP,
+        remove_when=_UNTIL_STEP,
+    ),
+    *members(
+        _GPU_WORKER,
+        {name: _WORKER[name] for name in ("load_model", "execute_dummy_batch", "shutdown")},
+        "override",
+        "runner",
+        ("cpu", "cuda"),
+        why=_WHY_WORKER,
+        remove_when=_UNTIL_WORKER,
+    ),
+    *members(
+        _GPU_WORKER,
+        {"init_device": ()},
+        "override",
+        "runner",
+        ("cuda",),
+        why=_WHY_WORKER,
+        remove_when=_UNTIL_WORKER,
+    ),
+    *members(_NPU_WORKER, _WORKER, "override", "runner", ("npu",), why=_WHY_WORKER, remove_when=_UNTIL_WORKER),
+    *members(
+        _GPU_RUNNER,
+        {
+            "get_model": (),
+            "device": None,
+            "parallel_config": None,
+            "scheduler_config": None,
+            "speculative_config": None,
+            "compilation_config": None,
+            "drafter": None,
+        },
+        "read",
+        "runner",
+        ("cpu", "cuda", "npu"),
+        why="the facts that features are bound by; the runner gives them no other way",
+        remove_when=_UNTIL_WORKER,
+    ),
+)

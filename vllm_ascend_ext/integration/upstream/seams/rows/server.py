@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seams in the API server's process."""
+
+from __future__ import annotations
+
+from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, Seam, members
+
+SERVE_HTTP = Seam(
+    "vllm.entrypoints.openai.api_server:serve_http",
+    "replace",
+    "server",
+    DEVICES,
+    "`vllm serve` has exit status 0 after its engine died: no supervisor restarts it; told to stop, it hangs "
+    "while requests are open and kills workers that free what they hold; and /metrics has no way to a worker's "
+    "values",
+    "the exit status tells of a dead engine, open requests are answered at the end, and workers are given time "
+    "to end",
+    ("app", "sock"),
+    "https://github.com/vllm-project/vllm/issues/48966",
+)
+SERVE_HTTP_ITSELF = Seam(
+    "vllm.entrypoints.launcher:serve_http",
+    "read",
+    "server",
+    DEVICES,
+    "ours calls it",
+    SERVE_HTTP.remove_when,
+    ("app", "sock"),
+    SERVE_HTTP.upstream,
+)
+SHUTDOWN = Seam(
+    "vllm.v1.engine.async_llm:AsyncLLM.shutdown",
+    "wrap",
+    "server",
+    DEVICES,
+    "only it tells an operator's signal from a dead engine, and only there open requests can still be answered",
+    SERVE_HTTP.remove_when,
+    ("timeout",),
+    SERVE_HTTP.upstream,
+)
+
+_ANSWERS = "https://github.com/vllm-project/vllm/pull/36964"
+
+ROWS = (
+    SERVE_HTTP,
+    SERVE_HTTP_ITSELF,
+    SHUTDOWN,
+    *members(
+        "vllm.v1.engine.async_llm:AsyncLLM",
+        {
+            "errored": None,
+            "dead_error": None,
+            "output_processor": None,
+            "engine_core": None,
+            "vllm_config": None,
+            "collective_rpc": ("method",),
+        },
+        "read",
+        "server",
+        DEVICES,
+        why="tells whether the engine died, answers open requests, and asks workers for their metrics",
+        remove_when=SERVE_HTTP.remove_when,
+    ),
+    Seam(
+        "vllm.v1.engine.output_processor:OutputProcessor.propagate_error",
+        "read",
+        "server",
+        DEVICES,
+        "open requests get the error of a dead engine; vLLM cancels the task that would answer them",
+        SERVE_HTTP.remove_when,
+        ("e",),
+        _ANSWERS,
+    ),
+    Seam(
+        "vllm.v1.engine.core_client:AsyncMPClient.client_index",
+        "read",
+        "server",
+        DEVICES,
+        "of several API servers of one engine, the first shows our metrics",
+        "vLLM carries workers' values to /metrics",
+    ),
+)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seams between vLLM's configuration and our worker."""
+
+from __future__ import annotations
+
+from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, Seam
+
+_WHY_HOOK = (
+    "the platform's hook is the one place that runs after vLLM has filled in `worker_cls` and before any worker "
+    "exists; a general plug-in is called before there is a configuration"
+)
+_UNTIL_HOOK = "vLLM hands the finished configuration to its plug-ins"
+
+CONFIGURATION_HOOK = Seam(
+    "vllm.platforms.interface:Platform.check_and_update_config",
+    "wrap",
+    "startup",
+    DEVICES,
+    _WHY_HOOK,
+    _UNTIL_HOOK,
+    ("vllm_config",),
+)
+CUDA_HOOK = Seam(
+    "vllm.platforms.cuda:CudaPlatformBase.check_and_update_config",
+    "wrap",
+    "startup",
+    ("cuda",),
+    _WHY_HOOK,
+    _UNTIL_HOOK,
+    ("vllm_config",),
+)
+NPU_HOOK = Seam(
+    "vllm_ascend.platform:NPUPlatform.check_and_update_config",
+    "wrap",
+    "startup",
+    ("npu",),
+    _WHY_HOOK,
+    _UNTIL_HOOK,
+    ("vllm_config",),
+)
+WORKER_CLASS = Seam(
+    "vllm.config.parallel:ParallelConfig.worker_cls",
+    "replace",
+    "startup",
+    DEVICES,
+    "by it vLLM chooses the worker to build; ours derives from the device's own",
+    "features bind without a worker of their own",
+)
+USES_SECOND_RUNNER = Seam(
+    "vllm.config.vllm:VllmConfig.use_v2_model_runner",
+    "read",
+    "startup",
+    DEVICES,
+    "our runner derives from vLLM's V1 runner, and vLLM may choose its V2 runner",
+    "vLLM has one runner",
+)
+ADDITIONAL_CONFIG = Seam(
+    "vllm.config.vllm:VllmConfig.additional_config",
+    "read",
+    "startup",
+    DEVICES,
+    "our section is in it",
+    "never: it is vLLM's place for that",
+)
+
+ROWS = (CONFIGURATION_HOOK, CUDA_HOOK, NPU_HOOK, WORKER_CLASS, USES_SECOND_RUNNER, ADDITIONAL_CONFIG)

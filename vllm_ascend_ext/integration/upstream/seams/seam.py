@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Seam`: one symbol of vLLM or vllm-ascend that we rely on beyond their public interfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+# replace: another object takes its place. wrap: a function of ours calls it. override: a class of ours derives
+# from its class and redefines it. read: we use it as it is. mark: we attach an attribute of our own to it.
+Kind = Literal["replace", "wrap", "override", "read", "mark"]
+Feature = Literal[
+    "eplb_load", "dp_gather", "attn_scatter", "mtp_output", "cpu_platform", "server", "startup", "runner"
+]
+ALWAYS: tuple[Feature, ...] = ("runner", "server", "startup", "cpu_platform")  # whatever features are on
+DEVICES = ("cpu", "cuda", "npu")
+_SOURCES = {
+    "vllm": "https://github.com/vllm-project/vllm/blob/v0.23.0/",
+    "vllm_ascend": "https://github.com/vllm-project/vllm-ascend/blob/v0.23.0.post1/",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """One symbol that we rely on.
+
+    target: "package.module:name" or "package.module:Class.attribute", where the symbol is defined or looked up.
+        The class is the one whose own body defines the attribute, not one that inherits it: a method that has
+        moved to another class has other callers, and an override of it would silently never be called.
+    kind: what we do with it.
+    feature: the configuration key, or the part of the package, that needs it.
+    devices: kinds of device on which it is used.
+    why: reason that no public interface serves.
+    remove_when: change of vLLM or vllm-ascend that makes the row obsolete.
+    parameters: names, in order, that our call or our override passes on; None when it is no function.
+    upstream: link to an issue; by default to the source.
+    """
+
+    target: str
+    kind: Kind
+    feature: Feature
+    devices: tuple[str, ...]
+    why: str
+    remove_when: str
+    parameters: tuple[str, ...] | None = None
+    upstream: str = ""
+
+    @property
+    def module(self) -> str:
+        return self.target.partition(":")[0]
+
+    @property
+    def package(self) -> str:
+        return self.target.partition(".")[0]
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The names inside the module."""
+        return tuple(self.target.partition(":")[2].split("."))
+
+    @property
+    def name(self) -> str:
+        """The attribute's own name."""
+        return self.path[-1]
+
+    @property
+    def link(self) -> str:
+        """Where upstream stands."""
+        return self.upstream or _SOURCES[self.package] + self.module.replace(".", "/") + ".py"
+
+
+def members(
+    owner: str,
+    names: Mapping[str, tuple[str, ...] | None],
+    kind: Kind,
+    feature: Feature,
+    devices: tuple[str, ...],
+    *,
+    why: str,
+    remove_when: str,
+) -> tuple[Seam, ...]:
+    """Returns a row for each member of one class or module.
+
+    owner: "package.module:Class", or "package.module".
+    names: member → parameters, as in `Seam`.
+    """
+    separator = "." if ":" in owner else ":"
+    return tuple(
+        Seam(f"{owner}{separator}{name}", kind, feature, devices, why, remove_when, parameters)
+        for name, parameters in names.items()
+    )

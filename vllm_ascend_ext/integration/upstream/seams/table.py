@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All seams. `vllm-ascend-ext doctor --seams` prints them: what to go through when a vLLM version is added."""
+
+from __future__ import annotations
+
+from vllm_ascend_ext.integration.upstream.seams.rows import (
+    attn_scatter,
+    cpu_layers,
+    cpu_platform,
+    dp_gather,
+    eplb_load,
+    mtp_output,
+    row_counts,
+    runner,
+    server,
+    startup,
+)
+from vllm_ascend_ext.integration.upstream.seams.seam import Seam
+
+SEAMS: tuple[Seam, ...] = (
+    *startup.ROWS,
+    *server.ROWS,
+    *runner.ROWS,
+    *eplb_load.ROWS,
+    *dp_gather.ROWS,
+    *row_counts.ROWS,
+    *attn_scatter.ROWS,
+    *mtp_output.ROWS,
+    *cpu_platform.ROWS,
+    *cpu_layers.ROWS,
+)
