@@ -93,7 +93,11 @@ IMPORTS = [
     ),
     Plant(
         "circles",
-        {f"{PACKAGE}/integration/upstream/versions.py": _below(f"\nimport {PACKAGE}.integration.startup.plugin\n")},
+        {
+            f"{PACKAGE}/integration/upstream/versions.py": _below(
+                f"\nimport {PACKAGE}.integration.startup.plugin\n"
+            )
+        },
         f"closes a circle in {PACKAGE}/integration: upstream imports startup",
     ),
     Plant(
