@@ -23,8 +23,13 @@ def is_dynamic_import(node: ast.AST) -> bool:
     return name in ("import_module", "__import__", "find_spec")
 
 
-def imports(path: str, source: str) -> Iterator[tuple[int, str]]:
-    """Yields line and absolute dotted name of every import; `from a import b` gives a.b."""
+@functools.cache
+def imports(path: str, source: str) -> tuple[tuple[int, str], ...]:
+    """Returns line and absolute dotted name of every import; `from a import b` gives a.b."""
+    return tuple(_imports(path, source))
+
+
+def _imports(path: str, source: str) -> Iterator[tuple[int, str]]:
     here = PurePosixPath(path).parts[:-1]
     for node in nodes(source):
         if isinstance(node, ast.Import):

@@ -41,15 +41,12 @@ class Tree:
 
     def _walk(self) -> Iterator[str]:
         for folder, folders, names in os.walk(self.root):
-            at_root = Path(folder) == self.root
+            inside = folder[len(str(self.root)) + 1 :]
+            built = () if inside else BUILT
             folders[:] = [
-                name
-                for name in folders
-                if not name.startswith((".", "__pycache__")) and not (at_root and name in BUILT)
+                name for name in folders if not name.startswith((".", "__pycache__")) and name not in built
             ]
-            for name in names:
-                if name.endswith(READ):
-                    yield (Path(folder) / name).relative_to(self.root).as_posix()
+            yield from (f"{inside}/{name}" if inside else name for name in names if name.endswith(READ))
 
 
 class Rule(Protocol):

@@ -62,7 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, host_kernels: HostKernels) -> 
 def test_there_is_a_bug_for_each_rule() -> None:
     """Every rule the emulation can report has a seeded bug, but for those of a whole launch and a stray pipe."""
     host = ROOT / "csrc_ascendc" / "host"
-    text = "".join(path.read_text(encoding="utf-8") for path in host.iterdir())
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(host.rglob("*.*")))
     rules = set(re.findall(r'Fail\(\s*"([a-z0-9-]+)"', text)) | {"race", "cross-core", "cache-line"}
     assert {name.split("/")[0] for name in NAMES} == rules
     assert len(NAMES) == len(set(NAMES)) >= 24

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.eplb_load.hccl_ranks import EXPERTS, LAYERS, NUM_STEPS, REQUIRED, route
+from tests.eplb_load.snapshots.hccl_ranks import EXPERTS, LAYERS, NUM_STEPS, REQUIRED, route
 from tests.support.npu_ranks import NUM_RANKS, needs_two_npus, run_ranks
 
 NUM_SCHEDULES = int(os.environ.get("SCHEDULES", "3"))
@@ -23,7 +23,7 @@ pytestmark = needs_two_npus
 @pytest.mark.parametrize("way", ["host", "device"])
 def test_two_npus_are_handed_the_same_exact_sums(way: str, tmp_path: Path) -> None:
     timeout_s = 120 + 2 * NUM_SCHEDULES
-    outcomes = run_ranks("tests.eplb_load.hccl_ranks", tmp_path, NUM_SCHEDULES, way, timeout_s=timeout_s)
+    outcomes = run_ranks("tests.eplb_load.snapshots.hccl_ranks", tmp_path, NUM_SCHEDULES, way, timeout_s=timeout_s)
     assert [outcome["races"] for outcome in outcomes] == [[]] * NUM_RANKS
     handed = outcomes[0]["handed"]
     assert outcomes[1]["handed"] == handed
