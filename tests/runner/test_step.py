@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_ascend_ext.runner.step import RankLayout, StepFacts
+from vllm_ascend_ext.rank_place import RankPlace
+from vllm_ascend_ext.runner.step import StepFacts
 
 
 @given(
@@ -21,7 +22,7 @@ def test_tp_ranks_together_count_every_token_once(
 ) -> None:
     facts = StepFacts(1, num_tokens, num_tokens + padding)
     counts = [
-        facts.num_routed_tokens(RankLayout(rank, tp_size), sequence_parallel=sequence_parallel)
+        facts.num_routed_tokens(RankPlace(rank, tp_size), sequence_parallel=sequence_parallel)
         for rank in range(tp_size)
     ]
     assert sum(counts) == num_tokens
@@ -38,7 +39,7 @@ def test_more_tokens_than_rows_are_refused() -> None:
 
 def test_rank_outside_its_group_is_refused() -> None:
     with pytest.raises(ValueError, match="tp 2/2"):
-        RankLayout(2, 2)
+        RankPlace(2, 2)
 
 
 @pytest.mark.parametrize(("rows", "phase"), [(8, "decode"), (9, "prefill")])

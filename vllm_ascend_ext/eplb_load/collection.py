@@ -13,7 +13,8 @@ from vllm_ascend_ext.config import EplbLoadConfig
 from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder, LocalLoad
 from vllm_ascend_ext.eplb_load.snapshots import Snapshots
 from vllm_ascend_ext.eplb_load.windows import CollectedLoad
-from vllm_ascend_ext.runner.step import RankLayout, StepFacts
+from vllm_ascend_ext.rank_place import RankPlace
+from vllm_ascend_ext.runner.step import StepFacts
 
 MakeSnapshots = Callable[[Sequence[ExpertLoadRecorder]], Snapshots]
 
@@ -48,9 +49,9 @@ class LoadOfModel:
         self.model = model
         self.recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device, max_routed_ids)
 
-    def begin(self, facts: StepFacts, layout: RankLayout, *, counts: bool) -> None:
+    def begin(self, facts: StepFacts, place: RankPlace, *, counts: bool) -> None:
         """Tells the recorder of a pass that is about to run; the pass is counted if `counts`."""
-        num_tokens = facts.num_routed_tokens(layout, sequence_parallel=self.model.sequence_parallel)
+        num_tokens = facts.num_routed_tokens(place, sequence_parallel=self.model.sequence_parallel)
         self.recorder.begin_step(num_tokens if counts else 0)
 
 
@@ -62,7 +63,7 @@ class ExpertLoadCollection:
 
     Args:
         config: how to collect.
-        layout: where this rank stands among the ranks that split a model's rows.
+        place: where this rank stands among the ranks that split a model's rows.
         device: of the recorders.
         target, draft: the models; None for one whose load is not counted. One of them is there.
         make_snapshots: makes what adds up over the ranks; every rank calls it.
@@ -76,7 +77,7 @@ class ExpertLoadCollection:
     def __init__(
         self,
         config: EplbLoadConfig,
-        layout: RankLayout,
+        place: RankPlace,
         device: torch.device,
         target: RoutedModel | None,
         draft: RoutedModel | None,
@@ -92,7 +93,7 @@ class ExpertLoadCollection:
         self.draft = LoadOfModel(draft, device, max_routed_ids) if draft is not None else None
         snapshots = make_snapshots([load.recorder for load in self.loads])
         self.windows = CollectedLoad(snapshots, config.interval, is_first=is_first)
-        self._layout, self._decode_rows, self._largest_replica = layout, decode_rows, largest_replica
+        self._place, self._decode_rows, self._largest_replica = place, decode_rows, largest_replica
         self._counts = True
 
     @property
@@ -111,12 +112,12 @@ class ExpertLoadCollection:
         if wanted != "all":
             self._counts = self._with_largest_replica(facts).phase(self._decode_rows) == wanted
         if self.target is not None:
-            self.target.begin(facts, self._layout, counts=self._counts)
+            self.target.begin(facts, self._place, counts=self._counts)
 
     def begin_draft(self, facts: StepFacts) -> None:
         """Notes that the draft model is about to run a pass, which counts when the step's target pass does."""
         if self.draft is not None:
-            self.draft.begin(facts, self._layout, counts=self._counts)
+            self.draft.begin(facts, self._place, counts=self._counts)
 
     def end_step(self) -> None:
         """Notes that all passes of the step have been launched."""

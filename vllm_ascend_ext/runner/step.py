@@ -6,17 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-
-@dataclass(frozen=True, slots=True)
-class RankLayout:
-    """Where this rank stands among the tensor-parallel ranks of its replica."""
-
-    tp_rank: int
-    tp_size: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.tp_rank < self.tp_size:
-            raise ValueError(f"rank outside its group: tp {self.tp_rank}/{self.tp_size}")
+from vllm_ascend_ext.rank_place import RankPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +37,7 @@ class StepFacts:
         rows = self.num_tokens_padded if self.max_num_rows is None else self.max_num_rows
         return "decode" if rows <= decode_rows else "prefill"
 
-    def num_routed_tokens(self, layout: RankLayout, *, sequence_parallel: bool) -> int:
+    def num_routed_tokens(self, place: RankPlace, *, sequence_parallel: bool) -> int:
         """Rows this rank has to count, so that the sum over the TP ranks is `num_tokens` exactly.
 
         sequence_parallel: the model splits the rows among the TP ranks before the experts; this rank then has
@@ -55,6 +45,6 @@ class StepFacts:
         counts them.
         """
         if not sequence_parallel:
-            return self.num_tokens if layout.tp_rank == 0 else 0
-        chunk = -(-self.num_tokens_padded // layout.tp_size)
-        return min(max(self.num_tokens - layout.tp_rank * chunk, 0), chunk)
+            return self.num_tokens if place.tp_rank == 0 else 0
+        chunk = -(-self.num_tokens_padded // place.tp_size)
+        return min(max(self.num_tokens - place.tp_rank * chunk, 0), chunk)

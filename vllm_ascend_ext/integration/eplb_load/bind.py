@@ -16,8 +16,8 @@ from vllm_ascend_ext.eplb_load.collection import ExpertLoadCollection, RoutedMod
 from vllm_ascend_ext.eplb_load.recorder import ExpertLoadRecorder
 from vllm_ascend_ext.integration.eplb_load import aggregation
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.upstream.stack import Stack
-from vllm_ascend_ext.runner.step import RankLayout
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadColl
     aggregation.check_interval(runner, config, [model for model in routed if model is not None])
     collection = ExpertLoadCollection(
         config,
-        _rank_layout(),
+        rank_place(runner.parallel_config),
         runner.device,
         *routed,
         functools.partial(aggregation.make_snapshots, runner, config),
@@ -69,13 +69,6 @@ def _layers_to_count(runner: Any, stack: Stack) -> tuple[dict[str, Any], dict[st
         )
         draft = {}
     return target, draft
-
-
-def _rank_layout() -> RankLayout:
-    from vllm.distributed import get_tp_group
-
-    tp = get_tp_group()
-    return RankLayout(tp.rank_in_group, tp.world_size)
 
 
 def _draft_modules(runner: Any) -> set[torch.nn.Module]:

@@ -11,6 +11,7 @@ from vllm_ascend_ext.integration.errors import StartupError
 from vllm_ascend_ext.integration.mtp_output.runner_outputs import RunnerHooks
 from vllm_ascend_ext.integration.mtp_output.stop_rule import EngineRequests
 from vllm_ascend_ext.integration.ranks.groups import own_group
+from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.upstream.runner_device import device_of
 from vllm_ascend_ext.integration.upstream.seams.change import replace_all
 from vllm_ascend_ext.integration.upstream.seams.rows.mtp_output import ASYNC_OUTPUTS
@@ -22,22 +23,7 @@ from vllm_ascend_ext.mtp_output.step.device_copy import PackedShape, RecordCopie
 from vllm_ascend_ext.mtp_output.step.launch_bound import LaunchBound
 from vllm_ascend_ext.mtp_output.step.pipeline import ReplicaPeers, StepPipeline
 from vllm_ascend_ext.mtp_output.step.sender import StepSender
-from vllm_ascend_ext.mtp_output.step.sender_rank import OutputLayout, OutputRouting, route_output
-
-
-def routing_of(parallel_config: Any) -> OutputRouting:
-    """What this rank does, from vLLM's groups."""
-    from vllm.distributed import get_pp_group, get_tp_group
-
-    tp, pp = get_tp_group(), get_pp_group()
-    layout = OutputLayout(
-        replica=parallel_config.data_parallel_index,
-        tp_rank=tp.rank_in_group,
-        tp_size=tp.world_size,
-        pp_rank=pp.rank_in_group,
-        pp_size=pp.world_size,
-    )
-    return route_output(layout)
+from vllm_ascend_ext.mtp_output.step.sender_rank import route_output
 
 
 def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
@@ -46,7 +32,7 @@ def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
     Raises StartupError when the frames' channel cannot be made.
     """
     runner, vllm_config = worker.model_runner, worker.vllm_config
-    routing = routing_of(vllm_config.parallel_config)
+    routing = route_output(rank_place(vllm_config.parallel_config))
     is_async = bool(vllm_config.scheduler_config.async_scheduling)
     num_speculative_tokens = int(runner.num_spec_tokens)
     copier, sender = None, None
