@@ -116,13 +116,11 @@ bool FastSender::IsLike(PyObject* section, int index, Buffer* packed) const {
 PyType_Spec* FastSenderSpec() {
   static PyMethodDef methods[] = {
       {"cache", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(CacheSend)), METH_FASTCALL,
-       "cache(roster_sequence, bound, target, draft): keeps the shapes of the frame just sent, for the next send; "
-       "the "
-       "next frame has at most `bound` bytes."},
+       "cache(roster_sequence, bound, target, draft): keeps the shapes of the frame just sent, for the next "
+       "send; the next frame has at most `bound` bytes."},
       {"send", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(SendFast)), METH_FASTCALL,
-       "send(step, target, draft): sends a frame like the cached one and returns its sequence, or returns -1 and "
-       "sends "
-       "nothing."},
+       "send(step, target, draft): sends a frame like the cached one and returns its sequence, or returns -1 "
+       "and sends nothing."},
       {"drop", DropSend, METH_NOARGS, "drop(): empties the cache; send returns -1 until cache is called."},
       {"close", CloseSend, METH_NOARGS, "close(): gives the ring's memory back; send returns -1 from then on."},
       {},

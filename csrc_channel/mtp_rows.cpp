@@ -46,8 +46,8 @@ uint32_t Load(const uint8_t* from) {
   return value;
 }
 
-// Copies what was accepted of one part. Whole units are copied while there is room for them: what they write too
-// much is written over by the next record, and a copy of known size has no branch to mispredict.
+// Copies the accepted tokens of one part. Copies whole units while there is room: the next record overwrites what
+// a unit has too much, and a copy of known size has no branch to mispredict.
 uint8_t* Compact(const int32_t* packed, uint64_t batch, uint64_t words, Part part, uint8_t* out,
                  const uint8_t* end) {
   for (uint64_t row = 0; row < batch; ++row) {
@@ -64,7 +64,7 @@ uint8_t* Compact(const int32_t* packed, uint64_t batch, uint64_t words, Part par
   return out;
 }
 
-// Of a unit of which the first n words count, the others become -1 by `kMasks.of[n]`.
+// Masks for units of kUnit words: `word | kMasks.of[n][i]` keeps the first n words and makes the others -1.
 struct Masks {
   int32_t of[kUnit + 1][kUnit] = {};
 
@@ -95,7 +95,7 @@ void WriteHead(uint64_t count, uint64_t status, int32_t* record) {
   std::memset(record + 2, 0xff, (kHeaderWords - 2) * 4);
 }
 
-// The inverse of Compact; what was not accepted becomes -1.
+// Undoes Compact; words behind the accepted ones become -1.
 const uint8_t* Expand(const uint8_t* in, const uint8_t* end, int32_t* packed, uint64_t batch, uint64_t words,
                       Part part) {
   for (uint64_t row = 0; row < batch; ++row) {
@@ -113,7 +113,8 @@ const uint8_t* Expand(const uint8_t* in, const uint8_t* end, int32_t* packed, ui
   return in;
 }
 
-// ReadRows where a record is a unit of head and a unit of tokens: one pass, which writes no word twice.
+// Does what ReadRows does for records of one unit of head and one of tokens, in one pass that writes no word
+// twice.
 int64_t ReadUnits(const uint8_t* body, Shape shape, int32_t* packed) {
   const uint64_t batch = shape.batch;
   const uint8_t* counts = body + kRowsHeadBytes;
@@ -137,7 +138,7 @@ int64_t ReadUnits(const uint8_t* body, Shape shape, int32_t* packed) {
   return in == end ? 0 : -1 - static_cast<int64_t>(batch);
 }
 
-// Bytes of the body whose head is at `body`, as its numbers tell; 0 when they are not those of `shape`.
+// Returns the bytes of the body whose head is at `body`; 0 when the numbers in the head are not those of `shape`.
 uint64_t BodyBytes(const uint8_t* body, uint64_t bytes, Shape shape) {
   const uint64_t counts_end = CountsEnd(shape.batch);
   if (bytes < counts_end || Load(body) != shape.batch || Load(body + 4) != (shape.slots | shape.top_k << 16) ||

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bodies of rows sections, as vllm_ascend_ext/mtp_output/frames/rows.py describes them.
+// Writes and reads bodies of rows sections, as vllm_ascend_ext/mtp_output/frames/rows.py describes them.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ struct Shape {
 
   uint64_t WordsPerToken() const { return top_k ? 2 + 2 * top_k : 1; }
 
-  // Whether a body can say it, and its sizes can be computed.
+  // Returns whether a body's fields can hold these numbers, so that its size can be computed without overflow.
   bool IsPossible() const {
     return batch <= UINT32_MAX && slots >= 1 && slots <= UINT8_MAX && top_k <= UINT16_MAX;
   }
@@ -22,23 +22,23 @@ struct Shape {
 
 constexpr uint64_t kRowsHeadBytes = 16;
 
-// Words of one record.
+// Returns the words of one record.
 uint64_t RecordWords(Shape shape);
 
-// The most bytes that a body can take.
+// Returns the most bytes that a body can take.
 uint64_t RowsBound(Shape shape);
 
-// Writes a body to `out`, where there are `RowsBound` bytes. Returns its bytes, or -1 - row of the first
+// Writes a body to `out`, where `RowsBound` bytes are free. Returns the body's bytes, or -1 - row of the first
 // record with an impossible count or status.
 int64_t WriteRows(const int32_t* packed, Shape shape, uint8_t* out);
 
-// Whether `bytes` bytes at `body` begin as a body of `shape` does and are as long as its counts of tokens say.
+// Returns whether `bytes` bytes at `body` begin as a body of `shape` does and are as long as its head says.
 bool IsBodyOf(const uint8_t* body, uint64_t bytes, Shape shape);
 
-// Whether what is at `body` begins with a body of `shape` that ends within `bytes` bytes.
+// Returns whether a body of `shape` begins at `body` and ends within `bytes` bytes.
 bool IsPrefixOf(const uint8_t* body, uint64_t bytes, Shape shape);
 
-// Reads a body of which `IsBodyOf` is true. Returns 0, or -1 - row of the first record with more tokens than
+// Reads a body for which `IsBodyOf` holds. Returns 0, or -1 - row of the first record with more tokens than
 // slots, or -1 - batch when the counts are not those of the head; the records are undefined then.
 int64_t ReadRows(const uint8_t* body, Shape shape, int32_t* packed);
 

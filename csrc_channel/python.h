@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the bindings share: owned references, buffers, and Python types around C++ objects.
+// Owned references, buffers, and Python types around C++ objects, which the bindings share.
 #pragma once
 
 #define PY_SSIZE_T_CLEAN
@@ -41,7 +41,7 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { Drop(); }
 
-  // False with an exception set when `object` has no C-contiguous buffer like that.
+  // Returns false, with an exception set, when `object` has no C-contiguous buffer like that.
   bool Take(PyObject* object, int flags) {
     Drop();
     is_held_ = PyObject_GetBuffer(object, &view_, flags) == 0;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`TorchCpuCommunicator`: what layers exchange, through our counted, deadline-bound `Collectives`.
+"""Exchanges what layers exchange (`TorchCpuCommunicator`), through our counted, deadline-bound `Collectives`.
 
 Upstream's CPU communicator has no variable all-gather and reduce-scatter (data parallelism for MoE fails), and
 its shared-memory path needs the compiled extension and leaks segments. What vLLM sends over a process group
@@ -21,7 +21,7 @@ from vllm_ascend_ext.integration.ranks.deadline import deadline_s
 
 
 class TorchCpuCommunicator(DeviceCommunicatorBase):
-    """Gloo collectives along any dimension; rows may differ between ranks in the `v` variants."""
+    """Runs Gloo collectives along any dimension; rows may differ between ranks in the `v` variants."""
 
     supports_tensor_dict = False  # vLLM then sends pickled metadata and tensors over the group
 

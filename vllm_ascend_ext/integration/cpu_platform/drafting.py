@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain-torch versions of the Triton kernels that prepare a forward pass: draft inputs and cache slots.
+"""Implements in plain torch the Triton kernels that prepare a forward pass: draft inputs and cache slots.
 
 Semantics, parameter names and parameter order are those of the Triton kernels in
 
@@ -21,7 +21,8 @@ from vllm_ascend_ext.integration.cpu_platform.grid_kernel import GridKernel, seg
 
 
 def _segment_elements(lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Segment and place inside it of every element of consecutive segments; int64 [sum of lengths] each."""
+    """Returns segment and place inside it of every element of consecutive segments; int64 [sum of lengths]
+    each."""
     segment = torch.arange(lengths_B.shape[0]).repeat_interleave(lengths_B)
     first_B = lengths_B.cumsum(0) - lengths_B
     return segment, torch.arange(segment.shape[0]) - first_B[segment]
@@ -41,7 +42,7 @@ def eagle_prepare_inputs_padded_kernel(
     num_rejected_tokens_gpu_ptr: Tensor,  # [B], written
     num_reqs: int,
 ) -> None:
-    """Index of each request's last accepted token, and how many drafts behind it were rejected."""
+    """Computes the index of each request's last accepted token, and how many drafts behind it were rejected."""
     num_drafts_B = segment_lengths(cu_num_draft_tokens_ptr, num_reqs)
     rejected_B = num_drafts_B + 1 - valid_sampled_tokens_count_ptr[:num_reqs].long()
     rejected_B = torch.where(num_drafts_B > 0, rejected_B, 0)
@@ -64,7 +65,7 @@ def eagle_prepare_next_token_padded_kernel(
     stride_sampled_token_ids: int,  # the tensor knows its stride
     BLOCK_SIZE_TOKENS: int,  # tile size
 ) -> None:
-    """Number of valid sampled tokens of each request and the last of them, else the backup token."""
+    """Counts the valid sampled tokens of each request and finds the last of them, else the backup token."""
     sampled = sampled_token_ids_ptr[:num_reqs, :num_sampled_tokens_per_req].long()
     valid = (sampled != -1) & (sampled < vocab_size) & ~discard_request_mask_ptr[:num_reqs].unsqueeze(1)
     positions = torch.arange(num_sampled_tokens_per_req)
@@ -91,7 +92,7 @@ def eagle_step_slot_mapping_metadata_kernel(
     PAD_ID: int,
     batch_size: int,
 ) -> None:
-    """Advance every request by one drafted token: position, cache slot and sequence length.
+    """Advances every request by one drafted token: position, cache slot and sequence length.
 
     A request at the end of the model's length goes to position 0 with length 1 and writes no cache; neither
     do the padded requests behind the batch.
@@ -130,7 +131,7 @@ def copy_and_expand_eagle_inputs_kernel(
     shift_input_ids: bool,
     BLOCK_SIZE_TOKENS: int,
 ) -> None:
-    """Lay the drafter's input out per request: accepted tokens, next token, drafting slots, rejected ones.
+    """Lays the drafter's input out per request: accepted tokens, next token, drafting slots, rejected ones.
 
     With ``shift_input_ids`` each request loses its first token, and ``out_hidden_state_mapping_ptr`` tells
     where the hidden state of every target token goes.
@@ -178,7 +179,7 @@ def compute_slot_mapping_kernel(
     PAD_ID: int,
     BLOCK_SIZE: int,
 ) -> None:
-    """Cache slot of every scheduled token; PAD_ID for other ranks' tokens and behind the last token.
+    """Computes the cache slot of every scheduled token; PAD_ID for other ranks' tokens and behind the last token.
 
     Context parallelism spreads a virtual block of ``block_size * world`` tokens over the
     ranks, ``CP_KV_CACHE_INTERLEAVE_SIZE`` tokens at a time.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launch syntax of Triton for a Python function, and what the replaced kernels share."""
+"""Gives a Python function the launch syntax of Triton, and holds what the replaced kernels share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class GridKernel:
-    """A function launched like a Triton kernel, ``kernel[grid](...)``, that receives the grid first."""
+    """Launches a function like a Triton kernel, ``kernel[grid](...)``; the function receives the grid first."""
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.name = function.__name__

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multi-head latent attention for the CPU in plain torch.
+"""Implements multi-head latent attention for the CPU in plain torch.
 
 vLLM 0.23.0 refuses MLA on the CPU. This backend sends every token - prefill, chunked prefill, a prefix taken
 from the cache, decode and the 1+k tokens of an MTP verification - through the absorbed form: the queries are
@@ -32,7 +32,7 @@ _MAX_QUERY_ROWS = 512
 
 
 class TorchMLABackend(MLACommonBackend):
-    """Backend entry: any block size, any latent width, float16, bfloat16 and float32."""
+    """Describes the backend: any block size, any latent width, float16, bfloat16 and float32."""
 
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float16, torch.bfloat16, torch.float32]
 
@@ -58,7 +58,7 @@ class TorchMLABackend(MLACommonBackend):
 
 
 class TorchMLAMetadata(MLACommonMetadata[MLACommonDecodeMetadata]):
-    """vLLM's MLA metadata with every request in the decode section; query lengths may differ."""
+    """Holds vLLM's MLA metadata with every request in the decode section; query lengths may differ."""
 
 
 class TorchMLAMetadataBuilder(AttentionMetadataBuilder[TorchMLAMetadata]):
@@ -96,7 +96,7 @@ class TorchMLAMetadataBuilder(AttentionMetadataBuilder[TorchMLAMetadata]):
 
 
 class TorchMLAImpl(MLACommonImpl[TorchMLAMetadata]):
-    """Absorbed attention over the paged latents."""
+    """Computes absorbed attention over the paged latents."""
 
     can_return_lse_for_decode: bool = False
 
@@ -109,8 +109,8 @@ class TorchMLAImpl(MLACommonImpl[TorchMLAMetadata]):
         kv_cache_dtype: str,
         k_scale: torch.Tensor,
     ) -> None:
-        """Write [T, L] latents and [T, 1, R] rope keys into the slots of `kv_cache` [blocks, block size, L+R];
-        a negative slot is padding."""
+        """Writes [T, L] latents and [T, 1, R] rope keys into the slots of `kv_cache` [blocks, block size, L+R]; a
+        negative slot is padding."""
         if kv_cache.numel() == 0:
             return
         slots = slot_mapping.flatten().long()
@@ -125,7 +125,7 @@ class TorchMLAImpl(MLACommonImpl[TorchMLAMetadata]):
         attn_metadata: TorchMLAMetadata,
         layer: Any,
     ) -> tuple[torch.Tensor, None]:
-        """Attention of [T, N, L+R] queries over the cache; returns [T, N, L] in the query's dtype."""
+        """Attends with [T, N, L+R] queries over the cache; returns [T, N, L] in the query's dtype."""
         q_TNC = torch.cat(q, dim=-1) if isinstance(q, tuple) else q
         out_TNL = q_TNC.new_zeros(q_TNC.shape[0], q_TNC.shape[1], self.kv_lora_rank)
         decode = attn_metadata.decode
@@ -146,7 +146,8 @@ class TorchMLAImpl(MLACommonImpl[TorchMLAMetadata]):
         return out_TNL, None
 
     def _attend(self, q_TNC: torch.Tensor, kv_SC: torch.Tensor, position: int) -> torch.Tensor:
-        """Causal softmax of [T, N, C] queries, the first of them at `position`, over [S, C] latents in float32."""
+        """Computes causal softmax of [T, N, C] queries, the first of them at `position`, over [S, C] latents in
+        float32."""
         num_rows, num_heads, _ = q_TNC.shape
         scores_XS = q_TNC.float().flatten(0, 1) @ kv_SC.T * self.scale
         if position + 1 < kv_SC.shape[0]:
@@ -157,7 +158,8 @@ class TorchMLAImpl(MLACommonImpl[TorchMLAMetadata]):
 
 
 class UnusedPrefillBackend(MLAPrefillBackend):
-    """What `MLAAttention` is given as prefill backend: our metadata never contains a prefill section."""
+    """Fills the place of the prefill backend that `MLAAttention` is given: our metadata never contains a prefill
+    section."""
 
     supported_dtypes: ClassVar[list[torch.dtype]] = TorchMLABackend.supported_dtypes
 

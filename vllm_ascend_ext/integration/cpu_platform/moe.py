@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unquantised mixture-of-experts for the CPU: expert maps, and EPLB's logical-to-physical mapping with counting.
+"""Implements unquantised mixture-of-experts for the CPU: expert maps, and EPLB's logical-to-physical mapping with
+counting.
 
 T = tokens, K = top-k, H = hidden size
 """
@@ -47,7 +48,8 @@ class TorchFusedMoEMethod(UnquantizedFusedMoEMethod):
         shared_experts: Any = None,
         shared_experts_input: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Weighted sum of the local experts' outputs for [T, H] tokens; ids of other ranks and -1 add nothing."""
+        """Computes the weighted sum of the local experts' outputs for [T, H] tokens; ids of other ranks and -1 add
+        nothing."""
         local_TK = topk_ids.long()
         if layer.expert_map is not None:
             mapped_TK = layer.expert_map[local_TK.clamp_min(0)].long()
@@ -66,7 +68,7 @@ class TorchFusedMoEMethod(UnquantizedFusedMoEMethod):
 
 
 def register_moe_method() -> None:
-    """Make vLLM build our method wherever it would build its unquantised one; idempotent."""
+    """Makes vLLM build our method wherever it would build its unquantised one; idempotent."""
     from vllm.model_executor.custom_op import CustomOp, op_registry_oot
 
     if "UnquantizedFusedMoEMethod" not in op_registry_oot:
@@ -80,7 +82,7 @@ def eplb_map_to_physical_and_record(
     logical_replica_count: torch.Tensor,
     record_enabled: torch.Tensor,
 ) -> torch.Tensor:
-    """Torch twin of vLLM's Triton kernel; upstream's version off CUDA maps nothing and counts nothing.
+    """Maps and counts as vLLM's Triton kernel does; upstream's version off CUDA maps nothing and counts nothing.
 
     topk_ids [T, K] logical ids, expert_load_view [physical experts] counted in place,
     logical_to_physical_map [logical experts, slots], logical_replica_count [logical experts].

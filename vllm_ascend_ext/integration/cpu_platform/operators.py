@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled operators that vLLM's CPU path calls, defined in plain torch when no library defines them.
+"""Defines in plain torch the compiled operators that vLLM's CPU path calls, when no library defines them.
 
 Callers: https://github.com/vllm-project/vllm/blob/v0.23.0/vllm/_custom_ops.py,
 https://github.com/vllm-project/vllm/blob/v0.23.0/vllm/v1/attention/backends/cpu_attn.py and
@@ -26,7 +26,8 @@ _libraries: list[Any] = []  # an operator lives as long as its library object
 
 
 def init_cpu_memory_env(node_ids: list[int]) -> None:
-    """Bind memory to NUMA nodes in the compiled library; torch's allocator needs no set-up."""
+    """Does nothing: the compiled library binds memory to NUMA nodes here, and torch's allocator needs no
+    set-up."""
 
 
 def get_scheduler_metadata(
@@ -42,7 +43,8 @@ def get_scheduler_metadata(
     isa_hint: str,
     enable_kv_split: bool,
 ) -> Tensor:
-    """Work split among threads in the compiled library; an empty int8 tensor here, as nothing reads it."""
+    """Returns an empty int8 tensor: the compiled library splits work among threads here, and nothing reads
+    ours."""
     return torch.empty(0, dtype=torch.int8)
 
 
@@ -65,7 +67,7 @@ def cpu_attn_reshape_and_cache(
     v_scale: float = 1.0,
     kv_cache_dtype: str = "auto",
 ) -> None:
-    """Write ``key`` and ``value`` [>=T, K, D] to their slots; a negative slot is skipped.
+    """Writes ``key`` and ``value`` [>=T, K, D] to their slots; a negative slot is skipped.
 
     key_cache, value_cache: [blocks, K, block size, D], any strides. slot_mapping: [T] int64.
     """
@@ -78,7 +80,7 @@ def cpu_attn_reshape_and_cache(
 
 
 def _masked_scores(scores_HQN: Tensor, position_Q: Tensor, left: int, right: int) -> Tensor:
-    """Put -inf where key ``n`` lies outside [position - left, position + right]; -1 is no bound."""
+    """Puts -inf where key ``n`` lies outside [position - left, position + right]; -1 is no bound."""
     distance_QN = torch.arange(scores_HQN.shape[-1]) - position_Q.unsqueeze(1)
     if left >= 0:
         scores_HQN.masked_fill_(distance_QN < -left, float("-inf"))
@@ -88,7 +90,7 @@ def _masked_scores(scores_HQN: Tensor, position_Q: Tensor, left: int, right: int
 
 
 def _probabilities(scores_HQN: Tensor, sink_H: Tensor | None) -> Tensor:
-    """Softmax over the keys and, if given, one more key per head with score ``sink_H`` and no value.
+    """Computes softmax over the keys and, if given, one more key per head with score ``sink_H`` and no value.
 
     A query that sees no key gets zeros.
     """
@@ -114,7 +116,7 @@ def _attend(
     alibi_H: Tensor | None,
     sink_H: Tensor | None,
 ) -> Tensor:
-    """Attention [Q, H, D] (float32) of some query tokens of one request."""
+    """Computes attention [Q, H, D] (float32) of some query tokens of one request."""
     num_queries, num_heads, head_size = query_QHD.shape
     num_groups, num_keys = key_KND.shape[:2]
     query = (query_QHD.float() * scale).transpose(0, 1).reshape(num_groups, -1, head_size)  # [K, H / K * Q, D]
@@ -149,7 +151,7 @@ def cpu_attention_with_kv_cache(
     v_scale: float = 1.0,
     kv_cache_dtype: str = "auto",
 ) -> None:
-    """Attention over the paged cache, request by request in float32; ``output`` is written.
+    """Attends over the paged cache, request by request in float32; ``output`` is written.
 
     query, output: [T, H, D]. key_cache, value_cache: [blocks, K, block size, D]. query_start_loc: [B + 1].
     seq_lens: [B], cached tokens with the new ones. block_table: [B, blocks of a request]. alibi_slopes, s_aux
@@ -178,7 +180,7 @@ def cpu_attention_with_kv_cache(
 
 
 def _cached(cache: Tensor, blocks: Tensor, length: int) -> Tensor:
-    """The first ``length`` entries of a request, float32 [K, N, D]."""
+    """Returns the first ``length`` entries of a request, float32 [K, N, D]."""
     num_heads, block_size, head_size = cache.shape[1:]
     pages = cache[blocks[: -(-length // block_size)].long()]
     return pages.transpose(0, 1).reshape(num_heads, -1, head_size)[:, :length].float()
@@ -192,7 +194,7 @@ def _topk_experts(
     renormalize: bool,
     bias: Tensor | None,
 ) -> None:
-    """Write the best experts by ``scores + bias`` and their unbiased scores; the lower index wins a tie."""
+    """Writes the best experts by ``scores + bias`` and their unbiased scores; the lower index wins a tie."""
     choice = scores if bias is None else scores + bias.float()
     experts = choice.sort(dim=-1, descending=True, stable=True).indices[:, : topk_ids.shape[1]]
     weights = scores.gather(1, experts)
@@ -213,7 +215,7 @@ def topk_softmax(
     renormalize: bool,
     bias: Tensor | None,
 ) -> None:
-    """Route each token to its top-k experts by softmax scores.
+    """Routes each token to its top-k experts by softmax scores.
 
     gating_output: [T, experts] float. Written: topk_weights [T, k] float32, topk_indices [T, k] integer,
     token_expert_indices [T, k] int32 (``rank * T + token``). bias: [experts], for the choice only.
@@ -230,7 +232,7 @@ def topk_sigmoid(
     renormalize: bool,
     bias: Tensor | None,
 ) -> None:
-    """`topk_softmax` with sigmoid scores."""
+    """Routes as `topk_softmax` does, with sigmoid scores."""
     scores = gating_output.float().sigmoid()
     _topk_experts(scores, topk_weights, topk_indices, token_expert_indices, renormalize, bias)
 
@@ -270,7 +272,7 @@ OPERATORS: tuple[tuple[str, str, Callable[..., object]], ...] = (
 
 
 def define_operators() -> tuple[str, ...]:
-    """Define the operators of this module that do not exist yet; return their names. Repeatable."""
+    """Defines the operators of this module that do not exist yet and returns their names. Repeatable."""
     defined = []
     for namespace, schema, function in OPERATORS:
         name = schema.partition("(")[0]

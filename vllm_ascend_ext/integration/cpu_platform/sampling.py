@@ -26,14 +26,14 @@ RECOVERY_ROWS = 64  # draft tokens whose [rows, V] scores exist at the same time
 
 
 def _rows(values_T: Tensor, valid_BS: Tensor) -> Tensor:
-    """Lay the consecutive segments of ``values_T`` out as zero-padded rows [B, S]."""
+    """Lays the consecutive segments of ``values_T`` out as zero-padded rows [B, S]."""
     rows_BS = values_T.new_zeros(valid_BS.shape)
     rows_BS[valid_BS] = values_T[: int(valid_BS.sum())]
     return rows_BS
 
 
 def _synthetic_acceptance(uniform_BS: Tensor, rates: Tensor) -> Tensor:
-    """Accept position ``s`` with probability ``rates[s]``, whatever the tokens are; bool [B, S]."""
+    """Accepts position ``s`` with probability ``rates[s]``, whatever the tokens are; bool [B, S]."""
     positions_S = torch.arange(uniform_BS.shape[1]).clamp_(max=rates.shape[0] - 1)
     return uniform_BS < rates[positions_S]
 
@@ -41,7 +41,7 @@ def _synthetic_acceptance(uniform_BS: Tensor, rates: Tensor) -> Tensor:
 def _store_until_rejection(
     output: Tensor, token_BS: Tensor, accepted_BS: Tensor, lengths_B: Tensor, bonus: Tensor, chosen_B: Tensor
 ) -> None:
-    """Write the tokens of the chosen requests up to and including the first rejected one.
+    """Writes the tokens of the chosen requests up to and including the first rejected one.
 
     A request without a rejection gets its bonus token behind its drafts. Everything else in ``output``
     [>=B, S + 1] keeps its value (the caller filled it with -1).
@@ -71,7 +71,7 @@ def rejection_greedy_sample_kernel(
     synthetic_conditional_rates_ptr: Tensor | None,  # [number of speculative tokens] float32
     SYNTHETIC_MODE: bool,
 ) -> None:
-    """Accept drafts that equal the target's arg max."""
+    """Accepts drafts that equal the target's arg max."""
     lengths_B = segment_lengths(cu_num_draft_tokens_ptr, grid[0])
     valid_BS = torch.arange(max_spec_len) < lengths_B.unsqueeze(1)
     draft_BS, target_BS = _rows(draft_token_ids_ptr, valid_BS), _rows(target_argmax_ptr, valid_BS)
@@ -103,7 +103,7 @@ def rejection_random_sample_kernel(
     NO_DRAFT_PROBS: bool,
     SYNTHETIC_MODE: bool,
 ) -> None:
-    """Accept drafts with probability target / draft.
+    """Accepts drafts with probability target / draft.
 
     A placeholder draft (-1) is rejected; Triton reads the probability next to its row there.
     """
@@ -139,7 +139,7 @@ def expand_kernel(
     replace_to: float,
     MAX_NUM_TOKENS: int,
 ) -> None:
-    """Repeat one value per request for each of its tokens, one value replaced."""
+    """Repeats one value per request for each of its tokens, one value replaced."""
     lengths_B = segment_lengths(cu_num_tokens_ptr, grid[0])
     value_B = input_ptr[: grid[0]]
     value_T = torch.where(value_B == replace_from, replace_to, value_B).repeat_interleave(lengths_B)
@@ -160,7 +160,7 @@ def sample_recovered_tokens_kernel(
     NO_DRAFT_PROBS: bool,
     USE_FP64_GUMBEL: bool,
 ) -> None:
-    """Sample each draft's substitute from max(target - draft, 0)."""
+    """Samples each draft's substitute from max(target - draft, 0)."""
     lengths_B = segment_lengths(cu_num_draft_tokens_ptr, grid[0])
     request_T = torch.arange(grid[0]).repeat_interleave(lengths_B)
     for start in range(0, request_T.shape[0], RECOVERY_ROWS):

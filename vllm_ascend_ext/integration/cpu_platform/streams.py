@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 class HostEvent:
-    """A point in time of this process; stands in for ``torch.Event`` and ``torch.cuda.Event``.
+    """Marks a point in time of this process; stands in for ``torch.Event`` and ``torch.cuda.Event``.
 
     Accepts the constructor arguments of both. ``elapsed_time`` has torch's rules: both events recorded, both
     created with ``enable_timing=True``, milliseconds.
@@ -53,13 +53,13 @@ class HostEvent:
         self._seconds = time.perf_counter()
 
     def wait(self, stream: HostStream | None = None) -> None:
-        """Nothing to wait for: what came before has finished."""
+        """Does nothing: what came before has finished."""
 
     def query(self) -> bool:
         return True
 
     def synchronize(self) -> None:
-        """Nothing to wait for: what came before has finished."""
+        """Does nothing: what came before has finished."""
 
     def elapsed_time(self, end_event: HostEvent) -> float:
         """Milliseconds from this event to ``end_event``."""
@@ -74,7 +74,7 @@ _stream_ids = itertools.count()
 
 
 class HostStream:
-    """An in-order queue whose work runs at once in the calling thread; stands in for ``torch.cuda.Stream``.
+    """Runs work at once in the calling thread, as an in-order queue; stands in for ``torch.cuda.Stream``.
 
     Used as a context manager it is the thread's current stream inside the block.
     """
@@ -88,7 +88,7 @@ class HostStream:
         self._outer = threading.local()
 
     def wait_stream(self, stream: HostStream) -> None:
-        """Nothing to wait for: the other stream has finished."""
+        """Does nothing: the other stream has finished."""
 
     def wait_event(self, event: HostEvent) -> None:
         event.wait(self)
@@ -102,7 +102,7 @@ class HostStream:
         return True
 
     def synchronize(self) -> None:
-        """Nothing to wait for: all work has finished."""
+        """Does nothing: all work has finished."""
 
     def __enter__(self) -> HostStream:
         stack: list[HostStream] = self._outer.__dict__.setdefault("stack", [])
@@ -124,37 +124,37 @@ _current = threading.local()
 
 
 def default_stream(device: object = None) -> HostStream:
-    """The stream that is current where none was set."""
+    """Returns the stream that is current where none was set."""
     return _default_stream
 
 
 def current_stream(device: object = None) -> HostStream:
-    """The calling thread's current stream."""
+    """Returns the calling thread's current stream."""
     stream: HostStream = getattr(_current, "stream", _default_stream)
     return stream
 
 
 def set_stream(stream: HostStream | None) -> None:
-    """Make ``stream`` the calling thread's current stream; None changes nothing, as in torch."""
+    """Makes ``stream`` the calling thread's current stream; None changes nothing, as in torch."""
     if stream is not None:
         _current.stream = stream
 
 
 def stream_context(stream: HostStream | None) -> contextlib.AbstractContextManager[HostStream | None]:
-    """``torch.cuda.stream``: the current stream of a block; None changes nothing."""
+    """Stands in for ``torch.cuda.stream``, the current stream of a block; None changes nothing."""
     return contextlib.nullcontext() if stream is None else stream
 
 
 def synchronize(device: object = None) -> None:
-    """Nothing to wait for: all work has finished."""
+    """Does nothing: all work has finished."""
 
 
 def empty_cache() -> None:
-    """The CPU allocator keeps no cache of its own."""
+    """Does nothing: the CPU allocator keeps no cache of its own."""
 
 
 def host_attributes() -> Iterator[tuple[Any, str, object]]:
-    """(owner, attribute, stand-in) of everything `install_host_streams` sets."""
+    """Lists (owner, attribute, stand-in) of everything `install_host_streams` sets."""
     yield torch, "Event", HostEvent
     yield torch.cuda, "Event", HostEvent
     yield torch.cuda, "Stream", HostStream
@@ -168,7 +168,7 @@ def host_attributes() -> Iterator[tuple[Any, str, object]]:
 
 
 def install_host_streams() -> None:
-    """Make torch's stream and event names refer to the classes of this module; repeatable.
+    """Makes torch's stream and event names refer to the classes of this module; repeatable.
 
     Importing ``vllm.v1.worker.cpu_worker`` and constructing a ``CPUModelRunner`` set some of the same names:
     call this afterwards too. Raises RuntimeError on a machine with CUDA.

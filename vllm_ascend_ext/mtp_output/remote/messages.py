@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Defines the messages between a forwarder and a remote reader: one byte of kind, then fixed fields, then bytes.
 
-The reader says HELLO (whose frames, and the first it wants), and ACKNOWLEDGE (the first it does not give up yet),
-also to show that it lives. The forwarder answers WELCOME (where it begins, and the roster in force there), FRAME,
-and BEAT to show that it lives and how its writer is.
+The reader sends HELLO (the ring it wants, and the first frame), and ACKNOWLEDGE (the first frame that it does not
+give up yet), also to show that it lives. The forwarder answers WELCOME (the frame at which it begins, and the
+roster in force there), FRAME, and BEAT, which shows that the forwarder lives and whether its writer does.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import struct
 from enum import IntEnum
 
 BEAT_S = 0.5
-"""Who waits shows this often that he lives."""
+"""Seconds between two messages of an end that waits, by which it shows that it lives."""
 SILENCE_S = 5.0
-"""Who was not heard of for so long is gone."""
+"""Seconds without a message after which the other end is taken for dead."""
 FROM_ACKNOWLEDGED = 2**64 - 1
-"""The first frame that a reader wants who has none."""
+"""The "first frame wanted" of a reader that has read none: the first one that was not acknowledged."""
 
 
 class Kind(IntEnum):
@@ -28,7 +28,7 @@ class Kind(IntEnum):
     FRAME = 4  # the frame
     BEAT = 5  # BEAT: state of the writer, frames it published, its process; next frame to forward
     REFUSED = 6  # text: why
-    WHO = 7  # nothing: say HELLO
+    WHO = 7  # no field: asks a reader that the forwarder does not know to say HELLO
 
 
 class WriterState(IntEnum):

@@ -24,7 +24,7 @@ from vllm_ascend_ext.mtp_record import MtpRecord
 
 MODULE = "ascend_ext_channel"
 FOLDER = Path(__file__).resolve().parents[2] / "lib"
-"""Where ``VLLM_ASCEND_EXT_BUILD=host`` (or npu) puts it."""
+"""The folder in which ``VLLM_ASCEND_EXT_BUILD=host`` (or npu) puts the module."""
 
 NO_CPP_NOTE = (
     "the C++ module is not built, and frames go through Python, tens of times slower; reinstall with "

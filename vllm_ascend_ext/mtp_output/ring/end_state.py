@@ -7,18 +7,18 @@ from __future__ import annotations
 from enum import IntEnum
 
 ABI = 6
-"""Of the module's functions, types and `State`; ``kAbi`` in csrc_channel/module.cpp."""
+"""Version of the C++ module's functions, types and `State`; ``kAbi`` in csrc_channel/module.cpp."""
 
 
 class State(IntEnum):
     """Names the words of an end; ``State`` in csrc_channel/mtp_ring.h."""
 
     SEQUENCE = 0  # of the next frame
-    HEAD = 1  # where it goes; the writer's
+    HEAD = 1  # position at which the writer puts the next frame
     NUM_SENT = 2
     BYTES_SENT = 3
     SEND_NS = 4
-    WAITED_NS = 5  # by the last receive in C++ that came back with nothing
+    WAITED_NS = 5  # by the last receive in C++ that returned no frame
 
 
 def new_state() -> memoryview:

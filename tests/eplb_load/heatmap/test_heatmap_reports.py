@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.eplb_load.heatmap_page import Page
-from tests.eplb_load.reports import DRAFT, LABELS, SUM, TARGET, of_model, rank_report, two_ranks
+from tests.eplb_load.heatmap.heatmap_page import Page
+from tests.eplb_load.heatmap.reports import DRAFT, LABELS, SUM, TARGET, of_model, rank_report, two_ranks
 from vllm_ascend_ext import cli
 from vllm_ascend_ext.eplb_load.reported_load import NoLoadError, ReportError, loads_of_report
 

@@ -16,7 +16,7 @@ import httpx  # noqa: E402
 from fastapi import FastAPI  # noqa: E402
 from vllm.entrypoints.serve.utils.server_utils import AuthenticationMiddleware  # noqa: E402
 
-from tests.eplb_load.reports import two_ranks  # noqa: E402
+from tests.eplb_load.heatmap.reports import two_ranks  # noqa: E402
 from vllm_ascend_ext.integration.server import report  # noqa: E402
 
 ON = {"ascend_ext": {"eplb_load": {"enabled": True}}}

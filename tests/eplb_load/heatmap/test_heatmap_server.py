@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.eplb_load.heatmap_page import Page
+from tests.eplb_load.heatmap.heatmap_page import Page
 from tests.support.server import MODEL_NAME, TWO_RANKS, Server
 from vllm_ascend_ext import cli
 

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.eplb_load.heatmap_page import Page
-from tests.eplb_load.reports import SUM, rank_report, two_ranks
+from tests.eplb_load.heatmap.heatmap_page import Page
+from tests.eplb_load.heatmap.reports import SUM, rank_report, two_ranks
 from vllm_ascend_ext import cli
 from vllm_ascend_ext.tools import heatmap_source
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from tests.eplb_load.heatmap_page import Page
+from tests.eplb_load.heatmap.heatmap_page import Page
 from vllm_ascend_ext.eplb_load.balance import expert_imbalance
 from vllm_ascend_ext.eplb_load.heatmap import Heatmap, write_heatmap
 from vllm_ascend_ext.eplb_load.heatmap_html import write_heatmap_page
