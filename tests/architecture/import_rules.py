@@ -15,6 +15,7 @@ LEVELS = {
     "envs": 0,
     "mtp_record": 0,
     "drafts": 0,
+    "rank_place": 0,
     "device": 1,
     "ops": 1,
     "collectives": 1,
