@@ -87,7 +87,7 @@ def test_supported_with_and_without_drafts() -> None:
 
 def test_the_draft_models_own_configuration_is_left_alone() -> None:
     """It comes by once more, after the engine's own has been checked."""
-    draft = SimpleNamespace(runner_type="draft")
+    draft = SimpleNamespace(runner_type="draft", max_logprobs=20, enable_return_routed_experts=False)
     speculative = SimpleNamespace(method="mtp", draft_model_config=draft, target_model_config=None)
     config = vllm_config(speculative_config=speculative, model_config=draft)
     on = ExtConfig.model_validate({"mtp_output": {"enabled": True}})

@@ -143,6 +143,7 @@ CASES = {
         ("dp_gather has not run on this kind of device",),
         additional_config=_gather_on(),
         device="cuda",
+        num_lines=2,
     ),
     "output": Case(
         {"speculative_config": {"method": "mtp", "num_speculative_tokens": 2}}, additional_config=_output_on()
@@ -167,9 +168,11 @@ CASES = {
         {"worker_cls": "vllm.v1.worker.gpu_worker.Worker"}, ("enable_dbo",), device="cuda"
     ),
     "dual batch": Case(
-        {"enable_dbo": True, "all2all_backend": "deepep_low_latency"}, ("micro-batches", "enable_dbo")
+        {"enable_dbo": True, "all2all_backend": "deepep_low_latency"}, ("micro-batches", "enable_dbo"), num_lines=3
     ),
-    "micro-batches": Case({"ubatch_size": 2, "data_parallel_size": 2}, ("micro-batches", "ubatch_size")),
+    "micro-batches": Case(
+        {"ubatch_size": 2, "data_parallel_size": 2}, ("micro-batches", "ubatch_size"), num_lines=2
+    ),
     "other device": Case({}, ("cpu, cuda, npu", "'xpu'"), device="xpu"),
     "other all-to-all": Case({"all2all_backend": "deepep_low_latency"}, ("'allgather_reducescatter'",)),
     "KV transfer": Case(
@@ -186,7 +189,9 @@ CASES = {
         },
         ("torch_nccl", "torch_gloo"),
     ),
-    "other runner": Case({}, ("VLLM_USE_V2_MODEL_RUNNER=0",), environment={"VLLM_USE_V2_MODEL_RUNNER": "1"}),
+    "other runner": Case(
+        {}, ("VLLM_USE_V2_MODEL_RUNNER=0",), environment={"VLLM_USE_V2_MODEL_RUNNER": "1"}, num_lines=2
+    ),
     "scattered": Case({"tensor_parallel_size": 2}, additional_config=_SCATTER),
     "scattered on one rank": Case({}, ("attn_scatter", "of which there is one"), additional_config=_SCATTER),
     "scattered on NPUs": Case(
@@ -194,6 +199,7 @@ CASES = {
         ("attn_scatter", "enable_flashcomm1"),
         additional_config=_SCATTER,
         device="npu",
+        num_lines=2,
     ),
     "FP8 wire without its gather": Case(
         {"tensor_parallel_size": 2},
