@@ -160,4 +160,17 @@ TREE = [
     Plant("wheel_contents", {"pyproject.toml": _instead('include = ["vllm_ascend_ext*"]', "")}, "emulator"),
 ]
 
-PLANTS: list[Plant] = [*IMPORTS, *PYTHON, *CPP, *TREE]
+WORDS_AND_SEAMS = [
+    Plant(
+        "foreign_objects",
+        {f"{PACKAGE}/integration/dp_gather/vllm_exchange.py": _below("\n\ndef f(runner):\n    runner.x = 1\n")},
+        "sets runner.x of a foreign object",
+    ),
+    Plant(
+        "docstring_beginnings",
+        {RECORDER: _below('\n\ndef f() -> None:\n    """What is counted."""\n')},
+        "begins with 'What'",
+    ),
+]
+
+PLANTS: list[Plant] = [*IMPORTS, *PYTHON, *CPP, *TREE, *WORDS_AND_SEAMS]
