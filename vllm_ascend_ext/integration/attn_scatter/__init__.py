@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scattered attention input in vLLM."""
+"""Runs vLLM's models with scattered attention input."""

@@ -25,13 +25,13 @@ class AttnScatterFeature(Feature):
 
 
 class BoundScatter(BoundFeature):
-    """Is the scattered model of one worker."""
+    """Holds the scattered model of one worker."""
 
     def __init__(self, model: ScatteredModel) -> None:
         self.model = model
 
     def report(self) -> dict[str, Any]:
-        """Returns the steps that were scattered and that were not, and the bytes foretold."""
+        """Returns how many forward passes were scattered and how many not, and the bytes that were predicted."""
         return self.model.report()
 
     def reset(self) -> None:

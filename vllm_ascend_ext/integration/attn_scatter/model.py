@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the decoder layers of a loaded vLLM model with scattered attention input.
 
-The model's forward is replaced on the instance. A step with few rows goes on to vLLM's own; another goes through
-the model's own modules, layer by layer, with typed rows. Where those modules sum over the ranks themselves, they
-do not for the duration of such a step (`temporarily`).
+The model's forward is replaced on the instance. A step with few rows goes on to vLLM's own forward. A step with
+more rows goes through the model's own modules, layer by layer, with typed rows. Where those modules would sum over
+the ranks themselves, this is switched off for the duration of such a step (`temporarily`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ GROUP = "attn_scatter"  # its collectives' name in the traffic report
 def scatter(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
     """Puts scattered attention input into a runner's loaded model.
 
-    Raises UnsupportedCombinationError when the model's layers are not the known ones, or when it could never pay.
+    Raises:
+        UnsupportedCombinationError: the layers cannot be taken apart, or scattering would never save time.
+        StartupError: the ranks would scatter different steps, or in different ways.
     """
     from vllm.distributed import get_tp_group
 
@@ -78,19 +80,25 @@ def check_agreement(
     sizes: list[LayerSizes],
     device: torch.device,
 ) -> None:
-    """Raises StartupError where the ranks would scatter other steps than each other, or otherwise.
+    """Raises StartupError where the ranks would scatter different steps, or in different ways.
 
-    threshold: rows from which on this rank does; sizes: of its layers.
+    Args:
+        ranks: ranks that must agree.
+        config: this rank's settings.
+        threshold: number of rows from which on this rank scatters a step; None when that would never save time.
+        sizes: sizes of this rank's layers.
+        device: device on which the ranks compare.
     """
     text = f"{config.model_dump_json()} {threshold} {sizes}"
     agreement.check_agreement(ranks, "attn_scatter", "attn_scatter section, threshold or model", text, device)
 
 
 class ScatteredModel:
-    """A model whose forward is ours from `min_tokens` rows on.
+    """Replaces a model's forward by a scattered one, in steps of `min_tokens` rows and more.
 
     All ranks of a group see the same number of rows, so they decide alike. Data-parallel replicas may decide
-    differently, for what they exchange among each other is the same."""
+    differently: what replicas exchange with each other is the same either way.
+    """
 
     def __init__(
         self,
@@ -109,7 +117,7 @@ class ScatteredModel:
         replace(row_for(seams.FORWARDS, model), self.forward, model)
 
     def report(self) -> dict[str, Any]:
-        """Forward passes so far, and the bytes that the cost model predicts for those that were scattered."""
+        """Returns the forward passes so far, and the bytes that the cost model predicts for scattered ones."""
         return {
             "min_tokens": self.min_tokens,
             "full": self._scatter.full,
@@ -120,7 +128,7 @@ class ScatteredModel:
         }
 
     def reset(self) -> None:
-        """Forget the counts."""
+        """Forgets the counts."""
         self.num_scattered = self.num_plain = self.predicted_bytes = 0
 
     def forward(
@@ -130,7 +138,7 @@ class ScatteredModel:
         intermediate_tensors: Any = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> Any:
-        """In place of the model's own, with its arguments and results."""
+        """Takes the place of the model's own forward, with the same arguments and results."""
         rows = inputs_embeds if inputs_embeds is not None else input_ids
         if rows is None or rows.shape[0] < self.min_tokens:
             self.num_plain += 1
@@ -167,7 +175,7 @@ class ScatteredModel:
 
 
 class _Layer:
-    """A decoder layer taken apart, and what of it must not sum by itself meanwhile."""
+    """Takes a decoder layer apart, and lists the changes that keep its modules from summing over the ranks."""
 
     def __init__(self, layer: Any, index: int, *, full: bool) -> None:
         self.name = f"layer {index}"
@@ -191,7 +199,7 @@ class _Layer:
         self._logits_dtype = getattr(getattr(layer.mlp, "gate", None), "out_dtype", None)
 
     def sizes(self, element_bytes: int) -> LayerSizes:
-        """For the cost model, where the model's elements have `element_bytes` bytes."""
+        """Returns what the cost model needs to know, for a model whose elements have `element_bytes` bytes."""
         logits_bytes = self._logits_dtype.itemsize if self._logits_dtype is not None else element_bytes
         return LayerSizes(
             self._hidden_size,
@@ -202,7 +210,7 @@ class _Layer:
         )
 
     def _projection(self, attention: Any) -> tuple[Callable[[torch.Tensor], torch.Tensor] | None, int]:
-        """What runs on the shard, and the width of what is gathered."""
+        """Returns the projection that runs on the shard, if there is one, and the width of what is gathered."""
         fused = getattr(attention, "fused_qkv_a_proj", None)
         if fused is None:
             return None, self._hidden_size
@@ -211,7 +219,7 @@ class _Layer:
         return lambda x: fused(x)[0], fused.weight.shape[0]
 
     def _mlp(self, mlp: Any, full: bool) -> tuple[Any, bool, Any]:
-        """(what runs, whether on shards, the router's logits where they are computed apart)."""
+        """Returns the feed-forward part, whether it runs on shards, and the router if that runs apart from it."""
         experts = getattr(mlp, "experts", None)
         if experts is None:
             self.changes.append(Change(seams.REDUCE_RESULTS, False, mlp.down_proj))
@@ -229,7 +237,7 @@ class _Layer:
         self.changes.append(Change(seams.REDUCE_EXPERTS, _own_addend, runner))
         if not full:
             return (lambda x, logits: mlp(x)), False, None
-        self.changes.append(Change(seams.GATE, None, runner))  # it takes the logits that it is given
+        self.changes.append(Change(seams.GATE, None, runner))  # the runner then takes the logits that it is given
         return (
             (lambda x, logits: experts(hidden_states=x, router_logits=logits)),
             False,
@@ -238,14 +246,14 @@ class _Layer:
 
 
 class _AlreadyProjected(nn.Module):
-    """Stands where a projection was that has been done: a linear layer of vLLM that hands its input on."""
+    """Hands its input on, in place of a linear layer of vLLM whose work has been done before."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
         return x, None
 
 
 def _own_addend(states: torch.Tensor, trunc_size: int) -> torch.Tensor:
-    """vLLM's `MoERunner._maybe_reduce_final_output` without its all-reduce."""
+    """Does what vLLM's `MoERunner._maybe_reduce_final_output` does, without the all-reduce."""
     return states[..., :trunc_size]
 
 
@@ -265,8 +273,10 @@ def _norm(module: Any) -> Norm:
 
 
 def _own_vocabulary(embedding: Any, input_ids: torch.Tensor | None) -> torch.Tensor:
-    """The rows that this rank's part of the vocabulary contributes, zero elsewhere: vLLM's
-    `VocabParallelEmbedding.forward` up to its all-reduce."""
+    """Returns the embeddings of the ids in this rank's part of the vocabulary, and zero rows for all other ids.
+
+    This is vLLM's `VocabParallelEmbedding.forward` up to its all-reduce.
+    """
     from vllm.model_executor.layers.vocab_parallel_embedding import get_masked_input_and_mask
 
     shard = embedding.shard_indices

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The DP gather in vLLM and vllm-ascend."""
+"""Runs the DP gather in vLLM and vllm-ascend."""

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vllm-ascend 0.23.0's all-gather dispatch of mixture-of-experts layers, by the plan of each forward pass.
+"""Makes the all-gather dispatch of vllm-ascend 0.23.0's mixture-of-experts layers follow each pass's plan.
 
-Its `PrepareAndFinalizeWithAllGather` pads every rank's rows to the longest, gathers them, lets the experts work on
-the padding and scatters the sums back. Here the plan chooses the way, and the padding is dropped before the
-experts, whose kernels take every row for a real one. It goes once vllm-ascend dispatches through vLLM's all-to-all
-managers.
+vllm-ascend's `PrepareAndFinalizeWithAllGather` pads every rank's rows to the longest, gathers them, lets the
+experts work on the padding and scatters the sums back. Here the plan chooses how rows travel, and the padding is
+dropped before the experts, whose kernels take every row for a real one. This file can be deleted once vllm-ascend
+dispatches through vLLM's all-to-all managers.
 
-What the emulator has run is taken: eager mode, all-gather dispatch, every rank with all rows of its replica.
+Only what the emulator has run is accepted: eager mode, all-gather dispatch, every rank with all rows of its
+replica.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from vllm_ascend_ext.integration.upstream.seams.rows import dp_gather as seams
 
 
 def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPlanner:
-    """Let the layers of a loaded runner exchange rows by plan. Every rank calls it.
+    """Makes the layers of a loaded runner exchange rows by plan. Every rank calls it.
 
-    Raises UnsupportedCombinationError when a step or a layer does not gather all rows; see also `make_planner`.
+    Raises:
+        UnsupportedCombinationError: a step or a layer does not gather all rows, or `make_planner` refuses.
+        StartupError: the ranks would plan differently.
     """
     from vllm_ascend.ascend_forward_context import MoECommType
     from vllm_ascend.ops.fused_moe.moe_comm_method import get_moe_comm_method
@@ -55,7 +58,7 @@ def _planned(forward_impl: Any, planner: LayerPlanner) -> Any:
 
 
 class PlannedExchange:
-    """What stands for the two methods of `PrepareAndFinalizeWithAllGather`, with their parameters."""
+    """Replaces the two methods of `PrepareAndFinalizeWithAllGather`, with the same parameters."""
 
     def __init__(self, planner: LayerPlanner) -> None:
         self._planner = planner
@@ -69,7 +72,7 @@ class PlannedExchange:
         replace_allreduce: bool = False,
         quant_type: Any = None,
     ) -> Any:
-        """All replicas' rows, without padding."""
+        """Returns all replicas' rows, without padding."""
         from vllm_ascend.ops.fused_moe.moe_runtime_args import MoEPrepareOutput
 
         gather = self._planner.gather
@@ -86,6 +89,6 @@ class PlannedExchange:
         )
 
     def finalize(self, hidden_states: torch.Tensor, reduce_results: bool) -> torch.Tensor:
-        """This replica's rows of the sum over the replicas; the TP ranks' sum is the caller's."""
+        """Returns this replica's rows of the sum over the replicas. The caller sums over the TP ranks."""
         gather = self._planner.gather
         return gather.combine(gather.restore_padding(hidden_states))[: self._num_tokens]

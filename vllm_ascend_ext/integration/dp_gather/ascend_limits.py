@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists what a planned DP gather cannot work with in vllm-ascend, of which the emulator has run eager mode,
-all-gather dispatch, and every rank with all rows of its replica."""
+"""Lists what a planned DP gather cannot work with in vllm-ascend.
+
+The emulator has run eager mode and all-gather dispatch, with every rank holding all rows of its replica. All else
+is refused.
+"""
 
 from __future__ import annotations
 

@@ -16,35 +16,35 @@ from vllm_ascend_ext.integration.upstream.stack import Stack
 
 
 class DpGatherFeature(Feature):
-    """Exchanges the replicas' rows for the experts by plan."""
+    """Exchanges the rows that replicas send to each other's experts by plan."""
 
     name = "dp_gather"
     summary = "gathers the rows of data-parallel replicas by the way that sends and pads least"
     rules = (*limits.RULES, *ascend_limits.RULES, *counts_limits.RULES)
 
     def configure(self, deployment: Deployment) -> None:
-        """Puts in the scheduler that commits to the next pass, where `counts_ahead` asks for it."""
+        """Chooses the scheduler that commits to the next pass, if `counts_ahead` is set."""
         if deployment.config.dp_gather.counts_ahead:
             counts_limits.use_scheduler(deployment.vllm_config.scheduler_config)
 
     def bind(self, worker: Any, config: DpGatherConfig, stack: Stack) -> BoundGather:
-        """Has the mixture-of-experts layers follow a planner wherever they exchange rows."""
+        """Makes the mixture-of-experts layers follow a planner wherever they exchange rows."""
         runner = worker.model_runner
         return BoundGather(stack.bind_exchange(runner, stack.moe_layers(runner), config))
 
 
 class BoundGather(BoundFeature):
-    """Is the planner of one worker."""
+    """Holds the planner of one worker."""
 
     def __init__(self, planner: LayerPlanner) -> None:
         self.planner = planner
 
     def commit(self, commitment: Commitment) -> None:
-        """Has the coming pass carry what this replica commits to about the next."""
+        """Makes the coming pass carry this replica's commitment about the pass after it."""
         self.planner.counts.commit(commitment)
 
     def report(self) -> dict[str, Any]:
-        """Returns what was exchanged by mode, and how the replicas' counts were known."""
+        """Returns what was exchanged in each mode, and how the replicas learned each other's row counts."""
         return {"modes": self.planner.report(), "counts": self.planner.counts_report()}
 
     def reset(self) -> None:

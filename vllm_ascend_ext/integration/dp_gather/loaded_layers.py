@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the layers of a loaded model, which only then can be asked whether they can follow a plan."""
+"""Checks whether layers can follow a plan, as far as only a loaded model tells."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _OFF = "or set dp_gather.enabled to false"
 def check_layers(layers: dict[str, Any]) -> None:
     """Refuses a loaded model of vLLM whose layers cannot follow a plan.
 
-    Raises UnsupportedCombinationError.
+    Raises:
+        UnsupportedCombinationError: experts route inside their kernel, or no single way to split rows is found.
     """
     for name, layer in layers.items():
-        if layer.quant_method.is_monolithic:  # whether it gathers by itself or the layer does
+        if layer.quant_method.is_monolithic:  # whether the method gathers the rows or the layer does
             raise UnsupportedCombinationError(
                 f"ascend_ext.dp_gather cannot keep padding away from the experts of {name}: "
                 f"{type(layer.quant_method).__name__} routes inside its kernel; choose another moe_backend or set "
@@ -32,7 +33,8 @@ def check_layers(layers: dict[str, Any]) -> None:
 def check_ascend_layers(layers: dict[str, Any]) -> None:
     """Refuses a loaded model of vllm-ascend whose layers cannot follow a plan.
 
-    Raises UnsupportedCombinationError.
+    Raises:
+        UnsupportedCombinationError: a layer routes by input ids, or has quantised experts.
     """
     from vllm_ascend.ops.fused_moe.fused_moe import AscendUnquantizedFusedMoEMethod
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`LayerPlanner`: the plan of each mixture-of-experts layer's exchange, from what vLLM agreed on in the pass."""
+"""Plans the exchange of each mixture-of-experts layer, from the row counts that the replicas know in the pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CACHED_PLANS = 4096
 
 @dataclass(slots=True)
 class ModeStats:
-    """Layers that exchanged their rows by one mode on this rank: how many, their rows, the bytes foretold."""
+    """Counts the layers that exchanged rows in one mode on this rank, with their rows and the bytes predicted."""
 
     num_layers: int = 0
     num_rows: int = 0
@@ -44,7 +44,7 @@ class LayerPlanner:
         topology: layout of the same ranks.
         config: settings that say how to choose.
         machine: description of the machine, for the rule "cost".
-        counts: how the replicas know each other's rows.
+        counts: way by which the replicas learn each other's row counts.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LayerPlanner:
         self.gather = gather
         self.topology = topology
         self.stats: dict[str, ModeStats] = {}
-        self.mode = None if config.mode == "planned" else GatherMode(config.mode)  # all ranks' the same
+        self.mode = None if config.mode == "planned" else GatherMode(config.mode)  # the same on all ranks
         self.counts = counts
         self._config = config
         self._machine = machine
@@ -66,17 +66,17 @@ class LayerPlanner:
         self._plan = functools.lru_cache(_CACHED_PLANS)(self._make_plan)
 
     def bound_padding(self) -> slice:
-        """Returns the rows that this rank holds only to reach its replica's bound; nobody else can tell them."""
+        """Returns the rows that this rank holds only to reach its replica's bound. No other rank knows which."""
         rows, rank, counts = self.gather.plan.rows, self.gather.rank, self.counts
         held, real = rows.held[rank], rows.real[rank]
         if not counts.is_ahead:
             return slice(real, real)
-        first = rank % self.topology.attn_tp_size * held  # of the replica's rows
+        first = rank % self.topology.attn_tp_size * held  # index among the replica's rows
         return slice(min(max(counts.own_rows_of_pass - first, 0), real), real)
 
     @contextmanager
     def layer(self) -> Iterator[None]:
-        """Spans one layer's forward: the plan of its exchange ends with the layer, however that ends."""
+        """Spans one layer's forward. The plan of the exchange ends with the layer, also when the layer fails."""
         with ExitStack() as stack:
             self._layer = stack
             try:
@@ -85,7 +85,7 @@ class LayerPlanner:
                 self._layer = None
 
     def plan_exchange(self, tensors: list[torch.Tensor]) -> GatherPlan:
-        """Plans the gathering of these tensors, ``[S, ...]`` each, hidden states first, and the combining.
+        """Plans how to gather these tensors, ``[S, ...]`` each, hidden states first, and to combine the results.
 
         The plan is in force until the layer ends.
         """
@@ -98,7 +98,7 @@ class LayerPlanner:
         plan = self._plan(
             tuple(context.dp_metadata.num_tokens_across_dp_cpu.tolist()),
             widths,
-            context.cudagraph_runtime_mode != CUDAGraphMode.NONE,  # the smallest of all ranks' in this step
+            context.cudagraph_runtime_mode != CUDAGraphMode.NONE,  # the same on all ranks in a step
             self.mode,
         )
         self._layer.enter_context(self.gather.under(plan))
@@ -110,11 +110,11 @@ class LayerPlanner:
         return plan
 
     def report(self) -> dict[str, dict[str, int]]:
-        """Mode → what was exchanged by it since `reset`."""
+        """Returns what was exchanged since `reset`, by the name of the mode."""
         return {mode: asdict(stats) for mode, stats in self.stats.items()}
 
     def counts_report(self) -> dict[str, Any] | None:
-        """Returns how the replicas' counts were known since `reset`; None where vLLM exchanges them."""
+        """Returns how the replicas learned their counts since `reset`, or None if vLLM exchanges the counts."""
         return self.counts.report() or None
 
     def reset(self) -> None:
@@ -137,7 +137,7 @@ class LayerPlanner:
 
 
 def _combine_bytes(hidden: torch.Tensor) -> int:
-    """The experts' output has two bytes an element where their input is quantised to one."""
+    """Returns the bytes of a row of the experts' output: two an element when the input is quantised to one."""
     return int(hidden.shape[1]) * max(hidden.element_size(), 2)
 
 
@@ -151,11 +151,13 @@ def make_planner(
     """Makes the planner of a runner's layers. Every rank calls it.
 
     Args:
+        runner: runner whose layers exchange rows.
         split_rows: whether the TP ranks of a replica split its rows among them before the exchange.
-        make_counts: function that makes the replicas' counts, once all ranks agree on the configuration.
+        config: settings that say how to choose a plan.
+        make_counts: function that makes the replicas' counts, called once all ranks agree on the configuration.
 
     Raises:
-        UnsupportedCombinationError: the machine described has another number of ranks.
+        UnsupportedCombinationError: the machine description is wrong, or for another number of ranks.
         StartupError: the ranks would plan differently.
     """
     from vllm.distributed import get_dp_group, get_ep_group, get_tp_group
@@ -190,6 +192,6 @@ def _collectives(runner: Any, group: Any, config: DpGatherConfig) -> Collectives
 def check_agreement(
     ranks: Collectives, config: DpGatherConfig, machine: Machine | None, device: torch.device
 ) -> None:
-    """Raises StartupError where the ranks would plan by different numbers."""
+    """Raises StartupError where the ranks have different settings or machine descriptions to plan by."""
     text = config.model_dump_json() + (machine.to_json() if machine is not None else "")
     agreement.check_agreement(ranks, "dp_gather", "dp_gather section or machine description", text, device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's all-gather dispatch and combine of mixture-of-experts layers, by the plan of each forward pass."""
+"""Makes the all-gather dispatch and combine of vLLM's mixture-of-experts layers follow each pass's plan."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class PlannedAll2AllManager(AgRsAll2AllManager):  # type: ignore[misc]
     """Takes the place of vLLM's "allgather_reducescatter" manager.
 
     Args:
-        cpu_group: of the manager that is replaced.
-        planner: of the layers that dispatch through it.
+        cpu_group: host group of the manager that is replaced.
+        planner: planner of the layers that dispatch through this manager.
     """
 
     def __init__(self, cpu_group: Any, planner: LayerPlanner) -> None:
@@ -40,7 +40,7 @@ class PlannedAll2AllManager(AgRsAll2AllManager):  # type: ignore[misc]
         is_sequence_parallel: bool = False,
         extra_tensors: list[torch.Tensor] | None = None,
     ) -> Any:
-        """Gather before routing; the router of the layer then routes no padding (`_without_padding`)."""
+        """Gathers rows before routing. The layer's router then leaves padding out (`_without_padding`)."""
         return self._dispatch([hidden_states, router_logits], extra_tensors, mark=-math.inf, fill=0)
 
     def dispatch(
@@ -51,23 +51,29 @@ class PlannedAll2AllManager(AgRsAll2AllManager):  # type: ignore[misc]
         is_sequence_parallel: bool = False,
         extra_tensors: list[torch.Tensor] | None = None,
     ) -> Any:
-        """Gather after routing; padding gets the expert -1."""
+        """Gathers rows after routing. Padding gets the expert -1."""
         return self._dispatch([hidden_states, topk_weights, topk_ids], extra_tensors, mark=-1, fill=-1)
 
     def combine(self, hidden_states: torch.Tensor, is_sequence_parallel: bool = False) -> torch.Tensor:
-        """This rank's rows of the sum of all ranks' outputs."""
+        """Returns this rank's rows of the sum of all ranks' outputs."""
         return self._gather.combine(hidden_states)
 
     def own_rows(self) -> slice:
-        """The rows of the gathered buffer that this rank gave."""
+        """Returns which rows of the gathered buffer came from this rank."""
         rows, rank = self._gather.plan.rows, self._gather.rank
         return slice(rows.offsets[rank], rows.offsets[rank] + rows.held[rank])
 
     def _dispatch(
         self, tensors: list[torch.Tensor], extra: list[torch.Tensor] | None, mark: float, fill: int
     ) -> Any:
-        """Gathers all; the last of `tensors` says where rows go: `mark` in those that this rank has only up to its
-        bound, `fill` in the plan's padding."""
+        """Gathers all tensors, and marks padding in the last of `tensors`, which says where rows go.
+
+        Args:
+            tensors: hidden states and whatever routes them.
+            extra: further tensors of the same rows, if any.
+            mark: value for rows that this rank holds only to reach its bound.
+            fill: value for the plan's padding.
+        """
         self._planner.plan_exchange([*tensors, *(extra or [])])
         *others, routing = tensors
         gathered = [
@@ -80,7 +86,7 @@ class PlannedAll2AllManager(AgRsAll2AllManager):  # type: ignore[misc]
 
 
 def _marked(x: torch.Tensor, rows: slice, mark: float) -> torch.Tensor:
-    """`x`, or a copy with `mark` in all of `rows`."""
+    """Returns `x` if `rows` is empty, else a copy with `mark` in all of `rows`."""
     if rows.start == rows.stop:
         return x
     marked = x.clone()
@@ -89,9 +95,11 @@ def _marked(x: torch.Tensor, rows: slice, mark: float) -> torch.Tensor:
 
 
 def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPlanner:
-    """Let the layers of a loaded runner exchange rows by plan. Every rank calls it.
+    """Makes the layers of a loaded runner exchange rows by plan. Every rank calls it.
 
-    Raises UnsupportedCombinationError when a layer does not dispatch through vLLM's runner; see `make_planner`.
+    Raises:
+        UnsupportedCombinationError: a layer cannot follow a plan, or `make_planner` refuses.
+        StartupError: the ranks would plan differently.
     """
     from vllm.distributed import get_ep_group
 
@@ -112,7 +120,7 @@ def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPl
 
 
 def _hook(layer: Any, planner: LayerPlanner) -> None:
-    """The layer's forward ends the plan in force, and its router leaves padding out."""
+    """Makes the layer's forward end the plan in force, and the layer's router leave padding out."""
 
     def planned(sizes_context: Any) -> Any:
         @contextmanager
@@ -129,8 +137,11 @@ def _hook(layer: Any, planner: LayerPlanner) -> None:
 
 
 def _without_padding(compute_routing: Any, planner: LayerPlanner) -> Any:
-    """The router's function, with -1 for the experts of padding rows: the plan's, and those by which a replica
-    reached its bound, whose logits it has marked as no request's can be."""
+    """Wraps a router's function so that it returns the expert -1 for padding rows.
+
+    Padding rows are those of the plan, and those that a replica added to reach its bound. The replica has set all
+    logits of its added rows to minus infinity, which no request's row has.
+    """
 
     @functools.wraps(compute_routing)
     def compute(

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MTP output in vLLM's and vllm-ascend's runners."""
+"""Takes MTP output from vLLM's and vllm-ascend's runners."""

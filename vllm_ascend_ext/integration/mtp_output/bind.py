@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets up a worker's part in MTP output saving, and tells how it went."""
+"""Sets up MTP output in a worker, and reports what the worker copied and sent."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from vllm_ascend_ext.mtp_output.step.sender_rank import route_output
 
 
 def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
-    """Has the worker's runner give its output to us; every rank of a replica calls it: it makes a group.
+    """Makes the worker's runner give its output to us. Every rank of a replica calls it, as a group is made.
 
-    Raises StartupError when the frames' channel cannot be made.
+    Raises:
+        StartupError: the ring or socket for the frames cannot be made.
     """
     runner, vllm_config = worker.model_runner, worker.vllm_config
     routing = route_output(rank_place(vllm_config.parallel_config))
@@ -56,7 +57,7 @@ def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
 
 
 def replacements(device_type: str) -> list[tuple[Seam, Any]]:
-    """Returns what the device's runner is to find where it looks up the class of its asynchronous output."""
+    """Returns the replacements for the class by which the device's runner makes its asynchronous output."""
     from vllm_ascend_ext.integration.mtp_output.async_output import make_async_output
 
     return [(seam, make_async_output) for seam in ASYNC_OUTPUTS if device_type in seam.devices]
@@ -105,10 +106,7 @@ def _peers(vllm_config: Any, config: MtpOutputConfig, *, is_async: bool) -> Repl
 
 
 def report_of(outputs: StepPipeline) -> dict[str, Any]:
-    """Returns what this rank copied, received and sent.
-
-    copies: None on a rank that has nothing to copy with.
-    """
+    """Returns what this rank copied, received and sent; "copies" is None on a rank that copies nothing itself."""
     document: dict[str, Any] = {"copies": None, "received": outputs.num_received}
     if outputs.copier is not None and outputs.sender is not None:
         copies = outputs.copier.stats

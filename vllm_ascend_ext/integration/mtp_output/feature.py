@@ -23,12 +23,12 @@ class MtpOutputFeature(Feature):
     metric_set = MtpOutputMetrics
 
     def bind(self, worker: Any, config: MtpOutputConfig, stack: Stack) -> BoundOutput:
-        """Has the worker's runner give its output to us."""
+        """Makes the worker's runner give its output to us."""
         return BoundOutput(attach(worker, config))
 
 
 class BoundOutput(BoundFeature):
-    """Is the output of one worker."""
+    """Holds the output pipeline of one worker."""
 
     def __init__(self, outputs: StepPipeline) -> None:
         self.outputs = outputs
@@ -41,10 +41,10 @@ class BoundOutput(BoundFeature):
         """Forgets nothing: readers see the whole run."""
 
     def metric_values(self) -> dict[str, Any] | None:
-        """Returns what is shown on /metrics; None on ranks that do not send."""
+        """Returns the values for /metrics, or None on ranks that do not send."""
         document = self.report()
         return document if "frames" in document else None
 
     def close(self) -> None:
-        """Ends the channel, after the last frames."""
+        """Closes the ring or socket, after the last frames."""
         self.outputs.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows MTP output on a server's /metrics: acceptance per position, and how the frames get along.
+"""Shows MTP output on a server's /metrics: accepted drafts by position, and how frames reach their readers.
 
 The rank that sends answers. Of several replicas behind one API server, vLLM's client passes on the first answer.
 """
@@ -28,7 +28,7 @@ _GAUGES = {
 
 
 class MtpOutputMetrics(MetricSet):
-    """Shows the counters, acceptance by position, and how full the ring is."""
+    """Shows the counters, accepted drafts by position, and how full the ring is."""
 
     prefix = PREFIX
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between vLLM's runner and `StepPipeline`: scheduler outputs to events, sampler outputs to what is packed and
-back."""
+"""Translates between vLLM's runner and `StepPipeline`.
+
+The scheduler's outputs become events, the sampler's outputs become tensors to pack, and packed records become
+outputs for the engine.
+"""
 
 from __future__ import annotations
 
@@ -23,31 +26,35 @@ _MARK = "ascend_ext_step"
 
 
 def marked(sampled_token_ids: Any) -> tuple[RunnerHooks, StepResult | None] | None:
-    """What `RunnerHooks.sampled` put on the tensor, which the runner hands on unchanged; None of other runners."""
+    """Returns the mark that `RunnerHooks.sampled` put on the tensor, or None for a tensor of another runner."""
     mark: tuple[RunnerHooks, StepResult | None] | None = getattr(sampled_token_ids, _MARK, None)
     return mark
 
 
 class RunnerHooks:
-    """What the mixin of a vLLM runner calls.
+    """Implements `RunnerOutputs`, which the mixin of a vLLM runner calls.
 
     Attributes:
-        returns_errors: see `PackedAsyncOutput.get_output`.
+        returns_errors: whether a failed step is returned as an exception, not raised (`PackedAsyncOutput`).
     """
 
     def __init__(self, runner: Any, outputs: StepPipeline) -> None:
         self.outputs = outputs
         self.returns_errors = runner.parallel_config.distributed_executor_backend == "mp"
         self._runner = runner
-        self._prompts: dict[str, int] = {}  # requests in their prompt (or recomputing) → tokens of all of it
+        self._prompts: dict[str, int] = {}  # request still in its prompt (or recomputing) → tokens to prefill
         self._step: StepResult | None = None
 
     def begin_step(self, scheduler_output: Any) -> None:
-        """See `RunnerOutputs.begin_step`. Raises LaunchBoundError when the launch is larger than was said."""
+        """Tells the pipeline what the scheduler has decided for a step.
+
+        Raises:
+            LaunchBoundError: the launch has more tokens than the bound that was foretold.
+        """
         self._follow_launch(scheduler_output)
         cached = scheduler_output.scheduled_cached_reqs
         known = dict(zip(cached.req_ids, cached.num_output_tokens, strict=True))
-        if self.outputs.is_async:  # of the others, tokens are on their way
+        if self.outputs.is_async:  # the others' newest tokens are not counted yet
             known = {request_id: known[request_id] for request_id in cached.resumed_req_ids}
         events = StepEvents(
             new={request.req_id: request for request in scheduler_output.scheduled_new_reqs},
@@ -59,7 +66,7 @@ class RunnerHooks:
         self.outputs.begin_step(events)
 
     def sampled(self, sampler_output: Any, spec_decode_metadata: Any) -> None:
-        """See `RunnerOutputs.sampled`."""
+        """Hands what the step has sampled, on the device, to the pipeline, and marks the tensor of tokens."""
         batch = self._runner.input_batch
         num_requests = batch.num_reqs
         skipped = np.flatnonzero(self._runner.discard_request_mask.np[:num_requests])
@@ -73,7 +80,7 @@ class RunnerHooks:
         change.mark(seams.SAMPLED, sampler_output.sampled_token_ids, _MARK, (self, self._step))
 
     def on_host(self, sampler_output: Any) -> Any:
-        """See `RunnerOutputs.on_host`: under asynchronous scheduling the runner leaves it on the device."""
+        """Returns the sampler's output on the host, or unchanged under asynchronous scheduling."""
         if self.outputs.is_async:
             return sampler_output
         step = self._step
@@ -85,11 +92,11 @@ class RunnerHooks:
         )
 
     def nothing_sampled(self) -> None:
-        """See `RunnerOutputs.nothing_sampled`."""
+        """Tells the pipeline that the step ends, and this rank did not sample."""
         self.outputs.nothing_sampled()
 
     def _follow_launch(self, scheduler_output: Any) -> None:
-        """The same on all ranks: requests that join, go on with their prompt, leave; then the bound is checked."""
+        """Follows requests that join, go on with a prompt or leave, alike on all ranks, and checks the bound."""
         launches, scheduled = self.outputs.launches, scheduler_output.num_scheduled_tokens
         self.outputs.take_counts()
         for request_id in (*scheduler_output.finished_req_ids, *(scheduler_output.preempted_req_ids or ())):
@@ -115,7 +122,7 @@ class RunnerHooks:
 
 
 def _shape(sampler_output: Any, spec_decode_metadata: Any) -> PackedShape:
-    """Of what `_to_pack` makes, known on the host."""
+    """Returns the shape of what `_to_pack` will make, which is known without waiting for the device."""
     num_requests, num_slots = sampler_output.sampled_token_ids.shape
     logprobs = sampler_output.logprobs_tensors
     columns = 0 if logprobs is None else logprobs.logprob_token_ids.shape[-1]
@@ -146,7 +153,7 @@ def _to_pack(sampler_output: Any, spec_decode_metadata: Any) -> SampledTensors:
 
 
 def _logprobs_tensors(step: StepResult) -> LogprobsTensors | None:
-    """As the sampler had them, a row a slot; blank where a draft was rejected, which vLLM filters out."""
+    """Returns logprobs as the sampler made them, one row a slot; vLLM drops rejected drafts' blank rows."""
     target = step.target
     assert target is not None
     if target.topk_ids_BSK is None or target.topk_logprobs_BSK is None or target.token_ranks_BS is None:
@@ -160,7 +167,7 @@ def _logprobs_tensors(step: StepResult) -> LogprobsTensors | None:
 
 
 def engine_logprobs(step: StepResult) -> LogprobsLists | None:
-    """Of the accepted tokens, request after request; those of discarded rows stay in, as vLLM leaves them."""
+    """Returns the accepted tokens' logprobs, by request. Those of discarded rows stay in, as vLLM leaves them."""
     tensors, target = _logprobs_tensors(step), step.target
     if tensors is None or target is None:
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests as a worker sees them, judged by the scheduler's own rule: vLLM's `check_stop`."""
+"""Decides on the worker where a request stops, by the scheduler's own rule: vLLM's `check_stop`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllm.v1.core.sched.utils import check_stop
 
 
 class _Request:
-    """The part of vLLM's `Request` that `check_stop` reads and writes."""
+    """Holds the part of vLLM's `Request` that `check_stop` reads and writes."""
 
     pooling_params = None
     status: Any = None
@@ -33,16 +33,16 @@ class _Request:
 
 
 def num_prompt_tokens(new_request: Any) -> int:
-    """Of vLLM's `NewRequestData`."""
+    """Returns the length of the prompt of a `NewRequestData` of vLLM, in tokens."""
     return int(length_from_prompt_token_ids_or_embeds(new_request.prompt_token_ids, new_request.prompt_embeds))
 
 
 class EngineRequests:
-    """A `History`: appends tokens one by one and stops where the scheduler will.
+    """Implements `History`: appends tokens one by one and stops where the scheduler will.
 
     Args:
-        max_model_len: asked each time, as vLLM fits it to the memory after the model has loaded
-            (`max_model_len=-1`).
+        max_model_len: function that returns the longest sequence in tokens, called at each step, as vLLM fits the
+            length to the memory after the model has loaded (`max_model_len=-1`).
     """
 
     def __init__(self, max_model_len: Callable[[], int]) -> None:
@@ -50,11 +50,11 @@ class EngineRequests:
         self._requests: dict[str, _Request] = {}
 
     def start(self, request_id: str, new_request: Any, /) -> None:
-        """See `History.start`; of a `NewRequestData`."""
+        """Begins a request, from a `NewRequestData` of vLLM."""
         self._requests[request_id] = _Request(new_request)
 
     def accept(self, request_id: str, token_ids: list[int]) -> tuple[int, bool]:
-        """See `History.accept`."""
+        """Returns how many of a step's tokens count, and whether the request then ends."""
         request, max_model_len = self._requests[request_id], self._max_model_len()
         for count, token_id in enumerate(token_ids, 1):
             request.output_token_ids.append(token_id)
@@ -63,9 +63,9 @@ class EngineRequests:
         return len(token_ids), False
 
     def num_tokens(self, request_id: str) -> int:
-        """See `History.num_tokens`."""
+        """Returns how many output tokens were taken up so far."""
         return self._requests[request_id].num_output_tokens
 
     def forget(self, request_id: str) -> None:
-        """See `History.forget`."""
+        """Drops a request that has ended."""
         del self._requests[request_id]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three ways by which replicas learn each other's rows."""
+"""Holds the three ways by which replicas learn each other's row counts."""

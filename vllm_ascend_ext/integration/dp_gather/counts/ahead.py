@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The replicas' row counts of a pass, known before it: from what each committed to while the pass before ran.
+"""Tells the replicas' row counts before a pass, from what each replica committed to one pass earlier.
 
 While a pass computes, the replicas exchange their commitments about the next (`dp_gather/commitment.py`). When the
-next begins and all have promised, there is nothing to ask: every replica's rows are its bound, and each pads its
-own up to it, as vLLM does for graphs. When any has not, the counts are exchanged as without this.
+next pass begins and all replicas have committed, nothing has to be asked: every replica pads its rows up to its
+bound, as vLLM does for graphs. When any replica has not, the counts are exchanged as if there were no commitments.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from vllm_ascend_ext.integration.errors import IncompatibleVllmError
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import row_counts as seams
 
-_ATTRIBUTE = "ascend_ext_commitment"  # of vLLM's SchedulerOutput: (rows, draft rows)
+_ATTRIBUTE = "ascend_ext_commitment"  # attribute that we add to vLLM's SchedulerOutput: (rows, draft rows)
 
 
 def attach(scheduler_output: Any, commitment: Commitment) -> None:
-    """Lets the output of a schedule carry what it commits to, as it travels to the workers."""
+    """Adds a commitment to a scheduler's output, which carries it to the workers."""
     carried = (commitment.max_rows, commitment.max_draft_rows)
     change.mark(seams.COMMITMENT, scheduler_output, _ATTRIBUTE, carried)
 
 
 def attached(scheduler_output: Any) -> Commitment | None:
-    """What `attach` put there; None where no pass will run.
+    """Returns the commitment that `attach` added, or None when no pass will run.
 
     Raises:
-        IncompatibleVllmError: there are rows and no commitment, so that another scheduler is at work than ours.
+        IncompatibleVllmError: there are rows and no commitment, so the scheduler at work is not ours.
     """
     carried = getattr(scheduler_output, _ATTRIBUTE, None)
     if carried is not None:
@@ -50,14 +50,16 @@ def attached(scheduler_output: Any) -> Commitment | None:
 
 @dataclass(slots=True)
 class AheadStats:
-    """Passes by how their counts were known, on this rank.
+    """Counts this rank's passes by how their row counts became known.
 
     Attributes:
-        num_ahead, num_asked: of the target model: from commitments, and by asking.
-        num_draft_ahead, num_draft_asked: of the draft model.
-        num_pad_rows: rows that this replica added up to its bound, in passes of both.
-        num_rows_ahead: rows of passes from commitments, those added included.
-        wait_s: seconds that this rank stood still for commitments, or for counts before a pass.
+        num_ahead: passes of the target model whose counts came from commitments.
+        num_asked: passes of the target model whose counts were asked for.
+        num_draft_ahead: passes of the draft model whose counts came from commitments.
+        num_draft_asked: passes of the draft model whose counts were asked for.
+        num_pad_rows: rows that this replica added to reach its bound, in passes of both models.
+        num_rows_ahead: rows of this replica in passes with counts from commitments, added rows included.
+        wait_s: time for which this rank waited for commitments, or for counts before a pass, in seconds.
     """
 
     num_ahead: int = 0
@@ -70,13 +72,14 @@ class AheadStats:
 
 
 class CountsAhead:
-    """Takes the counts from commitments, in the target model's passes and the draft model's. See `RowCounts`.
+    """Implements `RowCounts` by commitments, for the passes of the target model and of the draft model.
 
-    Every target pass takes what was gathered beside the one before, and begins the gathering for the one after.
+    Every target pass takes the commitments that were gathered during the pass before, and starts to gather those
+    about the pass after.
 
     Args:
-        ranks: replicas of one tensor-parallel rank, in host memory, used for nothing else.
-        asking: exchange of the counts in passes about which a replica has not committed.
+        ranks: group of the replicas of one tensor-parallel rank, in host memory, used for nothing else.
+        asking: way to exchange the counts in passes about which some replica has not committed.
     """
 
     def __init__(self, ranks: Collectives, asking: RowCounts) -> None:
@@ -91,18 +94,18 @@ class CountsAhead:
 
     @property
     def is_ahead(self) -> bool:
-        """Whether the rows of the step's passes are bounds: on all replicas or on none."""
+        """Returns whether the row counts of the step's passes are bounds, on all replicas or on none."""
         return self._bounds is not None
 
     def commit(self, commitment: Commitment) -> None:
-        """Takes what the coming pass carries about the one after it; without a call that is nothing."""
+        """Takes the commitment that the coming pass carries; a pass without a call commits to nothing."""
         self._own = commitment
 
     def counts_of_target_pass(self, num_tokens_unpadded: int, *args: Any, **kwargs: Any) -> PassCounts:
-        """Takes the bounds that were gathered, or asks; see `RowCounts`.
+        """Returns the bounds that were gathered, or asks for the counts.
 
         Raises:
-            CollectiveError: a commitment is missing at the deadline; names the silent ranks.
+            CollectiveError: a commitment is missing at the deadline. The message names the silent ranks.
             CommitmentError: this replica has more rows than it committed to.
         """
         self._bounds = bounds(self._gathered())
@@ -117,8 +120,10 @@ class CountsAhead:
         return result
 
     def counts_of_draft_pass(self, num_tokens_unpadded: int, *args: Any, **kwargs: Any) -> PassCounts:
-        """Does likewise for a pass of the draft model: the first of a step has the target's rows, later ones a
-        row a request."""
+        """Returns the bounds of a pass of the draft model, or asks for the counts.
+
+        A step's first draft pass has as many rows as the target's pass, later ones have one row a request.
+        """
         later = self._num_drafts > 0
         self._num_drafts += 1
         if self._bounds is None:
@@ -129,11 +134,11 @@ class CountsAhead:
         return self._planned(rows, num_tokens_unpadded)
 
     def wait(self) -> None:
-        """Waits for the counts that were asked for; see `RowCounts`."""
+        """Waits for the counts that were asked for."""
         self._asking.wait()
 
     def report(self) -> dict[str, Any]:
-        """Returns what was counted since the last `reset`, and what the way of asking counted."""
+        """Returns what was counted since the last `reset`, and the report of the way of asking."""
         return asdict(self.stats) | self._asking.report()
 
     def reset(self) -> None:
@@ -142,7 +147,7 @@ class CountsAhead:
         self._asking.reset()
 
     def _gathered(self) -> tuple[Commitment, ...]:
-        """All replicas' commitments about the pass that begins; empty before the first."""
+        """Returns all replicas' commitments about the pass that begins; empty before the first pass."""
         if self._arriving is None:
             return ()
         (vector, finish), self._arriving = self._arriving, None
@@ -152,7 +157,7 @@ class CountsAhead:
         return decode(vector.tolist())
 
     def _begin(self) -> None:
-        """Sends this replica's commitment on its way; it arrives while the pass computes."""
+        """Starts to send this replica's commitment, which arrives at the others while the pass computes."""
         own, self._own = self._own, OPEN
         vector = torch.tensor(encode(own, self._ranks.rank, self._ranks.num_ranks))
         self._arriving = vector, self._ranks.begin_all_reduce_(vector)
@@ -169,7 +174,7 @@ class CountsAhead:
     def _planned(self, rows: list[int], num_rows: int) -> PassCounts:
         own = rows[self._ranks.rank]
         check(num_rows, own, self._ranks.rank)
-        self.wait()  # for a pass before this one without a layer that exchanged rows
+        self.wait()  # a pass without a layer that exchanges rows has left its exchange unfinished
         self.own_rows_of_pass = num_rows
         self.stats.num_rows_ahead += own
         self.stats.num_pad_rows += own - num_rows

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets a runner of vLLM and its drafter take the replicas' row counts from us: once, when the models are loaded.
+"""Makes a vLLM runner and its drafter ask us for the replicas' row counts, once the models are loaded.
 
-Both call vLLM's `coordinate_batch_across_dp` while they decide on a pass. Each of them gets a method of its own in
-which that name is ours (`seams/own_globals.py`). vLLM's modules and the other runners of the process stay as
+Both call vLLM's `coordinate_batch_across_dp` while they decide on a pass. Each gets a method of its own in which
+that name means our function (`seams/own_globals.py`). vLLM's modules and the other runners of the process stay as
 they are.
 """
 
@@ -22,7 +22,7 @@ from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.own_globals import bind_own_global
 from vllm_ascend_ext.integration.upstream.seams.rows import row_counts as seams
 
-_DECIDE = "_determine_batch_execution_and_padding"  # methods of the runner and the drafter
+_DECIDE = "_determine_batch_execution_and_padding"  # method of the runner and of the drafter
 _FUNCTION = "coordinate_batch_across_dp"
 _PARAMETERS = (
     "num_tokens_unpadded",
@@ -35,10 +35,10 @@ _PARAMETERS = (
 
 
 def make_counts(runner: Any, config: DpGatherConfig) -> RowCounts:
-    """Makes the counts that the configuration asks for, and installs them. Every rank calls it: it makes groups.
+    """Makes the row counts that the configuration asks for, and installs them. Every rank calls it.
 
     Raises:
-        IncompatibleVllmError: see `install_counts`.
+        IncompatibleVllmError: this vLLM asks for its counts elsewhere, or with other parameters.
     """
     if not (config.counts_ahead or config.overlap_counts):
         return AskedCounts()
@@ -54,10 +54,10 @@ def make_counts(runner: Any, config: DpGatherConfig) -> RowCounts:
 
 
 def install_counts(runner: Any, counts: RowCounts) -> None:
-    """Lets `counts` stand for vLLM's function in a runner, and in its drafter if that has passes.
+    """Makes a runner take its row counts from `counts`, and its drafter too if the drafter runs passes.
 
     Raises:
-        IncompatibleVllmError: this vLLM asks for its counts elsewhere or otherwise.
+        IncompatibleVllmError: this vLLM asks for its counts elsewhere, or with other parameters.
     """
     from vllm.v1.spec_decode.llm_base_proposer import SpecDecodeBaseProposer
 
@@ -72,12 +72,12 @@ def _bind(owner: Any, counts_of_pass: Callable[..., PassCounts]) -> None:
 
 
 def delay_phase_choice(runner: Any, counts: RowCounts) -> None:
-    """Lets a phase of expert load be chosen once all counts of the pass are there, before the pass."""
+    """Makes the choice of a phase of expert load wait for all row counts of the pass."""
     runner.put_wait_for_row_counts(counts.wait)
 
 
 def _commit_with_each_step(runner: Any, counts: RowCounts) -> None:
-    """Hands what the scheduler's output carries about the next pass to the counts, before the step."""
+    """Makes a runner hand the commitment in each scheduler output to the counts, before it executes the step."""
 
     def committing(execute_model: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(execute_model)

@@ -14,7 +14,7 @@ from vllm_ascend_ext.integration.upstream.seams.rows.row_counts import SCHEDULER
 
 _SCHEDULERS = "vllm_ascend_ext.integration.dp_gather.counts.scheduler"
 _OFF = "or set ascend_ext.dp_gather.counts_ahead to false"
-# whose drafts have the target's rows in their first pass and a row a request in later ones, or no passes at all
+# methods whose draft model has the target's rows in its first pass and one row a request in later ones, or no pass
 _METHODS = ("mtp", "eagle", "eagle3", "ngram")
 
 
@@ -97,7 +97,7 @@ RULES = tuple(
 
 
 def use_scheduler(scheduler_config: Any) -> None:
-    """Has the engine core build the scheduler that commits, by vLLM's own setting for it."""
+    """Makes the engine core build the scheduler that commits, through vLLM's own setting `scheduler_cls`."""
     plain, asynchronous = _scheduler_names()
     chosen = asynchronous if scheduler_config.async_scheduling else plain
     change.replace(SCHEDULER_CLASS, chosen, scheduler_config)

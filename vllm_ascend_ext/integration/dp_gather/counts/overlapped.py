@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The replicas' row counts of a pass, exchanged beside the pass's first layers instead of before it.
+"""Exchanges the replicas' row counts beside a pass's first layers instead of before the pass.
 
 vLLM's `coordinate_batch_across_dp` waits for every replica before the pass begins. Without graphs and
-micro-batches nothing needs the other replicas' counts before the first layer that exchanges rows: the exchange is
-begun where vLLM asks, and awaited in that layer.
+micro-batches nothing needs the other replicas' counts before the first layer that exchanges rows. So the exchange
+begins where vLLM asks, and that layer waits for it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from vllm_ascend_ext.integration.dp_gather.counts.row_counts import PassCounts
 
 @dataclass(slots=True)
 class CountsStats:
-    """Exchanges begun beside a pass, and seconds that this rank stood still for them."""
+    """Counts the exchanges begun beside a pass, and the seconds for which this rank waited for them."""
 
     num_exchanges: int = 0
     exchange_wait_s: float = 0.0
 
 
 class OverlappedCounts:
-    """Exchanges the counts of each pass beside it; one exchange is under way at a time. See `RowCounts`.
+    """Implements `RowCounts` by an exchange beside each pass, one at a time.
 
     Args:
-        ranks: replicas of one tensor-parallel rank, in host memory, used for nothing else.
+        ranks: group of the replicas of one tensor-parallel rank, in host memory, used for nothing else.
     """
 
     is_ahead = False
@@ -45,7 +45,7 @@ class OverlappedCounts:
 
     @property
     def pending(self) -> bool:
-        """Whether an exchange has been begun and not yet awaited."""
+        """Returns whether an exchange has begun for which nobody has waited yet."""
         return self._finish is not None
 
     def counts_of_target_pass(
@@ -57,9 +57,9 @@ class OverlappedCounts:
         uniform_decode: bool | None = None,
         cudagraph_mode: int = 0,
     ) -> PassCounts:
-        """Begins the exchange; see `RowCounts`. There are no micro-batches and no graph."""
+        """Begins the exchange of the counts of a pass, which has no micro-batches and no graph."""
         assert cudagraph_mode == 0, "graphs need all counts before the pass"
-        self.wait()  # for a pass without a layer that exchanged rows
+        self.wait()  # a pass without a layer that exchanges rows has left its exchange unfinished
         self.own_rows_of_pass = num_tokens_unpadded
         counts = torch.zeros(self._ranks.num_ranks, dtype=torch.int32)
         counts[self._ranks.rank] = num_tokens_unpadded if num_tokens_padded is None else num_tokens_padded
@@ -77,7 +77,7 @@ class OverlappedCounts:
     counts_of_draft_pass = counts_of_target_pass
 
     def wait(self) -> None:
-        """Waits for the exchange under way, if there is one; see `RowCounts`."""
+        """Waits for the exchange under way, if there is one."""
         if self._finish is None:
             return
         finish, self._finish = self._finish, None
@@ -86,7 +86,7 @@ class OverlappedCounts:
         self.stats.exchange_wait_s += time.perf_counter() - started
 
     def commit(self, commitment: Commitment) -> None:
-        """Does nothing: no replica plans by promises."""
+        """Does nothing: no replica plans by commitments."""
 
     def report(self) -> dict[str, Any]:
         """Returns what was counted since the last `reset`."""

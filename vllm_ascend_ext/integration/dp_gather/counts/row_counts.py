@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a replica learns the row counts of all replicas for a forward pass: the protocol, and vLLM's own way.
+"""Defines how a replica learns the row counts of all replicas for a forward pass, and vLLM's own way to do so.
 
-Three classes implement it: `AskedCounts` asks before the pass, `OverlappedCounts` beside the pass's first layers,
-and `CountsAhead` knows the counts from what each replica has promised one pass before.
+Three classes implement the protocol: `AskedCounts` asks before the pass, `OverlappedCounts` asks beside the pass's
+first layers, and `CountsAhead` takes the counts from what each replica committed to one pass before.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ PassCounts = tuple[bool, Any, int]
 
 
 class RowCounts(Protocol):
-    """The replicas' row counts of the passes of one runner and its drafter."""
+    """Tells one runner and its drafter the replicas' row counts of their passes."""
 
     @property
     def is_ahead(self) -> bool:
-        """Whether the counts of the step's passes are bounds that were promised, on all replicas or on none."""
+        """Returns whether the step's row counts are bounds from commitments, on all replicas or on none."""
         ...
 
     @property
     def own_rows_of_pass(self) -> int:
-        """Rows of this replica in the pass under way, without those that it adds up to a bound."""
+        """Returns this replica's rows in the pass under way, without those added to reach a bound."""
         ...
 
     def counts_of_target_pass(self, num_tokens_unpadded: int, *args: Any, **kwargs: Any) -> PassCounts:
-        """Stands for vLLM's `coordinate_batch_across_dp` in passes of the target model, with its parameters.
+        """Takes the place of vLLM's `coordinate_batch_across_dp` in passes of the target model.
 
-        Of the rows only this replica's are valid before `wait`.
+        Before `wait`, only this replica's own count is valid in the result.
         """
         ...
 
     def counts_of_draft_pass(self, num_tokens_unpadded: int, *args: Any, **kwargs: Any) -> PassCounts:
-        """Stands for the same function in passes of the draft model."""
+        """Takes the place of the same function in passes of the draft model."""
         ...
 
     def wait(self) -> None:
-        """Waits until the counts of the pass are valid, all of them.
+        """Waits until all counts of the pass are valid.
 
         Raises:
-            CollectiveError: a replica's count is missing at the deadline; names the silent ranks.
+            CollectiveError: a replica's count is missing at the deadline. The message names the silent ranks.
         """
         ...
 
     def commit(self, commitment: Commitment) -> None:
-        """Takes what the coming pass carries about the one after it; without a call that is nothing."""
+        """Takes the commitment that the coming pass carries; a pass without a call commits to nothing."""
         ...
 
     def report(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class AskedCounts:
         self.own_rows_of_pass = 0
 
     def counts_of_target_pass(self, num_tokens_unpadded: int, *args: Any, **kwargs: Any) -> PassCounts:
-        """Calls vLLM's function; see `RowCounts`."""
+        """Calls vLLM's function, in which every replica waits for all others."""
         from vllm.v1.worker import dp_utils
 
         self.own_rows_of_pass = num_tokens_unpadded
@@ -86,10 +86,10 @@ class AskedCounts:
         """Returns at once: vLLM's function has waited."""
 
     def commit(self, commitment: Commitment) -> None:
-        """Does nothing: no replica plans by promises."""
+        """Does nothing: no replica plans by commitments."""
 
     def report(self) -> dict[str, Any]:
-        """Returns nothing that was counted."""
+        """Returns an empty report: nothing was counted."""
         return {}
 
     def reset(self) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's schedulers, committing to the next pass with each and holding new requests back while one is in force.
+"""Adds commitments to vLLM's schedulers, which hold new requests back while a commitment is in force.
 
-A commitment is about a pass, and not every schedule is one: without rows vLLM runs none, but a dummy afterwards if
-other replicas are at work. So the engine core's dummies are told to the scheduler too.
+A commitment is about a pass, and not every schedule becomes a pass: when nothing is scheduled vLLM runs no pass,
+or a dummy pass later if other replicas are at work. So the scheduler is told of the engine core's dummies too.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ _execute_dummy_batch = EngineCore.execute_dummy_batch
 
 
 class _Committing:
-    """Mixin in front of a scheduler of vLLM."""
+    """Adds commitments to a scheduler of vLLM, as a mixin in front of it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         change.replace(DUMMY_BATCH, execute_dummy_batch)
         self._admission = Admission()
         parallel = self.vllm_config.parallel_config
-        # there a worker runs a dummy by itself when nothing was scheduled
+        # under that launcher a worker runs a dummy by itself when nothing was scheduled
         self._always_a_pass = parallel.distributed_executor_backend == "external_launcher"
 
     def schedule(self) -> Any:
-        """Admits nobody while a commitment is in force, by vLLM's own state for that: requests that are preempted
-        meanwhile wait with the others. The result carries what is committed to about the next pass."""
+        """Schedules a step, and admits no new request while a commitment is in force.
+
+        New requests are held back by vLLM's own paused state, so that requests preempted meanwhile wait too. The
+        result carries the commitment about the next pass.
+        """
         paused = self._pause_state
         if self._admission.holds and paused == PauseState.UNPAUSED:
             self._pause_state = PauseState.PAUSED_NEW
@@ -49,7 +52,7 @@ class _Committing:
         return output
 
     def decide_pass(self) -> Commitment:
-        """A pass is about to run, real or dummy: what it carries."""
+        """Returns the commitment that the pass about to run, real or dummy, is to carry."""
         num_waiting = len(self.waiting) + len(self.skipped_waiting) - self.num_waiting_for_streaming_input
         commitment = commit(
             num_waiting=num_waiting,
@@ -73,15 +76,15 @@ class _Committing:
 
 
 class CommittingScheduler(_Committing, Scheduler):  # type: ignore[misc]
-    """For synchronous scheduling."""
+    """Schedules synchronously, with commitments."""
 
 
 class CommittingAsyncScheduler(_Committing, AsyncScheduler):  # type: ignore[misc]
-    """For asynchronous scheduling: a step is decided before the one before it has told who stopped."""
+    """Schedules asynchronously, with commitments: a step is decided before it is known who stopped in the last."""
 
 
 def execute_dummy_batch(self: Any) -> None:
-    """vLLM's, whose dummy carries a commitment as every pass."""
+    """Replaces vLLM's `EngineCore.execute_dummy_batch`, so that a dummy carries a commitment as any pass."""
     if not isinstance(self.scheduler, _Committing):
         _execute_dummy_batch(self)
         return
