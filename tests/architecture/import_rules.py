@@ -14,6 +14,8 @@ LEVELS = {
     "config": 0,
     "envs": 0,
     "mtp_record": 0,
+    "drafts": 0,
+    "rank_place": 0,
     "device": 1,
     "ops": 1,
     "collectives": 1,
