@@ -45,10 +45,10 @@ COORDINATE = Seam(
     _UNTIL,
     _COORDINATE,
 )
-_WHY_DETERMINE = "while this decides on a batch, the exchange of counts is ours"
+_WHY_DETERMINE = "where this decides on a batch, the exchange of counts is ours: a copy whose global it is"
 DETERMINE_TARGET = Seam(
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._determine_batch_execution_and_padding",
-    "wrap",
+    "replace",
     "dp_gather",
     _DEVICES,
     _WHY_DETERMINE,
@@ -57,7 +57,7 @@ DETERMINE_TARGET = Seam(
 )
 DETERMINE_DRAFT = Seam(
     "vllm.v1.spec_decode.llm_base_proposer:SpecDecodeBaseProposer._determine_batch_execution_and_padding",
-    "wrap",
+    "replace",
     "dp_gather",
     _DEVICES,
     _WHY_DETERMINE,

@@ -11,8 +11,8 @@ SERVE_HTTP = Seam(
     "server",
     DEVICES,
     "`vllm serve` has exit status 0 after its engine died: no supervisor restarts it; told to stop, it hangs "
-    "while requests are open and kills workers that free what they hold; and /metrics has no way to a worker's "
-    "values",
+    "while requests are open and kills workers that free what they hold; and neither /metrics nor a page of ours "
+    "has a way to a worker's values",
     "the exit status tells of a dead engine, open requests are answered at the end, and workers are given time "
     "to end",
     ("app", "sock"),
