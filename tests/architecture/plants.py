@@ -92,6 +92,11 @@ IMPORTS = [
         "of feature eplb_load",
     ),
     Plant(
+        "foreign_attributes",
+        {f"{PACKAGE}/integration/worker.py": _below("\n\ndef f(runner):\n    runner.execute_model = f\n")},
+        "sets runner.execute_model of a foreign object",
+    ),
+    Plant(
         "circles",
         {
             f"{PACKAGE}/integration/upstream/versions.py": _below(

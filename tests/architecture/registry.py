@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
-from tests.architecture import cpp_rules, import_rules, plants, python_rules, tree_rules
+from tests.architecture import cpp_rules, foreign_attributes, import_rules, plants, python_rules, tree_rules
 from tests.architecture.tree import Rule
 
-RULES: list[Rule] = [*import_rules.RULES, *python_rules.RULES, *cpp_rules.RULES, *tree_rules.RULES]
+RULES: list[Rule] = [
+    *import_rules.RULES,
+    *python_rules.RULES,
+    *cpp_rules.RULES,
+    *tree_rules.RULES,
+    *foreign_attributes.RULES,
+]
 PLANTS: list[plants.Plant] = [*plants.PLANTS]

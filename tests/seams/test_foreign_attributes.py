@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No attribute of a foreign object is set outside the seam module, and the rule sees it when one is."""
+"""The rule of the guard that attributes of foreign objects are set in the seam module only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import vllm_ascend_ext
-from tests.seams.foreign_attributes import ALLOWED, ROOMS, foreign_attributes
+from tests.architecture.foreign_attributes import ALLOWED, foreign_attributes
 
-ROOT = Path(vllm_ascend_ext.__file__).parent
-FILE = "integration/dp_gather/vllm_exchange.py"
+ROOT = Path(vllm_ascend_ext.__file__).parents[1]
+FILE = "vllm_ascend_ext/integration/dp_gather/vllm_exchange.py"
 
 SEEDED = [
     "def bind(runner, f):\n    runner.execute_model = f",
@@ -59,17 +59,6 @@ OURS = [
 ]
 
 
-def test_the_package_sets_foreign_attributes_in_the_seam_module_only() -> None:
-    files = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).as_posix().startswith(ROOMS))
-    assert len(files) > 80
-    found = [
-        violation
-        for file in files
-        for violation in foreign_attributes(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8"))
-    ]
-    assert not found, "\n".join(found)
-
-
 @pytest.mark.parametrize("source", SEEDED)
 def test_a_foreign_attribute_is_found(source: str) -> None:
     assert list(foreign_attributes(FILE, source))
@@ -81,7 +70,7 @@ def test_what_is_ours_passes(source: str) -> None:
 
 
 def test_the_seam_module_and_other_rooms_are_left_alone() -> None:
-    for path in ("integration/upstream/seams/change.py", "runner/mixin.py"):
+    for path in ("vllm_ascend_ext/integration/upstream/seams/change.py", "vllm_ascend_ext/runner/mixin.py"):
         assert not list(foreign_attributes(path, SEEDED[0]))
 
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-PACKAGE = "vllm_ascend_ext"
-ROOMS = ("integration/", "tools/")
-SEAMS = "integration/upstream/seams/"
+from tests.architecture.tree import PACKAGE, PYTHON, FileRule, Rule
+
+ROOMS = (f"{PACKAGE}/integration/", f"{PACKAGE}/tools/")
+SEAMS = f"{PACKAGE}/integration/upstream/seams/"
 ALLOWED = {  # file → targets of ours that the source does not show as such, or of the process itself
-    "integration/errors.py": {"sys.excepthook"},
-    "integration/startup/activation.py": {"ours.handlers", "ours.propagate"},  # our own logger
-    "integration/cpu_platform/streams.py": {"_current.stream"},  # our own threading.local
-    "tools/forked_ranks.py": {"sys.stdout", "sys.stderr"},
+    f"{PACKAGE}/integration/errors.py": {"sys.excepthook"},
+    f"{PACKAGE}/integration/startup/activation.py": {"ours.handlers", "ours.propagate"},  # our own logger
+    f"{PACKAGE}/integration/cpu_platform/streams.py": {"_current.stream"},  # our own threading.local
+    f"{PACKAGE}/tools/forked_ranks.py": {"sys.stdout", "sys.stderr"},
 }
 Scope = (
     ast.Module
@@ -37,7 +38,7 @@ SETTERS = {"setattr", "delattr", "__setattr__", "__delattr__"}
 def foreign_attributes(path: str, source: str) -> Iterator[str]:
     """Finds every place where a file sets or deletes an attribute of an object that is not ours.
 
-    path: file in the package.
+    path: file, from the checkout's root.
     """
     if not path.startswith(ROOMS) or path.startswith(SEAMS):
         return
@@ -170,3 +171,6 @@ def _names_ours(annotation: ast.expr, classes: set[str]) -> bool:
         annotation = ast.parse(annotation.value, mode="eval").body
     names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
     return bool(names) and names <= classes and not any(isinstance(x, ast.Subscript) for x in ast.walk(annotation))
+
+
+RULES: list[Rule] = [FileRule(foreign_attributes, PYTHON, (PACKAGE,))]
