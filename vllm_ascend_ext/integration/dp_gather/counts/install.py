@@ -2,8 +2,8 @@
 """Lets a runner of vLLM and its drafter take the replicas' row counts from us: once, when the models are loaded.
 
 Both call vLLM's `coordinate_batch_across_dp` while they decide on a pass. Each of them gets a method of its own in
-which that name is ours (`upstream/seams/own_globals.py`). vLLM's modules and the other runners of the process stay as
-they are.
+which that name is ours (`upstream/seams/own_globals.py`). vLLM's modules and the other runners of the process stay
+as they are.
 """
 
 from __future__ import annotations
