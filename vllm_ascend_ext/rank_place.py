@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a rank stands in its engine."""
+"""Describes where a rank stands in its engine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RankPlace:
-    """Describes where a rank stands. Each rank is below its size.
+    """Describes where a rank stands among the ranks of its engine. Each rank but the replica is below its size.
 
     Attributes:
         tp_rank: tensor-parallel rank in the replica's stage.
+        tp_size: number of tensor-parallel ranks.
         replica: data-parallel rank.
         pp_rank: pipeline stage.
+        pp_size: number of pipeline stages.
         cp_rank: prefill-context-parallel rank.
+        cp_size: number of prefill-context-parallel ranks.
     """
 
     tp_rank: int

@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator
 
 NOT_YET = (
-    "eplb_load/device_sum.py",
-    "eplb_load/host_sum.py",
-    "eplb_load/snapshots.py",
-    "eplb_load/windows.py",
-    "integration/",
-    "runner/",
+    "integration/attn_scatter/",
+    "integration/cpu_platform/",
+    "integration/dp_gather/",
+    "integration/mtp_output/",
+    "integration/ranks/",
+    "integration/server/",
+    "integration/startup/",
+    "integration/upstream/",
 )
 """Files and folders of the package whose docstrings are still to be rewritten; to be emptied, never to grow."""
 

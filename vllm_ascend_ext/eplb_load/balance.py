@@ -33,7 +33,14 @@ class Imbalance:
 
 @dataclass(frozen=True, slots=True)
 class HotExpert:
-    """Describes one expert of one layer. `share` is its part of the layer's load; an even one has 1 / E."""
+    """Describes one expert of one layer.
+
+    Attributes:
+        layer: index of the layer.
+        expert: index of the expert.
+        num_tokens: tokens routed to the expert.
+        share: the expert's part of the layer's load; 1 / E where the load is even.
+    """
 
     layer: int
     expert: int

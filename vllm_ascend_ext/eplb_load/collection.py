@@ -23,8 +23,11 @@ MakeSnapshots = Callable[[Sequence[ExpertLoadRecorder]], Snapshots]
 class RoutedModel:
     """Describes a loaded model's mixture-of-experts layers.
 
-    layer_names: in forward order; num_experts: logical experts a layer; top_k: the largest of any layer.
-    sequence_parallel: the model splits the rows among the TP ranks before the experts.
+    Attributes:
+        layer_names: names of the layers, in forward order.
+        num_experts: number of logical experts of each layer.
+        top_k: experts a token, the most of any layer.
+        sequence_parallel: whether the model splits the rows among the TP ranks before the experts.
     """
 
     layer_names: tuple[str, ...]
@@ -50,7 +53,7 @@ class LoadOfModel:
         self.recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device, max_routed_ids)
 
     def begin(self, facts: StepFacts, place: RankPlace, *, counts: bool) -> None:
-        """Tells the recorder of a pass that is about to run; the pass is counted if `counts`."""
+        """Tells the recorder of a pass that is about to run, and is counted only where `counts` is true."""
         num_tokens = facts.num_routed_tokens(place, sequence_parallel=self.model.sequence_parallel)
         self.recorder.begin_step(num_tokens if counts else 0)
 
@@ -64,14 +67,15 @@ class ExpertLoadCollection:
     Args:
         config: how to collect.
         place: where this rank stands among the ranks that split a model's rows.
-        device: of the recorders.
-        target, draft: the models; None for one whose load is not counted. One of them is there.
-        make_snapshots: makes what adds up over the ranks; every rank calls it.
-        max_routed_ids: routed ids that a recorder may hold.
+        device: the recorders' device.
+        target: the target model; None where its load is not counted.
+        draft: the draft model; None where its load is not counted. At least one of both is counted.
+        make_snapshots: maker of the snapshots, which add up over the ranks; every rank calls it.
+        max_routed_ids: most routed ids that a recorder may hold.
         is_first: whether this rank reports what all ranks handed over.
-        decode_rows: see `StepFacts.phase`.
-        largest_replica: returns the rows of the replica that has most in this step, where this one has the rows
-            given. It may have to wait for the other replicas, so it is called only when a phase is chosen.
+        decode_rows: most rows of a step in which every request only decodes.
+        largest_replica: function from this replica's rows in a step to the rows of the replica that has most. The
+            call may wait for the other replicas, so it is made only where a phase is chosen.
     """
 
     def __init__(
@@ -126,8 +130,8 @@ class ExpertLoadCollection:
     def read(self) -> list[NamedLoad]:
         """Returns what this rank reports since the last `reset`, target model first; waits for the device.
 
-        That is what it counted and did not hand over, and on the first rank also what all ranks handed over: the
-        sum over the ranks is everything that was routed.
+        A rank reports the load that was counted and not handed over, and the first rank also the load that all
+        ranks handed over: the sum over the ranks is everything that was routed.
         """
         return [
             NamedLoad(of_model.model.layer_names, of_model.model.top_k, load)
@@ -139,7 +143,7 @@ class ExpertLoadCollection:
         self.windows.reset()
 
     def close(self) -> None:
-        """Ends the thread that adds up."""
+        """Ends the thread that sums, where there is one."""
         self.windows.snapshots.close()
 
     def _with_largest_replica(self, facts: StepFacts) -> StepFacts:

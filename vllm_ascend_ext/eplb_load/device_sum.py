@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sums expert load on the device: the collective runs on the side stream, in a group of its own.
 
-Every tick is one all-reduce on every rank. A rank without a free buffer adds zeros, from memory of the side
-stream, and keeps what it receives in `carry` on the device, for its next buffer.
+A tick is a step at which the ranks take snapshots: one all-reduce on every rank. A rank without a free buffer adds
+zeros, from memory of the side stream, and keeps the sum that it receives on the device until its next buffer is
+copied to the host.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from vllm_ascend_ext.eplb_load.transit import Buffer, Transit
 
 
 class AllReduce(Protocol):
-    """Does the part of `Collectives` that is used here, in the order of the current stream."""
+    """Describes the part of `Collectives` that is used here, in the order of the current stream."""
 
     num_ranks: int
 
@@ -32,12 +33,12 @@ def max_routed_ids(num_ranks: int) -> int:
 
 
 class DeviceSum:
-    """Sums on the side stream of the device. See `SumOverRanks`.
+    """Sums snapshots on the side stream of the device, as one form of `SumOverRanks`.
 
     Args:
         collectives: collectives in stream order, over a group that nothing else uses.
-        roll_call: names the silent ranks when the deadline has passed; None for a single rank.
-        transit: the snapshots and sums. Their recorders are made with `max_routed_ids`.
+        roll_call: roll call that names the silent ranks when the deadline has passed; None for a single rank.
+        transit: snapshots and sums on their way, of recorders that are made with `max_routed_ids`.
     """
 
     has_thread = False
@@ -49,14 +50,14 @@ class DeviceSum:
         num_elements = transit.handover.num_elements
         self._sums = [self._zeros(torch.int64) for _ in transit.buffers]
         self._pinned = [transit.device.pinned_empty([num_elements], torch.int64) for _ in transit.buffers]
-        # of the side stream alone; int64, as it takes up several sums
+        # only the side stream uses both; the carry is int64, as it takes up several sums
         self._spare_M, self._carry_M = self._zeros(torch.int32), self._zeros(torch.int64)
         made = transit.device.event()
         made.record()  # the buffers were zeroed on the main stream
         made.wait(transit.side)
 
     def start_copy(self, buffer: Buffer) -> None:
-        """Submits the sum, then the copy to the host; see `SumOverRanks`."""
+        """Submits the sum over the ranks, then its copy to the host."""
         for index, num_tokens in enumerate(buffer.num_tokens):
             buffer.load_M[self._num_counters + index].fill_(num_tokens)
         buffer.load_M[-1].fill_(0)
@@ -77,11 +78,11 @@ class DeviceSum:
             self._carry_M.add_(self._spare_M)
 
     def on_copied(self, buffer: Buffer) -> None:
-        """Hands over the sum; see `SumOverRanks`."""
+        """Hands over the sum that has reached the host."""
         self._transit.add_sum(buffer.step, self._pinned[buffer.index].clone(), buffer.started_s)
 
     def is_drained(self) -> bool:
-        """Whether no copy is on its way."""
+        """Returns whether no copy is on its way."""
         return not self._transit.in_flight
 
     def carried_M(self) -> torch.Tensor:  # noqa: N802
@@ -90,7 +91,7 @@ class DeviceSum:
             return self._carry_M.cpu()
 
     def explain(self, problem: str) -> str:
-        """Adds the ranks that do not say the same; see `SumOverRanks`."""
+        """Returns the text about an overdue snapshot, with the silent ranks added."""
         if self._roll_call is None:
             return problem
         silent = self._roll_call.report(wait_s=min(self._transit.deadline_s, 4.0))

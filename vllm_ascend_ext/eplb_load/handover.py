@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums over the ranks, made into hand-overs that are exact: each covers whole steps of every rank.
+"""Makes exact hand-overs of the sums over the ranks: each covers whole steps of every rank.
 
 Shapes: L = layers, E = experts, N = all counters of all recorders, S = recorders, M = N + S + 1.
 """
@@ -20,6 +20,8 @@ class ExpertLoad:
     """Holds what all ranks counted in the steps ``step_begin < step <= step_end``, the same on every rank.
 
     Attributes:
+        step_begin: last step before the hand-over.
+        step_end: last step of the hand-over.
         load_LE: ``[L, E]`` int64 on the host, routed tokens.
         num_tokens: tokens that were routed; each layer's row sums to ``num_tokens * K``.
     """
@@ -31,7 +33,7 @@ class ExpertLoad:
 
 
 class HandOver:
-    """Holds sums until they are exact, and hand-overs until they are polled. Its owner locks.
+    """Holds sums until they are exact, and hand-overs until they are polled. The owner does the locking.
 
     When a rank had no free buffer at a step, its counts come with a later sum. All ranks learn that from the sum
     itself, hold it, and hand it over together with the next, alike on all ranks.
@@ -60,6 +62,7 @@ class HandOver:
         """Adds a sum over all ranks of what was counted until `step`.
 
         Args:
+            step: last step that the sum covers.
             sum_M: ``[M]`` int64: the counters, the tokens of each recorder, and how many ranks had no snapshot
                 at `step`.
 

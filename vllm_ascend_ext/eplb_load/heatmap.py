@@ -18,13 +18,13 @@ from vllm_ascend_ext.eplb_load.reported_load import ReportedLoad
 
 @dataclass(frozen=True, slots=True)
 class Heatmap:
-    """Holds what is drawn.
+    """Holds the load and the texts of one heat map.
 
     Attributes:
         load_LE: tokens of each expert of each layer.
         layer_names: L labels.
-        title: above both pictures.
-        note: below the page's title: where the numbers are from and what they lack; empty for none.
+        title: title of both pictures.
+        note: paragraph below the page's title: where the numbers are from and what they lack; empty for none.
     """
 
     load_LE: Sequence[Sequence[int]]
@@ -60,8 +60,9 @@ def write_heatmap(heatmap: Heatmap, picture: Path, *, refresh_s: int | None = No
     """Writes both files and returns the page's path. A reader sees the old file or the new one, never a part.
 
     Args:
+        heatmap: the heat map to write.
         picture: path of the PNG; the page's ends in .html.
-        refresh_s: after how many seconds a browser loads the page again; None: never.
+        refresh_s: time after which a browser loads the page again, in seconds; None for never.
 
     Raises:
         ImportError: matplotlib is not installed.

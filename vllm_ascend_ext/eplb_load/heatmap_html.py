@@ -90,7 +90,7 @@ def write_heatmap_page(
     note: str = "",
     refresh_s: int | None = None,
 ) -> None:
-    """Writes the page. Its numbers are those of `balance`.
+    """Writes the page, with the imbalance and the busiest experts of each layer as `balance` computes them.
 
     Args:
         load_LE: ``[L, E]`` integers, not negative, on any device.
@@ -98,7 +98,7 @@ def write_heatmap_page(
         layer_names: L labels; by default the numbers 0 to L - 1.
         title: title of the page.
         note: a paragraph of text below the title; empty for none.
-        refresh_s: after how many seconds a browser loads the page again; None: never.
+        refresh_s: time after which a browser loads the page again, in seconds; None for never.
 
     Raises:
         ValueError: another shape or dtype, a negative load, or another number of names.
@@ -133,5 +133,5 @@ def write_heatmap_page(
 
 
 def _script(value: object) -> str:
-    """Returns JSON that cannot end the script element it stands in."""
+    """Returns JSON that cannot end the script element around it."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")

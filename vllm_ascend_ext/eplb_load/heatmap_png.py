@@ -35,7 +35,7 @@ def write_heatmap_png(
         load_LE: ``[L, E]`` integers or floats, not negative, on any device.
         path: path of the file, replaced if it exists.
         layer_names: L labels; by default the numbers 0 to L - 1.
-        title: above the picture.
+        title: title above the picture; None for none.
 
     Raises:
         ImportError: matplotlib is not installed.

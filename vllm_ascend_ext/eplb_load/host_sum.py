@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums expert load on the host: copy to pinned memory on the side stream, then Gloo on a thread.
+"""Sums expert load on the host: copies it to pinned memory on the side stream, then sums with Gloo on a thread.
 
 A round of the thread agrees on a step and sums everything until it: the step is the smallest that the ranks offer,
 so a rank that lags behind, or a slow network, only makes rounds fewer and larger.
@@ -26,7 +26,7 @@ _JOIN_S = 1.0
 
 @dataclass(slots=True)
 class _Entry:
-    """A snapshot of this rank on the host."""
+    """Holds a snapshot of this rank on the host."""
 
     step: int
     required: bool
@@ -36,12 +36,12 @@ class _Entry:
 
 
 class HostSum:
-    """Sums on a thread of the host. See `SumOverRanks`.
+    """Sums snapshots on a thread of the host, as one form of `SumOverRanks`.
 
     Args:
         collectives: collectives of a group of its own, used by no other thread, in host memory; None for a single
             rank. Their deadline is the one that counts for a rank that is gone.
-        transit: the snapshots and sums.
+        transit: snapshots and sums on their way.
     """
 
     max_routed_ids = INT32_MAX  # a sum of several ranks' counters is added up in int64
@@ -60,15 +60,15 @@ class HostSum:
         self._thread.start()
 
     def start_copy(self, buffer: Buffer) -> None:
-        """Submits the copy to the host; see `SumOverRanks`."""
+        """Submits the copy of the counts to the host."""
         load_N, pinned_N = self._copies[buffer.index]
         pinned_N.copy_(load_N, non_blocking=True)
 
     def send_zeros(self) -> None:
-        """Does nothing: the thread sees a tick without an entry."""
+        """Does nothing: the thread itself sees that a tick has no snapshot."""
 
     def on_copied(self, buffer: Buffer) -> None:
-        """Keeps the counts for the thread's next round; see `SumOverRanks`."""
+        """Keeps the counts for the thread's next round."""
         load_N = self._copies[buffer.index][1].long()
         last = self._entries[-1] if self._entries else None
         if last is not None and len(self._entries) >= _MAX_ENTRIES and not last.required:
@@ -80,7 +80,7 @@ class HostSum:
             self._entries.append(entry)
 
     def is_drained(self) -> bool:
-        """Whether all ticks are summed."""
+        """Returns whether the snapshots of all ticks are summed."""
         return self._transit.summed_until >= self._transit.newest_tick
 
     def carried_M(self) -> torch.Tensor:  # noqa: N802
@@ -88,7 +88,7 @@ class HostSum:
         return torch.zeros(self._transit.handover.num_elements, dtype=torch.int64)
 
     def explain(self, problem: str) -> str:
-        """Returns the text as it is: what is late has not left this rank."""
+        """Returns the text as it is: a late snapshot has not left this rank, so no other rank is to blame."""
         return problem
 
     def reset(self) -> None:
@@ -116,7 +116,7 @@ class HostSum:
             transit.fail(f"the thread that sums expert load has failed: {error!r}")
 
     def _next_offer(self) -> int | None:
-        """Returns the newest step until which this rank's snapshots are here, once it is news; None to end."""
+        """Returns the next step to offer the other ranks, once all snapshots until then are here; None to end."""
         transit = self._transit
         while True:
             transit.drain_copied(self.on_copied)
@@ -130,7 +130,7 @@ class HostSum:
                 offer = known if required is None else required
                 if offer > transit.summed_until:
                     return offer
-                # an event cannot notify, so what is in flight is asked for
+                # an event cannot notify, so the copies in flight are polled
                 transit.changed.wait(_ARRIVAL_POLL_S if transit.in_flight else None)
 
     def _round(self, offer: int) -> None:

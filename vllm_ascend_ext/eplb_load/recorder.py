@@ -27,7 +27,7 @@ class LocalLoad:
         load_LE: ``[L, E]`` int64 on the host, routed tokens.
         num_tokens: tokens of all steps; a layer's row of `load_LE` sums to ``num_tokens * K`` when every
             routed id named an expert.
-        num_steps: calls of `ExpertLoadRecorder.begin_step`.
+        num_steps: number of steps, the calls of `ExpertLoadRecorder.begin_step`.
     """
 
     load_LE: torch.Tensor  # noqa: N815

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the expert load out of the ranks' reports: what ``collective_rpc("ascend_ext_report")`` returns.
+"""Reads the expert load out of the ranks' reports, as ``collective_rpc("ascend_ext_report")`` returns them.
 
 Every rank reports a part of the load; the sum over the ranks is everything that was routed.
 """
@@ -15,11 +15,11 @@ _MAX_COUNT = 2**63 - 1
 
 
 class ReportError(ValueError):
-    """Refuses a document that is no list of ranks' reports, in one line that names the place."""
+    """Reports in one line that a document is not the ranks' reports, or where it is damaged."""
 
 
 class NoLoadError(ReportError):
-    """Says that the ranks report no expert load, because the feature is off."""
+    """Reports that no rank counts expert load, because the feature is off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,9 @@ class LayerLoad:
     Attributes:
         name: name of the layer in the model.
         model: "target" or "draft".
+        top_k: experts a row.
         num_tokens: rows that were routed.
-        load_E: how many of them each expert got; together `num_tokens` times `top_k`.
+        load_E: rows routed to each expert; together `num_tokens` times `top_k`.
     """
 
     name: str
@@ -45,9 +46,10 @@ class ReportedLoad:
     """Holds the load of all layers, those of the target first.
 
     Attributes:
-        num_ranks: how many ranks reported.
-        num_counting: how many of them count expert load.
-        has_handovers: whether the first rank is among them, which reports what all ranks have handed over.
+        layers: the layers with their load.
+        num_ranks: number of ranks that reported.
+        num_counting: number of ranks that reported expert load.
+        has_handovers: whether the first rank is among these, which reports what all ranks have handed over.
     """
 
     layers: tuple[LayerLoad, ...]

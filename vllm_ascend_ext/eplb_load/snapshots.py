@@ -8,8 +8,8 @@ Orders, each by an event or by the order within one stream:
 3. host: B queried true → read pinned memory; only then is the buffer free.  B orders this read after the copy.
 4. main: `take_into` the buffer again.  After 3, so after the side stream's last access to it.
 
-Buffers, pinned memory and events live as long as the object, and `Device.keep_for` tells the allocator of the side
-stream, so no block is reused while that stream uses it. Nothing else crosses streams.
+Buffers, pinned memory and events live as long as the `Snapshots` object, and `Device.keep_for` tells the allocator
+of the side stream, so no block is reused while that stream uses it. Nothing else crosses streams.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _POLL_INTERVAL_S = 0.0002
 
 
 class SumOverRanks(Protocol):
-    """Sums snapshots over the ranks, in one of two places: `HostSum` and `DeviceSum`.
+    """Sums snapshots over the ranks: on the host (`HostSum`) or on the device (`DeviceSum`).
 
     The thread that runs the model calls all methods but `on_copied`.
 
@@ -53,11 +53,11 @@ class SumOverRanks(Protocol):
         ...
 
     def on_copied(self, buffer: Buffer) -> None:
-        """Reads what was copied, after `buffer.copied`; afterwards the buffer is free. Called with the lock."""
+        """Reads what was copied, after `buffer.copied`, and so frees the buffer. The caller holds the lock."""
         ...
 
     def is_drained(self) -> bool:
-        """Whether no snapshot is on its way."""
+        """Returns whether no snapshot is on its way."""
         ...
 
     def carried_M(self) -> torch.Tensor:  # noqa: N802
@@ -69,11 +69,11 @@ class SumOverRanks(Protocol):
         ...
 
     def reset(self) -> None:
-        """Forgets what waits for this rank's next snapshot."""
+        """Forgets the sums that wait for this rank's next snapshot."""
         ...
 
     def close(self) -> None:
-        """Ends what was started. Snapshots on their way are lost."""
+        """Ends the thread that sums, where there is one. Snapshots on their way are lost."""
         ...
 
 
@@ -119,12 +119,12 @@ class Snapshots:
 
     @property
     def stats(self) -> AggregationStats:
-        """What this rank has seen so far."""
+        """Returns what this rank has seen so far."""
         return self._transit.stats
 
     @property
     def newest_tick(self) -> int:
-        """Step of the newest snapshot, taken or merged."""
+        """Returns the step of the newest snapshot, taken or merged."""
         return self._transit.newest_tick
 
     def snapshot(self, step: int, *, required: bool = False) -> bool:
@@ -222,7 +222,7 @@ class Snapshots:
         self._sum.reset()
 
     def close(self) -> None:
-        """Ends what was started. Snapshots on their way are lost."""
+        """Ends the thread that sums, where there is one. Snapshots on their way are lost."""
         self._sum.close()
 
     def _fill(self, buffer: Buffer) -> None:
@@ -247,7 +247,7 @@ class Snapshots:
             raise transit.failure
 
     def _nearly_full(self) -> bool:
-        """Counts that stayed must not come near the range of the counters: then a snapshot waits for a buffer."""
+        """Returns whether a counter is half full, so that the next snapshot has to wait for a buffer."""
         return any(recorder.num_routed_ids > recorder.max_routed_ids // 2 for recorder in self.recorders)
 
     def _free_buffer(self, *, wait: bool) -> Buffer | None:

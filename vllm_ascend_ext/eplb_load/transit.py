@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots on their way to the host and sums on their way to the consumer, guarded by one lock.
+"""Holds the snapshots on their way to the host and the sums on their way to the consumer, under one lock.
 
 The thread that runs the model sends snapshots and takes sums; where the host sums, a thread of its own drains the
 copies and adds the sums (`host_sum.py`). Both meet here and nowhere else.
@@ -22,17 +22,19 @@ SIDE_STREAM = "expert load"
 
 
 class AggregationError(RuntimeError):
-    """Counts could not be summed within the deadline; the message names the step and the ranks missing."""
+    """Reports that counts could not be summed in time; the message names the step and the missing ranks."""
 
 
 @dataclass(slots=True)
 class AggregationStats:
-    """What this rank has seen so far.
+    """Counts the snapshots and hand-overs that this rank has seen so far.
 
     Attributes:
+        num_snapshots: snapshots that were sent on their way.
         num_merged: snapshots for which no buffer was free, so that their counts joined the next one.
-        num_waits: snapshots that had to be taken, and waited for a buffer.
-        handover_s: sum over `num_handovers` of the seconds from snapshot to sum.
+        num_waits: snapshots that could not be merged and waited for a buffer.
+        num_handovers: sums over all ranks handed over.
+        handover_s: total time from snapshots to their sums over all ranks, in seconds.
     """
 
     num_snapshots: int = 0
@@ -43,11 +45,11 @@ class AggregationStats:
 
 
 class Buffer:
-    """Holds one snapshot on its way: persistent memory ``[M]`` (see `HandOver`) and the two events.
+    """Holds one snapshot on its way: persistent memory ``[M]`` (M as in `handover.py`) and two events.
 
     Attributes:
-        taken: event of the main stream, after the counts were moved here.
-        copied: event of the side stream, after what the host reads was copied there.
+        taken: event of the main stream, after the counts were moved into the buffer.
+        copied: event of the side stream, after the copy to the host.
     """
 
     def __init__(self, index: int, handover: HandOver, device: Device) -> None:
@@ -95,14 +97,14 @@ class Transit:
         self.free = deque(self.buffers)
 
     def send(self, buffer: Buffer) -> None:
-        """Takes a buffer whose transfer was submitted: only now may another thread ask for its event."""
+        """Takes a buffer whose transfer was submitted; from now on another thread may query the buffer's event."""
         with self.changed:
             self.in_flight.append(buffer)
             self.newest_tick = buffer.step
             self.changed.notify_all()
 
     def merge(self, step: int) -> None:
-        """Takes note of a tick without a snapshot."""
+        """Notes a step at which this rank takes no snapshot."""
         with self.changed:
             self.newest_tick = step
             self.changed.notify_all()
@@ -130,7 +132,7 @@ class Transit:
             self.changed.notify_all()
 
     def fail(self, problem: str) -> None:
-        """Makes all later calls of `Snapshots` raise; the first problem counts."""
+        """Makes all later calls of `Snapshots` raise the first problem that was reported."""
         with self.changed:
             self.failure = self.failure or AggregationError(problem)
             self.changed.notify_all()

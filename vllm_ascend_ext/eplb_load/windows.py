@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Expert load of a runner, step by step: when snapshots are taken, and what was handed over so far."""
+"""Decides when a runner's snapshots are taken, and adds up the expert load that was handed over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from vllm_ascend_ext.eplb_load.snapshots import Snapshots
 
 @dataclass(slots=True)
 class WindowStats:
-    """Windows that were asked for: how many were not there yet, and for how long they were waited for."""
+    """Counts the windows that were asked for.
+
+    Attributes:
+        num_windows: windows asked for.
+        num_late: windows whose sum was not there yet.
+        late_s: total time waited for late windows, in seconds.
+    """
 
     num_windows: int = 0
     num_late: int = 0
@@ -22,25 +28,26 @@ class WindowStats:
 
 
 class CollectedLoad:
-    """The clock of the snapshots and their only consumer.
+    """Takes the snapshots at the ends of steps, and is the only consumer of their sums.
 
-    The clock counts the ends of steps, which all ranks see alike. A snapshot is taken every `interval` steps, and
-    where `mark` asks for one.
+    All ranks count the ends of steps alike. A snapshot is taken every `interval` steps, and where `mark` asks for
+    one.
 
     Args:
         snapshots: snapshots of this runner's recorders.
-        interval: steps from one snapshot to the next.
+        interval: number of steps from one snapshot to the next.
         is_first: whether `read` includes what all ranks handed over.
     """
 
     def __init__(self, snapshots: Snapshots, interval: int, *, is_first: bool) -> None:
         self.snapshots = snapshots
         self.window_stats = WindowStats()
-        self.step = 0  # of the last one that ended
+        self.step = 0  # the last step that has ended
         self._interval, self.is_first = interval, is_first
         self.handed_LE = self._zeros()
         self.num_tokens = [0] * len(self.handed_LE)
-        self.newest: list[torch.Tensor | None] = [None] * len(self.handed_LE)  # [L, E], with tokens in it
+        # [L, E], the newest hand-over that counted any token
+        self.newest: list[torch.Tensor | None] = [None] * len(self.handed_LE)
         self._baseline_LE, self._baseline_tokens = self._zeros(), list(self.num_tokens)
         self._marked = False
         self._at_mark: dict[int, list[torch.Tensor]] = {}
@@ -56,22 +63,26 @@ class CollectedLoad:
         self.consume()
 
     def mark(self) -> int:
-        """The present step will be the end of a window. On all ranks alike.
+        """Marks the present step as an end of a window; all ranks mark the same steps.
 
         Returns:
-            Its number.
+            Number of the present step.
         """
         self._marked = True
         return self.step + 1
 
     def window(self, begin: int, end: int) -> list[torch.Tensor]:
-        """The load ``[L, E]`` int64 of each recorder in the steps ``begin < step <= end``.
+        """Returns the load ``[L, E]`` int64 of each recorder in the steps ``begin < step <= end``.
 
-        `end` was marked. So was `begin`, or the window begins at the next mark, or at the start when it is not
-        positive. Marks before `begin` are forgotten.
+        Marks before `begin` are forgotten.
+
+        Args:
+            begin: step after which the window begins: the first mark not before it, or the start of the runner
+                where `begin` is not positive.
+            end: last step of the window, which was marked.
 
         Raises:
-            AggregationError: not there within the deadline.
+            AggregationError: the load is not there within the deadline.
         """
         self.window_stats.num_windows += 1
         self.consume()
@@ -87,7 +98,7 @@ class CollectedLoad:
         return [now - then for now, then in zip(self._at_mark[end], begin_LE, strict=True)]
 
     def consume(self) -> None:
-        """Adds up what has arrived."""
+        """Adds up the sums that have arrived."""
         for loads in self.snapshots.poll():
             for index, load in enumerate(loads):
                 self.handed_LE[index] += load.load_LE
@@ -98,7 +109,7 @@ class CollectedLoad:
                 self._at_mark[loads[0].step_end] = [load_LE.clone() for load_LE in self.handed_LE]
 
     def read(self) -> list[LocalLoad]:
-        """What this rank reports since the last `reset`, one a recorder; waits for what is on its way."""
+        """Returns this rank's loads since the last `reset`, one a recorder; waits for snapshots on their way."""
         self.snapshots.drain()
         self.consume()
         pending = self.snapshots.pending(held=self.is_first)
@@ -114,7 +125,7 @@ class CollectedLoad:
         ]
 
     def reset(self) -> None:
-        """Forget what was counted so far; no rank may step meanwhile."""
+        """Forgets what was counted so far; no rank may step meanwhile."""
         self.snapshots.drain()
         self.consume()
         self.snapshots.reset()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds what start-up decides by: vLLM's configuration, ours, the device and its stack."""
+"""Holds the facts that start-up checks: vLLM's configuration, ours, the device and its stack."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vllm_ascend_ext.integration.upstream.stack import Stack
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Holds all that rules look at.
+    """Holds all that the rules of the features look at.
 
     Attributes:
         vllm_config: vLLM's configuration, as the platform has completed it.
         config: our section of it.
-        device: what we bring on the kind of device that it is for.
-        stack: whose layers and model runner serve on that device.
+        device: our integration with the kind of device that the engine runs on.
+        stack: software whose layers and model runner serve on that device: vLLM or vllm-ascend.
     """
 
     vllm_config: Any

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that end a process with one clear message instead of a wall of traceback."""
+"""Defines the errors that end a process with one clear message instead of a long traceback."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from types import TracebackType
 
 
 class PlainError(RuntimeError):
-    """An error whose message says everything that the reader needs; see `print_plain_errors`."""
+    """Reports a problem in a message that says everything the reader needs, so that no traceback is printed."""
 
 
 class StartupError(PlainError):
-    """A configuration or environment that cannot work: says what, why and what to do.
+    """Refuses a configuration or environment that cannot work: says what, why and what to do.
 
-    Not a `ValueError`: pydantic would wrap that into a validation error of `VllmConfig` and bury the message.
+    The class is no `ValueError`: pydantic would wrap that into a validation error of `VllmConfig` and bury the
+    message.
     """
 
 
 class UnsupportedCombinationError(StartupError):
-    """Two settings that are each valid but not together."""
+    """Refuses settings that are each valid, but do not work together."""
 
 
 class IncompatibleVllmError(StartupError):
-    """vLLM is missing, untested, or no longer has a symbol that we replace."""
+    """Refuses a vLLM or vllm-ascend that is missing, untested, or without a symbol that we replace."""
 
 
 class EngineDiedError(PlainError):
-    """The engine of a server has died; the log tells why."""
+    """Reports that the engine of a server has died; the log tells why."""
 
 
 def print_plain_errors() -> None:
-    """Make an uncaught `PlainError` end the process with its message alone (exit status 1).
+    """Makes an uncaught `PlainError` end the process with the error's message alone (exit status 1).
 
     `vllm serve` lets such errors escape from its main function. Every other exception keeps its
     traceback; calling this twice changes nothing.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what a feature is to the worker, the report, /metrics, `doctor` and the docs, which all go through
+"""Describes a feature as the worker, the report, /metrics, `doctor` and the docs see it, through
 `registry.FEATURES`."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vllm_ascend_ext.integration.upstream.stack import Stack
 
 
 class BoundFeature(Protocol):
-    """Is a feature at work in one worker. What a feature has no use for is left as it is here."""
+    """Describes a feature at work in one worker. A feature overrides only the methods that it needs."""
 
     def report(self) -> dict[str, Any]:
         """Returns what this rank counted and sent since the last `reset`, as plain JSON-serialisable values."""
@@ -26,22 +26,23 @@ class BoundFeature(Protocol):
         return None
 
     def metric_values(self) -> dict[str, Any] | None:
-        """Returns what the feature's `MetricSet` shows, without waiting; None on ranks that do not answer."""
+        """Returns the values for the feature's `MetricSet`, without waiting; None on ranks that do not answer."""
         return None
 
     def close(self) -> None:
-        """Ends what `Feature.bind` started."""
+        """Ends the threads and other resources that `Feature.bind` started."""
         return None
 
 
 class Feature(Protocol):
-    """Is one feature, on its way from the configuration to a worker. Holds no state. What a feature has no use for
-    is left as it is here.
+    """Describes one feature, from its configuration to the worker, without state. A feature overrides only the
+    methods that it needs.
 
-    name: its configuration key, and its word everywhere else.
-    summary: what it does, in a sentence, for `doctor` and the docs.
-    rules: what it cannot work with, for the refusals at start-up and the docs.
-    metric_set: what it shows on /metrics, None for nothing.
+    Attributes:
+        name: configuration key of the feature, and its word everywhere else.
+        summary: sentence that tells what the feature does, for `doctor` and the docs.
+        rules: settings that the feature cannot work with, for the refusals at start-up and the docs.
+        metric_set: metrics that the feature shows on /metrics; None for none.
     """
 
     name: ClassVar[str]
@@ -50,19 +51,27 @@ class Feature(Protocol):
     metric_set: ClassVar[type[MetricSet] | None] = None
 
     def configure(self, deployment: Deployment) -> None:
-        """Changes vLLM's configuration where the feature needs it, once nothing is refused."""
+        """Changes vLLM's configuration where the feature needs that, after all checks have passed."""
         return None
 
     def before_load(self, config: Any, stack: Stack) -> AbstractContextManager[None]:
-        """Returns what has to be in place while a runner is built and its models load.
+        """Returns the context in which a runner is built and its models load.
 
-        config: the feature's section.
+        Args:
+            config: the feature's section of the configuration.
+            stack: the stack of the worker's device.
         """
         return nullcontext()
 
     def bind(self, worker: Any, config: Any, stack: Stack) -> BoundFeature:
-        """Puts the feature to work in a worker whose models are loaded. Every rank calls it.
+        """Puts the feature to work in a worker whose models are loaded. Every rank calls this method.
 
-        Raises StartupError when that turns out impossible.
+        Args:
+            worker: the worker, an `ExtWorker`.
+            config: the feature's section of the configuration.
+            stack: the stack of the worker's device.
+
+        Raises:
+            StartupError: the feature cannot work with the loaded models.
         """
         ...

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describes what a configuration cannot have as data: every feature's table of rules is checked at start-up, all
-of it at once, and printed into docs/refusals.md."""
+"""Describes as data which settings a feature cannot work with: every feature's table of rules is checked at
+start-up, all of it at once, and printed into docs/refusals.md."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Refusal:
     """Holds one reason why a configuration cannot start.
 
     Attributes:
-        subject: what refuses, "ascend_ext.<feature>", or "" for a platform, which the reason then names.
+        subject: the part that refuses, "ascend_ext.<feature>", or "" for a platform, which the reason then names.
         setting: the setting to change, as its user writes it.
         why: the reason, which continues the subject.
-        instead: what to do about it.
+        instead: advice what to do.
     """
 
     subject: str
@@ -39,10 +39,11 @@ class Rule:
     """Decides whether a deployment has one setting that a feature cannot work with.
 
     Attributes:
-        setting: see `Refusal`.
-        why, instead: see `Refusal`; names in braces stand for what `refuses` returns.
-        refuses: tells by the deployment; false where all is well, true or the values of the names in braces where
-            the setting is refused.
+        setting: as in `Refusal`.
+        why: as in `Refusal`; names in braces stand for values that `refuses` returns.
+        instead: as in `Refusal`, with names in braces like `why`.
+        refuses: function of the deployment that returns something false where all is well, else true or the values
+            of the names in braces.
         key: the part of the feature's section that refuses, for example "rebalance"; "" for the whole feature.
         stack: the name of the only stack that the rule is about; "" for all of them.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists the features: a new one is a line here."""
+"""Lists the features; a new feature is one line in this file."""
 
 from __future__ import annotations
 

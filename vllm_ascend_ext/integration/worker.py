@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ExtWorker`: the worker mixin that builds our model runner, binds the features and answers RPC calls."""
+"""Builds our model runner, binds the features and answers RPC calls, in a mixin for the workers of all devices."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from vllm_ascend_ext.ops import require_kernels
 
 
 class ExtWorker:
-    """Stands in front of a device's worker.
+    """Adds the features to a device's worker, which is the next base class.
 
-    model_runner_class: the runner to build.
-    model_runner_seam: where the device's `init_device` looks its runner up; None when it reads
-    `model_runner_class` itself.
+    Attributes:
+        model_runner_class: class of the runner to build.
+        model_runner_seam: place where the device's `init_device` looks up its runner's class; None where
+            `init_device` reads `model_runner_class` itself.
     """
 
     model_runner_class: ClassVar[type]
@@ -65,9 +66,11 @@ class ExtWorker:
             self.bound_features[feature.name] = feature.bind(self, section, self.stack)
 
     def execute_dummy_batch(self, *commitment: int) -> None:
-        """RPC: runs a dummy pass.
+        """Runs a dummy pass, called by RPC.
 
-        commitment: what the pass carries about the next, where the scheduler commits (`dp_gather.counts_ahead`).
+        Args:
+            commitment: numbers of the `Commitment` that the pass carries about the next pass; empty where the
+                scheduler does not commit ahead (`dp_gather.counts_ahead`).
         """
         if commitment:
             planner: Any = self.bound_features["dp_gather"]
@@ -82,9 +85,12 @@ class ExtWorker:
         super().shutdown()  # type: ignore[misc]
 
     def ascend_ext_report(self, reset: bool = False) -> dict[str, Any]:
-        """RPC: returns what this rank counted and sent since the last reset, as plain JSON-serialisable values.
+        """Returns what this rank counted and sent since the last reset, as plain JSON-serialisable values, by RPC.
 
-        Each feature has a key of its name, null where it is off.
+        Each feature has a key of its name, with null for a feature that is off.
+
+        Args:
+            reset: whether to forget the counts afterwards.
         """
         bound = {feature.name: self.bound_features.get(feature.name) for feature in FEATURES}
         report: dict[str, Any] = {"rank": self.rank, "traffic": traffic.report()}
@@ -97,12 +103,12 @@ class ExtWorker:
         return report
 
     def ascend_ext_metrics(self) -> dict[str, dict[str, Any]]:
-        """RPC: returns feature → values for /metrics, without waiting, as far as this rank answers for it."""
+        """Returns the values for /metrics of each feature that this rank answers for, without waiting, by RPC."""
         values = {name: feature.metric_values() for name, feature in self.bound_features.items()}
         return {name: shown for name, shown in values.items() if shown is not None}
 
     def _before_load(self) -> ExitStack:
-        """Returns what the features need in place while the runner is built and loads."""
+        """Returns the contexts of all features in which the runner is built and its models load."""
         with ExitStack() as stack:
             for feature in enabled(self.ext_config):
                 stack.enter_context(feature.before_load(getattr(self.ext_config, feature.name), self.stack))

@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds what is one for NPU, CUDA and CPU around a device's own model runner: the facts of a step (`step`), who
-follows steps (`observers`), and the mixin that tells them (`mixin`)."""
+"""Extends a device's own model runner, alike on NPU, CUDA and CPU: with the facts of a step (`step`), the
+observers of steps (`observers`), and the mixin that calls the observers (`mixin`)."""

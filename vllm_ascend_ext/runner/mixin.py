@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adds the same to vllm-ascend's, vLLM's GPU and our CPU model runner: observers of steps, a way for outputs."""
+"""Adds observers of steps and a replaceable way for outputs to the model runner of each device."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vllm_ascend_ext.runner.step import StepFacts
 
 
 class ExtModelRunner:
-    """Stands in front of a device's model runner. Order of a step: read step facts → forward → sample → output on
-    its way to the host → snapshot → poll.
+    """Calls observers and outputs around the steps of a device's model runner, which is the next base class.
 
-    It overrides methods of vLLM's V1 runner, each by calling on to the device's own. With no observer and no
-    outputs attached every override is one attribute test.
+    Order of a step: read step facts → forward → sample → output on its way to the host → snapshot → poll. Each
+    overridden method of vLLM's V1 runner calls the device's own. With no observer and no outputs attached every
+    override is one attribute test.
     """
 
     step_observers: tuple[StepObserver, ...] = ()
@@ -36,11 +36,11 @@ class ExtModelRunner:
         """Waits until the replicas' row counts of the present pass are known. vLLM knows them before the pass."""
 
     def put_wait_for_row_counts(self, wait: Callable[[], None]) -> None:
-        """Has `wait_for_row_counts` be the wait of a feature that exchanges the counts beside the pass."""
+        """Replaces `wait_for_row_counts` by the wait of a feature that exchanges the counts beside the pass."""
         self.wait_for_row_counts = wait  # type: ignore[method-assign]
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        """Remembers how many tokens are real; vLLM passes only the padded batch on to the forward."""
+        """Runs the model and remembers how many tokens are real: vLLM tells the forward only the padded number."""
         self._num_scheduled_tokens = scheduler_output.total_num_scheduled_tokens
         self._in_step = False
         if self.step_outputs is not None:
@@ -59,7 +59,7 @@ class ExtModelRunner:
         return output
 
     def _bookkeeping_sync(self, scheduler_output: Any, sampler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        """Under synchronous scheduling it copies what was sampled to the host, which `step_outputs` has done."""
+        """Gives vLLM's bookkeeping the sampled tokens that `step_outputs` has copied to the host already."""
         if self.step_outputs is not None:
             sampler_output = self.step_outputs.on_host(sampler_output)
         return super()._bookkeeping_sync(scheduler_output, sampler_output, *args, **kwargs)  # type: ignore[misc]
@@ -70,7 +70,7 @@ class ExtModelRunner:
         return super()._to_list(sampled_token_ids)  # type: ignore[misc]
 
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
-        """Ends a step, drafts included."""
+        """Samples, drafts, and ends the step."""
         output = super().sample_tokens(*args, **kwargs)  # type: ignore[misc]
         self._end_step()
         return output
@@ -82,10 +82,10 @@ class ExtModelRunner:
         return super()._model_forward(*args, **kwargs)  # type: ignore[misc]
 
     def _dummy_run(self, num_tokens: int, *args: Any, **kwargs: Any) -> Any:
-        """Runs what warm-up, graph capture and the steps of an idle rank run: no row is real.
+        """Runs a pass without a real row, for warm-up, graph capture or an idle rank.
 
-        vLLM's GPU runner then calls the model directly, vllm-ascend's goes through `_model_forward`. Only an idle
-        rank's is a step: vLLM steps its EPLB there too, so that all ranks do alike.
+        vLLM's GPU runner then calls the model directly, vllm-ascend's goes through `_model_forward`. Only the pass
+        of an idle rank is a step: vLLM steps its EPLB there too, so that all ranks count the same steps.
         """
         if self.step_observers:
             self._num_scheduled_tokens = 0
@@ -96,7 +96,12 @@ class ExtModelRunner:
         return output
 
     def begin_draft_pass(self, num_tokens: int, num_tokens_padded: int) -> None:
-        """Tells the observers of a pass of the draft model, before it, with its real and its padded rows."""
+        """Tells the observers that a pass of the draft model is about to run.
+
+        Args:
+            num_tokens: rows of the pass that belong to requests.
+            num_tokens_padded: rows of the pass, padding included.
+        """
         for observer in self.step_observers:
             observer.begin_draft(StepFacts(self._step, num_tokens, num_tokens_padded))
 
@@ -115,8 +120,8 @@ class ExtModelRunner:
 
 
 def _num_rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Returns the rows that the model is called with: told by vllm-ascend's runner in the first argument, else
-    those of the input ids or embeddings."""
+    """Returns how many rows the model is called with: the first argument on vllm-ascend, else the length of the
+    input ids or embeddings."""
     if args and isinstance(args[0], int):
         return args[0]
     for value in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what a model runner tells the features about its steps."""
+"""Describes what a model runner tells the features about its steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RunnerOutputs(Protocol):
     """Takes what a runner samples to the host, in place of the runner's own copies."""
 
     def begin_step(self, scheduler_output: Any) -> None:
-        """Notes that the scheduler has decided on a step."""
+        """Notes that the step decided on by the scheduler begins."""
         ...
 
     def sampled(self, sampler_output: Any, spec_decode_metadata: Any) -> None:
@@ -36,9 +36,9 @@ class RunnerOutputs(Protocol):
         ...
 
     def on_host(self, sampler_output: Any) -> Any:
-        """Returns the same in memory of the host, where the runner's bookkeeping needs it there."""
+        """Returns the sampled tokens in memory of the host, for the runner's bookkeeping."""
         ...
 
     def nothing_sampled(self) -> None:
-        """Notes that the step ends, and this rank did not sample."""
+        """Notes that the step ends without a sample on this rank."""
         ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The facts of one step, as plain integers that never change once read."""
+"""Describes one step by plain integers that never change once read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from vllm_ascend_ext.rank_place import RankPlace
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """One forward pass of this rank.
+    """Describes one forward pass of this rank.
 
-    num_tokens: rows that belong to requests; 0 in a dummy run (warm-up, capture, an idle rank keeping step).
-    num_tokens_padded: rows the model is called with, padding included.
-    max_num_rows: rows of the replica that has most, the same on all ranks; by default this one's.
+    Attributes:
+        step: number of the step that the pass belongs to.
+        num_tokens: rows that belong to requests; 0 in a dummy run (warm-up, capture, an idle rank keeping step).
+        num_tokens_padded: rows that the model is called with, padding included.
+        max_num_rows: rows of the replica that has most, the same on all ranks; None for this replica's rows.
     """
 
     step: int
@@ -30,19 +32,22 @@ class StepFacts:
             )
 
     def phase(self, decode_rows: int) -> Literal["prefill", "decode"]:
-        """The phase of the step, on which all ranks agree.
+        """Returns the phase of the step, on which all ranks agree.
 
-        decode_rows: the most rows that a step can have in which every request of a replica only decodes.
+        Args:
+            decode_rows: most rows of a step in which every request of a replica only decodes.
         """
         rows = self.num_tokens_padded if self.max_num_rows is None else self.max_num_rows
         return "decode" if rows <= decode_rows else "prefill"
 
     def num_routed_tokens(self, place: RankPlace, *, sequence_parallel: bool) -> int:
-        """Rows this rank has to count, so that the sum over the TP ranks is `num_tokens` exactly.
+        """Returns how many rows this rank has to count, so that the sum over the TP ranks is `num_tokens` exactly.
 
-        sequence_parallel: the model splits the rows among the TP ranks before the experts; this rank then has
-        the real rows among its ceil(padded / tp) rows. Otherwise all TP ranks route the same rows and TP rank 0
-        counts them.
+        Args:
+            place: place of this rank in its engine.
+            sequence_parallel: whether the model splits the rows among the TP ranks before the experts. If so, each
+                rank counts the real rows among its ceil(padded / tp) rows; otherwise all TP ranks route the same
+                rows, and TP rank 0 counts them.
         """
         if not sequence_parallel:
             return self.num_tokens if place.tp_rank == 0 else 0

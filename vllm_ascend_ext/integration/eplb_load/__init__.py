@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Expert load in vLLM and vllm-ascend."""
+"""Counts expert load in vLLM and vllm-ascend, and feeds their load balancing with it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The snapshots of a vLLM runner: its groups, its limits, and the facts of a step that all ranks share."""
+"""Makes the snapshots of a vLLM runner: their groups of ranks, their limits, and how to tell a step's phase."""
 
 from __future__ import annotations
 
@@ -26,29 +26,32 @@ from vllm_ascend_ext.integration.upstream.runner_device import device_of
 
 
 def num_ranks() -> int:
-    """Ranks whose counts are added up: all that share this stage's experts."""
+    """Returns the number of ranks whose counts are added up: all that share this stage's experts."""
     from vllm.distributed import get_ep_group
 
     return int(get_ep_group().world_size)
 
 
 def is_first_rank() -> bool:
-    """Whether this rank reports for all of them."""
+    """Returns whether this rank reports for all ranks whose counts are added up."""
     from vllm.distributed import get_ep_group
 
     return int(get_ep_group().rank_in_group) == 0
 
 
 def slot_limit(config: EplbLoadConfig) -> int:
-    """Routed slots that a recorder may hold."""
+    """Returns how many routed ids a recorder may hold."""
     return max_routed_ids(num_ranks()) if config.aggregation == "device" else INT32_MAX
 
 
 def check_interval(runner: Any, config: EplbLoadConfig, models: Sequence[RoutedModel]) -> None:
-    """Refuse an interval in which a counter could overflow; raises UnsupportedCombinationError.
+    """Refuses an interval in which a counter could overflow.
 
     A step has at most max_num_batched_tokens rows, and the draft routes them once more for each of its passes.
-    Half of the range is left for snapshots that merge: from there on a snapshot waits for a buffer.
+    Half of a counter's range is left for snapshots that merge: above the half a snapshot waits for a buffer.
+
+    Raises:
+        UnsupportedCombinationError: the interval is too long.
     """
     speculative = runner.speculative_config
     passes = decode_tokens(0 if speculative is None else speculative.num_speculative_tokens)
@@ -64,7 +67,7 @@ def check_interval(runner: Any, config: EplbLoadConfig, models: Sequence[RoutedM
 
 
 def make_snapshots(runner: Any, config: EplbLoadConfig, recorders: Sequence[ExpertLoadRecorder]) -> Snapshots:
-    """Makes the snapshots that the configuration asks for. Every rank of the stage calls it: it makes a group.
+    """Makes the snapshots that the configuration asks for. Every rank of the stage calls this, to make a group.
 
     Raises:
         UnsupportedCombinationError: the device has no collectives of its own.
@@ -82,13 +85,13 @@ def _device_sum(runner: Any, device: Device, config: EplbLoadConfig) -> Callable
     collectives = _own_group(_backend(device), config)
     if collectives is None:
         return functools.partial(DeviceSum, _Alone(), None)
-    # connects now, which would hold up the first snapshot
+    # the ranks connect now, as connecting would hold up the first snapshot
     collectives.all_reduce_(torch.zeros(1, device=runner.device))
     return functools.partial(DeviceSum, collectives, RollCall(collectives.group, "expert load on the device"))
 
 
 class _Alone:
-    """All-reduce of one rank."""
+    """Stands in for the collectives of a single rank, whose sum is its own counts."""
 
     num_ranks = 1
 
@@ -114,8 +117,14 @@ def _own_group(backend: str, config: EplbLoadConfig) -> Collectives | None:
 
 
 def largest_replica(runner: Any, num_rows: int) -> int:
-    """Returns the rows of the replica that has most in the present forward pass, from what vLLM has exchanged
-    anyway, once that is there."""
+    """Returns the rows of the replica that has most in the present forward pass.
+
+    vLLM has exchanged the row counts anyway; the function waits until they are there.
+
+    Args:
+        runner: the model runner.
+        num_rows: rows of this replica, returned where there is no other replica.
+    """
     from vllm.forward_context import get_forward_context
 
     runner.wait_for_row_counts()
@@ -124,7 +133,7 @@ def largest_replica(runner: Any, num_rows: int) -> int:
 
 
 def decode_rows(runner: Any) -> int:
-    """The most rows, padding included, of a step in which every request of a replica only decodes."""
+    """Returns the most rows, padding included, of a step in which every request of a replica only decodes."""
     speculative = runner.speculative_config
     tokens = decode_tokens(0 if speculative is None else speculative.num_speculative_tokens)
     rows = int(runner.scheduler_config.max_num_seqs) * tokens

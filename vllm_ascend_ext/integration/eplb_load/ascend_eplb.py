@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vllm-ascend's dynamic EPLB fed by our counts: its schedule, policy process and weight transfer stay.
+"""Feeds vllm-ascend's dynamic EPLB with our counts; schedule, policy process and weight transfer stay.
 
 vllm-ascend 0.23.0 counts padding and dummy rows too, and gathers its counts on the main stream, which waits for
 the copy to the host. Here the counts that a decision uses end `lead` steps before it, so that their sum is on the
-host by then. It also waits for its policy process for ever, which here is an error when that process has ended, or
-takes longer than the deadline.
+host by then. vllm-ascend also waits for its policy process for ever; here it is an error when that process has
+ended or takes longer than the deadline.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from vllm_ascend_ext.integration.upstream.seams.rows import eplb_load as seams
 
 
 class PolicyProcessError(RuntimeError):
-    """The process that computes placements has ended or does not answer."""
+    """Reports that the process that computes placements has ended or does not answer."""
 
 
 class EplbUpdatorWithOurLoads(EplbUpdator):
-    """`EplbUpdator` whose policy process gets the counts of a `CollectedLoad`.
+    """Gives the policy process of an `EplbUpdator` the counts of a `CollectedLoad`.
 
-    A window begins where a cycle of the updator's begins and ends `lead` steps before its policy process is woken.
+    A window begins where a cycle of the updator begins, and ends `lead` steps before the policy process is woken.
     """
 
     _collected: CollectedLoad
@@ -41,7 +41,13 @@ class EplbUpdatorWithOurLoads(EplbUpdator):
     def use_loads(
         self, collected: CollectedLoad, config: EplbLoadConfig, layer_names: Sequence[Sequence[str]]
     ) -> None:
-        """Decide by `collected`, whose recorders count the layers named."""
+        """Lets the policy decide by our counts from now on.
+
+        Args:
+            collected: the counts.
+            config: the feature's section of the configuration.
+            layer_names: names of the layers that each recorder counts, in the order of the recorders.
+        """
         self._collected, self._lead = collected, config.rebalance_lead
         self._rows = {
             name: (model, row) for model, names in enumerate(layer_names) for row, name in enumerate(names)
@@ -51,9 +57,10 @@ class EplbUpdatorWithOurLoads(EplbUpdator):
         change.replace(seams.POLICY_ANSWERS, timed, self.eplb_process)
 
     def set_adaptor(self, adaptor: Any) -> None:
-        """The layers are known: their own counting is off.
+        """Turns the layers' own counting off, now that vllm-ascend tells which layers there are.
 
-        Raises UnsupportedCombinationError when one is balanced whose load is not collected.
+        Raises:
+            UnsupportedCombinationError: the load of a layer that is balanced is not collected.
         """
         super().set_adaptor(adaptor)
         for layer in adaptor.moe_layers:
@@ -65,7 +72,7 @@ class EplbUpdatorWithOurLoads(EplbUpdator):
             change.replace(seams.LAYER_COUNTS, False, layer)
 
     def forward_end(self, eplb_heat_collection_status: bool = True) -> None:
-        """Mark the window's ends, then vllm-ascend's own. All ranks agree on its counter."""
+        """Marks the ends of windows around vllm-ascend's step, whose counter is the same on all ranks."""
         if self.cur_iterations == self.expert_heat_collection_interval - 1 - self._lead:
             self._end = self._collected.mark()
         super().forward_end(eplb_heat_collection_status)
@@ -73,9 +80,12 @@ class EplbUpdatorWithOurLoads(EplbUpdator):
             self._begin = self._collected.mark()
 
     def compute_and_set_moe_load(self) -> torch.Tensor:
-        """Give the policy process the window's sums, waiting for them when they are late.
+        """Gives the policy process the window's sums, waiting for sums that are late.
 
-        Returns ``[L, ranks, E / ranks]`` int64 on the host. In vllm-ascend's warm-up there is no window yet.
+        In vllm-ascend's warm-up there is no window yet; vllm-ascend's own method then runs.
+
+        Returns:
+            ``[L, R, E / R]`` int64 on the host, the load of each place.
         """
         if self._end is None:
             return super().compute_and_set_moe_load()
@@ -87,10 +97,10 @@ class EplbUpdatorWithOurLoads(EplbUpdator):
 
 
 def by_place(load_LE: torch.Tensor, slots_LRE: torch.Tensor) -> torch.Tensor:
-    """Load of each place, ``[L, R, E / R]`` int64.
+    """Returns the load of each place, ``[L, R, E / R]`` int64.
 
     Args:
-        load_LE: ``[L, E]`` int64, of logical experts.
+        load_LE: ``[L, E]`` int64, the load of the logical experts.
         slots_LRE: ``[L, R, E]``, the place of expert e on rank r, or -1; each expert has one place.
     """
     num_layers, num_ranks, num_experts = slots_LRE.shape
@@ -101,13 +111,13 @@ def by_place(load_LE: torch.Tensor, slots_LRE: torch.Tensor) -> torch.Tensor:
 
 
 class PolicyAnswers:
-    """The queue of a policy process, read with a deadline."""
+    """Reads the queue of a policy process with a deadline."""
 
     def __init__(self, answers: Any, process: Any, deadline_s: float) -> None:
         self._answers, self._process, self._deadline_s = answers, process, deadline_s
 
     def get(self) -> Any:
-        """The next answer.
+        """Returns the next answer.
 
         Raises:
             PolicyProcessError: the process has ended, or does not answer within the deadline.

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where vllm-ascend 0.23.0 routes: `select_experts`, called by a layer's quantisation method, not vLLM's routers.
+"""Counts the ids that vllm-ascend 0.23.0 routes, which does not use vLLM's router objects.
 
-That method offers what it routed, as logical ids before vllm-ascend's own mapping (`log2phy`), to an object stored
-on the layer; its `enable_return_routed_experts` uses that (ops/fused_moe/fused_moe.py:201, `AscendUnquantized-
-FusedMoEMethod.apply`). So do we, layer by layer, without the flag's transport of the ids to the requests. It goes
-once vllm-ascend routes through vLLM's `BaseRouter`, whose hook `vllm_routing` uses.
+In vllm-ascend a layer's quantisation method routes, by `select_experts`. `AscendUnquantizedFusedMoEMethod.apply`
+(ops/fused_moe/fused_moe.py:201) then offers the routed ids, which are logical ids before vllm-ascend's own mapping
+(`log2phy`), to an object stored on the layer. vllm-ascend uses that for `enable_return_routed_experts`. We store
+an object of ours there, layer by layer, and leave out the flag's transport of the ids to the requests. This file
+can go once vllm-ascend routes through vLLM's `BaseRouter`, whose hook `vllm_routing` uses.
 
-Counted is what the emulator has run: eager mode and all-gather dispatch, where every rank routes all rows of its
-replica. What splits or gathers the rows otherwise is refused.
+Only what the emulator has run is counted: eager mode and all-gather dispatch, where every rank routes all rows of
+its replica. Settings that split or gather the rows otherwise are refused.
 """
 
 from __future__ import annotations
@@ -28,10 +29,16 @@ _HOOK = "_ascend_routed_experts_capturer"
 
 
 def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
-    """Let `count` see the ids ``[T, K]`` of each forward of `layer`.
+    """Passes the ids that `layer` routes in each forward to `count`.
 
-    Raises UnsupportedCombinationError when the layer's method does not offer them, and IncompatibleVllmError when
-    no method does any more.
+    Args:
+        name: name of the layer, for messages.
+        layer: a loaded mixture-of-experts layer.
+        count: function of the ids ``[T, K]``.
+
+    Raises:
+        UnsupportedCombinationError: the layer's method does not offer the ids.
+        IncompatibleVllmError: this vllm-ascend has no method that offers them.
     """
     from vllm_ascend.ops.fused_moe.fused_moe import AscendFusedMoE, AscendUnquantizedFusedMoEMethod
 
@@ -53,25 +60,34 @@ def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> Non
             f"layer's {_HOOK}; install vllm-ascend=={TESTED_VLLM_ASCEND[-1]}"
         )
     change.mark(seams.CAPTURER, layer, _HOOK, _Capturer(count))
-    # the flag is read from here in every forward, and nothing else of it is
+    # every forward reads the flag from here; set here, it turns on nothing else
     change.wrap(seams.LAYER_CONFIG, layer, copy.copy)
     change.wrap(seams.MODEL_CONFIG, layer.vllm_config, copy.copy)
     change.replace(seams.RETURNS_EXPERTS, True, layer.vllm_config.model_config)
 
 
 class _Capturer:
-    """What `AscendUnquantizedFusedMoEMethod.apply` calls."""
+    """Receives the routed ids from `AscendUnquantizedFusedMoEMethod.apply`."""
 
     def __init__(self, count: Callable[[torch.Tensor], None]) -> None:
         self._count = count
 
     def capture(self, layer_id: int, topk_ids: torch.Tensor) -> None:
-        """topk_ids: ``[T, K]`` int32, logical."""
+        """Counts the routed ids.
+
+        Args:
+            layer_id: index of the layer, not used.
+            topk_ids: ``[T, K]`` int32, ids of logical experts.
+        """
         self._count(topk_ids)
 
 
 def own_rows(layer: Any) -> slice:
-    """All rows; raises RuntimeError when this step's dispatch is one that `check_runner` did not foresee."""
+    """Returns all rows.
+
+    Raises:
+        RuntimeError: this step's dispatch is one that `check_runner` did not foresee.
+    """
     from vllm_ascend.ascend_forward_context import _EXTRA_CTX, MoECommType
 
     if _EXTRA_CTX.moe_comm_type is not MoECommType.ALLGATHER:

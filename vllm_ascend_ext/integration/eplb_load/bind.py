@@ -23,9 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadCollection:
-    """Returns the collection of a runner whose models are loaded, hooked into their routers. Every rank calls it.
+    """Returns the collection of a runner with loaded models, hooked into their routers. Every rank calls this.
 
-    Raises UnsupportedCombinationError when there is nothing to count or a layer's routing cannot be seen.
+    Raises:
+        UnsupportedCombinationError: there is nothing to count, or a layer's routing cannot be seen.
     """
     stack.check_loaded(runner, "eplb_load")
     target, draft = _layers_to_count(runner, stack)
@@ -72,7 +73,7 @@ def _layers_to_count(runner: Any, stack: Stack) -> tuple[dict[str, Any], dict[st
 
 
 def _draft_modules(runner: Any) -> set[torch.nn.Module]:
-    """All modules of the draft model, seen through the wrapper that breakable graphs put around it."""
+    """Returns all modules of the draft model, without the wrapper that breakable graphs put around the model."""
     model = getattr(getattr(runner, "drafter", None), "model", None)
     unwrap = getattr(model, "unwrap", None)
     if unwrap is not None and not isinstance(model, torch.nn.Module):
@@ -87,7 +88,11 @@ def _runs_in_graphs(runner: Any) -> bool:
 
 
 def _routed_model(layers: dict[str, Any]) -> RoutedModel | None:
-    """None without layers (a pipeline stage of dense layers). Raises when the layers differ in what we count."""
+    """Returns the facts that all layers share; None without layers, as in a pipeline stage of dense layers.
+
+    Raises:
+        UnsupportedCombinationError: the layers differ in their number of experts or in how they split rows.
+    """
     if not layers:
         return None
     experts = {layer.logical_num_experts for layer in layers.values()}
@@ -107,7 +112,7 @@ def _hook(
     recorder: ExpertLoadRecorder,
     before_pass: _DraftPasses | None = None,
 ) -> None:
-    """Counts what the layers route, where the stack knows that to be."""
+    """Has the recorder count what the layers route, by the hook that the stack has for it."""
     for index, (name, layer) in enumerate(layers.items()):
         rows = functools.partial(stack.own_rows, layer)
         stack.watch_routing(name, layer, _count(index, rows, recorder, before_pass))
@@ -125,9 +130,11 @@ def _count(
 
 
 class _DraftPasses:
-    """Tells the runner of each pass of the draft model, which it does not see one by one: whichever layer comes
-    first in it tells. A pass has a forward context of its own, or, on vllm-ascend, attention metadata of its own
-    in a context of all passes, which keeps them all alive."""
+    """Tells the runner of each pass of the draft model, as the runner sees only all passes of a step together.
+
+    The first layer that routes in a pass tells. A new pass has a new forward context, or, on vllm-ascend, new
+    attention metadata in one context of all passes. That context keeps all metadata alive, so that ids differ.
+    """
 
     def __init__(self, begin: Callable[[int, int], None]) -> None:
         self._begin = begin
@@ -145,7 +152,7 @@ class _DraftPasses:
 
 
 def _rows_of_pass(context: Any, num_routed_rows: int) -> tuple[int, int]:
-    """(real rows, padded rows) of an eager pass; without attention metadata it is a dummy, with no real row."""
+    """Returns the real and the padded rows of an eager pass; a pass without attention metadata has no real row."""
     from vllm.distributed import get_dp_group
 
     metadata = context.attn_metadata

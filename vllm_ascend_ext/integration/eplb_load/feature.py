@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes expert-load collection a feature of the registry."""
+"""Defines expert-load collection as a feature of the registry."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EplbLoadFeature(Feature):
     metric_set = ExpertLoadMetrics
 
     def before_load(self, config: EplbLoadConfig, stack: Stack) -> AbstractContextManager[None]:
-        """Returns what gives the device's EPLB the class that our counts can feed."""
+        """Returns the context in which the device's EPLB is built of a class that our counts can feed."""
         return stack.eplb_with_our_loads() if config.rebalance else nullcontext()
 
     def bind(self, worker: Any, config: EplbLoadConfig, stack: Stack) -> BoundLoad:
@@ -42,7 +42,7 @@ class EplbLoadFeature(Feature):
 
 
 class BoundLoad(BoundFeature):
-    """Is the collection of one worker."""
+    """Reports and ends the collection of one worker."""
 
     def __init__(self, worker: Any, collection: ExpertLoadCollection) -> None:
         self.collection = collection
@@ -51,7 +51,8 @@ class BoundLoad(BoundFeature):
     def report(self) -> dict[str, Any]:
         """Returns the loads by model and how the collection went on this rank.
 
-        has_handovers: whether the loads include what all ranks have handed over, as they do on the first rank.
+        The value of `has_handovers` tells whether the loads include what all ranks have handed over, as they do on
+        the first rank only.
         """
         windows = self.collection.windows
         return {
@@ -78,10 +79,10 @@ class BoundLoad(BoundFeature):
         self.collection.reset()
 
     def metric_values(self) -> dict[str, Any] | None:
-        """Returns what is shown on /metrics; None on all ranks but the first."""
+        """Returns the values for /metrics; None on all ranks but the first."""
         runner = self._worker.model_runner
         return metric_values(self.collection, expert_placements(runner), self._worker.vllm_config.parallel_config)
 
     def close(self) -> None:
-        """Ends the thread that adds up."""
+        """Ends the thread that sums, where there is one."""
         self.collection.close()

@@ -39,8 +39,9 @@ def metric_values(
     """Returns what `ExpertLoadMetrics` shows, as plain values; None on all ranks but the first. Does not wait.
 
     Args:
-        placements: EPLB's, by model.
-        parallel_config: vLLM's.
+        collection: the collection of this rank.
+        placements: placements of the experts by EPLB, for each model that is balanced.
+        parallel_config: vLLM's `ParallelConfig`.
     """
     windows = collection.windows
     if not windows.is_first:
@@ -81,7 +82,7 @@ def _imbalance(
 
 
 def _static_placement(parallel_config: Any, load_LE: torch.Tensor, num_ranks: int) -> torch.Tensor:
-    """Returns ``[L, E]``, the experts in the order of the ranks that hold them, without EPLB."""
+    """Returns ``[L, E]``: the experts in the order of the ranks that hold them where EPLB is off."""
     num_layers, num_experts = load_LE.shape
     if parallel_config.expert_placement_strategy == "round_robin":
         rank_E = torch.arange(num_experts) % num_ranks
@@ -91,7 +92,7 @@ def _static_placement(parallel_config: Any, load_LE: torch.Tensor, num_ranks: in
 
 
 class ExpertLoadMetrics(MetricSet):
-    """Shows the counters, and imbalance by group of layers."""
+    """Shows the counters of expert load, and the imbalance of each group of layers."""
 
     prefix = PREFIX
 
@@ -109,7 +110,7 @@ class ExpertLoadMetrics(MetricSet):
         )
 
     def show(self, values: dict[str, Any]) -> None:
-        """Shows one rank's answer."""
+        """Shows the values that one rank has answered."""
         for name in _COUNTERS:
             if name == "tokens":
                 for model, count in values[name].items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's EPLB fed by our counts: its schedule, policy and weight transfer stay, its counting and all-reduce go.
+"""Feeds vLLM's EPLB with our counts; schedule, policy and weight transfer stay, counting and all-reduce go.
 
 vLLM 0.23.0 counts padding and warm-up rows too, sums its window over the ranks on the main stream and waits for
 the result. Here the window ends `lead` steps before the rebalancing, so that its sum is on the host by then.
@@ -17,9 +17,9 @@ from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
 
 class EplbStateWithOurLoads(EplbState):
-    """`EplbState` that decides by the counts of a `CollectedLoad`.
+    """Makes an `EplbState` decide by the counts of a `CollectedLoad`.
 
-    Until `use_loads` is called (while models load), and in vLLM's profile run, it is vLLM's own.
+    Until `use_loads` is called (while models load), and in vLLM's profile run, vLLM's own counts are used.
     """
 
     _collected: CollectedLoad | None = None
@@ -27,9 +27,15 @@ class EplbStateWithOurLoads(EplbState):
     _window_loads: list[torch.Tensor] | None = None
 
     def use_loads(self, collected: CollectedLoad, lead: int, models: list[Any]) -> None:
-        """Decide by `collected`, whose recorders are those of `models`.
+        """Lets the rebalancing decide by our counts from now on.
 
-        Raises UnsupportedCombinationError when vLLM balances a model whose load is not collected.
+        Args:
+            collected: the counts.
+            lead: number of steps from the end of a window to the rebalancing.
+            models: model of each recorder, in the order of the recorders.
+
+        Raises:
+            UnsupportedCombinationError: vLLM balances a model whose load is not collected.
         """
         for state in self.model_states.values():
             if not any(state.model is model for model in models):
@@ -42,7 +48,7 @@ class EplbStateWithOurLoads(EplbState):
             self.should_record_tensor.fill_(False)
 
     def step(self, is_dummy: bool = False, is_profile: bool = False, log_stats: bool = False) -> None:
-        """Mark the ends of the windows, then vLLM's step. All ranks agree on its counter."""
+        """Marks the ends of windows before vLLM's step, whose counter is the same on all ranks."""
         if self._collected is not None and not is_profile:
             interval = self.expert_rearrangement_step_interval
             remaining = interval - 1 - self.expert_rearrangement_step
@@ -54,7 +60,7 @@ class EplbStateWithOurLoads(EplbState):
         super().step(is_dummy, is_profile, log_stats)
 
     def rearrange(self, is_profile: bool = False, rank_mapping: dict[int, int] | None = None) -> Any:
-        """vLLM's rearrangement, with the window's sums in place of its own."""
+        """Rearranges the experts as vLLM does, with our sums of the window in place of vLLM's."""
         if self._collected is None or is_profile:
             return super().rearrange(is_profile, rank_mapping)
         begin = self._window_end - self.expert_load_window_size
@@ -69,7 +75,7 @@ class EplbStateWithOurLoads(EplbState):
             self._window_loads = None
 
     def _allreduce_list(self, tensor_list: list[torch.Tensor]) -> list[torch.Tensor]:
-        """In a rearrangement of ours: nothing to reduce, the sums are on every rank."""
+        """Returns our sums instead of an all-reduce while `rearrange` uses them: every rank has them already."""
         if self._window_loads is None:
             return super()._allreduce_list(tensor_list)
         for ours, theirs in zip(self._window_loads, tensor_list, strict=True):
@@ -78,5 +84,5 @@ class EplbStateWithOurLoads(EplbState):
         return [load_LE.to(self.device) for load_LE in self._window_loads]
 
     def _should_record_current_step(self, log_stats: bool = False) -> bool:
-        """vLLM's own counting is off."""
+        """Returns false once our counts are in use, so that vLLM's own counting is off."""
         return self._collected is None and super()._should_record_current_step(log_stats)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where vLLM routes: the capture hook of its router objects, which sees logical ids before EPLB's mapping."""
+"""Counts the ids that vLLM routes, by the capture hook of its routers, before EPLB maps them to physical ids."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ from vllm_ascend_ext.integration.upstream.moe_layers import OwnRows
 
 
 def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
-    """Let `count` see the ids ``[T, K]`` of each forward of `layer`.
+    """Passes the ids that `layer` routes in each forward to `count`.
 
-    Raises UnsupportedCombinationError when the layer routes elsewhere.
+    Args:
+        name: name of the layer, for messages.
+        layer: a loaded mixture-of-experts layer.
+        count: function of the ids ``[T, K]``.
+
+    Raises:
+        UnsupportedCombinationError: the layer does not route through vLLM's router objects.
     """
     from vllm.model_executor.layers.fused_moe.layer import FusedMoE
 
@@ -33,7 +39,7 @@ def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> Non
 
 
 def own_rows(layer: Any) -> slice:
-    """The rows of this rank among the routed ones: vLLM's naive dispatch gathers every rank's rows first."""
+    """Returns this rank's rows among the routed ones: vLLM's naive dispatch gathers every rank's rows first."""
     from vllm.distributed import get_dp_group, get_ep_group
     from vllm.forward_context import get_forward_context
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings the features' adaptors for one stack together: vLLM's own layers, or vllm-ascend's."""
+"""Gathers the features' adaptors for each stack: for vLLM's own layers, and for vllm-ascend's."""

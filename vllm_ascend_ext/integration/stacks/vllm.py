@@ -15,12 +15,12 @@ from vllm_ascend_ext.integration.upstream.seams.rows.eplb_load import EPLB_STATE
 
 
 class VllmStack:
-    """Implements `Stack`. Adaptors are imported when they are called for, as vLLM's modules are."""
+    """Implements `Stack`. Methods import their adaptors on first use, as these import vLLM's modules."""
 
     name = "vllm"
 
     def dispatches(self, vllm_config: Any) -> tuple[str, ...]:
-        """Returns one way: vLLM's all2all_backend, by the name that vllm-ascend has for gathering all rows."""
+        """Returns vLLM's all2all_backend; one that gathers all rows is called ALLGATHER, as in vllm-ascend."""
         backend = str(vllm_config.parallel_config.all2all_backend)
         return ("ALLGATHER" if backend in ("naive", "allgather_reducescatter") else backend,)
 
@@ -29,28 +29,28 @@ class VllmStack:
         return moe_layers.moe_layers(runner)
 
     def check_loaded(self, runner: Any, feature: str) -> None:
-        """Finds nothing: all2all_backend is all there is to know."""
+        """Does nothing: `dispatches` alone tells how vLLM's layers dispatch."""
 
     def watch_routing(self, name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
-        """Uses the capture hook of vLLM's routers."""
+        """Passes the ids that a layer routes to `count`, by the capture hook of vLLM's routers."""
         from vllm_ascend_ext.integration.eplb_load import vllm_routing
 
         vllm_routing.capture(name, layer, count)
 
     def own_rows(self, layer: Any) -> slice:
-        """Returns this rank's part of what vLLM's naive dispatch has gathered, else all rows."""
+        """Returns this rank's part of the rows that vLLM's naive dispatch has gathered, else all rows."""
         from vllm_ascend_ext.integration.eplb_load import vllm_routing
 
         return vllm_routing.own_rows(layer)
 
     def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:
-        """Replaces vLLM's all-to-all manager."""
+        """Replaces vLLM's all-to-all manager by our exchange of rows."""
         from vllm_ascend_ext.integration.dp_gather import vllm_exchange
 
         return vllm_exchange.bind(runner, layers, config)
 
     def eplb_with_our_loads(self) -> AbstractContextManager[None]:
-        """Replaces the class that vLLM's runner looks up."""
+        """Replaces the EPLB class that vLLM's runner looks up."""
         from vllm_ascend_ext.integration.eplb_load import vllm_eplb
 
         return temporarily([Change(EPLB_STATE, vllm_eplb.EplbStateWithOurLoads)])

@@ -15,12 +15,12 @@ from vllm_ascend_ext.integration.upstream.seams.rows.eplb_load import EPLB_UPDAT
 
 
 class VllmAscendStack:
-    """Implements `Stack`. Adaptors are imported when they are called for, as vllm-ascend's modules are."""
+    """Implements `Stack`. Methods import their adaptors on first use, as these import vllm-ascend's modules."""
 
     name = "vllm-ascend"
 
     def dispatches(self, vllm_config: Any) -> tuple[str, ...]:
-        """Returns what vllm-ascend chooses among by SoC, ranks and experts."""
+        """Returns the ways to dispatch that vllm-ascend chooses among by SoC, ranks and experts."""
         return ascend_dispatch.dispatches(vllm_config)
 
     def moe_layers(self, runner: Any) -> dict[str, Any]:
@@ -28,17 +28,17 @@ class VllmAscendStack:
         return moe_layers.moe_layers(runner)
 
     def check_loaded(self, runner: Any, feature: str) -> None:
-        """Asks vllm-ascend's own choice for the smallest and the largest step."""
+        """Checks which dispatch vllm-ascend chooses for the smallest and the largest step."""
         ascend_dispatch.check_runner(runner, feature)
 
     def watch_routing(self, name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
-        """Uses the place where a layer's quantisation method offers what it routed."""
+        """Passes the ids that a layer routes to `count`, where the layer's quantisation method offers them."""
         from vllm_ascend_ext.integration.eplb_load import ascend_routing
 
         ascend_routing.capture(name, layer, count)
 
     def own_rows(self, layer: Any) -> slice:
-        """Returns all rows, and holds the step to the dispatch for which that is right."""
+        """Returns all rows, after a check that this step is dispatched by all-gather."""
         from vllm_ascend_ext.integration.eplb_load import ascend_routing
 
         return ascend_routing.own_rows(layer)
@@ -50,7 +50,7 @@ class VllmAscendStack:
         return ascend_exchange.bind(runner, layers, config)
 
     def eplb_with_our_loads(self) -> AbstractContextManager[None]:
-        """Replaces the class that vllm-ascend's runner looks up."""
+        """Replaces the EPLB class that vllm-ascend's runner looks up."""
         from vllm_ascend_ext.integration.eplb_load import ascend_eplb
 
         return temporarily([Change(EPLB_UPDATOR, ascend_eplb.EplbUpdatorWithOurLoads)])

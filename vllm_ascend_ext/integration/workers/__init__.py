@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Per device, our model runner and worker: two lines each over the device's own."""
+"""Joins our mixins with the model runner and the worker of each device."""

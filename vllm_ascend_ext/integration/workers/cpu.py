@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU: our additions over the plain-torch platform's runner and worker."""
+"""Adds our mixins to the plain-torch platform's runner and worker, for the CPU."""
 
 from vllm_ascend_ext.integration.cpu_platform.model_runner import TorchCPUModelRunner
 from vllm_ascend_ext.integration.cpu_platform.worker import TorchCPUWorker
@@ -8,7 +8,7 @@ from vllm_ascend_ext.runner.mixin import ExtModelRunner
 
 
 class ExtCPUModelRunner(ExtModelRunner, TorchCPUModelRunner):
-    """The model runner on the CPU."""
+    """Runs models on the CPU and calls our observers and outputs."""
 
 
 class ExtCPUWorker(ExtWorker, TorchCPUWorker):

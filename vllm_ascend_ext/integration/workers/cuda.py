@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CUDA: our additions over vLLM's GPU runner (V1) and worker."""
+"""Adds our mixins to vLLM's GPU runner (V1) and worker, for CUDA."""
 
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
@@ -10,7 +10,7 @@ from vllm_ascend_ext.runner.mixin import ExtModelRunner
 
 
 class ExtCUDAModelRunner(ExtModelRunner, GPUModelRunner):
-    """The model runner on CUDA."""
+    """Runs models on CUDA and calls our observers and outputs."""
 
 
 class ExtCUDAWorker(ExtWorker, Worker):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NPU: our additions over vllm-ascend's runner (V1) and worker."""
+"""Adds our mixins to vllm-ascend's runner (V1) and worker, for Ascend NPUs."""
 
 # the runner from there too: vllm-ascend's modules import each other in a circle that only opens at this one
 from vllm_ascend.worker.worker import NPUModelRunner, NPUWorker
@@ -10,7 +10,7 @@ from vllm_ascend_ext.runner.mixin import ExtModelRunner
 
 
 class ExtNPUModelRunner(ExtModelRunner, NPUModelRunner):
-    """The model runner on Ascend NPUs."""
+    """Runs models on Ascend NPUs and calls our observers and outputs."""
 
 
 class ExtNPUWorker(ExtWorker, NPUWorker):
