@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many rows speculative decoding gives a request: every part that sizes a batch asks here."""
+"""Counts the rows that speculative decoding gives a request; every part that sizes a batch asks here."""
 
 from __future__ import annotations
 

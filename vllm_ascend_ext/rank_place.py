@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a rank stands in its engine."""
+"""Defines `RankPlace`, the place of a rank in its engine."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a collective of this process may take."""
+"""Tells how long a collective of this process may take."""
 
 from __future__ import annotations
 

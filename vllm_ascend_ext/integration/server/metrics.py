@@ -53,13 +53,13 @@ def _model_name(client: Any) -> str:
 
 
 class MetricsRefresh:
-    """Is an ASGI middleware: before /metrics is answered, the values are refreshed.
+    """Refreshes the values before /metrics is answered, as an ASGI middleware.
 
     Args:
         app: the next application.
         client: vLLM's engine client.
         sets: feature → its metrics.
-        model_name: the first label of each.
+        model_name: first label of every metric, the served model's name.
     """
 
     def __init__(self, app: Any, client: Any, sets: dict[str, MetricSet], model_name: str) -> None:

@@ -25,7 +25,8 @@ def serve(app: Any) -> None:
     """Adds the route to a server that is about to start, if its engine has our worker.
 
     The route is one of vLLM's application, so that `--root-path`, CORS and `--middleware` apply. vLLM asks for the
-    API key under /v1, /v2 and /inference only; this route asks for it too: every report costs the engine time.
+    API key under /v1, /v2 and /inference only. Our route asks for the key, too, because every report costs the
+    engine time.
     """
     client = getattr(app.state, "engine_client", None)
     if client is None or ExtConfig.from_additional_config(client.vllm_config.additional_config) is None:
@@ -49,7 +50,7 @@ class ReportRoute:
 
     Args:
         client: vLLM's engine client.
-        has_key: whether the headers of a request bring a valid API key.
+        has_key: check of a request's headers, true when they bring a valid API key.
     """
 
     def __init__(self, client: Any, has_key: Callable[[Any], bool]) -> None:

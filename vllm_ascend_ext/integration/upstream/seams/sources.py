@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Sources`: what the installed vLLM and vllm-ascend define, found in their folders without importing them."""
+"""Finds what the installed vLLM and vllm-ascend define, in their folders, without importing them (`Sources`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_IMPORTS = 5  # from module to module, until a function's own definition
 
 
 class Sources:
-    """The modules of some packages, each read once.
+    """Reads the modules of some packages, each once.
 
     Args:
         folders: package → its folder, None for one to leave out; by default where Python would import it from.
