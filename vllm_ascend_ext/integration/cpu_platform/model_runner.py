@@ -34,7 +34,7 @@ class TorchCPUModelRunner(CPUModelRunner):
         from vllm.model_executor.models.interfaces import is_mixture_of_experts
         from vllm.v1.worker import gpu_model_runner
 
-        self.eplb_state = gpu_model_runner.EplbState(  # the name that the GPU runner looks up, too
+        self.eplb_state = gpu_model_runner.EplbState(  # by the name that eplb_load replaces, as in the GPU runner
             self.parallel_config, self.device
         )
         draft = getattr(getattr(self, "drafter", None), "model", None)

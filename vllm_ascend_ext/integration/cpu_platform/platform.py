@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# what torch.distributed waits for a silent rank, instead of its half hour
+# time that torch.distributed waits for a silent rank, instead of half an hour
 _GROUP_TIMEOUT_S = 300
 
 _ROOM = "vllm_ascend_ext.integration.cpu_platform"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-_DEFAULT_DEADLINE_S = 300.0  # without a configuration, as in tests
+_DEFAULT_DEADLINE_S = 300.0  # where vLLM has no configuration, as in tests
 
 
 def deadline_s() -> float:

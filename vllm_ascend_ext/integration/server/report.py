@@ -17,7 +17,7 @@ REPORT_PATH = "/ascend_ext/report"
 NUM_RANKS_HEADER = "Ascend-Ext-Num-Ranks"
 """Header of the answer: how many ranks the deployment has. vLLM's client asks one data-parallel replica."""
 
-_LEAST_AGE_S = 1.0  # a report younger than this is given again: making one waits for the device
+_LEAST_AGE_S = 1.0  # a younger report is given once more, because a new one waits for the device
 _ANSWER_S = 10.0
 
 
@@ -67,7 +67,7 @@ class ReportRoute:
             return JSONResponse({"error": "Unauthorized"}, status_code=401)
         try:
             reports = await asyncio.wait_for(self._newest(), _ANSWER_S)
-        except Exception as error:  # a dead or stuck engine is an answer, too
+        except Exception as error:  # of a dead or stuck engine: the request is answered all the same
             reason = (
                 f"no answer within {_ANSWER_S:g} s" if isinstance(error, asyncio.TimeoutError) else repr(error)
             )

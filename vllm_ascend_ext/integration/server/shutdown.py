@@ -25,7 +25,7 @@ from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
 
 logger = logging.getLogger(__name__)
 
-# vLLM's executor gives workers 4 s, then SIGTERM, then 4 s, then SIGKILL: let the engine core finish that
+# time for the engine core to end its workers: vLLM's executor waits 4 s, sends SIGTERM, waits 4 s, sends SIGKILL
 _GRACE_S = 15.0
 _WATCH = "AscendExtParentWatch"
 
@@ -42,7 +42,7 @@ def end_with_parent() -> None:
     not run its plug-ins again in the child. The command line of vLLM always spawns.
     """
     parent = multiprocessing.parent_process()
-    # what vLLM started this process with; only its engine cores and workers get a configuration
+    # an argument of this process: vLLM gives a configuration to engine cores and workers only
     vllm_config = getattr(multiprocessing.current_process(), "_kwargs", {}).get("vllm_config")
     if parent is None or KEY not in (getattr(vllm_config, "additional_config", None) or {}):
         return
@@ -99,7 +99,7 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
     shutdown = client.shutdown
     loop = asyncio.get_running_loop()
 
-    def note_and_shut_down(timeout: float | None = None) -> None:  # in a thread of its own
+    def note_and_shut_down(timeout: float | None = None) -> None:  # vLLM calls it in another thread
         nonlocal asked_to_stop
         asked_to_stop = True
         loop.call_soon_threadsafe(client.output_processor.propagate_error, client.dead_error)

@@ -38,7 +38,7 @@ def activate(platform: Any) -> None:
             refused: Sequence[str] = ()
             try:
                 original(vllm_config)
-            except UnsupportedCombinationError as error:  # our own platform's: one message tells of ours, too
+            except UnsupportedCombinationError as error:  # of our own CPU platform, reported below
                 refused = str(error).splitlines()
             configure(vllm_config, platform.device_type, refused)
 

@@ -87,7 +87,7 @@ class Outline:
         constructor = members.get("__init__")
         if constructor is not None:
             return self._signature(constructor.start)[1:]
-        return tuple(name for name, member in members.items() if member.kind == "value")  # a dataclass's fields
+        return tuple(name for name, member in members.items() if member.kind == "value")  # fields of a dataclass
 
     def _read_statements(self) -> None:
         owner: _Class | None = None
@@ -99,7 +99,7 @@ class Outline:
                 owner = None
                 in_condition = match["block"] is not None and "TYPE_CHECKING" not in match["block"]
             elif owner is None and not in_condition:
-                continue  # the body of a function
+                continue  # a line in the body of a function
             names = self._names if owner is None else owner.members
             if match["defined"]:
                 kind = "class" if match["kind"] == "class" else "function"

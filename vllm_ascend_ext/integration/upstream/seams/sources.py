@@ -10,7 +10,7 @@ from pathlib import Path
 from vllm_ascend_ext.integration.upstream.seams.outline import Outline
 from vllm_ascend_ext.integration.upstream.seams.seam import Seam
 
-_MOST_IMPORTS = 5  # from module to module, until a function's own definition
+_MOST_IMPORTS = 5  # longest chain of imports that is followed to a definition
 
 
 class Sources:
@@ -102,7 +102,7 @@ class Sources:
 
     def _folder(self, package: str) -> Path | None:
         if package not in self._folders:
-            spec = importlib.util.find_spec(package)  # of a top-level package: imports nothing
+            spec = importlib.util.find_spec(package)  # imports nothing, because the package is at the top level
             locations = None if spec is None else spec.submodule_search_locations
             self._folders[package] = Path(next(iter(locations))) if locations else None
         return self._folders[package]
