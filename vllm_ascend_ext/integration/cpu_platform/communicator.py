@@ -4,7 +4,7 @@
 Upstream's CPU communicator has no variable all-gather and reduce-scatter (data parallelism for MoE fails), and
 its shared-memory path needs the compiled extension and leaks segments. What vLLM sends over a process group
 without its communicator (step metadata among DP ranks, weights that EPLB moves) is neither counted nor timed
-here; it has the group's own timeout.
+here: the timeout is the group's own.
 """
 
 from __future__ import annotations

@@ -21,8 +21,7 @@ from vllm_ascend_ext.integration.cpu_platform.grid_kernel import GridKernel, seg
 
 
 def _segment_elements(lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns segment and place inside it of every element of consecutive segments; int64 [sum of lengths]
-    each."""
+    """Returns the segment of every element, and its place in the segment; int64 [sum of lengths] each."""
     segment = torch.arange(lengths_B.shape[0]).repeat_interleave(lengths_B)
     first_B = lengths_B.cumsum(0) - lengths_B
     return segment, torch.arange(segment.shape[0]) - first_B[segment]

@@ -25,6 +25,6 @@ class GridKernel:
 
 
 def segment_lengths(cumulative_B: Tensor, num_segments: int) -> Tensor:
-    """Lengths [B] (int64) of the segments that end at ``cumulative_B`` (inclusive sums, any integer type)."""
+    """Returns the lengths [B] (int64) of the segments whose ends are ``cumulative_B`` (inclusive sums)."""
     ends_B = cumulative_B[:num_segments].long()
     return torch.diff(ends_B, prepend=ends_B.new_zeros(1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the CPU platform refuses at start-up, in the parent process, before anything is loaded."""
+"""Refuses what the CPU platform cannot run: at start-up, in the parent process, before anything is loaded."""
 
 from __future__ import annotations
 

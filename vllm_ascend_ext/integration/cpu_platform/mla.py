@@ -27,7 +27,7 @@ from vllm.v1.attention.backends.mla.prefill.base import MLAPrefillBackend
 if TYPE_CHECKING:
     from vllm.v1.attention.backend import CommonAttentionMetadata
 
-# rows of one score matrix at most: bounds the memory of a long prefill to 512 * N * S floats
+# most rows of one score matrix, which bounds the memory of a long prefill to 512 * N * S floats
 _MAX_QUERY_ROWS = 512
 
 

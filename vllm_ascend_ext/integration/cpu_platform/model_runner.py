@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`TorchCPUModelRunner`: vLLM's CPU runner with what upstream leaves out repaired."""
+"""Defines `TorchCPUModelRunner`, which is vLLM's CPU runner with the parts that upstream leaves out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TorchCPUModelRunner(CPUModelRunner):
         install_host_streams()  # the constructor turns torch.accelerator.synchronize into a no-op without result
 
     def load_model(self, load_dummy_weights: bool = False) -> None:
-        """Load, then hand the models to EPLB, which upstream's CPU override of `load_model` forgets."""
+        """Loads, then hands the models to EPLB, which upstream's CPU override of `load_model` forgets."""
         super().load_model(load_dummy_weights)
         if self.parallel_config.enable_eplb:
             self._create_eplb_state()
@@ -34,7 +34,7 @@ class TorchCPUModelRunner(CPUModelRunner):
         from vllm.model_executor.models.interfaces import is_mixture_of_experts
         from vllm.v1.worker import gpu_model_runner
 
-        self.eplb_state = gpu_model_runner.EplbState(  # the name that the GPU runner looks up, too
+        self.eplb_state = gpu_model_runner.EplbState(  # by the name that eplb_load replaces, as in the GPU runner
             self.parallel_config, self.device
         )
         draft = getattr(getattr(self, "drafter", None), "model", None)
@@ -47,7 +47,7 @@ class TorchCPUModelRunner(CPUModelRunner):
     def _copy_valid_sampled_token_count(
         self, next_token_ids: torch.Tensor, valid_sampled_tokens_count: torch.Tensor
     ) -> None:
-        """Also keep the counts where the next step looks for them.
+        """Copies the counts as upstream does, and keeps them where the next step looks for them.
 
         Upstream's CPU override drops the GPU runner's assignment of `valid_sampled_token_count_gpu`. Under
         asynchronous scheduling `_prepare_inputs` then takes the scheduler's optimistic `num_computed_tokens`

@@ -29,7 +29,10 @@ class TorchFusedMoEMethod(UnquantizedFusedMoEMethod):
     topk_indices_dtype = None
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Weights stay as loaded: [experts, 2I, H] and [experts, H, I]."""
+        """Leaves the weights as loaded: [experts, 2I, H] and [experts, H, I].
+
+        Raises UnsupportedCombinationError unless the experts are SiLU-gated and without bias.
+        """
         if layer.activation != MoEActivation.SILU or self.moe.has_bias:
             raise UnsupportedCombinationError(
                 f"the CPU platform runs SiLU-gated experts without bias, not {layer.activation}; run this model "

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SCORE_BYTES = 64 << 20  # of one tile of float32 attention scores, unless a single query token needs more
+SCORE_BYTES = 64 << 20  # most bytes of a tile of float32 attention scores; a single query token may need more
 PLAIN_CACHE_TYPES = ("auto", "float16", "bfloat16")
 
 _libraries: list[Any] = []  # an operator lives as long as its library object

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`TorchCpuPlatform`: vLLM's CPU platform with torch in place of the compiled extension."""
+"""Defines `TorchCpuPlatform`, which is vLLM's CPU platform with torch in place of the compiled extension."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# what torch.distributed waits for a silent rank, instead of its half hour
+# time that torch.distributed waits for a silent rank, instead of half an hour
 _GROUP_TIMEOUT_S = 300
 
 _ROOM = "vllm_ascend_ext.integration.cpu_platform"
 
 
 class TorchCpuPlatform(CpuPlatform):
-    """Same `device_type`, same scheduler, same model code as upstream; kernels and communicator are ours."""
+    """Keeps `device_type`, scheduler and model code of upstream, and brings its own kernels and communicator."""
 
     @classmethod
     def import_kernels(cls) -> None:
-        """Define the `_C` operators in Python instead of loading a compiled library."""
+        """Defines the `_C` operators in Python instead of loading a compiled library."""
         from vllm_ascend_ext.integration.cpu_platform.operators import define_operators
 
         define_operators()
 
     @classmethod
     def replace_for_configuration(cls) -> None:
-        """Replace what the configuration needs replaced; called by the general plug-in in every process."""
+        """Replaces what a configuration relies on; the general plug-in calls it in every process."""
         from vllm_ascend_ext.integration.cpu_platform.replacements import for_configuration
 
         versions.check_vllm_version()
@@ -49,7 +49,7 @@ class TorchCpuPlatform(CpuPlatform):
     def get_attn_backend_cls(
         cls, selected_backend: Any, attn_selector_config: Any, num_heads: int | None = None
     ) -> str:
-        """MLA runs on our torch backend; everything else on vLLM's CPU_ATTN over our torch operators."""
+        """Returns our torch backend for MLA, and for all else vLLM's CPU_ATTN, which calls our torch operators."""
         if attn_selector_config.use_mla:
             return f"{_ROOM}.mla.TorchMLABackend"
         return str(super().get_attn_backend_cls(selected_backend, attn_selector_config, num_heads))
@@ -60,7 +60,7 @@ class TorchCpuPlatform(CpuPlatform):
 
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
-        """Run the upstream hook, then take back what it turns off only for lack of an implementation."""
+        """Runs the upstream hook, then takes back what the hook turns off only for lack of an implementation."""
         scheduler_config = vllm_config.scheduler_config
         parallel_config = vllm_config.parallel_config
         owners = {
@@ -84,8 +84,9 @@ class TorchCpuPlatform(CpuPlatform):
 
 
 def _use_native_layers(compilation_config: Any) -> None:
-    """Run every `CustomOp` natively and uncompiled: no kernels, and rope's compiled CPU path is wrong for MLA.
+    """Makes every `CustomOp` run natively and uncompiled.
 
+    There are no kernels here, and the compiled CPU path of rope is wrong for MLA:
     https://github.com/vllm-project/vllm/blob/v0.23.0/csrc/cpu/pos_encoding.cpp takes the number of heads from
     the last dimension, so that only head 0 of a 3-D query is rotated.
     """
@@ -99,7 +100,10 @@ def _use_native_layers(compilation_config: Any) -> None:
 
 
 def _use_synchronous_eplb(parallel_config: Any) -> None:
-    """Rearrange experts in the step: the asynchronous worker needs a CUDA device index and a second stream."""
+    """Has EPLB move experts inside the step.
+
+    The asynchronous worker needs a CUDA device index and a second stream.
+    """
     if not parallel_config.enable_eplb:
         return
     eplb_config = parallel_config.eplb_config
@@ -114,7 +118,7 @@ def _use_synchronous_eplb(parallel_config: Any) -> None:
 
 
 def _leave_threads_unbound() -> None:
-    """Let several workers share a NUMA node, unless the user binds their threads.
+    """Lets several workers share a NUMA node, unless the user binds their threads.
 
     vLLM's own launcher by default binds each worker to a node of its own and stops when there are fewer nodes
     than workers, which is so on any machine with one socket.

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the CPU platform puts in the place of symbols of vLLM 0.23.0; their rows say why, and until when
-(`upstream/seams/rows/cpu_platform.py` and `cpu_layers.py`)."""
+"""Lists what the CPU platform puts in the place of symbols of vLLM 0.23.0.
+
+The rows in `upstream/seams/rows/cpu_platform.py` and `cpu_layers.py` say why each is replaced, and until when.
+"""
 
 from __future__ import annotations
 

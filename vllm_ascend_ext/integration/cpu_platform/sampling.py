@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain-torch versions of the Triton kernels of vLLM's rejection sampler, and the table of all replacements.
+"""Implements in plain torch the Triton kernels of vLLM's rejection sampler, and lists all replaced kernels.
 
 vLLM's own CPU versions (https://github.com/vllm-project/vllm/blob/v0.23.0/vllm/utils/cpu_triton_utils.py)
 call C++ operators that an ``empty`` build lacks; some also lose their result or refuse an argument. Here the

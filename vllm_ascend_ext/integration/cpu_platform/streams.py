@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams and events for a machine without an accelerator: every operation has finished when it returns.
+"""Brings streams and events to a machine without an accelerator: every operation has finished when it returns.
 
 vLLM's runner is written for accelerator streams. On the CPU vLLM puts placeholders in torch's namespace
 (https://github.com/vllm-project/vllm/blob/v0.23.0/vllm/v1/worker/cpu/shm.py and ``_torch_cuda_wrapper`` in
@@ -62,7 +62,7 @@ class HostEvent:
         """Does nothing: what came before has finished."""
 
     def elapsed_time(self, end_event: HostEvent) -> float:
-        """Milliseconds from this event to ``end_event``."""
+        """Returns the milliseconds from this event to ``end_event``."""
         if not (self.enable_timing and end_event.enable_timing):
             raise RuntimeError("Both events must be created with enable_timing=True")
         if self._seconds is None or end_event._seconds is None:

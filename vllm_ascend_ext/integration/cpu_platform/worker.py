@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`TorchCPUWorker`: vLLM's CPU worker without its thread binding and shared-memory set-up."""
+"""Defines `TorchCPUWorker`, which is vLLM's CPU worker without its thread binding and shared-memory set-up."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from vllm_ascend_ext.integration.upstream.seams import change
 
 
 class TorchCPUWorker(CPUWorker):
-    """Builds `model_runner_class`. Upstream's `init_device` disables `torch.set_num_threads` for the whole
-    process and looks for LD_PRELOADed allocators; neither matters to torch's own kernels."""
+    """Builds `model_runner_class`, with a device set-up of its own.
+
+    Upstream's `init_device` disables `torch.set_num_threads` for the whole process and looks for LD_PRELOADed
+    allocators. Torch's own kernels need neither.
+    """
 
     model_runner_class: ClassVar[type] = TorchCPUModelRunner
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What concerns the ranks of an engine together."""
+"""Holds what concerns the ranks of an engine together: places, groups, deadline, agreement and traffic."""

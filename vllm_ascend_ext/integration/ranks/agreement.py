@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""At start-up: all ranks of a group decide by the same numbers, or none goes on."""
+"""Checks at start-up that all ranks of a group decide by the same numbers; otherwise none goes on."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from vllm_ascend_ext.integration.errors import StartupError
 
 
 def check_agreement(ranks: Collectives, feature: str, what: str, text: str, device: torch.device) -> None:
-    """Ranks that decide by different numbers would wait for each other in different collectives.
+    """Compares everything that a decision depends on among the ranks of a group.
 
-    Every rank calls it, before anything else is sent: the traffic counted on `ranks` begins anew after it.
+    Ranks that decide by different numbers would wait for each other in different collectives. Every rank calls
+    this, before anything else is sent: the traffic counted on `ranks` begins anew afterwards.
 
     Args:
-        feature: its section in the configuration.
-        what: what `text` holds, in words, for the error.
-        text: the same on all ranks, everything that a decision depends on.
-        device: of the collectives.
+        ranks: collectives of the group.
+        feature: section of the configuration that the decision belongs to, for the error.
+        what: name of what `text` holds, for the error.
+        text: everything that the decision depends on, which has to be the same on all ranks.
+        device: device on which the collectives work.
 
     Raises:
-        StartupError: on every rank; names the world ranks that have something else than this one.
+        StartupError: the texts differ. Every rank raises it, and names the world ranks whose text is not its own.
     """
     digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
     own = torch.tensor([[digest]], dtype=torch.int32, device=device)

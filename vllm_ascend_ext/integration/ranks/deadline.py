@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a collective of this process may take."""
+"""Tells how long a collective of this process may take."""
 
 from __future__ import annotations
 
-_DEFAULT_DEADLINE_S = 300.0  # without a configuration, as in tests
+_DEFAULT_DEADLINE_S = 300.0  # where vLLM has no configuration, as in tests
 
 
 def deadline_s() -> float:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs in the API server's process."""
+"""Holds what runs in the API server's process: the metrics, the report and the shutdown."""

@@ -21,7 +21,7 @@ from vllm_ascend_ext.integration.upstream.seams import change
 logger = logging.getLogger(__name__)
 
 PREFIX = "vllm:ascend_ext_"
-_LEAST_AGE_S = 1.0  # values younger than this are not asked for again
+_LEAST_AGE_S = 1.0  # younger values are shown as they are
 _ANSWER_S = 5.0
 
 
@@ -41,7 +41,7 @@ def serve(app: Any) -> None:
         feature.name: feature.metric_set(name) for feature in enabled(config) if feature.metric_set is not None
     }
     if sets:
-        # vLLM has had the stack built by now, so add_middleware refuses
+        # vLLM has had the stack of middleware built already, and add_middleware refuses after that
         stack = app.middleware_stack or app.build_middleware_stack()
         change.stand_in(app, "middleware_stack", MetricsRefresh(stack, client, sets, name))
 
@@ -53,13 +53,13 @@ def _model_name(client: Any) -> str:
 
 
 class MetricsRefresh:
-    """Is an ASGI middleware: before /metrics is answered, the values are refreshed.
+    """Refreshes the values before /metrics is answered, as an ASGI middleware.
 
     Args:
         app: the next application.
         client: vLLM's engine client.
         sets: feature → its metrics.
-        model_name: the first label of each.
+        model_name: first label of every metric, the served model's name.
     """
 
     def __init__(self, app: Any, client: Any, sets: dict[str, MetricSet], model_name: str) -> None:

@@ -17,7 +17,7 @@ REPORT_PATH = "/ascend_ext/report"
 NUM_RANKS_HEADER = "Ascend-Ext-Num-Ranks"
 """Header of the answer: how many ranks the deployment has. vLLM's client asks one data-parallel replica."""
 
-_LEAST_AGE_S = 1.0  # a report younger than this is given again: making one waits for the device
+_LEAST_AGE_S = 1.0  # a younger report is given once more, because a new one waits for the device
 _ANSWER_S = 10.0
 
 
@@ -25,7 +25,8 @@ def serve(app: Any) -> None:
     """Adds the route to a server that is about to start, if its engine has our worker.
 
     The route is one of vLLM's application, so that `--root-path`, CORS and `--middleware` apply. vLLM asks for the
-    API key under /v1, /v2 and /inference only; this route asks for it too: every report costs the engine time.
+    API key under /v1, /v2 and /inference only. Our route asks for the key, too, because every report costs the
+    engine time.
     """
     client = getattr(app.state, "engine_client", None)
     if client is None or ExtConfig.from_additional_config(client.vllm_config.additional_config) is None:
@@ -49,7 +50,7 @@ class ReportRoute:
 
     Args:
         client: vLLM's engine client.
-        has_key: whether the headers of a request bring a valid API key.
+        has_key: check of a request's headers, true when they bring a valid API key.
     """
 
     def __init__(self, client: Any, has_key: Callable[[Any], bool]) -> None:
@@ -66,7 +67,7 @@ class ReportRoute:
             return JSONResponse({"error": "Unauthorized"}, status_code=401)
         try:
             reports = await asyncio.wait_for(self._newest(), _ANSWER_S)
-        except Exception as error:  # a dead or stuck engine is an answer, too
+        except Exception as error:  # of a dead or stuck engine: the request is answered all the same
             reason = (
                 f"no answer within {_ANSWER_S:g} s" if isinstance(error, asyncio.TimeoutError) else repr(error)
             )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is left to mend when a process of vLLM dies: orphans of a killed parent, an exit status that hides it.
+"""Mends what vLLM leaves when one of its processes dies: orphans, and an exit status that hides the death.
 
 vLLM itself notices a dead worker and a dead engine core, ends the others and answers open requests with an
-error. Like everything else, this is for engines with an `ascend_ext` configuration.
+error. Only engines with an `ascend_ext` configuration are changed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
 
 logger = logging.getLogger(__name__)
 
-# vLLM's executor gives workers 4 s, then SIGTERM, then 4 s, then SIGKILL: let the engine core finish that
+# time for the engine core to end its workers: vLLM's executor waits 4 s, sends SIGTERM, waits 4 s, sends SIGKILL
 _GRACE_S = 15.0
 _WATCH = "AscendExtParentWatch"
 
 
 def end_with_parent() -> None:
-    """In an engine core or worker: end when the process that started this one has ended, however it ended.
+    """Makes an engine core or a worker end when the process that started it has ended, in whatever way.
 
     vLLM's workers watch the engine core, but the engine core does not watch the API server, so that a killed
     API server leaves engine core and workers behind, and with them the device's memory
@@ -39,10 +39,10 @@ def end_with_parent() -> None:
     https://github.com/vllm-project/vllm/pull/55846). Nor does a worker that is stuck in a collective end.
 
     Does nothing in other processes, and nothing when called again. Under the start method `fork` vLLM does
-    not run its plug-ins again in the child; its command line always spawns.
+    not run its plug-ins again in the child. The command line of vLLM always spawns.
     """
     parent = multiprocessing.parent_process()
-    # what vLLM started this process with; only its engine cores and workers get a configuration
+    # an argument of this process: vLLM gives a configuration to engine cores and workers only
     vllm_config = getattr(multiprocessing.current_process(), "_kwargs", {}).get("vllm_config")
     if parent is None or KEY not in (getattr(vllm_config, "additional_config", None) or {}):
         return
@@ -52,7 +52,9 @@ def end_with_parent() -> None:
 
 
 def _end_after(parent: Any) -> None:
-    """First as an operator would (SIGTERM: vLLM frees what it holds), then by force."""
+    """Waits for the parent to end, then ends this process: by SIGTERM, on which vLLM frees what it holds, and
+    after a while by force.
+    """
     parent.join()
     logger.warning(
         "ascend_ext: parent process %d (%s) has ended; ending %s",
@@ -72,13 +74,16 @@ def replace_serve_http() -> None:
 
 
 async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
-    """vLLM's `serve_http`, which returns when asked to stop and when the engine died; then EngineDiedError.
+    """Runs vLLM's `serve_http` with our routes, and raises EngineDiedError when the engine has died.
 
-    The client calls itself dead after both, but only an operator's signal goes through its `shutdown`. That
-    cancels the task that answers open requests, and the server waits for their connections for ever: they get
-    the error of a dead engine instead (https://github.com/vllm-project/vllm/pull/36964). It also gives the engine
-    core no time unless `shutdown_timeout` does, and kills the workers while they free what they hold (rings,
-    shared memory): the core has as long now as it gives its workers, and takes what it needs of it.
+    vLLM's function returns in the same way when an operator stops the server and when the engine has died. The
+    client calls itself dead after both, but only an operator's signal goes through the client's `shutdown`, where
+    we take note of the signal and mend two things:
+
+    * vLLM cancels the task that answers open requests, and then waits for their connections for ever. Here these
+      requests get the error of a dead engine (https://github.com/vllm-project/vllm/pull/36964).
+    * vLLM gives the engine core no time unless `shutdown_timeout` does, and kills the workers while they free what
+      they hold (rings, shared memory). Here the engine core may take as long as it gives its workers.
     """
     from vllm.entrypoints import launcher
 
@@ -94,7 +99,7 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
     shutdown = client.shutdown
     loop = asyncio.get_running_loop()
 
-    def note_and_shut_down(timeout: float | None = None) -> None:  # in a thread of its own
+    def note_and_shut_down(timeout: float | None = None) -> None:  # vLLM calls it in another thread
         nonlocal asked_to_stop
         asked_to_stop = True
         loop.call_soon_threadsafe(client.output_processor.propagate_error, client.dead_error)

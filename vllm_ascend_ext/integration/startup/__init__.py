@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From vLLM's entry points to our worker."""
+"""Leads from vLLM's entry points to our worker."""

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leads from vLLM's configuration to our worker: reads `additional_config["ascend_ext"]`, checks it, chooses the
-worker."""
+"""Reads `additional_config["ascend_ext"]`, has it checked, and puts our worker in place."""
 
 from __future__ import annotations
 
@@ -19,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 def activate(platform: Any) -> None:
-    """Let the platform's `check_and_update_config` end in `configure`; with nothing configured, a dict lookup.
+    """Makes the platform's `check_and_update_config` end in `configure`.
 
     The platform's own hook is the one place that runs after vLLM has filled in `worker_cls` and before any
-    worker exists, on every device.
+    worker exists, on every device. Where nothing is configured, all that is added to it is a dict lookup.
     """
     print_plain_errors()
     _log_where_vllm_logs()
@@ -39,7 +38,7 @@ def activate(platform: Any) -> None:
             refused: Sequence[str] = ()
             try:
                 original(vllm_config)
-            except UnsupportedCombinationError as error:  # our own platform's: one message tells of ours, too
+            except UnsupportedCombinationError as error:  # of our own CPU platform, reported below
                 refused = str(error).splitlines()
             configure(vllm_config, platform.device_type, refused)
 
@@ -50,7 +49,7 @@ def activate(platform: Any) -> None:
 
 
 def _log_where_vllm_logs() -> None:
-    """Send our records to vLLM's handlers, with its level: vLLM configures only its own logger, not the root."""
+    """Sends our records to vLLM's handlers, at vLLM's level: vLLM configures its own logger only, not the root."""
     ours, theirs = logging.getLogger("vllm_ascend_ext"), logging.getLogger("vllm")
     if theirs.handlers and not ours.handlers:
         ours.handlers = list(theirs.handlers)
@@ -59,7 +58,7 @@ def _log_where_vllm_logs() -> None:
 
 
 def read_config(vllm_config: Any) -> ExtConfig | None:
-    """The validated `ascend_ext` section of a `VllmConfig`; None when there is none.
+    """Returns the validated `ascend_ext` section of a `VllmConfig`, or None when there is none.
 
     Raises StartupError with the one-line message of the ConfigError.
     """
@@ -72,7 +71,7 @@ def read_config(vllm_config: Any) -> ExtConfig | None:
 def configure(vllm_config: Any, device_type: str, refused: Sequence[str] = ()) -> None:
     """Checks our section against the rest of the configuration and puts our worker in place.
 
-    refused: what the platform has refused already, a line each.
+    refused: problems that the platform has found already, a line each.
 
     Raises StartupError with a line for each problem, all at once: unknown keys, wrong types, an untested vLLM,
     combinations that cannot work.

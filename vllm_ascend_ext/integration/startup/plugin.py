@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two entry points that vLLM calls. Both are re-entrant, import lazily and do next to nothing."""
+"""Defines the two entry points that vLLM calls. Both may be called again, import lazily and do next to nothing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import importlib.util
 
 
 def cpu_platform() -> str | None:
-    """`vllm.platform_plugins` entry: our CPU platform on a machine with no NPU and no GPU, else None.
+    """Returns the class of our CPU platform on a machine with no NPU and no GPU, else None.
 
-    vLLM refuses two out-of-tree platforms, so wherever vllm-ascend is installed it owns the slot. A vLLM built
-    for the CPU ("0.23.0+cpu") brings a platform of its own, which stays.
+    vLLM calls this entry of the group `vllm.platform_plugins`. It refuses two platforms from outside, so that we
+    offer none where vllm-ascend is installed, which has its own. A vLLM built for the CPU ("0.23.0+cpu") brings a
+    platform, too, which stays.
     """
     if any(importlib.util.find_spec(name) for name in ("vllm_ascend", "torch_npu")):
         return None
@@ -25,7 +26,10 @@ def cpu_platform() -> str | None:
 
 
 def register() -> None:
-    """`vllm.general_plugins` entry, run in the API server, the engine core and every worker."""
+    """Activates the plug-in in a process.
+
+    vLLM calls this entry of the group `vllm.general_plugins` in the API server, the engine core and every worker.
+    """
     from vllm.platforms import current_platform
 
     from vllm_ascend_ext.integration.startup import activation

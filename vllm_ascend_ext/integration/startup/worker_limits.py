@@ -9,7 +9,7 @@ from vllm_ascend_ext.integration.refusal import Rule
 
 def _has_other_worker(deployment: Deployment) -> object:
     worker, device = deployment.parallel.worker_cls, deployment.device
-    # "auto" is there still where the platform has refused the configuration before it chose
+    # "auto" is still there when the platform refused the configuration before it chose a worker
     return None if worker in (device.default_worker, device.worker, "auto") else {"worker": worker}
 
 

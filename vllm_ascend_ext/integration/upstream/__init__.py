@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What we know of vLLM and vllm-ascend: versions, seams, devices, layers."""
+"""Holds what we know of vLLM and vllm-ascend: versions, seams, devices, layers."""

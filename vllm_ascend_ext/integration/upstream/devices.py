@@ -11,13 +11,13 @@ from vllm_ascend_ext.integration.upstream.stack import Stack
 
 @dataclass(frozen=True, slots=True)
 class DeviceIntegration:
-    """Holds one row.
+    """Describes what we bring on one kind of device.
 
     worker: our worker (two lines over the device's own, in workers/).
     default_worker: what the platform puts into `worker_cls` for "auto"; anything else is the user's own.
     stack: the module of the stack that serves there, which has the object `STACK`.
-    falls_back_to_first_runner: the device's worker builds the V1 model runner whatever vLLM chose.
-    device_collectives: NCCL or HCCL sums on the device.
+    falls_back_to_first_runner: whether the device's worker builds the V1 model runner whatever vLLM chose.
+    device_collectives: whether collectives run on the device (NCCL, HCCL).
     unverified: features that have not run on this kind of device, and are refused there.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which model a configuration of vLLM is about: the one that serves, or the draft model beside it."""
+"""Tells which model a configuration of vLLM is about: the one that serves, or the draft model beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def is_draft(vllm_config: Any) -> bool:
-    """Whether this is the configuration that vLLM checks once more for the draft model.
+    """Returns whether this is the configuration that vLLM checks once more for the draft model.
 
     Methods without a draft model ("ngram", "custom_class") have the target's own configuration in its place (vLLM
     0.23.0, config/speculative.py): for them this is false.

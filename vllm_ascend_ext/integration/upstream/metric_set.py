@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 class MetricSet(ABC):
     """Shows a feature's values, which its workers tell as totals.
 
-    prefix: of the metrics' names, "vllm:ascend_ext_<feature>_".
+    prefix: beginning of the metrics' names, "vllm:ascend_ext_<feature>_".
 
     Args:
-        model_name: the served model's, which is the first label of every metric.
+        model_name: name of the served model, which is the first label of every metric.
     """
 
     prefix: ClassVar[str]
@@ -28,7 +28,7 @@ class MetricSet(ABC):
         """Shows one worker's answer (`BoundFeature.metric_values`)."""
 
     def add_counter(self, name: str, text: str, *labels: str) -> None:
-        """Makes a counter with these labels, after that of the model's name."""
+        """Makes a counter whose labels are the model's name and these."""
         from prometheus_client import Counter
 
         self._counters[name] = Counter(self.prefix + name, text, ["model_name", *labels])

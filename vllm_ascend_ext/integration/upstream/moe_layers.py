@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class OwnRows(Protocol):
-    """Is what exchanges rows by a plan of ours, in the place of vLLM's all-to-all manager."""
+    """Describes an object that exchanges rows by a plan of ours, in the place of vLLM's all-to-all manager."""
 
     def own_rows(self) -> slice:
         """Returns the rows of the gathered buffer that this rank gave."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a runner of vLLM computes."""
+"""Finds the device on which a runner of vLLM computes."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Stack(Protocol):
     def dispatches(self, vllm_config: Any) -> tuple[str, ...]:
         """Returns the ways by which rows reach their experts, of which a step of this configuration takes one.
 
-        Known before anything is loaded. "ALLGATHER" stands for vLLM's and vllm-ascend's all-gather.
+        The answer is known before anything is loaded. "ALLGATHER" stands for vLLM's and vllm-ascend's all-gather.
         """
         ...
 
@@ -55,12 +55,12 @@ class Stack(Protocol):
         ...
 
     def eplb_with_our_loads(self) -> AbstractContextManager[None]:
-        """While it lasts, a runner that is built or loads gets an EPLB that can be fed with our loads."""
+        """Returns a context: a runner that is built or loads in it gets an EPLB that can be fed with our loads."""
         ...
 
     def feed_eplb(self, runner: Any, collection: Any, config: Any) -> None:
         """Has the runner's EPLB decide by what `collection` counts (an `ExpertLoadCollection`).
 
-        Raises UnsupportedCombinationError when it balances a model whose load is not counted.
+        Raises UnsupportedCombinationError when that EPLB balances a model whose load is not counted.
         """
         ...

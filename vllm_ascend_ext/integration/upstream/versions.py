@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only place that knows the versions of vLLM and vllm-ascend."""
+"""Checks the installed versions of vLLM and vllm-ascend; no other module knows which ones are tested."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only functions that set an attribute on an object of vLLM, vllm-ascend or torch.
+"""Sets attributes on objects of vLLM, vllm-ascend and torch; no other module does.
 
-Each checks first that the attribute is there, so that no change misses in silence, also in processes that the
-start-up check (`check`) has not run in.
+A function that replaces an attribute checks first that the attribute is there. So no change misses in silence,
+also in processes that the start-up check (`check`) has not run in.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def row_for(rows: Sequence[Seam], owner: Any) -> Seam:
 
 
 class Change:
-    """An attribute that is to have another value for a while.
+    """Describes a value that an attribute is to have for a while.
 
-    owner: the object; None for what the seam's module has.
+    owner: the object whose attribute it is; None for what the seam's module has.
 
     Raises:
         IncompatibleVllmError: there is no such attribute, so that the change would do nothing.
@@ -95,7 +95,7 @@ class Change:
 
 @contextmanager
 def temporarily(changes: Iterable[Change]) -> Iterator[None]:
-    """Makes all changes for the duration of a block; on leaving, however, the attributes are what they were."""
+    """Makes all changes for the duration of a block, and takes them back however the block ends."""
     restore: list[Callable[[], None]] = []
     try:
         for change in changes:

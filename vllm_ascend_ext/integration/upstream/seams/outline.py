@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Outline`: what a module defines, read from its source without importing it.
+"""Reads what a module defines from its source, without importing it (`Outline`).
 
 `ast` takes a third of a second for the source of vLLM's runner, and importing it seconds; the start-up check reads
 two dozen modules. So definitions are found line by line, in a copy of the source whose strings and comments are
@@ -36,7 +36,7 @@ _NOT_NEWLINE = re.compile(r"[^\n]")
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """Where a name is bound.
+    """Describes where a name is bound.
 
     kind: "function", "class", "value", "import", or "instance" where a method assigns `self.name`.
     start: offset in the source.
@@ -55,8 +55,8 @@ class _Class:
 
 
 class Outline:
-    """The names that a module binds at its top level, conditions included, and those that its classes bind in
-    their own bodies. What is imported for type checkers alone is not bound.
+    """Finds the names that a module binds at its top level, conditions included, and those that its classes bind
+    in their own bodies. Imports for type checkers alone bind nothing.
     """
 
     def __init__(self, text: str) -> None:
@@ -87,7 +87,7 @@ class Outline:
         constructor = members.get("__init__")
         if constructor is not None:
             return self._signature(constructor.start)[1:]
-        return tuple(name for name, member in members.items() if member.kind == "value")  # a dataclass's fields
+        return tuple(name for name, member in members.items() if member.kind == "value")  # fields of a dataclass
 
     def _read_statements(self) -> None:
         owner: _Class | None = None
@@ -99,7 +99,7 @@ class Outline:
                 owner = None
                 in_condition = match["block"] is not None and "TYPE_CHECKING" not in match["block"]
             elif owner is None and not in_condition:
-                continue  # the body of a function
+                continue  # a line in the body of a function
             names = self._names if owner is None else owner.members
             if match["defined"]:
                 kind = "class" if match["kind"] == "class" else "function"
@@ -144,7 +144,7 @@ def _blank(match: re.Match[str]) -> str:
 
 
 def _imported(text: str) -> list[tuple[str, str]]:
-    """(name, original name) of the part of an import after `import`."""
+    """Returns (name, original name) of all that an import brings; `text` is what stands behind `import`."""
     names = []
     for part in text.strip("()").split(","):
         words = part.split()

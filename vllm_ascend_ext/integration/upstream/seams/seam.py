@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Seam`: one symbol of vLLM or vllm-ascend that we rely on beyond their public interfaces."""
+"""Defines `Seam`, which is one symbol of vLLM or vllm-ascend that we rely on beyond their public interfaces."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SOURCES = {
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """One symbol that we rely on.
+    """Describes one symbol that we rely on.
 
     target: "package.module:name" or "package.module:Class.attribute", where the symbol is defined or looked up.
         The class is the one whose own body defines the attribute, not one that inherits it: a method that has
@@ -56,17 +56,17 @@ class Seam:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The names inside the module."""
+        """Returns the names that lead from the module to the symbol."""
         return tuple(self.target.partition(":")[2].split("."))
 
     @property
     def name(self) -> str:
-        """The attribute's own name."""
+        """Returns the symbol's own name, without its class."""
         return self.path[-1]
 
     @property
     def link(self) -> str:
-        """Where upstream stands."""
+        """Returns a web address: the upstream issue if there is one, else the source."""
         return self.upstream or _SOURCES[self.package] + self.module.replace(".", "/") + ".py"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Sources`: what the installed vLLM and vllm-ascend define, found in their folders without importing them."""
+"""Finds what the installed vLLM and vllm-ascend define, in their folders, without importing them (`Sources`)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from vllm_ascend_ext.integration.upstream.seams.outline import Outline
 from vllm_ascend_ext.integration.upstream.seams.seam import Seam
 
-_MOST_IMPORTS = 5  # from module to module, until a function's own definition
+_MOST_IMPORTS = 5  # longest chain of imports that is followed to a definition
 
 
 class Sources:
-    """The modules of some packages, each read once.
+    """Reads the modules of some packages, each once.
 
     Args:
         folders: package → its folder, None for one to leave out; by default where Python would import it from.
@@ -102,7 +102,7 @@ class Sources:
 
     def _folder(self, package: str) -> Path | None:
         if package not in self._folders:
-            spec = importlib.util.find_spec(package)  # of a top-level package: imports nothing
+            spec = importlib.util.find_spec(package)  # imports nothing, because the package is at the top level
             locations = None if spec is None else spec.submodule_search_locations
             self._folders[package] = Path(next(iter(locations))) if locations else None
         return self._folders[package]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All seams. `vllm-ascend-ext doctor --seams` prints them: what to go through when a vLLM version is added."""
+"""Lists all seams: what to go through when a vLLM version is added (`vllm-ascend-ext doctor --seams`)."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of seams, a file a feature."""
+"""Holds the table of seams, with a file for each feature."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seams of `attn_scatter`: decoder layers of vLLM that are taken apart. vllm-ascend brings others."""
+"""Lists the seams of `attn_scatter`: decoder layers of vLLM that are taken apart. vllm-ascend has other layers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seams of the CPU platform: layers and kernels that torch stands for."""
+"""Lists the seams of the CPU platform: layers and kernels that torch stands for."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seams of the CPU platform: the configuration, the worker, the runner and what ranks exchange."""
+"""Lists the seams of the CPU platform: the configuration, the worker, the runner and what ranks exchange."""
 
 from __future__ import annotations
 

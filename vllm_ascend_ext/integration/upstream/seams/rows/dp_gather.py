@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seams of `dp_gather`: where layers exchange rows among replicas."""
+"""Lists the seams of `dp_gather`: where layers exchange rows among replicas."""
 
 from __future__ import annotations
 

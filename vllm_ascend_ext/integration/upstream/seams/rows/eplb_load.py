@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seams of `eplb_load`: where layers route, what of a step is real, and the device's EPLB."""
+"""Lists the seams of `eplb_load`: where layers route, what of a step is real, and the device's EPLB."""
 
 from __future__ import annotations
 

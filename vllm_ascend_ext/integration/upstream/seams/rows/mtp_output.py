@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seams of `mtp_output`: what a step samples, on its way from the device to the engine."""
+"""Lists the seams of `mtp_output`: what a step samples, on its way from the device to the engine."""
 
 from __future__ import annotations
 

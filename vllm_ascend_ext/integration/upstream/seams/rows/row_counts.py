@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seams of `dp_gather.overlap_counts` and `counts_ahead`: how replicas learn of each other's row counts."""
+"""Lists the seams of `dp_gather.overlap_counts` and `counts_ahead`: how replicas learn each other's counts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seams of the model runner and the worker, whatever feature is on."""
+"""Lists the seams of the model runner and the worker, whatever feature is on."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seams in the API server's process."""
+"""Lists the seams in the API server's process."""
 
 from __future__ import annotations
 

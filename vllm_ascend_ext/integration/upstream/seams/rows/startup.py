@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seams between vLLM's configuration and our worker."""
+"""Lists the seams between vLLM's configuration and our worker."""
 
 from __future__ import annotations
 
