@@ -18,7 +18,7 @@ mkdir -p .cache
 exec 9>.cache/setup.lock
 flock 9   # two scripts started together set up once
 
-stamp="$(cat requirements/cpu.txt requirements/test.txt scripts/setup.sh pyproject.toml setup.py | sha256sum | cut -d' ' -f1)"
+stamp="$(cat requirements/cpu.txt requirements/test.txt requirements/docs.txt scripts/setup.sh pyproject.toml setup.py | sha256sum | cut -d' ' -f1)"
 if [ "$(cat .venv/ascend-ext.stamp 2>/dev/null)" = "$stamp" ]; then
   exit 0
 fi
@@ -31,7 +31,7 @@ pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@" 2> >(gr
 pip install "torch==2.13.0+cpu" 2>/dev/null || pip install "torch==2.13.0"
 # 2. everything else, pinned, without dependencies: a resolver would bring torchvision and torchaudio, whose
 #    registry builds are for CUDA and make `import transformers` fail next to a CPU torch.
-pip install --no-deps -r requirements/cpu.txt -r requirements/test.txt
+pip install --no-deps -r requirements/cpu.txt -r requirements/test.txt -r requirements/docs.txt
 for package in torchvision torchaudio torchcodec; do
   if .venv/bin/python -m pip show --quiet "$package" 2>/dev/null; then
     echo "setup: removing $package from .venv (not needed, and built for another torch)"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gives FastDeploy's four operators of their output queue channels: tensors become frames, and frames tensors.
 
-The operators are in `vllm_ascend_ext.ops.speculate_output`. What differs from FastDeploy are refusals of
-what goes wrong there (docs/fastdeploy.md): any number of requests and tokens that the channel was made for, target
+The operators are in `vllm_ascend_ext.ops.speculate_output`. What differs from FastDeploy are refusals of what goes
+wrong there (docs/internals/fastdeploy.md): any number of requests and tokens that the channel was made for, target
 and draft in one frame, and a full channel raises instead of dropping.
 
 Statuses travel in the counts, as there: -9 preempted, -3 recovered, 0 skipped; a count of at least 1 is of a

@@ -3,7 +3,7 @@
 
 An operator checks its arguments and hands the tensors to the channel of that number. What a channel is, this file
 does not know: `vllm_ascend_ext.mtp_output.fastdeploy` opens channels and registers them here.
-docs/fastdeploy.md explains the arguments.
+docs/internals/fastdeploy.md explains the arguments.
 
 Shapes: B = requests, S = token positions of a request, K = top-k entries of a token.
 """
@@ -236,8 +236,8 @@ data-parallel replica into a channel of its own. `save_each_rank` is accepted as
 and changes nothing: expert parallelism adds no senders. Waits for the device that the tensors are on.
 
 Args:
-    accept_tokens ``[B, S]``, accept_num ``[B]``, stop_flags ``[B]``: integers; counts as docs/fastdeploy.md
-        lists them.
+    accept_tokens ``[B, S]``, accept_num ``[B]``, stop_flags ``[B]``: integers; counts as
+        docs/internals/fastdeploy.md lists them.
     channel: from `open_output_sender`. step: the engine's. request_ids: B of them.
 
 Raises:

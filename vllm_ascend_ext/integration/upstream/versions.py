@@ -23,9 +23,7 @@ def check_vllm_version() -> str:
     """
     version = _installed("vllm")
     if version is None:
-        raise IncompatibleVllmError(
-            f"vLLM is not installed; install vllm=={TESTED_VLLM[-1]} (README, 'Install elsewhere')"
-        )
+        raise IncompatibleVllmError(f"vLLM is not installed; install vllm=={TESTED_VLLM[-1]} (docs/install.md)")
     _check_tested("vLLM", version, TESTED_VLLM)
     return version
 

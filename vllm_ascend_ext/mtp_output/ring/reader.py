@@ -132,8 +132,8 @@ class _Looker:
     def read(self, parse: Callable[[bytes], _Parsed]) -> _Parsed:
         """Returns what `parse` makes of frame `sequence`, which was published; the ring stays where it is.
 
-        The counter may be seen before the frame (docs/mtp_output.md, order); the frame settles shortly after, so
-        what cannot be parsed is read again for a while.
+        The counter may be seen before the frame (docs/internals/mtp_output.md, order); the frame settles shortly
+        after, so what cannot be parsed is read again for a while.
 
         Raises:
             FrameError, SequenceError: by `parse`, still after that while; or the frame was overtaken.

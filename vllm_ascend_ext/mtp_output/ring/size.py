@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Computes how large a ring is, and what lies where in its file; docs/mtp_output.md tells why.
+"""Computes how large a ring is, and what lies where in its file; docs/internals/mtp_output.md tells why.
 
 0           header page; words of 8 bytes, see `ring_file.Word`
 4096        descriptors: position and length of the frames, frame n in descriptor n modulo their number
