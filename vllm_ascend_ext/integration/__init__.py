@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only room that knows vLLM and vllm-ascend: it binds each feature to their layers, workers and servers."""
+"""Binds each feature to the layers, workers and servers of vLLM and vllm-ascend, which only this room knows."""

@@ -133,6 +133,15 @@ ROWS = (
         why=_WHY_ATTENTION,
         remove_when=_UNTIL_ATTENTION,
     ),
+    *members(
+        f"{_MLA}:MLACommonImpl",
+        {"forward_mqa": ("q", "kv_c_and_k_pe_cache", "attn_metadata", "layer")},
+        "override",
+        "cpu_platform",
+        _CPU,
+        why=_WHY_ATTENTION,
+        remove_when=_UNTIL_ATTENTION,
+    ),
     Seam(
         "vllm.v1.attention.backend:AttentionImplBase.can_return_lse_for_decode",
         "override",

@@ -160,6 +160,7 @@ ROWS = (
     *members(
         _COMMUNICATOR,
         {
+            "__init__": (),
             "all_reduce": ("input_",),
             "all_gather": ("input_", "dim"),
             "all_gatherv": ("input_", "dim", "sizes"),

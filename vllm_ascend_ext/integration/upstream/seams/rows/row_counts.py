@@ -112,7 +112,7 @@ ROWS = (
     SCHEDULER_CLASS,
     *members(
         _SCHEDULER,
-        {"schedule": ()},
+        {"__init__": ("vllm_config",), "schedule": ()},
         "override",
         "dp_gather",
         _DEVICES,
@@ -156,11 +156,11 @@ ROWS = (
         remove_when=_UNTIL_AHEAD,
     ),
     Seam(
-        "vllm.v1.core.sched.async_scheduler:AsyncScheduler",
-        "read",
+        "vllm.v1.core.sched.async_scheduler:AsyncScheduler.__init__",
+        "override",
         "dp_gather",
         _DEVICES,
-        "the base of our scheduler under asynchronous scheduling",
+        "the base of our scheduler under asynchronous scheduling, whose constructor ours calls",
         _UNTIL_AHEAD,
     ),
 )
