@@ -207,7 +207,6 @@ def test_pages_that_the_code_names_are_there() -> None:
             "benchmarks",
             "csrc_ascendc",
             "csrc_channel",
-            "csrc_host",
             ".github",
         )
         for file in (ROOT / tree).rglob("*")

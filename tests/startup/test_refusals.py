@@ -11,8 +11,10 @@ import pytest
 
 from vllm_ascend_ext.config import ExtConfig
 from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.errors import IncompatibleVllmError
 from vllm_ascend_ext.integration.refusal import Refusal, Rule, refusals
 from vllm_ascend_ext.integration.registry import FEATURES, enabled
+from vllm_ascend_ext.integration.startup import checks
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
 
 STACKS = {device.load_stack().name for device in DEVICES.values()}
@@ -77,3 +79,33 @@ def test_what_is_right_beside_what_is_wrong_is_kept() -> None:
     assert ExtConfig.salvage(None) == (None, [])
     assert ExtConfig.salvage({}) == (None, [])
     assert ExtConfig.salvage({"ascend_ext": {}}) == (ExtConfig(), [])
+
+
+def test_nothing_is_refused_by_a_default_that_stands_for_what_is_wrong() -> None:
+    """A misspelt transport is one problem, not two; what else the section asks for is judged all the same."""
+    transport = Refusal("ascend_ext.mtp_output", "mtp_output.transport, mtp_output.endpoint", "needs", "set both")
+    logprobs = Refusal("ascend_ext.mtp_output", "max_logprobs", "copies", "set it to 20")
+    switched = Refusal("ascend_ext.attn_scatter", "attn_scatter.enabled", "takes", "use that one")
+    wrong = [
+        "ascend_ext.mtp_output.transport: expected one of 'ring', 'zmq'",
+        "ascend_ext.attn_scatter.ful: unknown",
+    ]
+    assert checks._judges_a_default(transport, wrong)
+    assert not checks._judges_a_default(transport, wrong[1:])
+    assert not checks._judges_a_default(logprobs, wrong)
+    assert not checks._judges_a_default(switched, wrong)
+
+
+def test_a_changed_vllm_is_named_even_where_the_rules_do_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules then meet attributes that are gone; alone, without a named reason, that is an error of ours."""
+
+    def other_version() -> str:
+        raise IncompatibleVllmError("vLLM 0.99.0 is not a tested version")
+
+    monkeypatch.setattr(checks, "check_installed", lambda device_type, features: None)
+    monkeypatch.setattr(checks.versions, "check_vllm_version", other_version)
+    (error,) = checks.problems_of(SimpleNamespace(), ExtConfig(), "cpu")
+    assert "0.99.0" in str(error)
+    monkeypatch.setattr(checks.versions, "check_vllm_version", lambda: "0.23.0")
+    with pytest.raises(AttributeError):
+        checks.problems_of(SimpleNamespace(), ExtConfig(), "cpu")

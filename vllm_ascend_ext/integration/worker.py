@@ -61,9 +61,13 @@ class ExtWorker:
         """Loads the models, then binds the features to the layers of the target and the draft model."""
         with self._before_load():
             super().load_model(*args, **kwargs)  # type: ignore[misc]
-        for feature in enabled(self.ext_config):
-            section = getattr(self.ext_config, feature.name)
-            self.bound_features[feature.name] = feature.bind(self, section, self.stack)
+        try:
+            for feature in enabled(self.ext_config):
+                section = getattr(self.ext_config, feature.name)
+                self.bound_features[feature.name] = feature.bind(self, section, self.stack)
+        except BaseException:  # vLLM does not shut a worker down that it could not build
+            self._close_features()
+            raise
 
     def execute_dummy_batch(self, *commitment: int) -> None:
         """Runs a dummy pass, called by RPC.
@@ -79,10 +83,10 @@ class ExtWorker:
 
     def shutdown(self) -> None:
         """Ends what the features started, then the device's worker."""
-        while self.bound_features:
-            _, bound = self.bound_features.popitem()
-            bound.close()
-        super().shutdown()  # type: ignore[misc]
+        try:
+            self._close_features()
+        finally:
+            super().shutdown()  # type: ignore[misc]
 
     def ascend_ext_report(self, reset: bool = False) -> dict[str, Any]:
         """Returns what this rank counted and sent since the last reset, as plain JSON-serialisable values, by RPC.
@@ -106,6 +110,13 @@ class ExtWorker:
         """Returns the values for /metrics of each feature that this rank answers for, without waiting, by RPC."""
         values = {name: feature.metric_values() for name, feature in self.bound_features.items()}
         return {name: shown for name, shown in values.items() if shown is not None}
+
+    def _close_features(self) -> None:
+        """Closes the features, the last bound first, each of them even if another's end fails."""
+        with ExitStack() as closing:
+            for bound in self.bound_features.values():
+                closing.callback(bound.close)
+            self.bound_features.clear()
 
     def _before_load(self) -> ExitStack:
         """Returns the contexts of all features in which the runner is built and its models load."""

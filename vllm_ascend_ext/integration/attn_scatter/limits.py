@@ -22,9 +22,9 @@ def _has_other_backend(deployment: Deployment) -> object:
 
 def _has_other_layers(deployment: Deployment) -> object:
     architectures = [] if deployment.model is None else list(deployment.model.architectures)
-    if not architectures or set(architectures) & set(ARCHITECTURES):
+    if deployment.model is None or set(architectures) & set(ARCHITECTURES):
         return None
-    return {"found": ", ".join(architectures)}
+    return {"found": ", ".join(architectures) or "none"}
 
 
 def _quantization(deployment: Deployment) -> object:

@@ -72,7 +72,12 @@ class TorchCpuPlatform(CpuPlatform):
         chosen = {seam: getattr(owner, seam.name) for seam, owner in owners.items()}
         if parallel_config.worker_cls == "auto":
             change.replace(seams.WORKER_CLASS, f"{_ROOM}.worker.TorchCPUWorker", parallel_config)
-        refuse_unsupported(vllm_config)
+        try:
+            refuse_unsupported(vllm_config)
+        except UnsupportedCombinationError:
+            # the features are asked all the same, about what would run
+            _use_native_layers(vllm_config.compilation_config)
+            raise
         super().check_and_update_config(vllm_config)
         for seam, owner in owners.items():
             change.replace(seam, chosen[seam], owner)

@@ -37,8 +37,10 @@ def _quantization(deployment: Deployment) -> object:
 
 
 def _refuses_dispatch(deployment: Deployment) -> object:
+    if deployment.model is None:
+        return None
     ways = [way for way in deployment.stack.dispatches(deployment.vllm_config) if way != "ALLGATHER"]
-    return {"ways": " or ".join(ways)} if deployment.model is not None and ways else None
+    return {"ways": " or ".join(ways)} if ways else None
 
 
 RULES = tuple(

@@ -22,8 +22,10 @@ from vllm_ascend_ext.integration.upstream.stack import Stack
 logger = logging.getLogger(__name__)
 
 
-def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadCollection:
+def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadCollection | None:
     """Returns the collection of a runner with loaded models, hooked into their routers. Every rank calls this.
+
+    Returns None on a pipeline stage that has no mixture-of-experts layer.
 
     Raises:
         UnsupportedCombinationError: there is nothing to count, or a layer's routing cannot be seen.
@@ -31,6 +33,8 @@ def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadColl
     stack.check_loaded(runner, "eplb_load")
     target, draft = _layers_to_count(runner, stack)
     routed = _routed_model(target), _routed_model(draft)
+    if routed == (None, None):
+        return None
     aggregation.check_interval(runner, config, [model for model in routed if model is not None])
     collection = ExpertLoadCollection(
         config,
@@ -43,12 +47,16 @@ def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadColl
         decode_rows=aggregation.decode_rows(runner),
         largest_replica=functools.partial(aggregation.largest_replica, runner),
     )
-    if collection.target is not None:
-        _hook(stack, target, collection.target.recorder)
-    if collection.draft is not None:
-        _hook(stack, draft, collection.draft.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
-    if config.rebalance:
-        stack.feed_eplb(runner, collection, config)
+    try:
+        if collection.target is not None:
+            _hook(stack, target, collection.target.recorder)
+        if collection.draft is not None:
+            _hook(stack, draft, collection.draft.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
+        if config.rebalance:
+            stack.feed_eplb(runner, collection, config)
+    except BaseException:
+        collection.close()
+        raise
     return collection
 
 

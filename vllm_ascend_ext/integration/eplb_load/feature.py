@@ -34,11 +34,21 @@ class EplbLoadFeature(Feature):
         """Returns the context in which the device's EPLB is built of a class that our counts can feed."""
         return stack.eplb_with_our_loads() if config.rebalance else nullcontext()
 
-    def bind(self, worker: Any, config: EplbLoadConfig, stack: Stack) -> BoundLoad:
+    def bind(self, worker: Any, config: EplbLoadConfig, stack: Stack) -> BoundFeature:
         """Hooks recorders into the routers of the loaded models."""
         collection = collect(worker.model_runner, config, stack)
+        if collection is None:
+            return NothingToCount()
         worker.model_runner.add_observer(collection)
         return BoundLoad(worker, collection)
+
+
+class NothingToCount(BoundFeature):
+    """Stands for the collection on a pipeline stage without mixture-of-experts layers."""
+
+    def report(self) -> dict[str, Any]:
+        """Returns that nothing was counted."""
+        return {"has_handovers": False, "load": [], "collection": None}
 
 
 class BoundLoad(BoundFeature):

@@ -17,8 +17,10 @@ def _refuses_quantised(deployment: Deployment) -> object:
 
 
 def _refuses_dispatch(deployment: Deployment) -> object:
+    if deployment.model is None:
+        return None
     ways = [way for way in deployment.stack.dispatches(deployment.vllm_config) if way != "ALLGATHER"]
-    return {"ways": " or ".join(ways)} if deployment.model is not None and ways else None
+    return {"ways": " or ".join(ways)} if ways else None
 
 
 def _splits_rows(deployment: Deployment) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
-from vllm_ascend_ext.integration.upstream.moe_layers import OwnRows
 
 
 def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
@@ -46,8 +45,10 @@ def own_rows(layer: Any) -> slice:
     if not layer.runner.do_naive_dispatch_combine:
         return slice(None)
     manager = get_ep_group().device_communicator.all2all_manager
-    if isinstance(manager, OwnRows):
-        return manager.own_rows()
+    own_rows_by_plan = getattr(manager, "own_rows", None)  # of `dp_gather`, where it is on
+    if own_rows_by_plan is not None:
+        own: slice = own_rows_by_plan()
+        return own
     dp_metadata = get_forward_context().dp_metadata
     sizes = dp_metadata.get_chunk_sizes_across_dp_rank()
     group = get_ep_group() if layer.moe_config.is_sequence_parallel else get_dp_group()

@@ -36,6 +36,7 @@ def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
     routing = route_output(rank_place(vllm_config.parallel_config))
     is_async = bool(vllm_config.scheduler_config.async_scheduling)
     num_speculative_tokens = int(runner.num_spec_tokens)
+    replace_all(replacements(runner.device.type))
     copier, sender = None, None
     if routing.sends:
         copier = _record_copier(runner, config, num_speculative_tokens)
@@ -43,16 +44,21 @@ def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
         max_rows = runner.max_num_reqs
         outlet = _outlet(config, routing.replica, max_rows, num_speculative_tokens)
         sender = StepSender(outlet, history, top_k=config.top_k, max_rows=max_rows)
+    try:
+        peers = _peers(vllm_config, config, is_async=is_async)
+    except BaseException:
+        if sender is not None:
+            sender.close()
+        raise
     outputs = StepPipeline(
         copier=copier,
         sender=sender,
-        peers=_peers(vllm_config, config, is_async=is_async),
+        peers=peers,
         launches=LaunchBound(num_speculative_tokens),
         num_buffers=config.slots,
         is_async=is_async,
     )
     runner.attach_outputs(RunnerHooks(runner, outputs))
-    replace_all(replacements(runner.device.type))
     return outputs
 
 

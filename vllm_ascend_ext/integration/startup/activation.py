@@ -82,7 +82,7 @@ def configure(vllm_config: Any, device_type: str, refused: Sequence[str] = ()) -
     if config is not None:
         from vllm_ascend_ext.integration.startup import checks
 
-        errors += checks.problems_of(vllm_config, config, device_type)
+        errors += checks.problems_of(vllm_config, config, device_type, problems)
         if not errors:
             checks.settle(vllm_config, config, device_type)
     if errors:

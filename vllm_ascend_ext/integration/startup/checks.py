@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from typing import Any
 
-from vllm_ascend_ext.config import ExtConfig
+from vllm_ascend_ext.config import KEY, ExtConfig
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError
 from vllm_ascend_ext.integration.refusal import Refusal, refusals
@@ -23,8 +24,15 @@ from vllm_ascend_ext.integration.upstream.seams.rows.startup import WORKER_CLASS
 logger = logging.getLogger(__name__)
 
 
-def problems_of(vllm_config: Any, config: ExtConfig, device_type: str) -> list[StartupError]:
-    """Returns all that keeps this configuration from starting, but for what is wrong with the section itself."""
+def problems_of(
+    vllm_config: Any, config: ExtConfig, device_type: str, wrong: Sequence[str] = ()
+) -> list[StartupError]:
+    """Returns all that keeps this configuration from starting, but for what is wrong with our section itself.
+
+    Args:
+        wrong: lines about what is wrong with the section (`ExtConfig.salvage`). `config` has defaults there, by
+            which nothing is refused.
+    """
     errors: list[StartupError] = []
     seams = functools.partial(check_installed, device_type, config.features())
     for check in (versions.check_vllm_version, versions.check_vllm_ascend_version, seams):
@@ -40,8 +48,21 @@ def problems_of(vllm_config: Any, config: ExtConfig, device_type: str) -> list[S
                 "additional_config['ascend_ext']"
             ),
         ]
-    refused = refusals_of(vllm_config, config, device_type)
+    try:
+        refused = refusals_of(vllm_config, config, device_type)
+    except Exception:
+        if not errors:
+            raise
+        return errors  # the rules do not know this vLLM
+    refused = [refusal for refusal in refused if not _judges_a_default(refusal, wrong)]
     return errors + [UnsupportedCombinationError(str(refusal)) for refusal in refused]
+
+
+def _judges_a_default(refusal: Refusal, wrong: Sequence[str]) -> bool:
+    """Returns whether a refusal is about a section of ours in which something else is wrong."""
+    sections = {line.split(":")[0].split(".")[1] for line in wrong if line.startswith(f"{KEY}.")}
+    names = [name.strip().partition(".") for name in refusal.setting.split(",")]
+    return any(section in sections and key not in ("", "enabled") for section, _, key in names)
 
 
 def refusals_of(vllm_config: Any, config: ExtConfig, device_type: str) -> list[Refusal]:

@@ -3,16 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
-
-
-@runtime_checkable
-class OwnRows(Protocol):
-    """Describes an object that exchanges rows by a plan of ours, in the place of vLLM's all-to-all manager."""
-
-    def own_rows(self) -> slice:
-        """Returns the rows of the gathered buffer that this rank gave."""
-        ...
+from typing import Any
 
 
 def moe_layers(runner: Any) -> dict[str, Any]:
