@@ -76,13 +76,13 @@ def test_quantised_experts_are_refused() -> None:
     from vllm_ascend.ops.fused_moe.fused_moe import AscendUnquantizedFusedMoEMethod
     from vllm_ascend.quantization.method_adapters import AscendFusedMoEMethod
 
-    from vllm_ascend_ext.integration.dp_gather.ascend_exchange import check_layers
+    from vllm_ascend_ext.integration.dp_gather.loaded_layers import check_ascend_layers
     from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
     plain, quantised = (
         SimpleNamespace(quant_method=object.__new__(method))
         for method in (AscendUnquantizedFusedMoEMethod, AscendFusedMoEMethod)
     )
-    check_layers({"first": plain})
+    check_ascend_layers({"first": plain})
     with pytest.raises(UnsupportedCombinationError, match="the quantised experts of second"):
-        check_layers({"first": plain, "second": quantised})
+        check_ascend_layers({"first": plain, "second": quantised})
