@@ -7,6 +7,7 @@ import torch
 
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
+from vllm_ascend_ext.integration.rule_facts import quantization
 
 # architectures whose decoder layers `model` knows how to take apart
 ARCHITECTURES = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "Qwen3MoeForCausalLM")
@@ -25,11 +26,6 @@ def _has_other_layers(deployment: Deployment) -> object:
     if deployment.model is None or set(architectures) & set(ARCHITECTURES):
         return None
     return {"found": ", ".join(architectures) or "none"}
-
-
-def _quantization(deployment: Deployment) -> object:
-    method = deployment.model is not None and deployment.model.quantization
-    return {"method": repr(method)} if method else None
 
 
 def _other_drafts(deployment: Deployment) -> object:
@@ -125,7 +121,7 @@ RULES = (
                 "is not verified with quantization={method}: activation scales of a whole batch would differ on a "
                 "shard",
                 "use unquantised weights",
-                _quantization,
+                quantization,
             ),
             (
                 "dtype",

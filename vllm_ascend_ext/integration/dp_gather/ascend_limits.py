@@ -7,40 +7,21 @@ is refused.
 
 from __future__ import annotations
 
-from typing import Any
-
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
-
-
-def _ascend_config() -> Any:
-    from vllm_ascend.ascend_config import get_ascend_config
-
-    return get_ascend_config()
+from vllm_ascend_ext.integration.rule_facts import ascend_config, other_dispatches, quantization
 
 
 def _splits_rows(deployment: Deployment) -> bool:
     from vllm_ascend.utils import enable_sp, enable_sp_by_pass
 
     splits = enable_sp(deployment.vllm_config) or enable_sp_by_pass()
-    return bool(splits or _ascend_config().enable_shared_expert_dp)
+    return bool(splits or ascend_config().enable_shared_expert_dp)
 
 
 def _moves_experts(deployment: Deployment) -> bool:
-    eplb_config = _ascend_config().eplb_config
+    eplb_config = ascend_config().eplb_config
     return bool(eplb_config.dynamic_eplb or eplb_config.expert_map_path is not None)
-
-
-def _quantization(deployment: Deployment) -> object:
-    method = deployment.model is not None and deployment.model.quantization
-    return {"method": repr(method)} if method else None
-
-
-def _refuses_dispatch(deployment: Deployment) -> object:
-    if deployment.model is None:
-        return None
-    ways = [way for way in deployment.stack.dispatches(deployment.vllm_config) if way != "ALLGATHER"]
-    return {"ways": " or ".join(ways)} if ways else None
 
 
 RULES = tuple(
@@ -74,13 +55,13 @@ RULES = tuple(
             "mix_placement",
             "is not verified with shared experts among the routed ones",
             "turn mix_placement off",
-            lambda d: _ascend_config().mix_placement,
+            lambda d: ascend_config().mix_placement,
         ),
         (
             "multistream_overlap_gate",
             "needs the gate on the main stream",
             "turn multistream_overlap_gate off",
-            lambda d: _ascend_config().multistream_overlap_gate,
+            lambda d: ascend_config().multistream_overlap_gate,
         ),
         (
             "kv_transfer_config",
@@ -92,14 +73,14 @@ RULES = tuple(
             "quantization",
             "is not verified with the quantised experts of quantization={method}",
             "use an unquantised model",
-            _quantization,
+            quantization,
         ),
         (
             "enable_expert_parallel",
             "cannot see all rows where vllm-ascend dispatches by {ways}, as it does on this SoC with this "
             "number of ranks",
             "use an SoC and a number of ranks with all-gather dispatch (an A2 with fewer than 16 ranks)",
-            _refuses_dispatch,
+            other_dispatches,
         ),
         (
             "dp_gather.overlap_counts",

@@ -8,6 +8,7 @@ from pathlib import Path
 from vllm_ascend_ext.dp_gather.machine import NAMED, MachineError, read
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
+from vllm_ascend_ext.integration.rule_facts import dense_model
 
 _OFF = "or set dp_gather.enabled to false"
 
@@ -19,11 +20,6 @@ def _sends_rows_one_by_one(deployment: Deployment) -> object:
         if deployment.stack.dispatches(deployment.vllm_config) == ("ALLGATHER",)
         else {"backend": repr(backend)}
     )
-
-
-def _is_dense(deployment: Deployment) -> object:
-    model = deployment.model
-    return {"model": model.model} if model is not None and not model.is_moe else None
 
 
 def _machine_problem(deployment: Deployment) -> object:
@@ -92,7 +88,7 @@ RULES = (
         "model",
         "exchanges rows for routed experts, but {model} has none",
         "set dp_gather.enabled to false",
-        _is_dense,
+        dense_model,
     ),
     Rule(
         "enable_return_routed_experts",

@@ -3,41 +3,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
+from vllm_ascend_ext.integration.rule_facts import ascend_config, dense_model, other_dispatches, quantization
 
 _OFF = "or set eplb_load.enabled to false"
-
-
-def _refuses_quantised(deployment: Deployment) -> object:
-    method = deployment.model is not None and deployment.model.quantization
-    return {"method": repr(method)} if method else None
-
-
-def _refuses_dispatch(deployment: Deployment) -> object:
-    if deployment.model is None:
-        return None
-    ways = [way for way in deployment.stack.dispatches(deployment.vllm_config) if way != "ALLGATHER"]
-    return {"ways": " or ".join(ways)} if ways else None
 
 
 def _splits_rows(deployment: Deployment) -> bool:
     from vllm_ascend.utils import enable_sp, enable_sp_by_pass
 
     return bool(enable_sp(deployment.vllm_config) or enable_sp_by_pass())
-
-
-def _ascend_config() -> Any:
-    from vllm_ascend.ascend_config import get_ascend_config
-
-    return get_ascend_config()
-
-
-def _is_dense(deployment: Deployment) -> object:
-    model = deployment.model
-    return {"model": model.model} if model is not None and not model.is_moe else None
 
 
 RULES = (
@@ -71,7 +47,7 @@ RULES = (
         "model",
         "counts routed experts, but {model} has none",
         "use a mixture-of-experts model or set eplb_load.enabled to false",
-        _is_dense,
+        dense_model,
     ),
     Rule(
         "enable_return_routed_experts",
@@ -118,27 +94,27 @@ ASCEND_RULES = tuple(
             "mix_placement",
             "does not count shared experts as routed ones",
             "turn mix_placement off",
-            lambda d: _ascend_config().mix_placement,
+            lambda d: ascend_config().mix_placement,
         ),
         (
             "multistream_overlap_gate",
             "needs the gate on the main stream",
             "turn multistream_overlap_gate off",
-            lambda d: _ascend_config().multistream_overlap_gate,
+            lambda d: ascend_config().multistream_overlap_gate,
         ),
         (
             "quantization",
             "cannot see what the layers of quantization={method} route, which vllm-ascend's methods keep to "
             "themselves",
             "use an unquantised model",
-            _refuses_quantised,
+            quantization,
         ),
         (
             "enable_expert_parallel",
             "cannot see all rows where vllm-ascend dispatches by {ways}, as it does on this SoC with this "
             "number of ranks",
             "use an SoC and a number of ranks with all-gather dispatch (an A2 with fewer than 16 ranks)",
-            _refuses_dispatch,
+            other_dispatches,
         ),
     )
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
+from vllm_ascend_ext.integration.rule_facts import ascend_config
 
 
 def _is_on(deployment: Deployment) -> bool:
@@ -58,9 +59,7 @@ VLLM_RULES = tuple(
 
 
 def _eplb_config() -> Any:
-    from vllm_ascend.ascend_config import get_ascend_config
-
-    return get_ascend_config().eplb_config
+    return ascend_config().eplb_config
 
 
 def _has_no_ascend_window(deployment: Deployment) -> object:

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers what the rules of several features ask of a deployment, as the values of the braces in their texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_ascend_ext.integration.deployment import Deployment
+
+
+def quantization(deployment: Deployment) -> object:
+    """Returns {method} of quantised weights, else None."""
+    method = deployment.model is not None and deployment.model.quantization
+    return {"method": repr(method)} if method else None
+
+
+def dense_model(deployment: Deployment) -> object:
+    """Returns {model} without routed experts, else None."""
+    model = deployment.model
+    return {"model": model.model} if model is not None and not model.is_moe else None
+
+
+def other_dispatches(deployment: Deployment) -> object:
+    """Returns {ways} other than all-gather by which steps may reach the experts, else None."""
+    if deployment.model is None:
+        return None
+    ways = [way for way in deployment.stack.dispatches(deployment.vllm_config) if way != "ALLGATHER"]
+    return {"ways": " or ".join(ways)} if ways else None
+
+
+def ascend_config() -> Any:
+    """Returns vllm-ascend's own configuration, which its platform has made by then."""
+    from vllm_ascend.ascend_config import get_ascend_config
+
+    return get_ascend_config()
