@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
-from tests.architecture import cpp_rules, import_rules, package_rules, plants, python_rules, tree_rules
+from tests.architecture import (
+    cpp_rules,
+    import_rules,
+    package_rules,
+    plants,
+    python_rules,
+    target_rules,
+    tree_rules,
+)
 from tests.architecture.tree import Rule
 
 RULES: list[Rule] = [
     *import_rules.RULES,
+    *target_rules.RULES,
     *python_rules.RULES,
     *package_rules.RULES,
     *cpp_rules.RULES,

@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from tests.mtp_output.ring.channels import (
+
+from tests.mtp_output.ring.rings import (
     BACKENDS,
     SIZE,
     backend,
@@ -16,7 +17,6 @@ from tests.mtp_output.ring.channels import (
     random_section,
     same,
 )
-
 from vllm_ascend_ext.mtp_output.errors import (
     FrameError,
     SequenceError,
