@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from vllm_ascend_ext.eplb_load.balance import expert_imbalance, top_experts
+from vllm_ascend_ext.printable import printable
 
 _NUM_TOP = 4  # busiest experts named for each layer
 # a few points of matplotlib's viridis, so that both pictures read alike
@@ -105,7 +106,11 @@ def write_heatmap_page(
         OSError: the file cannot be written.
     """
     imbalance = expert_imbalance(load_LE)
-    names = [str(layer) for layer in range(load_LE.shape[0])] if layer_names is None else list(layer_names)
+    names = (
+        [str(layer) for layer in range(load_LE.shape[0])]
+        if layer_names is None
+        else [printable(name) for name in layer_names]
+    )
     if len(names) != load_LE.shape[0]:
         raise ValueError(f"{len(names)} layer names for {load_LE.shape[0]} layers")
     rows = []
@@ -121,8 +126,8 @@ def write_heatmap_page(
     refresh = "" if refresh_s is None else f'<meta http-equiv="refresh" content="{refresh_s}">'
     values = {
         "REFRESH": refresh,
-        "NOTE": f'\n<p id="note">{html.escape(note)}</p>' if note else "",
-        "TITLE": html.escape(title or "Expert load"),
+        "NOTE": f'\n<p id="note">{html.escape(printable(note))}</p>' if note else "",
+        "TITLE": html.escape(printable(title or "Expert load")),
         "ROWS": "\n".join(rows),
         "NAMES": _script(names),
         "LOAD": _script(load_LE.cpu().tolist()),
