@@ -172,8 +172,8 @@ class RingWriter:
         reader = self._file.reader
         label = printable(self._file.reader_label)
         what = (
-            f"{self.path} is full for {timeout_s:g} s: its reader, {reader}{label}, is {self.num_unread} frames behind, "
-            f"the first of them frame {self._words[Word.ACKNOWLEDGED]}"
+            f"{self.path} is full for {timeout_s:g} s: its reader, {reader}{label}, is "
+            f"{self.num_unread} frames behind, the first of them frame {self._words[Word.ACKNOWLEDGED]}"
         )
         return ChannelFullError(what) if reader.is_alive else ReaderGoneError(what)
 
