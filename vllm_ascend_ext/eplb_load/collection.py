@@ -13,10 +13,10 @@ from vllm_ascend_ext.config import EplbLoadConfig
 from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder, LocalLoad
 from vllm_ascend_ext.eplb_load.snapshots import Snapshots
 from vllm_ascend_ext.eplb_load.windows import CollectedLoad
-from vllm_ascend_ext.rank_place import RankPlace
 from vllm_ascend_ext.runner.step import StepFacts
 
 MakeSnapshots = Callable[[Sequence[ExpertLoadRecorder]], Snapshots]
+NumToCount = Callable[[StepFacts, "RoutedModel"], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,9 @@ class LoadOfModel:
         self.model = model
         self.recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device, max_routed_ids)
 
-    def begin(self, facts: StepFacts, place: RankPlace, *, counts: bool) -> None:
-        """Tells the recorder of a pass that is about to run, and is counted only where `counts` is true."""
-        num_tokens = facts.num_routed_tokens(place, sequence_parallel=self.model.sequence_parallel)
-        self.recorder.begin_step(num_tokens if counts else 0)
+    def begin(self, num_tokens: int) -> None:
+        """Tells the recorder of a pass that is about to run, and how many rows it is to count."""
+        self.recorder.begin_step(num_tokens)
 
 
 class ExpertLoadCollection:
@@ -66,7 +65,7 @@ class ExpertLoadCollection:
 
     Args:
         config: how to collect.
-        place: where this rank stands among the ranks that split a model's rows.
+        num_to_count: function that says how many rows of a model's pass this rank counts.
         device: the recorders' device.
         target: the target model; None where its load is not counted.
         draft: the draft model; None where its load is not counted. At least one of both is counted.
@@ -81,7 +80,7 @@ class ExpertLoadCollection:
     def __init__(
         self,
         config: EplbLoadConfig,
-        place: RankPlace,
+        num_to_count: NumToCount,
         device: torch.device,
         target: RoutedModel | None,
         draft: RoutedModel | None,
@@ -97,7 +96,7 @@ class ExpertLoadCollection:
         self.draft = LoadOfModel(draft, device, max_routed_ids) if draft is not None else None
         snapshots = make_snapshots([load.recorder for load in self.loads])
         self.windows = CollectedLoad(snapshots, config.interval, is_first=is_first)
-        self._place, self._decode_rows, self._largest_replica = place, decode_rows, largest_replica
+        self._num_to_count, self._decode_rows, self._largest_replica = num_to_count, decode_rows, largest_replica
         self._counts = True
 
     @property
@@ -115,13 +114,11 @@ class ExpertLoadCollection:
         wanted = self.config.phase
         if wanted != "all":
             self._counts = self._with_largest_replica(facts).phase(self._decode_rows) == wanted
-        if self.target is not None:
-            self.target.begin(facts, self._place, counts=self._counts)
+        self._begin(self.target, facts)
 
     def begin_draft(self, facts: StepFacts) -> None:
         """Notes that the draft model is about to run a pass, which counts when the step's target pass does."""
-        if self.draft is not None:
-            self.draft.begin(facts, self._place, counts=self._counts)
+        self._begin(self.draft, facts)
 
     def end_step(self) -> None:
         """Notes that all passes of the step have been launched."""
@@ -145,6 +142,10 @@ class ExpertLoadCollection:
     def close(self) -> None:
         """Ends the thread that sums, where there is one."""
         self.windows.snapshots.close()
+
+    def _begin(self, load: LoadOfModel | None, facts: StepFacts) -> None:
+        if load is not None:
+            load.begin(self._num_to_count(facts, load.model) if self._counts else 0)
 
     def _with_largest_replica(self, facts: StepFacts) -> StepFacts:
         if self._largest_replica is None or not facts.num_tokens:
