@@ -38,7 +38,7 @@ def run_on_a3(
     asked.write_bytes(pickle.dumps((dict(cases), prompts, num_tokens, deadline_s)))
     num_ranks = max(case.layout.num_ranks for case in cases.values())
     environment = os.environ | {"EMULATOR_SOC": SOC, "EMULATOR_DEVICES": str(num_ranks), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.support.a3_engines", str(asked), str(answered)]
+    command = [sys.executable, "-m", "tests.engine.a3_engines", str(asked), str(answered)]
     subprocess.run(command, env=environment, check=True, timeout=60 + deadline_s * len(cases))
     runs: dict[str, A3Run] = pickle.loads(answered.read_bytes())
     return runs
@@ -79,6 +79,6 @@ def main(asked: Path, answered: Path) -> None:
 
 if __name__ == "__main__":
     # by its own name, so that what is pickled is not __main__'s
-    from tests.support import a3_engines
+    from tests.engine import a3_engines
 
     a3_engines.main(Path(sys.argv[1]), Path(sys.argv[2]))
