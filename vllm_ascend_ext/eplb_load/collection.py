@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from vllm_ascend_ext.config import EplbLoadConfig
+from vllm_ascend_ext.eplb_load.draft_passes import DraftPasses
 from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder, LocalLoad
 from vllm_ascend_ext.eplb_load.snapshots import Snapshots
 from vllm_ascend_ext.eplb_load.windows import CollectedLoad
@@ -51,18 +52,31 @@ class LoadOfModel:
     def __init__(self, model: RoutedModel, device: torch.device, max_routed_ids: int) -> None:
         self.model = model
         self.recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device, max_routed_ids)
+        self._passes: DraftPasses | None = None
+
+    def follow_passes(self, num_passes: int) -> DraftPasses:
+        """Has the model counted by runs of several passes, of which `begin_passes` tells."""
+        self._passes = DraftPasses(self.recorder, num_passes)
+        return self._passes
 
     def begin(self, facts: StepFacts, place: RankPlace, *, counts: bool) -> None:
         """Tells the recorder of a pass that is about to run, and is counted only where `counts` is true."""
         num_tokens = facts.num_routed_tokens(place, sequence_parallel=self.model.sequence_parallel)
         self.recorder.begin_step(num_tokens if counts else 0)
 
+    def begin_passes(self, passes: Sequence[StepFacts], place: RankPlace, *, counts: bool) -> None:
+        """Tells of a run of passes, as `begin` does of one; `follow_passes` was called before."""
+        assert self._passes is not None
+        parallel = self.model.sequence_parallel
+        numbers = [facts.num_routed_tokens(place, sequence_parallel=parallel) for facts in passes]
+        self._passes.begin(numbers if counts else [0] * len(numbers))
+
 
 class ExpertLoadCollection:
     """Counts on the device in every pass and takes snapshots at the ends of steps (a `StepObserver`).
 
-    `begin_forward` and `begin_draft` only write persistent device scalars, so a captured graph that follows stays
-    valid.
+    `begin_forward`, `begin_draft` and `begin_drafts` only write persistent device scalars, so a captured graph
+    that follows stays valid.
 
     Args:
         config: how to collect.
@@ -122,6 +136,11 @@ class ExpertLoadCollection:
         """Notes that the draft model is about to run a pass, which counts when the step's target pass does."""
         if self.draft is not None:
             self.draft.begin(facts, self._place, counts=self._counts)
+
+    def begin_drafts(self, passes: Sequence[StepFacts]) -> None:
+        """Notes that the draft model is about to run several passes, perhaps from one graph."""
+        if self.draft is not None:
+            self.draft.begin_passes(passes, self._place, counts=self._counts)
 
     def end_step(self) -> None:
         """Notes that all passes of the step have been launched."""
