@@ -80,7 +80,13 @@ def test_draft_and_target_count_every_scheduled_row(
         engine_args={"enable_prefix_caching": False, "async_scheduling": False},
     )
     result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=120)
+    assert_every_scheduled_row_counts(prompts, result)
+
+
+def assert_every_scheduled_row_counts(prompts: list[list[int]], result: EngineResult) -> None:
+    """A step verifies a token and its drafts; each draft but the first takes a pass of one row a request."""
     (target_LE, num_target), (draft_LE, num_draft) = summed_load(result, 0), summed_load(result, 1)
+    later_passes = result.case.num_speculative_tokens - 1
     assert [sum(row) for row in target_LE] == [4 * num_target] * 2
     assert [sum(row) for row in draft_LE] == [4 * num_draft]
     replicas = [rank.metrics for rank in result.ranks if rank.tp_rank == 0]
@@ -90,7 +96,7 @@ def test_draft_and_target_count_every_scheduled_row(
     )
     num_steps_of_requests = len(prompts) + sum(metrics["vllm:spec_decode_num_drafts"] for metrics in replicas)
     assert num_target == sum(map(len, prompts)) + verified
-    assert num_draft == num_target + num_steps_of_requests
+    assert num_draft == num_target + later_passes * num_steps_of_requests
 
 
 def test_logical_experts_are_counted_under_eplb(tiny_model: str, prompts: list[list[int]]) -> None:

@@ -7,8 +7,7 @@ In vllm-ascend a layer's quantisation method routes, by `select_experts`. `Ascen
 an object of ours there, layer by layer, and leave out the flag's transport of the ids to the requests. This file
 can go once vllm-ascend routes through vLLM's `BaseRouter`, whose hook `vllm_routing` uses.
 
-Only what the emulator has run is counted: eager mode and all-gather dispatch, where every rank routes all rows of
-its replica. Settings that split or gather the rows otherwise are refused.
+Which of the rows a rank counts says `ascend_rows`.
 """
 
 from __future__ import annotations
@@ -80,19 +79,3 @@ class _Capturer:
             topk_ids: ``[T, K]`` int32, ids of logical experts.
         """
         self._count(topk_ids)
-
-
-def own_rows(layer: Any) -> slice:
-    """Returns all rows.
-
-    Raises:
-        RuntimeError: this step's dispatch is one that `check_runner` did not foresee.
-    """
-    from vllm_ascend.ascend_forward_context import _EXTRA_CTX, MoECommType
-
-    if _EXTRA_CTX.moe_comm_type is not MoECommType.ALLGATHER:
-        raise RuntimeError(
-            f"ascend_ext.eplb_load: {layer.layer_name} is dispatched by {_EXTRA_CTX.moe_comm_type}, whose rows "
-            "cannot be counted; set eplb_load.enabled to false and report this"
-        )
-    return slice(None)

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.eplb_load.ascend_rows import COUNTED_WAYS
 from vllm_ascend_ext.integration.refusal import Rule
 from vllm_ascend_ext.integration.rule_facts import ascend_config, dense_model, other_dispatches, quantization
 
 _OFF = "or set eplb_load.enabled to false"
 
 
-def _splits_rows(deployment: Deployment) -> bool:
-    from vllm_ascend.utils import enable_sp, enable_sp_by_pass
+def _compiled_sequence_parallelism(deployment: Deployment) -> bool:
+    return bool(ascend_config().enable_sp_by_pass)
 
-    return bool(enable_sp(deployment.vllm_config) or enable_sp_by_pass())
+
+def _uncounted_dispatches(deployment: Deployment) -> object:
+    return other_dispatches(deployment, COUNTED_WAYS)
 
 
 RULES = (
@@ -61,28 +64,22 @@ ASCEND_RULES = tuple(
     Rule(setting, why, f"{instead}, {_OFF}", refuses, stack="vllm-ascend")
     for setting, why, instead, refuses in (
         (
-            "data_parallel_size",
-            "is not verified with data parallelism on the NPU",
-            "use TP",
-            lambda d: d.parallel.data_parallel_size > 1,
-        ),
-        (
             "pipeline_parallel_size",
             "is not verified with pipeline stages on the NPU",
             "use TP",
             lambda d: d.parallel.pipeline_parallel_size > 1,
         ),
         (
-            "prefill_context_parallel_size, decode_context_parallel_size",
-            "cannot tell which rows are a rank's own under context parallelism",
-            "turn it off",
-            lambda d: max(d.parallel.prefill_context_parallel_size, d.parallel.decode_context_parallel_size) > 1,
+            "prefill_context_parallel_size",
+            "cannot tell which of a sequence's rows are a rank's own under prefill context parallelism",
+            "set it to 1 (decode context parallelism, which divides no rows, is counted)",
+            lambda d: d.parallel.prefill_context_parallel_size > 1,
         ),
         (
-            "enable_flashcomm1",
-            "cannot count rows that vllm-ascend's sequence parallelism splits",
-            "turn enable_flashcomm1 off",
-            _splits_rows,
+            "compilation_config.pass_config.enable_sp",
+            "is not verified where vllm-ascend's compiler splits the rows among the TP ranks",
+            "turn it off (enable_flashcomm1 is counted)",
+            _compiled_sequence_parallelism,
         ),
         (
             "mix_placement",
@@ -104,11 +101,10 @@ ASCEND_RULES = tuple(
             quantization,
         ),
         (
-            "enable_expert_parallel",
-            "cannot see all rows where vllm-ascend dispatches by {ways}, as it does on this SoC with this "
-            "number of ranks",
-            "use an SoC and a number of ranks with all-gather dispatch (an A2 with fewer than 16 ranks)",
-            other_dispatches,
+            "enable_fused_mc2",
+            "cannot count rows where vllm-ascend dispatches by {ways}, which is not verified",
+            "leave enable_fused_mc2 at 0",
+            _uncounted_dispatches,
         ),
     )
 )

@@ -12,6 +12,8 @@ import torch
 from vllm_ascend_ext.integration.upstream import moe_layers
 from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily
 from vllm_ascend_ext.integration.upstream.seams.rows.eplb_load import EPLB_STATE
+from vllm_ascend_ext.rank_place import RankPlace
+from vllm_ascend_ext.runner.step import StepFacts
 
 
 class VllmStack:
@@ -37,7 +39,7 @@ class VllmStack:
 
         vllm_routing.capture(name, layer, count)
 
-    def own_rows(self, layer: Any) -> slice:
+    def own_rows(self, layer: Any, num_routed: int, place: RankPlace) -> slice:
         """Returns this rank's part of the rows that vLLM's naive dispatch has gathered, else all rows."""
         from vllm_ascend_ext.integration.eplb_load import vllm_routing
 
@@ -54,6 +56,10 @@ class VllmStack:
             NotImplementedError: it was called.
         """
         raise NotImplementedError("vLLM does not tell of the runs of its draft model")
+
+    def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
+        """Returns this TP rank's share of the real rows."""
+        return facts.num_routed_tokens(place, sequence_parallel=sequence_parallel)
 
     def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:
         """Replaces vLLM's all-to-all manager by our exchange of rows."""
