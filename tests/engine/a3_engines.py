@@ -24,7 +24,7 @@ DISPATCHERS = ("MC2", "All2AllV", "AllGather")  # vllm-ascend's TokenDispatcherW
 
 @dataclass(frozen=True, slots=True)
 class A3Run:
-    """Holds an engine's result, and how often all ranks together dispatched in each way."""
+    """Holds an engine's result, and how often all ranks together dispatched in each way or replayed a graph."""
 
     result: EngineResult
     dispatches: Counter[str]
@@ -45,7 +45,8 @@ def run_on_a3(
 
 
 def _count_dispatches(log: Path) -> None:
-    """Lets every dispatch of every rank, which are forks of this process, append its kind to a file."""
+    """Lets every dispatch and replay of every rank, which are forks of this process, append its kind to a file."""
+    import torch
     from vllm_ascend.ops.fused_moe import token_dispatcher
 
     def counted(kind: str, dispatch: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,6 +60,7 @@ def _count_dispatches(log: Path) -> None:
     for kind in DISPATCHERS:
         dispatcher = getattr(token_dispatcher, f"TokenDispatcherWith{kind}")
         dispatcher.token_dispatch = counted(kind, dispatcher.token_dispatch)
+    torch.npu.NPUGraph.replay = counted("replay", torch.npu.NPUGraph.replay)
 
 
 def main(asked: Path, answered: Path) -> None:

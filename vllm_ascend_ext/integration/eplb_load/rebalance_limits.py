@@ -87,6 +87,12 @@ ASCEND_RULES = tuple(
             lambda d: not _eplb_config().dynamic_eplb,
         ),
         (
+            "enforce_eager",
+            "is not verified in vllm-ascend's graph mode",
+            "set enforce_eager",
+            lambda d: d.model is not None and not d.model.enforce_eager,
+        ),
+        (
             "data_parallel_size",
             "is not verified with data parallelism on the NPU",
             "use TP",

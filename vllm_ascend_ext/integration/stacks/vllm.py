@@ -45,6 +45,18 @@ class VllmStack:
 
         return vllm_routing.own_rows(layer)
 
+    def draft_passes(self, runner: Any) -> int:
+        """Returns 0: between the passes that a graph of vLLM's draft model replays, nothing is told."""
+        return 0
+
+    def watch_drafts(self, runner: Any, begin: Callable[[int, int, int], None]) -> None:
+        """Is not called, by what `draft_passes` returns.
+
+        Raises:
+            NotImplementedError: it was called.
+        """
+        raise NotImplementedError("vLLM does not tell of the runs of its draft model")
+
     def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
         """Returns this TP rank's share of the real rows."""
         return facts.num_routed_tokens(place, sequence_parallel=sequence_parallel)
