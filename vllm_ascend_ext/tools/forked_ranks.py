@@ -260,7 +260,9 @@ def _rank_main(
             dp_size=layout.dp,
             emit=lambda value: pipe.send(("event", value)),
         )
-        pipe.send(("result", job(facts)))
+        result = job(facts)
+        _drain()
+        pipe.send(("result", result))
     except BaseException as error:  # noqa: B036 - a rank reports everything, also SystemExit
         traceback.print_exc()
         pipe.send(("error", f"{type(error).__name__}: {error}"))
@@ -268,6 +270,15 @@ def _rank_main(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _drain() -> None:
+    """Waits for what this rank has still queued on its device: other ranks may need its part of a collective."""
+    import torch
+
+    device = torch.get_device_module()
+    if device.is_initialized():
+        device.synchronize()
 
 
 def _end_with_parent() -> None:

@@ -11,6 +11,9 @@ memory, which the race checker relies on:
 
 and `Opt` behind `In`, `Out`, `InOut` and `Resized` allows null, an undefined tensor in the body. The other kinds
 are Scalar ScalarOpt Scalars Ints IntsOpt Floats Bools Dtype Text and the C types of numbers.
+
+`updatable` before the body gives an entry `GetMaxWorkspaceSize` as well, which torch_npu asks for the workspace of
+an operator whose arguments are updated in a captured graph. None of ours needs a workspace.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ class Entry:
     parameters: tuple[Parameter, ...]
     body: str
     line: int
+    updatable: bool = False
 
 
 def _handle(type_: str, cpp: str, use: str = "kNone", optional: bool = False) -> Kind:
@@ -81,7 +85,7 @@ KINDS = {
     "bool": Kind("bool", "kFlag", "bool"),
     **{name: Kind(name, "kInteger", "int64_t") for name in ("int8_t", "int32_t", "int64_t", "uint64_t")},
 }
-_HEAD = re.compile(r"(aclnn\w+)\(([^)]*)\)\s*\{")
+_HEAD = re.compile(r"(aclnn\w+)\(([^)]*)\)(\s*updatable)?\s*\{")
 _WRITES = ("kWrite", "kUpdate")
 
 
@@ -108,7 +112,8 @@ def parse(table: Path) -> list[Entry]:
         end = _closing_brace(text, head.end(), f"{table.name}:{line}")
         first_line = text.count("\n", 0, head.end()) + 1
         parameters = tuple(_parameters(head[2], f"{table.name}:{line}"))
-        entries.append(Entry(head[1], parameters, text[head.end() : end].rstrip(), first_line))
+        body = text[head.end() : end].rstrip()
+        entries.append(Entry(head[1], parameters, body, first_line, updatable=head[3] is not None))
         position = end + 1
     names = [entry.name for entry in entries]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -166,6 +171,16 @@ def _emit(entry: Entry, table: Path) -> str:
         f"  return emu::opapi::Prepare({op}, {{{passed}}}, size, executor);\n}}\n"
         f'extern "C" int {entry.name}(void*, uint64_t, aclOpExecutor* executor, void* stream) {{\n'
         f"  return emu::opapi::Launch({op}, executor, stream);\n}}\n\n"
+    ) + (_max_workspace(entry) if entry.updatable else "")
+
+
+def _max_workspace(entry: Entry) -> str:
+    kinds = [KINDS[parameter.kind].c_type for parameter in entry.parameters] + ["uint64_t*", "aclOpExecutor**"]
+    declared = ", ".join(f"{kind} a{index}" for index, kind in enumerate(kinds))
+    passed = ", ".join(f"a{index}" for index in range(len(kinds)))
+    return (
+        f'extern "C" int {entry.name}GetMaxWorkspaceSize({declared}) {{\n'
+        f"  return {entry.name}GetWorkspaceSize({passed});\n}}\n\n"
     )
 
 

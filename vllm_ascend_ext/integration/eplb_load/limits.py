@@ -64,12 +64,6 @@ ASCEND_RULES = tuple(
     Rule(setting, why, f"{instead}, {_OFF}", refuses, stack="vllm-ascend")
     for setting, why, instead, refuses in (
         (
-            "enforce_eager",
-            "is not verified in vllm-ascend's graph mode",
-            "set enforce_eager",
-            lambda d: d.model is not None and not d.model.enforce_eager,
-        ),
-        (
             "pipeline_parallel_size",
             "is not verified with pipeline stages on the NPU",
             "use TP",

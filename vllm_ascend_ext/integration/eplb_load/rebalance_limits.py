@@ -99,6 +99,12 @@ ASCEND_RULES = tuple(
             lambda d: other_dispatches(d, ("ALLGATHER",)),
         ),
         (
+            "enforce_eager",
+            "is not verified in vllm-ascend's graph mode",
+            "set enforce_eager",
+            lambda d: d.model is not None and not d.model.enforce_eager,
+        ),
+        (
             "eplb_config.num_redundant_experts, eplb_config.expert_map_path",
             "is not verified with copies of experts",
             "leave num_redundant_experts at 0 and expert_map_path out",

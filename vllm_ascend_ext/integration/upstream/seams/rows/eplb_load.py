@@ -73,8 +73,22 @@ RETURNS_EXPERTS = Seam(
     _WHY_CAPTURE,
     _UNTIL_CAPTURE,
 )
+_PROPOSER = "vllm_ascend.spec_decode.llm_base_proposer:AscendSpecDecodeBaseProposer"
+_WHY_DRAFTS = "a captured run of drafts makes no host call between its passes, so their rows are told before it"
+_UNTIL_DRAFTS = "the proposer has a hook before each run"
+DRAFT_RUN = Seam(f"{_PROPOSER}._runnable", "replace", "eplb_load", ("npu",), _WHY_DRAFTS, _UNTIL_DRAFTS)
 
 ROWS = (
+    DRAFT_RUN,
+    Seam(
+        f"{_PROPOSER}._run_merged_draft",
+        "read",
+        "eplb_load",
+        ("npu",),
+        _WHY_DRAFTS,
+        _UNTIL_DRAFTS,
+        ("num_input_tokens", "batch_size", "num_tokens"),
+    ),
     EPLB_STATE,
     EPLB_UPDATOR,
     POLICY_ANSWERS,
