@@ -11,6 +11,7 @@ import torch
 import torch_npu
 from torch import Tensor
 
+from emulator.vllm_ascend import quantised_operators  # noqa: F401 - defines its operators
 from emulator.vllm_ascend.operators import declare, define
 
 

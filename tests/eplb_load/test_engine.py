@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.reference import make_prompts, transformers_load, write_model
+from tests.support.reference import float_network, make_prompts, transformers_load, write_model
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -33,14 +35,19 @@ def summed_load(result: EngineResult, model: int) -> tuple[list[list[int]], int]
     return layers, sum(part["num_tokens"] for part in parts)
 
 
-def assert_equals_transformers(model: str, prompts: list[list[int]], result: EngineResult) -> None:
+def assert_equals_transformers(
+    model: str,
+    prompts: list[list[int]],
+    result: EngineResult,
+    load_network: Callable[[str], Any] = float_network,
+) -> None:
     """The last token of each completion is sampled but never routed."""
     sequences = [[*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, result.token_ids, strict=True)]
     load_LE, num_tokens = summed_load(result, 0)
     for rank in result.ranks:
         assert rank.report is not None and rank.report["eplb_load"]["collection"]["num_handovers"] >= 5
     assert num_tokens == sum(map(len, sequences))
-    assert load_LE == transformers_load(model, sequences)
+    assert load_LE == transformers_load(model, sequences, load_network)
 
 
 @pytest.mark.parametrize(

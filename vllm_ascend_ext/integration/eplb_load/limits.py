@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.eplb_load.ascend_quantised import unwatched_experts
 from vllm_ascend_ext.integration.eplb_load.ascend_rows import COUNTED_WAYS
 from vllm_ascend_ext.integration.refusal import Rule
-from vllm_ascend_ext.integration.rule_facts import ascend_config, dense_model, other_dispatches, quantization
+from vllm_ascend_ext.integration.rule_facts import ascend_config, dense_model, other_dispatches
 
 _OFF = "or set eplb_load.enabled to false"
 
@@ -95,10 +96,9 @@ ASCEND_RULES = tuple(
         ),
         (
             "quantization",
-            "cannot see what the layers of quantization={method} route, which vllm-ascend's methods keep to "
-            "themselves",
-            "use an unquantised model",
-            quantization,
+            "cannot see what experts quantised as {methods} route",
+            "use W8A8_DYNAMIC or another method that it can watch, or an unquantised model",
+            unwatched_experts,
         ),
         (
             "enable_fused_mc2",
