@@ -65,12 +65,6 @@ ASCEND_RULES = tuple(
     Rule(setting, why, f"{instead}, {_OFF}", refuses, stack="vllm-ascend")
     for setting, why, instead, refuses in (
         (
-            "pipeline_parallel_size",
-            "is not verified with pipeline stages on the NPU",
-            "use TP",
-            lambda d: d.parallel.pipeline_parallel_size > 1,
-        ),
-        (
             "prefill_context_parallel_size",
             "cannot tell which of a sequence's rows are a rank's own under prefill context parallelism",
             "set it to 1 (decode context parallelism, which divides no rows, is counted)",

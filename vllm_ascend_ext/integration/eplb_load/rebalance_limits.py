@@ -87,10 +87,10 @@ ASCEND_RULES = tuple(
             lambda d: not _eplb_config().dynamic_eplb,
         ),
         (
-            "data_parallel_size",
-            "is not verified with data parallelism on the NPU",
+            "data_parallel_size, pipeline_parallel_size",
+            "is not verified with data parallelism or pipeline stages on the NPU",
             "use TP",
-            lambda d: d.parallel.data_parallel_size > 1,
+            lambda d: max(d.parallel.data_parallel_size, d.parallel.pipeline_parallel_size) > 1,
         ),
         (
             "enable_expert_parallel",
