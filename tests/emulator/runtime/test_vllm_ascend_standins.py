@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -24,6 +28,17 @@ def test_every_stand_in_has_a_reason() -> None:
     for stand_in in STAND_INS:
         assert stand_in.reason and stand_in.does, stand_in.target
     assert len({stand_in.target for stand_in in STAND_INS}) == len(STAND_INS)
+
+
+def test_vllm_ascend_is_built_for_the_emulated_soc() -> None:
+    program = "from vllm_ascend.utils import check_ascend_device_type, get_ascend_device_type as kind\n"
+    program += "kind()\ncheck_ascend_device_type()\nprint(kind().name)"
+    for soc, expected in (("Ascend910B4", "A2"), ("Ascend910_9391", "A3")):
+        environment = os.environ | {"EMULATOR_SOC": soc}
+        output = subprocess.run(
+            [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
+        ).stdout
+        assert output.split()[-1] == expected
 
 
 def test_add_rms_norm_bias(npu: torch.device) -> None:
