@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
-from vllm_ascend_ext.integration.rule_facts import ascend_config, dense_model, other_dispatches, quantization
+from vllm_ascend_ext.integration.rule_facts import (
+    ascend_config,
+    dense_model,
+    other_dispatches,
+    quantization,
+    splits_rows,
+)
 
 _OFF = "or set eplb_load.enabled to false"
-
-
-def _splits_rows(deployment: Deployment) -> bool:
-    from vllm_ascend.utils import enable_sp, enable_sp_by_pass
-
-    return bool(enable_sp(deployment.vllm_config) or enable_sp_by_pass())
 
 
 RULES = (
@@ -88,19 +87,19 @@ ASCEND_RULES = tuple(
             "enable_flashcomm1",
             "cannot count rows that vllm-ascend's sequence parallelism splits",
             "turn enable_flashcomm1 off",
-            _splits_rows,
+            splits_rows,
         ),
         (
             "mix_placement",
             "does not count shared experts as routed ones",
             "turn mix_placement off",
-            lambda d: ascend_config().mix_placement,
+            lambda d: ascend_config(d).mix_placement,
         ),
         (
             "multistream_overlap_gate",
             "needs the gate on the main stream",
             "turn multistream_overlap_gate off",
-            lambda d: ascend_config().multistream_overlap_gate,
+            lambda d: ascend_config(d).multistream_overlap_gate,
         ),
         (
             "quantization",

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds from parsed options what the rules see of vLLM's configuration, as vllm-ascend's platform completes it.
+
+vLLM's own classes are filled without their checks, which ask for devices, files and kernels; so defaults and
+properties are vLLM's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from types import SimpleNamespace
+from typing import Any, get_args
+
+from vllm_ascend_ext.tools.check.errors import CommandError
+from vllm_ascend_ext.tools.check.model_facts import ModelFacts
+
+_DTYPES = {"half": "float16", "float": "float32"}
+
+
+def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
+    """Returns the configuration that rules are asked about; raises CommandError for values that vLLM refuses."""
+    additional = dict(options.additional_config or {})
+    speculative = _speculative(options, facts)
+    model = _model(options, facts, _xlite_is_eager(additional, speculative))
+    return SimpleNamespace(
+        parallel_config=_parallel(options),
+        model_config=model,
+        speculative_config=speculative,
+        compilation_config=_compilation(options, model, additional),
+        scheduler_config=SimpleNamespace(
+            scheduler_cls=options.scheduler_cls, async_scheduling=options.async_scheduling
+        ),
+        kv_transfer_config=options.kv_transfer_config,
+        ec_transfer_config=options.ec_transfer_config,
+        lora_config=SimpleNamespace() if options.enable_lora else None,
+        additional_config=additional,
+        use_v2_model_runner=False,  # vllm-ascend builds the V1 runner whatever vLLM chose
+    )
+
+
+def _unchecked(kind: Any, **values: Any) -> Any:
+    """Returns an instance of one of vLLM's configuration classes with defaults, none of which is checked."""
+    instance = object.__new__(kind)
+    for name, field in kind.__pydantic_fields__.items():
+        value = values[name] if name in values else field.get_default(call_default_factory=True)
+        object.__setattr__(instance, name, value)
+    return instance
+
+
+def _parallel(options: argparse.Namespace) -> Any:
+    from vllm.config import ParallelConfig
+
+    known = {name: getattr(options, name) for name in ParallelConfig.__pydantic_fields__ if hasattr(options, name)}
+    known = {name: value for name, value in known.items() if value is not None}
+    config = _unchecked(ParallelConfig, **known)
+    config.world_size = (
+        config.tensor_parallel_size * config.pipeline_parallel_size * config.prefill_context_parallel_size
+    )
+    if not (options.compilation_config and options.compilation_config.pass_config.enable_sp):
+        config.all2all_backend = "flashinfer_all2allv"  # vllm-ascend's platform puts it there
+    return config
+
+
+def _speculative(options: argparse.Namespace, facts: ModelFacts) -> Any:
+    from vllm.config import SpeculativeConfig
+    from vllm.config.speculative import MTPModelTypes
+
+    given = options.speculative_config
+    if not given:
+        return None
+    known = {name: value for name, value in given.items() if name in SpeculativeConfig.__pydantic_fields__}
+    model = str(given.get("model") or "").lower()
+    named = next((name for name in ("eagle3", "eagle", "dflash", "ngram") if name in model), "draft_model")
+    method = given.get("method") or named
+    if method in get_args(MTPModelTypes):
+        method = "mtp"
+    known |= {"method": method, "parallel_drafting": method == "dflash" or bool(given.get("parallel_drafting"))}
+    return _unchecked(SpeculativeConfig, **known)
+
+
+def _xlite_is_eager(additional: dict[str, Any], speculative: Any) -> bool:
+    xlite = additional.get("xlite_graph_config") or {}
+    return bool(xlite.get("enabled") and xlite.get("full_mode") and speculative is None)
+
+
+def _model(options: argparse.Namespace, facts: ModelFacts, is_eager: bool) -> Any:
+    import torch
+
+    text = facts.text_namespace
+    stored = facts.config.get("dtype") or facts.config.get("torch_dtype") or facts.text_config.get("dtype")
+    dtype = str(options.dtype if options.dtype != "auto" else stored or "bfloat16")
+    dtype = _DTYPES.get(dtype, dtype)
+    return SimpleNamespace(
+        model=facts.name,
+        architectures=list(facts.config.get("architectures") or ()),
+        hf_text_config=text,
+        is_moe=facts.num_experts > 0,
+        get_num_experts=lambda: facts.num_experts,
+        num_experts_per_tok=facts.top_k,
+        quantization=options.quantization or facts.quantization,
+        enforce_eager=bool(options.enforce_eager) or is_eager,
+        dtype=getattr(torch, dtype, torch.bfloat16),
+        max_logprobs=options.max_logprobs,
+        runner_type="generate" if options.runner == "auto" else options.runner,
+        enable_return_routed_experts=bool(options.enable_return_routed_experts),
+    )
+
+
+def _compilation(options: argparse.Namespace, model: Any, additional: dict[str, Any]) -> Any:
+    from vllm.config import CompilationConfig, CompilationMode, CUDAGraphMode
+
+    config = options.compilation_config or _unchecked(CompilationConfig)
+    if (additional.get("xlite_graph_config") or {}).get("enabled"):
+        config.cudagraph_mode = CUDAGraphMode.FULL_DECODE_ONLY
+    no_graphs = str(options.optimization_level) == "0" and config.cudagraph_mode is None
+    if model.enforce_eager or no_graphs or config.mode == CompilationMode.NONE:
+        config.mode, config.cudagraph_mode = CompilationMode.NONE, CUDAGraphMode.NONE
+    elif config.cudagraph_mode is None:
+        config.cudagraph_mode = CUDAGraphMode.FULL_AND_PIECEWISE  # vLLM's default, which vllm-ascend keeps
+    if config.mode is None:
+        config.mode = CompilationMode.VLLM_COMPILE
+    if not isinstance(config.cudagraph_mode, CUDAGraphMode):
+        raise CommandError(f"cudagraph_mode {config.cudagraph_mode!r} is not one of vLLM's")
+    return config
