@@ -40,11 +40,11 @@ def coverage(table: Table, paragraph: Callable[[str], list[str]]) -> list[Sequen
         paragraph(
             "What `vllm-ascend-ext check` says of the `vllm serve` commands that vllm-ascend publishes for "
             "mixture-of-experts models in its tutorials and test configurations. *Starts* means that a test on "
-            "the emulator has run this class of deployment in small, with tokens and counts compared; *unverified* "
-            "that nothing speaks against it and no test has run it; *refused* that start-up says why not. A "
-            "command whose SoC is not said counts with the worse of A2 and A3. Everything is judged for "
-            f"vllm-ascend {RELEASE}; commands of other releases are here for comparison. How to ask about your "
-            "own command: [check a command](check.md)."
+            "the emulator has run this class of deployment in small, with tokens and counts compared; "
+            "*unverified* that nothing speaks against it and no test has run it; *refused* that start-up says "
+            "why not. A command whose SoC is not said counts with the worse of A2 and A3. Everything is judged "
+            f"for vllm-ascend {RELEASE}; commands of other releases are here for comparison. How to ask about "
+            "your own command: [check a command](check.md)."
         )
     ]
     for release in sorted(releases, key=lambda name: name != RELEASE):
@@ -63,8 +63,8 @@ _BY_CLASS = (
     "start verified / unverified / refused."
 )
 _ROWS = (
-    "A row is one test, with the values that it runs; what a row leaves out is eager, ALLGATHER, unquantised, and off. The table "
-    " is `vllm_ascend_ext/tools/check/verified.py`."
+    "A row is one test, with the values that it runs; what a row leaves out is eager, ALLGATHER, unquantised, and "
+    "off. The table is `vllm_ascend_ext/tools/check/verified.py`."
 )
 _STATES = ("starts", "unverified", "refused")
 

@@ -70,6 +70,8 @@ class CommandStack(VllmAscendStack):
         """Returns the part of vllm-ascend's configuration that rules look at."""
         given = vllm_config.additional_config
         eplb = given.get("eplb_config") or {}
+        if not isinstance(eplb, dict):
+            raise CommandError("additional_config.eplb_config is no mapping; give one")
         if unknown := sorted(set(eplb) - set(_EPLB_DEFAULTS)):
             raise CommandError(f"additional_config.eplb_config has no {unknown[0]!r}; remove it")
         eplb = _EPLB_DEFAULTS | eplb

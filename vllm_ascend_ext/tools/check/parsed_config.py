@@ -21,7 +21,8 @@ def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
     """Returns the configuration that rules are asked about; raises CommandError for values that vLLM refuses."""
     additional = dict(options.additional_config or {})
     speculative = _speculative(options, facts)
-    model = _model(options, facts, _xlite_is_eager(additional, speculative))
+    is_eager = bool(_xlite(additional).get("full_mode")) and speculative is None
+    model = _model(options, facts, is_eager)
     return SimpleNamespace(
         parallel_config=_parallel(options),
         model_config=model,
@@ -78,9 +79,9 @@ def _speculative(options: argparse.Namespace, facts: ModelFacts) -> Any:
     return _unchecked(SpeculativeConfig, **known)
 
 
-def _xlite_is_eager(additional: dict[str, Any], speculative: Any) -> bool:
-    xlite = additional.get("xlite_graph_config") or {}
-    return bool(xlite.get("enabled") and xlite.get("full_mode") and speculative is None)
+def _xlite(additional: dict[str, Any]) -> dict[str, Any]:
+    xlite = additional.get("xlite_graph_config")
+    return xlite if isinstance(xlite, dict) and xlite.get("enabled") else {}
 
 
 def _model(options: argparse.Namespace, facts: ModelFacts, is_eager: bool) -> Any:
@@ -110,7 +111,7 @@ def _compilation(options: argparse.Namespace, model: Any, additional: dict[str, 
     from vllm.config import CompilationConfig, CompilationMode, CUDAGraphMode
 
     config = options.compilation_config or _unchecked(CompilationConfig)
-    if (additional.get("xlite_graph_config") or {}).get("enabled"):
+    if _xlite(additional):
         config.cudagraph_mode = CUDAGraphMode.FULL_DECODE_ONLY
     no_graphs = str(options.optimization_level) == "0" and config.cudagraph_mode is None
     if model.enforce_eager or no_graphs or config.mode == CompilationMode.NONE:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vllm_ascend_ext.tools.check.errors import CommandError
-from vllm_ascend_ext.tools.check.shell_text import left_open
+from vllm_ascend_ext.tools.check.shell_text import left_open, without_variables
 
 # options that decide whether a feature starts; all others may be left to a variable
 _DECISIVE = {
@@ -65,7 +65,13 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     if options.model_tag is None and not is_named:
         raise CommandError("the command names no model: write it behind `vllm serve`")
     options.model = options.model_tag or options.model
+    for name in ("additional_config", "speculative_config"):
+        if not isinstance(getattr(options, name) or {}, dict):
+            raise CommandError(f"--{name.replace('_', '-')} is no JSON mapping; correct its quotes and braces")
     return options
+
+
+_DECIDING = re.compile(r'"(method|kv_role|cudagraph_mode|mode|num_speculative_tokens)":\s*"?\$')
 
 
 def _without_open_ends(arguments: Sequence[str]) -> list[str]:
@@ -83,23 +89,25 @@ def _without_open_ends(arguments: Sequence[str]) -> list[str]:
             kept.append(argument)
             continue
         name = _NAMES.get(option.lstrip("-").partition(".")[0].replace("-", "_"))
-        if name is not None and not _is_only_inside(name, value):
+        closed = None if name is None else _closed(value)
+        if name is not None and closed is None:
             raise CommandError(
                 f"{option} is left to {variable}, which the command does not set: write its value, or set "
                 f"{variable.strip('${}')}=... before `vllm serve`"
             )
-        if name is not None:
-            kept.append(argument)
+        if closed is not None:
+            kept.append(f"{option}={closed}" if is_joined else closed)
         elif kept and kept[-1] == option:
             kept.pop()
     return kept
 
 
-def _is_only_inside(name: str, value: str) -> bool:
-    """Returns whether a variable fills a text within JSON, say a port or a path, and JSON it is all the same."""
+def _closed(value: str) -> str | None:
+    """Returns JSON with 0 for its variables where these are a port, a path or the like, else None."""
+    if _DECIDING.search(value):
+        return None
+    closed = without_variables(value, "0")
     try:
-        return isinstance(json.loads(value), dict) and not re.search(
-            r'"(method|kv_role|cudagraph_mode|mode)":\s*"\$', value
-        )
+        return closed if isinstance(json.loads(closed), dict) else None
     except ValueError:
-        return False
+        return None

@@ -14,6 +14,7 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w[^}]*)\})")
 # <MODEL_PATH> of documentation, which a shell would read as two redirections
 _BLANK_TO_FILL_IN = re.compile(r"(?<![\w<])<([A-Za-z][\w.-]*)>")
+_COMMENT_LINE = re.compile(r"^[ \t]*#.*$", re.MULTILINE)
 _MODULES = ("vllm.entrypoints.openai.api_server", "vllm.entrypoints.cli.main")
 
 
@@ -44,7 +45,8 @@ def read_text(text: str) -> ServeCommand:
 
     Raises CommandError when there is no server in it, or several.
     """
-    joined = _BLANK_TO_FILL_IN.sub(r"${\1}", text.replace("\\\r\n", " ").replace("\\\n", " "))
+    plain = _COMMENT_LINE.sub("", text.replace("\r\n", "\n"))  # quotes in comments need not match
+    joined = _BLANK_TO_FILL_IN.sub(r"${\1}", plain.replace("\\\n", " "))
     lexer = shlex.shlex(joined, posix=True, punctuation_chars=";&|<>\n")
     lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
     try:
@@ -124,3 +126,8 @@ def left_open(text: str) -> str | None:
     """Returns the first variable of a text that is still to be set, else None."""
     found = _VARIABLE.search(text)
     return found[0] if found else None
+
+
+def without_variables(text: str, value: str) -> str:
+    """Returns a text with `value` for every variable that is still to be set."""
+    return _VARIABLE.sub(value, text)

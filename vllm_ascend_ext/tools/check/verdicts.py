@@ -23,7 +23,7 @@ from vllm_ascend_ext.tools.check.model_facts import read_model, scheme_of
 from vllm_ascend_ext.tools.check.parsed_config import build
 from vllm_ascend_ext.tools.check.serve_options import read_options
 from vllm_ascend_ext.tools.check.shell_text import ServeCommand
-from vllm_ascend_ext.tools.check.verified import test_of
+from vllm_ascend_ext.tools.check.verified import proof_of
 
 State = Literal["starts", "unverified", "refused"]
 NAMES = tuple(feature.name for feature in FEATURES)
@@ -84,7 +84,7 @@ def judge(question: Question) -> list[Verdict]:
             only = _only(config, name)
             refused = refusals_in(Deployment(vllm_config, only, DEVICES["npu"], stack))
             reasons = (*problems, *refused)
-            test = None if reasons else test_of(name, deployment)
+            test = None if reasons else proof_of(name, deployment)
             state: State = "refused" if reasons else "starts" if test else "unverified"
             verdicts.append(Verdict(name, soc, state, reasons, deployment, test))
     return verdicts

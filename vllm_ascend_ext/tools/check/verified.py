@@ -74,7 +74,7 @@ ROWS: tuple[VerifiedRow, ...] = (
 )
 
 
-def test_of(feature: str, deployment: DeploymentClass) -> str | None:
+def proof_of(feature: str, deployment: DeploymentClass) -> str | None:
     """Returns the test that has run a feature in a class of deployments, else None."""
     rows = (row for row in ROWS if feature in row.features and row.holds(deployment))
     return next((row.test for row in rows), None)
