@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `check` concludes from a command is what start-up concludes from the configuration that vllm-ascend makes of
-it: the same dispatches and settings, and word for word the same refusals. On the emulator, where both can be asked.
+"""What `check` concludes from a command is what start-up concludes from the configuration that vllm-ascend makes
+of it: the same dispatches and settings, word for word the same refusals. On the emulator, where both can be asked.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ CASES: dict[str, tuple[list[str], dict[str, str]]] = {
     "log-probabilities": (["--enforce-eager", "--max-logprobs", "-1"], {}),
 }
 
+# ranks of all replicas and stages, stages, expert parallelism
+LAYOUTS = ((1, 1, True), (8, 1, True), (16, 1, True), (32, 2, True), (64, 1, False))
+
 
 def facts(deployment: Any) -> dict[str, Any]:
     """What rules and classes look at, as plain values."""
@@ -88,7 +91,7 @@ def both(model: str, options: list[str], environment: dict[str, str]) -> tuple[A
     words += ["--additional-config.refresh=true"]
     parsed = read_options(words)
     ours = Deployment(
-        build(parsed, read_model(parsed.model, None, {})), config, DEVICES["npu"], CommandStack("A2", environment)
+        build(parsed, read_model(model, None, {})), config, DEVICES["npu"], CommandStack("A2", environment)
     )
     os.environ.update(environment)
     try:

@@ -8,6 +8,7 @@ properties are vLLM's.
 from __future__ import annotations
 
 import argparse
+import math
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -41,25 +42,26 @@ def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
 
 def _unchecked(kind: Any, **values: Any) -> Any:
     """Returns an instance of one of vLLM's configuration classes with defaults, none of which is checked."""
-    instance = object.__new__(kind)
-    for name, field in kind.__pydantic_fields__.items():
-        value = values[name] if name in values else field.get_default(call_default_factory=True)
-        object.__setattr__(instance, name, value)
-    return instance
+
+    class Unchecked(kind):  # type: ignore[misc]
+        def __init__(self) -> None:
+            fields = kind.__pydantic_fields__.items()
+            defaults = {name: field.get_default(call_default_factory=True) for name, field in fields}
+            self.__dict__.update(defaults | values)
+
+    return Unchecked()
 
 
 def _parallel(options: argparse.Namespace) -> Any:
     from vllm.config import ParallelConfig
 
-    known = {name: getattr(options, name) for name in ParallelConfig.__pydantic_fields__ if hasattr(options, name)}
+    known = {name: getattr(options, name, None) for name in ParallelConfig.__pydantic_fields__}
     known = {name: value for name, value in known.items() if value is not None}
-    config = _unchecked(ParallelConfig, **known)
-    config.world_size = (
-        config.tensor_parallel_size * config.pipeline_parallel_size * config.prefill_context_parallel_size
-    )
+    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size")
+    known["world_size"] = math.prod(known[name] for name in sizes)
     if not (options.compilation_config and options.compilation_config.pass_config.enable_sp):
-        config.all2all_backend = "flashinfer_all2allv"  # vllm-ascend's platform puts it there
-    return config
+        known["all2all_backend"] = "flashinfer_all2allv"  # vllm-ascend's platform puts it there
+    return _unchecked(ParallelConfig, **known)
 
 
 def _speculative(options: argparse.Namespace, facts: ModelFacts) -> Any:
@@ -110,16 +112,17 @@ def _model(options: argparse.Namespace, facts: ModelFacts, is_eager: bool) -> An
 def _compilation(options: argparse.Namespace, model: Any, additional: dict[str, Any]) -> Any:
     from vllm.config import CompilationConfig, CompilationMode, CUDAGraphMode
 
-    config = options.compilation_config or _unchecked(CompilationConfig)
+    given = vars(options.compilation_config) if options.compilation_config else {}
+    mode, graphs = given.get("mode"), given.get("cudagraph_mode")
     if _xlite(additional):
-        config.cudagraph_mode = CUDAGraphMode.FULL_DECODE_ONLY
-    no_graphs = str(options.optimization_level) == "0" and config.cudagraph_mode is None
-    if model.enforce_eager or no_graphs or config.mode == CompilationMode.NONE:
-        config.mode, config.cudagraph_mode = CompilationMode.NONE, CUDAGraphMode.NONE
-    elif config.cudagraph_mode is None:
-        config.cudagraph_mode = CUDAGraphMode.FULL_AND_PIECEWISE  # vLLM's default, which vllm-ascend keeps
-    if config.mode is None:
-        config.mode = CompilationMode.VLLM_COMPILE
-    if not isinstance(config.cudagraph_mode, CUDAGraphMode):
-        raise CommandError(f"cudagraph_mode {config.cudagraph_mode!r} is not one of vLLM's")
-    return config
+        graphs = CUDAGraphMode.FULL_DECODE_ONLY
+    has_none = str(options.optimization_level) == "0" and graphs is None
+    if model.enforce_eager or has_none or mode == CompilationMode.NONE or graphs == CUDAGraphMode.NONE:
+        mode, graphs = CompilationMode.NONE, CUDAGraphMode.NONE
+    elif graphs is None:
+        graphs = CUDAGraphMode.FULL_AND_PIECEWISE  # vLLM's default, which vllm-ascend keeps
+    if mode is None:
+        mode = CompilationMode.VLLM_COMPILE
+    if not isinstance(graphs, CUDAGraphMode):
+        raise CommandError(f"cudagraph_mode {graphs!r} is not one of vLLM's; choose one")
+    return _unchecked(CompilationConfig, **{**given, "mode": mode, "cudagraph_mode": graphs})

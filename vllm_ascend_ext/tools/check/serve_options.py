@@ -51,7 +51,7 @@ def _parser() -> Any:
 
 
 def read_options(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the options of a command as vLLM reads them; `model` is what the command names.
+    """Returns the options of a command as vLLM reads them.
 
     Raises CommandError for what vLLM does not take, and for a setting that is left to a variable and decides.
     """
@@ -64,11 +64,15 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     is_named = any(re.match(r"--model(=|$)", argument) for argument in arguments)
     if options.model_tag is None and not is_named:
         raise CommandError("the command names no model: write it behind `vllm serve`")
-    options.model = options.model_tag or options.model
     for name in ("additional_config", "speculative_config"):
         if not isinstance(getattr(options, name) or {}, dict):
             raise CommandError(f"--{name.replace('_', '-')} is no JSON mapping; correct its quotes and braces")
     return options
+
+
+def model_of(options: argparse.Namespace) -> str:
+    """Returns the model that a command names."""
+    return str(options.model_tag or options.model)
 
 
 _DECIDING = re.compile(r'"(method|kv_role|cudagraph_mode|mode|num_speculative_tokens)":\s*"?\$')

@@ -47,13 +47,19 @@ def read_text(text: str) -> ServeCommand:
     """
     plain = _COMMENT_LINE.sub("", text.replace("\r\n", "\n"))  # quotes in comments need not match
     joined = _BLANK_TO_FILL_IN.sub(r"${\1}", plain.replace("\\\n", " "))
-    lexer = shlex.shlex(joined, posix=True, punctuation_chars=";&|<>\n")
-    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
     try:
-        tokens = list(lexer)
+        tokens = list(_Lexer(joined))
     except ValueError as error:
         raise CommandError(f"the command's quotes do not match ({error}): close them") from None
     return _read(_statements(tokens))
+
+
+class _Lexer(shlex.shlex):
+    """Splits as a shell does, with separators and ends of lines as words of their own."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, posix=True, punctuation_chars=";&|<>\n")
+        self.whitespace, self.whitespace_split, self.commenters = " \t\r", True, ""
 
 
 def _statements(tokens: Sequence[str]) -> list[list[str]]:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from vllm_ascend_ext.tools.check.ascend_choice import CommandStack
 from vllm_ascend_ext.tools.check.deployment_class import DeploymentClass, class_of
 from vllm_ascend_ext.tools.check.model_facts import read_model, scheme_of
 from vllm_ascend_ext.tools.check.parsed_config import build
-from vllm_ascend_ext.tools.check.serve_options import read_options
+from vllm_ascend_ext.tools.check.serve_options import model_of, read_options
 from vllm_ascend_ext.tools.check.shell_text import ServeCommand
 from vllm_ascend_ext.tools.check.verified import proof_of
 
@@ -31,7 +29,7 @@ NAMES = tuple(feature.name for feature in FEATURES)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Says of one feature on one SoC what comes of a command.
+    """Holds what comes of a command for one feature on one SoC.
 
     Attributes:
         state: "starts": a test has run this class; "unverified": nothing speaks against it, but no test ran it.
@@ -68,7 +66,7 @@ def judge(question: Question) -> list[Verdict]:
     command = question.command
     options = read_options(command.arguments)
     overrides = options.hf_overrides if isinstance(options.hf_overrides, Mapping) else {}
-    facts = read_model(options.model, question.model_config, overrides)
+    facts = read_model(model_of(options), question.model_config, overrides)
     if question.scheme:
         facts = dataclasses.replace(facts, scheme=scheme_of(question.scheme) or facts.scheme)
     section, wrong = ExtConfig.salvage(options.additional_config or None)
@@ -77,7 +75,7 @@ def judge(question: Question) -> list[Verdict]:
     problems = [Refusal("", line.split(":")[0], line.split(": ", 1)[-1], "correct it") for line in wrong]
     verdicts = []
     for soc in question.socs:
-        vllm_config = build(_copied(options), facts)
+        vllm_config = build(options, facts)
         stack = CommandStack(soc, command.environment)
         deployment = class_of(vllm_config, facts, stack)
         for name in names:
@@ -88,13 +86,6 @@ def judge(question: Question) -> list[Verdict]:
             state: State = "refused" if reasons else "starts" if test else "unverified"
             verdicts.append(Verdict(name, soc, state, reasons, deployment, test))
     return verdicts
-
-
-def _copied(options: argparse.Namespace) -> argparse.Namespace:
-    """Returns options whose configuration of graphs is their own, as it is completed for an SoC."""
-    copied = copy.copy(options)
-    copied.compilation_config = copy.copy(options.compilation_config)
-    return copied
 
 
 def _only(config: ExtConfig, feature: str) -> ExtConfig:
