@@ -95,7 +95,9 @@ def both(model: str, options: list[str], environment: dict[str, str]) -> tuple[A
     )
     os.environ.update(environment)
     try:
-        vllm_config = EngineArgs.from_cli_args(read_options(words)).create_engine_config()
+        live = read_options(words)
+        live.model = live.model_tag  # as `vllm serve` does
+        vllm_config = EngineArgs.from_cli_args(live).create_engine_config()
     finally:
         for name in environment:
             del os.environ[name]

@@ -42,14 +42,9 @@ def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
 
 def _unchecked(kind: Any, **values: Any) -> Any:
     """Returns an instance of one of vLLM's configuration classes with defaults, none of which is checked."""
-
-    class Unchecked(kind):  # type: ignore[misc]
-        def __init__(self) -> None:
-            fields = kind.__pydantic_fields__.items()
-            defaults = {name: field.get_default(call_default_factory=True) for name, field in fields}
-            self.__dict__.update(defaults | values)
-
-    return Unchecked()
+    fields = kind.__pydantic_fields__.items()
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in fields if name not in values}
+    return type(kind.__name__, (kind,), {"__init__": lambda _: None} | defaults | values)()
 
 
 def _parallel(options: argparse.Namespace) -> Any:
