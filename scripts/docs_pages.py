@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the pages that say what the code says: options, metrics, environment, refusals, and Grafana's dashboard.
+"""Writes the pages that say what the code says: options, metrics, environment, refusals, coverage, and Grafana's
+dashboard.
 
 python scripts/docs_pages.py            # write
 python scripts/docs_pages.py --check    # exit 1 when a page is out of date
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from coverage_page import coverage
 from dashboard import dashboard
 from prometheus_client import REGISTRY as PROMETHEUS
 from pydantic import BaseModel
@@ -214,6 +216,11 @@ def yielded(file: Path) -> list[str]:
     return found
 
 
+def coverage_page() -> str:
+    """Returns the page of what `check` says of published deployments."""
+    return page("Coverage", *coverage(table, paragraph))
+
+
 def grafana() -> str:
     """Returns the dashboard, with the names under which the metrics are exported."""
     names = {
@@ -228,6 +235,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "refusals.md": refusals,
     DOCS / "metrics.md": metrics,
     DOCS / "environment.md": environment,
+    DOCS / "coverage.md": coverage_page,
     DOCS / "recipes" / "grafana_dashboard.json": grafana,
 }
 

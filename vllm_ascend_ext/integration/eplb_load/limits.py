@@ -5,19 +5,14 @@ from __future__ import annotations
 
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.eplb_load.ascend_quantised import unwatched_experts
-from vllm_ascend_ext.integration.eplb_load.ascend_rows import COUNTED_WAYS
 from vllm_ascend_ext.integration.refusal import Rule
-from vllm_ascend_ext.integration.rule_facts import ascend_config, dense_model, other_dispatches
+from vllm_ascend_ext.integration.rule_facts import ascend_config, dense_model
 
 _OFF = "or set eplb_load.enabled to false"
 
 
 def _compiled_sequence_parallelism(deployment: Deployment) -> bool:
-    return bool(ascend_config().enable_sp_by_pass)
-
-
-def _uncounted_dispatches(deployment: Deployment) -> object:
-    return other_dispatches(deployment, COUNTED_WAYS)
+    return bool(ascend_config(deployment).enable_sp_by_pass)
 
 
 RULES = (
@@ -65,12 +60,6 @@ ASCEND_RULES = tuple(
     Rule(setting, why, f"{instead}, {_OFF}", refuses, stack="vllm-ascend")
     for setting, why, instead, refuses in (
         (
-            "pipeline_parallel_size",
-            "is not verified with pipeline stages on the NPU",
-            "use TP",
-            lambda d: d.parallel.pipeline_parallel_size > 1,
-        ),
-        (
             "prefill_context_parallel_size",
             "cannot tell which of a sequence's rows are a rank's own under prefill context parallelism",
             "set it to 1 (decode context parallelism, which divides no rows, is counted)",
@@ -86,13 +75,13 @@ ASCEND_RULES = tuple(
             "mix_placement",
             "does not count shared experts as routed ones",
             "turn mix_placement off",
-            lambda d: ascend_config().mix_placement,
+            lambda d: ascend_config(d).mix_placement,
         ),
         (
             "multistream_overlap_gate",
             "needs the gate on the main stream",
             "turn multistream_overlap_gate off",
-            lambda d: ascend_config().multistream_overlap_gate,
+            lambda d: ascend_config(d).multistream_overlap_gate,
         ),
         (
             "quantization",
@@ -102,9 +91,9 @@ ASCEND_RULES = tuple(
         ),
         (
             "enable_fused_mc2",
-            "cannot count rows where vllm-ascend dispatches by {ways}, which is not verified",
-            "leave enable_fused_mc2 at 0",
-            _uncounted_dispatches,
+            "is not verified with enable_fused_mc2=2, vllm-ascend's dispatch_gmm_combine_decode",
+            "set it to 0 or 1",
+            lambda d: ascend_config(d).enable_fused_mc2 == 2,
         ),
     )
 )

@@ -58,12 +58,12 @@ VLLM_RULES = tuple(
 )
 
 
-def _eplb_config() -> Any:
-    return ascend_config().eplb_config
+def _eplb_config(deployment: Deployment) -> Any:
+    return ascend_config(deployment).eplb_config
 
 
 def _has_no_ascend_window(deployment: Deployment) -> object:
-    eplb_config = _eplb_config()
+    eplb_config = _eplb_config(deployment)
     lead, interval = deployment.config.eplb_load.rebalance_lead, eplb_config.expert_heat_collection_interval
     if lead < interval and eplb_config.algorithm_execution_interval >= 1:
         return None
@@ -84,19 +84,13 @@ ASCEND_RULES = tuple(
             "eplb_config.dynamic_eplb",
             "needs eplb_config.dynamic_eplb",
             "set it (and DYNAMIC_EPLB=true)",
-            lambda d: not _eplb_config().dynamic_eplb,
+            lambda d: not _eplb_config(d).dynamic_eplb,
         ),
         (
-            "enforce_eager",
-            "is not verified in vllm-ascend's graph mode",
-            "set enforce_eager",
-            lambda d: d.model is not None and not d.model.enforce_eager,
-        ),
-        (
-            "data_parallel_size",
-            "is not verified with data parallelism on the NPU",
+            "data_parallel_size, pipeline_parallel_size",
+            "is not verified with data parallelism or pipeline stages on the NPU",
             "use TP",
-            lambda d: d.parallel.data_parallel_size > 1,
+            lambda d: max(d.parallel.data_parallel_size, d.parallel.pipeline_parallel_size) > 1,
         ),
         (
             "enable_expert_parallel",
@@ -105,28 +99,34 @@ ASCEND_RULES = tuple(
             lambda d: other_dispatches(d, ("ALLGATHER",)),
         ),
         (
+            "enforce_eager",
+            "is not verified in vllm-ascend's graph mode",
+            "set enforce_eager",
+            lambda d: d.model is not None and not d.model.enforce_eager,
+        ),
+        (
             "eplb_config.num_redundant_experts, eplb_config.expert_map_path",
             "is not verified with copies of experts",
             "leave num_redundant_experts at 0 and expert_map_path out",
-            lambda d: _eplb_config().num_redundant_experts > 0 or _eplb_config().expert_map_path is not None,
+            lambda d: _eplb_config(d).num_redundant_experts > 0 or _eplb_config(d).expert_map_path is not None,
         ),
         (
             "eplb_config.expert_map_record_path",
             "does not record maps",
             "leave expert_map_record_path out",
-            lambda d: _eplb_config().expert_map_record_path is not None,
+            lambda d: _eplb_config(d).expert_map_record_path is not None,
         ),
         (
             "eplb_config.eplb_policy_type",
             "has no counts of single steps, as policy 3 wants",
             "choose 0, 1 or 2",
-            lambda d: _eplb_config().eplb_policy_type == 3,
+            lambda d: _eplb_config(d).eplb_policy_type == 3,
         ),
         (
             "eplb_config.eplb_heat_collection_stage, eplb_load.phase",
             "wants all steps, for a window without a step of the phase would leave the policy nothing to go by",
             "leave ascend_ext.eplb_load.phase and eplb_config.eplb_heat_collection_stage at 'all'",
-            lambda d: _eplb_config().eplb_heat_collection_stage != "all" or d.config.eplb_load.phase != "all",
+            lambda d: _eplb_config(d).eplb_heat_collection_stage != "all" or d.config.eplb_load.phase != "all",
         ),
         (
             "eplb_load.rebalance_lead",

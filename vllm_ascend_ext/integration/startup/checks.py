@@ -72,11 +72,15 @@ def refusals_of(vllm_config: Any, config: ExtConfig, device_type: str) -> list[R
     engine's own has been checked before.
     """
     device = DEVICES[device_type]
-    deployment = Deployment(vllm_config, config, device, device.load_stack())
+    return refusals_in(Deployment(vllm_config, config, device, device.load_stack()))
+
+
+def refusals_in(deployment: Deployment) -> list[Refusal]:
+    """Returns everything that the worker and the enabled features refuse in a deployment (see `refusals_of`)."""
     if deployment.is_draft:
         return []
     found = refusals("", worker_limits.RULES, deployment)
-    for feature in enabled(config):
+    for feature in enabled(deployment.config):
         found += refusals(feature.name, feature.rules, deployment)
     return found
 
