@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.a3_engines import A3Run, run_on_a3
+from tests.support.engines.a3 import A3Run, run_on_a3
 from tests.support.long_tables import LONG, long_table
 from tests.support.reference import make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.engine import EngineCase

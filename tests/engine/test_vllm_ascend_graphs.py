@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from emulator.findings import Findings
-from tests.engine.a3_engines import run_on_a3
 from tests.engine.graph_counts import GraphCounts
 from tests.engine.upstream_races import CAPTURE, others
 from tests.eplb_load.test_engine import (
@@ -22,6 +21,7 @@ from tests.eplb_load.test_engine import (
     assert_every_scheduled_row_counts,
     summed_load,
 )
+from tests.support.engines.a3 import run_on_a3
 from tests.support.reference import make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
