@@ -131,7 +131,7 @@ def made_by(make: Callable[[], object]) -> set[Any]:
 
 def exported_name(collector: Any) -> str:
     """Returns the name under which Prometheus sees a metric."""
-    return str(collector._name) + ("_total" if collector._type == "counter" else "")
+    return str(collector.name)
 
 
 def metrics() -> str:
@@ -139,17 +139,18 @@ def metrics() -> str:
     parts: list[Sequence[str]] = [
         paragraph(
             "A server's `/metrics` has these beside vLLM's own, each while its feature is on. The workers are "
-            "asked when somebody asks the server, at most once a second. A recipe: "
-            "[Prometheus and Grafana](recipes/prometheus.md)."
+            "asked when somebody asks a server, at most once a second and by each API server for itself; no "
+            "scrape waits for longer than half a second. What a full ring says is read from shared memory. "
+            "A recipe: [Prometheus and Grafana](recipes/prometheus.md)."
         )
     ]
     for feature, collectors in metrics_by_feature().items():
         rows = [
             (
                 f"`{exported_name(collector)}`",
-                collector._type,
-                ", ".join(f"`{label}`" for label in collector._labelnames),
-                collector._documentation,
+                collector.kind,
+                ", ".join(f"`{label}`" for label in collector.labels),
+                collector.text,
             )
             for collector in collectors
         ]

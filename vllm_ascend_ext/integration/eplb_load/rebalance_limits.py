@@ -70,6 +70,14 @@ def _has_no_ascend_window(deployment: Deployment) -> object:
     return {"lead": lead, "interval": interval}
 
 
+def _has_too_few_ranks(deployment: Deployment) -> object:
+    parallel = deployment.parallel
+    ranks = parallel.tensor_parallel_size * parallel.data_parallel_size * parallel.prefill_context_parallel_size
+    # vllm-ascend takes policy 0 for a number that it does not know
+    shuffles = _eplb_config(deployment).eplb_policy_type not in (1, 2, 3)
+    return {"ranks": ranks} if shuffles and ranks < 4 else None
+
+
 ASCEND_RULES = tuple(
     Rule(
         setting,
@@ -115,6 +123,13 @@ ASCEND_RULES = tuple(
             "does not record maps",
             "leave expert_map_record_path out",
             lambda d: _eplb_config(d).expert_map_record_path is not None,
+        ),
+        (
+            "eplb_config.eplb_policy_type",
+            "needs at least 4 expert-parallel ranks for policy 0, which swaps experts of ranks 1 and 3 whatever "
+            "their load, and there are {ranks}: its process would end in mid-serving",
+            "choose 1 or 2",
+            _has_too_few_ranks,
         ),
         (
             "eplb_config.eplb_policy_type",
