@@ -11,6 +11,8 @@ import torch
 import torch_npu
 from torch import Tensor
 
+from emulator.vllm_ascend import quantised_operators  # noqa: F401 - defines its operators
+from emulator.vllm_ascend.fused_mc2 import DISPATCH_FFN_COMBINE, dispatch_ffn_combine
 from emulator.vllm_ascend.operators import declare, define
 
 
@@ -108,3 +110,4 @@ define(
     "int[2] active_expert_range=[], int row_idx_type=0) -> (Tensor, Tensor, Tensor, Tensor)",
     torch_npu.npu_moe_init_routing_v2,  # the operator that vllm-ascend's was made from
 )
+define("_C_ascend", DISPATCH_FFN_COMBINE, dispatch_ffn_combine)

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.reference import make_prompts, transformers_load, write_model
+from tests.support.reference import float_network, make_prompts, transformers_load, write_model
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -26,21 +28,29 @@ def prompts(tiny_model: str) -> list[list[int]]:
 def summed_load(result: EngineResult, model: int) -> tuple[list[list[int]], int]:
     """(load [L][E], tokens) over all ranks of the target (0) or the draft (1) model."""
     parts = [rank.report["eplb_load"]["load"][model] for rank in result.ranks if rank.report is not None]
-    layers = [
-        [sum(values) for values in zip(*rows, strict=True)]
-        for rows in zip(*(part["load_LE"] for part in parts), strict=True)
-    ]
-    return layers, sum(part["num_tokens"] for part in parts)
+    layers: dict[str, list[list[int]]] = {}  # the stages of a pipeline have layers of their own
+    tokens = dict.fromkeys((name for part in parts for name in part["layers"]), 0)
+    for part in parts:
+        for name, load_E in zip(part["layers"], part["load_LE"], strict=True):
+            layers.setdefault(name, []).append(load_E)
+            tokens[name] += part["num_tokens"]
+    assert len(set(tokens.values())) == 1
+    return [[sum(values) for values in zip(*rows, strict=True)] for rows in layers.values()], max(tokens.values())
 
 
-def assert_equals_transformers(model: str, prompts: list[list[int]], result: EngineResult) -> None:
+def assert_equals_transformers(
+    model: str,
+    prompts: list[list[int]],
+    result: EngineResult,
+    load_network: Callable[[str], Any] = float_network,
+) -> None:
     """The last token of each completion is sampled but never routed."""
     sequences = [[*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, result.token_ids, strict=True)]
     load_LE, num_tokens = summed_load(result, 0)
     for rank in result.ranks:
         assert rank.report is not None and rank.report["eplb_load"]["collection"]["num_handovers"] >= 5
     assert num_tokens == sum(map(len, sequences))
-    assert load_LE == transformers_load(model, sequences)
+    assert load_LE == transformers_load(model, sequences, load_network)
 
 
 @pytest.mark.parametrize(

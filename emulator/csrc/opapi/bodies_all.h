@@ -6,4 +6,5 @@
 #include "opapi/attention.h"
 #include "opapi/bodies.h"
 #include "opapi/moe.h"
+#include "opapi/quantisation.h"
 #include "opapi/rope.h"

@@ -4,8 +4,9 @@
 In vllm-ascend a layer's quantisation method routes, by `select_experts`. `AscendUnquantizedFusedMoEMethod.apply`
 (ops/fused_moe/fused_moe.py:201) then offers the routed ids, which are logical ids before vllm-ascend's own mapping
 (`log2phy`), to an object stored on the layer. vllm-ascend uses that for `enable_return_routed_experts`. We store
-an object of ours there, layer by layer, and leave out the flag's transport of the ids to the requests. This file
-can go once vllm-ascend routes through vLLM's `BaseRouter`, whose hook `vllm_routing` uses.
+an object of ours there, layer by layer, and leave out the flag's transport of the ids to the requests. Quantised
+layers have methods without such an object (`ascend_quantised`). This file can go once vllm-ascend routes through
+vLLM's `BaseRouter`, whose hook `vllm_routing` uses.
 
 Which of the rows a rank counts says `ascend_rows`.
 """
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from vllm_ascend_ext.integration.eplb_load import ascend_quantised
 from vllm_ascend_ext.integration.errors import IncompatibleVllmError, UnsupportedCombinationError
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import eplb_load as seams
@@ -40,6 +42,7 @@ def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> Non
         IncompatibleVllmError: this vllm-ascend has no method that offers them.
     """
     from vllm_ascend.ops.fused_moe.fused_moe import AscendFusedMoE, AscendUnquantizedFusedMoEMethod
+    from vllm_ascend.quantization.method_adapters import AscendFusedMoEMethod
 
     method = layer.quant_method
     if type(layer).forward_impl is not AscendFusedMoE.forward_impl:
@@ -47,10 +50,13 @@ def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> Non
             f"ascend_ext.eplb_load cannot count {name}: {type(layer).__name__} is not vllm-ascend's "
             "AscendFusedMoE; set eplb_load.enabled to false"
         )
+    if type(method) is AscendFusedMoEMethod:
+        ascend_quantised.watch(name, layer, count)
+        return
     if type(method).apply is not AscendUnquantizedFusedMoEMethod.apply:
         raise UnsupportedCombinationError(
-            f"ascend_ext.eplb_load cannot count {name}: vllm-ascend's {type(method).__name__} keeps the routed "
-            "experts of quantised layers to itself; use an unquantised model or set eplb_load.enabled to false"
+            f"ascend_ext.eplb_load cannot count {name}: {type(method).__name__} keeps what it routes to itself; "
+            "use an unquantised model or set eplb_load.enabled to false"
         )
     source = inspect.getsource(AscendUnquantizedFusedMoEMethod.apply)
     if _HOOK not in source or "layer.vllm_config.model_config" not in source:
