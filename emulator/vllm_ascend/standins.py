@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists the stand-ins, one record each, and installs the import hook that puts them in place.
 
-vllm-ascend calls libraries that exist only as compiled NPU code: its own kernels, ATB, Triton, pyACL. What the
-eager path needs of them is stood in for here by torch operations on NPU tensors, which run as emulated operators
-on the stream they were called on, so that the race checker sees them. Everything else of vllm-ascend and all of
-torch_npu is untouched. What is not in this list is missing, and says so when it is called.
+vllm-ascend calls libraries that exist only as compiled NPU code: its own kernels, ATB, Triton, pyACL. What
+eager steps and graphs need of them is stood in for here by torch operations on NPU tensors, which run as emulated
+operators on the stream they were called on, so that the race checker sees them. Everything else of vllm-ascend and
+all of torch_npu is untouched. What is not in this list is missing, and says so when it is called.
 """
 
 from __future__ import annotations
@@ -66,9 +66,11 @@ STAND_INS = (
         target="vllm_ascend.vllm_ascend_C",
         source="custom_operators.py",
         reason=_NO_KERNELS,
-        does="defines the operators of torch.ops._C_ascend that the eager path calls, by torch_npu's own: "
+        does="defines the operators of torch.ops._C_ascend that are called, by torch_npu's own: "
         "npu_add_rms_norm_bias, moe_gating_top_k, npu_moe_init_routing_custom, "
-        "grouped_matmul_swiglu_quant_weight_nz and its tensor_list, npu_dequant_swiglu_quant",
+        "grouped_matmul_swiglu_quant_weight_nz and its tensor_list, npu_dequant_swiglu_quant, "
+        "dispatch_ffn_combine; with shapes for "
+        "torch.compile",
     ),
     StandIn(
         target="vllm_ascend._build_info:__device_type__",

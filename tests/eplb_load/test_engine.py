@@ -28,11 +28,14 @@ def prompts(tiny_model: str) -> list[list[int]]:
 def summed_load(result: EngineResult, model: int) -> tuple[list[list[int]], int]:
     """(load [L][E], tokens) over all ranks of the target (0) or the draft (1) model."""
     parts = [rank.report["eplb_load"]["load"][model] for rank in result.ranks if rank.report is not None]
-    layers = [
-        [sum(values) for values in zip(*rows, strict=True)]
-        for rows in zip(*(part["load_LE"] for part in parts), strict=True)
-    ]
-    return layers, sum(part["num_tokens"] for part in parts)
+    layers: dict[str, list[list[int]]] = {}  # the stages of a pipeline have layers of their own
+    tokens = dict.fromkeys((name for part in parts for name in part["layers"]), 0)
+    for part in parts:
+        for name, load_E in zip(part["layers"], part["load_LE"], strict=True):
+            layers.setdefault(name, []).append(load_E)
+            tokens[name] += part["num_tokens"]
+    assert len(set(tokens.values())) == 1
+    return [[sum(values) for values in zip(*rows, strict=True)] for rows in layers.values()], max(tokens.values())
 
 
 def assert_equals_transformers(

@@ -241,7 +241,6 @@ def test_silent_policy_process_is_named() -> None:
 @pytest.mark.parametrize(
     ("engine_args", "message"),
     [
-        ({"enforce_eager": False}, "eplb_load is not verified in vllm-ascend's graph mode; set enforce_eager"),
         ({"additional_config": {"ascend_ext": load(rebalance=True)}}, "rebalance needs eplb_config.dynamic_eplb"),
     ],
 )

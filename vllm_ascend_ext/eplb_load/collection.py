@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from vllm_ascend_ext.config import EplbLoadConfig
+from vllm_ascend_ext.eplb_load.draft_passes import DraftPasses
 from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder, LocalLoad
 from vllm_ascend_ext.eplb_load.snapshots import Snapshots
 from vllm_ascend_ext.eplb_load.windows import CollectedLoad
@@ -51,17 +52,28 @@ class LoadOfModel:
     def __init__(self, model: RoutedModel, device: torch.device, max_routed_ids: int) -> None:
         self.model = model
         self.recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device, max_routed_ids)
+        self._passes: DraftPasses | None = None
+
+    def follow_passes(self, num_passes: int) -> DraftPasses:
+        """Has the model counted by runs of several passes, of which `begin_passes` tells."""
+        self._passes = DraftPasses(self.recorder, num_passes)
+        return self._passes
 
     def begin(self, num_tokens: int) -> None:
         """Tells the recorder of a pass that is about to run, and how many rows it is to count."""
         self.recorder.begin_step(num_tokens)
 
+    def begin_passes(self, num_tokens_P: Sequence[int]) -> None:  # noqa: N803
+        """Tells of a run of passes, as `begin` does of one; `follow_passes` was called before."""
+        assert self._passes is not None
+        self._passes.begin(num_tokens_P)
+
 
 class ExpertLoadCollection:
     """Counts on the device in every pass and takes snapshots at the ends of steps (a `StepObserver`).
 
-    `begin_forward` and `begin_draft` only write persistent device scalars, so a captured graph that follows stays
-    valid.
+    `begin_forward`, `begin_draft` and `begin_drafts` only write persistent device scalars, so a captured graph
+    that follows stays valid.
 
     Args:
         config: how to collect.
@@ -120,6 +132,11 @@ class ExpertLoadCollection:
         """Notes that the draft model is about to run a pass, which counts when the step's target pass does."""
         self._begin(self.draft, facts)
 
+    def begin_drafts(self, passes: Sequence[StepFacts]) -> None:
+        """Notes that the draft model is about to run several passes, perhaps from one graph."""
+        if self.draft is not None:
+            self.draft.begin_passes([self._num_of(self.draft, facts) for facts in passes])
+
     def end_step(self) -> None:
         """Notes that all passes of the step have been launched."""
         self.windows.end_step()
@@ -145,7 +162,10 @@ class ExpertLoadCollection:
 
     def _begin(self, load: LoadOfModel | None, facts: StepFacts) -> None:
         if load is not None:
-            load.begin(self._num_to_count(facts, load.model) if self._counts else 0)
+            load.begin(self._num_of(load, facts))
+
+    def _num_of(self, load: LoadOfModel, facts: StepFacts) -> int:
+        return self._num_to_count(facts, load.model) if self._counts else 0
 
     def _with_largest_replica(self, facts: StepFacts) -> StepFacts:
         if self._largest_replica is None or not facts.num_tokens:

@@ -111,6 +111,21 @@ class ExtModelRunner:
         for observer in self.step_observers:
             observer.begin_draft(StepFacts(self._step, num_tokens, num_tokens_padded))
 
+    def begin_draft_passes(self, num_passes: int, num_tokens: int, num_requests: int, num_rows: int) -> None:
+        """Tells the observers that all passes of the draft model are about to run, perhaps from one graph.
+
+        Args:
+            num_passes: number of passes, at least 1.
+            num_tokens: rows of the first pass that belong to requests, and perhaps padding; the step bounds them.
+            num_requests: the same of each later pass.
+            num_rows: rows of each pass, padding included.
+        """
+        later = min(num_requests, self._num_requests)
+        real = [min(num_tokens, self._num_scheduled_tokens), *[later] * (num_passes - 1)]
+        passes = [StepFacts(self._step, number, max(number, num_rows)) for number in real]
+        for observer in self.step_observers:
+            observer.begin_drafts(passes)
+
     def _begin_step(self, num_tokens: int, num_tokens_padded: int) -> None:
         self._step += 1
         self._in_step = True

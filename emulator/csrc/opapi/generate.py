@@ -13,6 +13,9 @@ touches its memory, which the race checker relies on:
 and `Opt` behind `In`, `Out`, `InOut` and `Resized` allows null, an undefined tensor in the body. The other kinds
 are Scalar ScalarOpt Scalars Ints IntsOpt Floats Bools Dtype Text, the C types of numbers, and Group: the name of
 an HCCL communicator, whose ranks run the operator together.
+
+`updatable` before the body gives an entry `GetMaxWorkspaceSize` as well, which torch_npu asks for the workspace of
+an operator whose arguments are updated in a captured graph. None of ours needs a workspace.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ class Entry:
     parameters: tuple[Parameter, ...]
     body: str
     line: int
+    updatable: bool = False
     check: str = ""
 
 
@@ -85,7 +89,7 @@ KINDS = {
     "bool": Kind("bool", "kFlag", "bool"),
     **{name: Kind(name, "kInteger", "int64_t") for name in ("int8_t", "int32_t", "int64_t", "uint64_t")},
 }
-_HEAD = re.compile(r"(aclnn\w+)\(([^)]*)\)\s*(requires\s*)?\{")
+_HEAD = re.compile(r"(aclnn\w+)\(([^)]*)\)(?:\s*(updatable|requires))?\s*\{")
 _BODY = re.compile(r"\s*\{")
 _WRITES = ("kWrite", "kUpdate")
 
@@ -112,7 +116,7 @@ def parse(table: Path) -> list[Entry]:
             raise ValueError(f"{table.name}:{line}: not an operator: {text[position:].splitlines()[0]!r}")
         begin, check = head.end(), ""
         end = _closing_brace(text, begin, f"{table.name}:{line}")
-        if head[3] is not None:
+        if head[3] == "requires":
             check = text[begin:end].strip()
             if (brace := _BODY.match(text, end + 1)) is None:
                 raise ValueError(f"{table.name}:{line}: no body behind what it requires")
@@ -120,7 +124,8 @@ def parse(table: Path) -> list[Entry]:
             end = _closing_brace(text, begin, f"{table.name}:{line}")
         first_line = text.count("\n", 0, begin) + 1
         parameters = tuple(_parameters(head[2], f"{table.name}:{line}"))
-        entries.append(Entry(head[1], parameters, text[begin:end].rstrip(), first_line, check))
+        body = text[begin:end].rstrip()
+        entries.append(Entry(head[1], parameters, body, first_line, head[3] == "updatable", check))
         position = end + 1
     names = [entry.name for entry in entries]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -182,6 +187,16 @@ def _emit(entry: Entry, table: Path) -> str:
         f"  return emu::opapi::Prepare({op}, {{{passed}}}, size, executor);\n}}\n"
         f'extern "C" int {entry.name}(void*, uint64_t, aclOpExecutor* executor, void* stream) {{\n'
         f"  return emu::opapi::Launch({op}, executor, stream);\n}}\n\n"
+    ) + (_max_workspace(entry) if entry.updatable else "")
+
+
+def _max_workspace(entry: Entry) -> str:
+    kinds = [KINDS[parameter.kind].c_type for parameter in entry.parameters] + ["uint64_t*", "aclOpExecutor**"]
+    declared = ", ".join(f"{kind} a{index}" for index, kind in enumerate(kinds))
+    passed = ", ".join(f"a{index}" for index in range(len(kinds)))
+    return (
+        f'extern "C" int {entry.name}GetMaxWorkspaceSize({declared}) {{\n'
+        f"  return {entry.name}GetWorkspaceSize({passed});\n}}\n\n"
     )
 
 

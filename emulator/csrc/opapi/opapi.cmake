@@ -28,3 +28,7 @@ target_precompile_headers(opapi PRIVATE ${opapi_folder}/bodies_all.h)
 # libgomp by torch's own file: two of them in one process would each have their threads.
 target_link_libraries(opapi PRIVATE ascendcl hccl ${TORCH_DIR}/lib/libtorch_cpu.so ${TORCH_DIR}/lib/libc10.so
                                     ${TORCH_DIR}/lib/libgomp.so.1)
+# torch_npu looks aclDestroyAclOpExecutor up in libnnopbase.so, where dlsym finds libopapi's
+add_library(nnopbase SHARED ${CMAKE_BINARY_DIR}/empty.cpp)
+target_link_options(nnopbase PRIVATE -Wl,--no-as-needed)
+target_link_libraries(nnopbase PRIVATE opapi)

@@ -132,6 +132,7 @@ def test_library_exports_the_table(library: ctypes.CDLL, table: Path) -> None:
     for entry in generate.parse(table):
         assert hasattr(library, entry.name), entry.name
         assert hasattr(library, f"{entry.name}GetWorkspaceSize"), entry.name
+        assert hasattr(library, f"{entry.name}GetMaxWorkspaceSize") == entry.updatable, entry.name
 
 
 @pytest.mark.emulator

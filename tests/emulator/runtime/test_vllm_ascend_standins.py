@@ -77,6 +77,19 @@ def test_moe_gating_top_k(
         assert weights_K.tolist() == pytest.approx([2.5 * scores[e] / total for e in allowed[:4]], rel=1e-5)
 
 
+def test_compiled_operators_have_the_shapes_of_what_they_return(npu: torch.device) -> None:
+    """torch.compile traces without values; what it concludes has to be what the stand-ins return."""
+    x, gamma, logits = torch.randn(3, 64), torch.rand(64), torch.randn(3, 8, dtype=torch.bfloat16)
+
+    def call(place: torch.device) -> list[torch.Tensor]:
+        ops = torch.ops._C_ascend
+        normed = ops.npu_add_rms_norm_bias(x.to(place), x.to(place), gamma.to(place))
+        return [*normed, *ops.moe_gating_top_k(logits.to(place), 2, 1, 1, 0, 1, 0, True, 1.0, 1e-20)]
+
+    ours, traced = call(npu), call(torch.device("meta"))
+    assert [(t.shape, t.dtype) for t in traced] == [(t.shape, t.dtype) for t in ours]
+
+
 @pytest.mark.parametrize(("first", "last"), [(0, 8), (0, 4), (4, 8)])
 def test_moe_init_routing(npu: torch.device, first: int, last: int) -> None:
     x_TH, ids_TK = torch.randn(13, 6), torch.randint(0, 8, (13, 3), dtype=torch.int32)

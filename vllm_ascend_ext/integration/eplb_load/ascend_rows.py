@@ -21,7 +21,7 @@ from typing import Any
 from vllm_ascend_ext.rank_place import RankPlace
 
 # the ways by which a rank routes rows that this file knows
-COUNTED_WAYS = ("ALLGATHER", "ALLTOALL", "MC2")
+COUNTED_WAYS = ("ALLGATHER", "ALLTOALL", "MC2", "FUSED_MC2")
 
 
 @dataclass(frozen=True, slots=True)

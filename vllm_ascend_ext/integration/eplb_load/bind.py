@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from vllm_ascend_ext.config import EplbLoadConfig
-from vllm_ascend_ext.eplb_load.collection import ExpertLoadCollection, RoutedModel
+from vllm_ascend_ext.eplb_load.collection import ExpertLoadCollection, LoadOfModel, RoutedModel
+from vllm_ascend_ext.eplb_load.draft_passes import DraftPasses
 from vllm_ascend_ext.eplb_load.recorder import ExpertLoadRecorder
 from vllm_ascend_ext.integration.eplb_load import aggregation
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
@@ -54,7 +55,7 @@ def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadColl
         if collection.target is not None:
             _hook(stack, place, target, collection.target.recorder)
         if collection.draft is not None:
-            _hook(stack, place, draft, collection.draft.recorder, _DraftPasses(runner.begin_draft_pass))
+            _hook_draft(stack, place, runner, draft, collection.draft)
         if config.rebalance:
             stack.feed_eplb(runner, collection, config)
     except BaseException:
@@ -74,7 +75,7 @@ def _layers_to_count(runner: Any, stack: Stack) -> tuple[dict[str, Any], dict[st
             f"ascend_ext.eplb_load finds no layer to count in {type(runner.get_model()).__name__}: it does not "
             "use vLLM's FusedMoE; set eplb_load.enabled to false"
         )
-    if draft and _runs_in_graphs(runner):
+    if draft and _runs_in_graphs(runner) and not stack.draft_passes(runner):
         logger.warning(
             "ascend_ext.eplb_load: the draft model runs in captured graphs, its load is not collected; "
             "enforce_eager collects it"
@@ -121,11 +122,21 @@ def _num_to_count(stack: Stack, place: RankPlace, facts: StepFacts, model: Route
     return stack.num_to_count(facts, place, sequence_parallel=model.sequence_parallel)
 
 
+def _hook_draft(stack: Stack, place: RankPlace, runner: Any, layers: dict[str, Any], load: LoadOfModel) -> None:
+    """Has the draft's layers counted: pass by pass where the host sees every pass, else by whole runs."""
+    if not _runs_in_graphs(runner):
+        _hook(stack, place, layers, load.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
+        return
+    passes = load.follow_passes(stack.draft_passes(runner))
+    stack.watch_drafts(runner, functools.partial(runner.begin_draft_passes, passes.num_passes))
+    _hook(stack, place, layers, passes)
+
+
 def _hook(
     stack: Stack,
     place: RankPlace,
     layers: dict[str, Any],
-    recorder: ExpertLoadRecorder,
+    recorder: ExpertLoadRecorder | DraftPasses,
     before_pass: _DraftPasses | None = None,
 ) -> None:
     """Has the recorder count what the layers route, by the hook that the stack has for it."""
@@ -135,7 +146,10 @@ def _hook(
 
 
 def _count(
-    index: int, own_rows: Callable[[int], slice], recorder: ExpertLoadRecorder, before_pass: _DraftPasses | None
+    index: int,
+    own_rows: Callable[[int], slice],
+    recorder: ExpertLoadRecorder | DraftPasses,
+    before_pass: _DraftPasses | None,
 ) -> Callable[[torch.Tensor], None]:
     def count(topk_ids_TK: torch.Tensor) -> None:
         num_routed = topk_ids_TK.shape[0]

@@ -5,19 +5,14 @@ from __future__ import annotations
 
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.eplb_load.ascend_quantised import unwatched_experts
-from vllm_ascend_ext.integration.eplb_load.ascend_rows import COUNTED_WAYS
 from vllm_ascend_ext.integration.refusal import Rule
-from vllm_ascend_ext.integration.rule_facts import ascend_config, dense_model, other_dispatches
+from vllm_ascend_ext.integration.rule_facts import ascend_config, dense_model
 
 _OFF = "or set eplb_load.enabled to false"
 
 
 def _compiled_sequence_parallelism(deployment: Deployment) -> bool:
     return bool(ascend_config().enable_sp_by_pass)
-
-
-def _uncounted_dispatches(deployment: Deployment) -> object:
-    return other_dispatches(deployment, COUNTED_WAYS)
 
 
 RULES = (
@@ -65,18 +60,6 @@ ASCEND_RULES = tuple(
     Rule(setting, why, f"{instead}, {_OFF}", refuses, stack="vllm-ascend")
     for setting, why, instead, refuses in (
         (
-            "enforce_eager",
-            "is not verified in vllm-ascend's graph mode",
-            "set enforce_eager",
-            lambda d: d.model is not None and not d.model.enforce_eager,
-        ),
-        (
-            "pipeline_parallel_size",
-            "is not verified with pipeline stages on the NPU",
-            "use TP",
-            lambda d: d.parallel.pipeline_parallel_size > 1,
-        ),
-        (
             "prefill_context_parallel_size",
             "cannot tell which of a sequence's rows are a rank's own under prefill context parallelism",
             "set it to 1 (decode context parallelism, which divides no rows, is counted)",
@@ -108,9 +91,9 @@ ASCEND_RULES = tuple(
         ),
         (
             "enable_fused_mc2",
-            "cannot count rows where vllm-ascend dispatches by {ways}, which is not verified",
-            "leave enable_fused_mc2 at 0",
-            _uncounted_dispatches,
+            "is not verified with enable_fused_mc2=2, vllm-ascend's dispatch_gmm_combine_decode",
+            "set it to 0 or 1",
+            lambda d: ascend_config().enable_fused_mc2 == 2,
         ),
     )
 )

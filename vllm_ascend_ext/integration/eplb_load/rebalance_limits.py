@@ -87,16 +87,22 @@ ASCEND_RULES = tuple(
             lambda d: not _eplb_config().dynamic_eplb,
         ),
         (
-            "data_parallel_size",
-            "is not verified with data parallelism on the NPU",
+            "data_parallel_size, pipeline_parallel_size",
+            "is not verified with data parallelism or pipeline stages on the NPU",
             "use TP",
-            lambda d: d.parallel.data_parallel_size > 1,
+            lambda d: max(d.parallel.data_parallel_size, d.parallel.pipeline_parallel_size) > 1,
         ),
         (
             "enable_expert_parallel",
             "is not verified where vllm-ascend dispatches by {ways}",
             "use an SoC and a number of ranks with all-gather dispatch (an A2 with fewer than 16 ranks)",
             lambda d: other_dispatches(d, ("ALLGATHER",)),
+        ),
+        (
+            "enforce_eager",
+            "is not verified in vllm-ascend's graph mode",
+            "set enforce_eager",
+            lambda d: d.model is not None and not d.model.enforce_eager,
         ),
         (
             "eplb_config.num_redundant_experts, eplb_config.expert_map_path",

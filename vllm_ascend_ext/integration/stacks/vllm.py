@@ -49,6 +49,18 @@ class VllmStack:
         """Returns this TP rank's share of the real rows."""
         return facts.num_routed_tokens(place, sequence_parallel=sequence_parallel)
 
+    def draft_passes(self, runner: Any) -> int:
+        """Returns 0: between the passes that a graph of vLLM's draft model replays, nothing is told."""
+        return 0
+
+    def watch_drafts(self, runner: Any, begin: Callable[[int, int, int], None]) -> None:
+        """Is not called, by what `draft_passes` returns.
+
+        Raises:
+            NotImplementedError: it was called.
+        """
+        raise NotImplementedError("vLLM does not tell of the runs of its draft model")
+
     def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:
         """Replaces vLLM's all-to-all manager by our exchange of rows."""
         from vllm_ascend_ext.integration.dp_gather import vllm_exchange

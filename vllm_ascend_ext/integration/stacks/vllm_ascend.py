@@ -53,6 +53,18 @@ class VllmAscendStack:
 
         return ascend_rows.num_to_count(facts.num_tokens, place)
 
+    def draft_passes(self, runner: Any) -> int:
+        """Returns the passes that vllm-ascend merges into one run, for MTP drafts."""
+        from vllm_ascend_ext.integration.eplb_load import ascend_drafts
+
+        return ascend_drafts.num_passes(runner.drafter)
+
+    def watch_drafts(self, runner: Any, begin: Callable[[int, int, int], None]) -> None:
+        """Puts `begin` before the one call by which vllm-ascend's proposer runs or replays all passes."""
+        from vllm_ascend_ext.integration.eplb_load import ascend_drafts
+
+        ascend_drafts.watch(runner, begin)
+
     def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:
         """Replaces the two halves of vllm-ascend's all-gather dispatch."""
         from vllm_ascend_ext.integration.dp_gather import ascend_exchange

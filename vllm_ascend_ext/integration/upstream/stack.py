@@ -67,6 +67,21 @@ class Stack(Protocol):
         """
         ...
 
+    def draft_passes(self, runner: Any) -> int:
+        """Returns how many passes a run of the draft model has; 0 where the stack does not tell of its runs.
+
+        Only drafts of a stack that tells can be counted in captured graphs.
+        """
+        ...
+
+    def watch_drafts(self, runner: Any, begin: Callable[[int, int, int], None]) -> None:
+        """Has `begin` called before each run of all draft passes, outside graphs.
+
+        Its arguments are the rows of the first pass and of each later one that may belong to requests, and the
+        rows of each pass, padding included.
+        """
+        ...
+
     def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:
         """Has the layers exchange their rows by plan; returns the `LayerPlanner`. Every rank calls it.
 
