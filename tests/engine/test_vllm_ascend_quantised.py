@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from emulator.findings import Findings
 from tests.eplb_load.test_engine import assert_equals_transformers
 from tests.support.a3_engines import run_on_a3
+from tests.support.graph_counts import GraphCounts
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, integer_network, write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens, write_model
+from tests.support.upstream_races import CAPTURE, others
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -122,6 +125,27 @@ def test_quantised_rows_travel_on_an_a3(w8a8: str, prompts: list[list[int]], tmp
     assert run.dispatches["All2AllV"] > 0
     assert run.result.token_ids == transformers_tokens(w8a8, prompts, NUM_TOKENS, network)
     assert_equals_transformers(w8a8, prompts, run.result, network)
+
+
+def test_quantised_layers_in_graphs(
+    w8a8: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, race_reports: Findings
+) -> None:
+    """As it is served: the counts are inside the captured graphs of the decode steps."""
+    graphs = GraphCounts(monkeypatch)
+    case = w8a8_case(w8a8, Layout(tp=2), True, LOAD)
+    settings = {
+        "enforce_eager": False,
+        "compilation_config": {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [2, 4]},
+        "async_scheduling": False,
+    }
+    case = replace(case, engine_args=case.engine_args | settings)
+    result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=DEADLINE_S)
+    network = integer_network(lambda name: 2 if "o_proj" in name else 1)
+    assert result.token_ids == transformers_tokens(w8a8, prompts, NUM_TOKENS, network)
+    assert_equals_transformers(w8a8, prompts, result, network)
+    assert graphs.captures >= 4
+    assert graphs.replays >= NUM_TOKENS
+    assert others(race_reports.take(), CAPTURE) == []
 
 
 def test_bfloat16_runs_to_the_end(w8a8: str, prompts: list[list[int]]) -> None:
