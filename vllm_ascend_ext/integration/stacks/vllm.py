@@ -26,6 +26,14 @@ class VllmStack:
         backend = str(vllm_config.parallel_config.all2all_backend)
         return ("ALLGATHER" if backend in ("naive", "allgather_reducescatter") else backend,)
 
+    def splits_rows(self, vllm_config: Any) -> bool:
+        """Returns False: no rule asks it of vLLM's own layers."""
+        return False
+
+    def own_config(self, vllm_config: Any) -> Any:
+        """Returns None: all of it is in vLLM's configuration."""
+        return None
+
     def moe_layers(self, runner: Any) -> dict[str, Any]:
         """Returns the layers that vLLM keeps for its forward context."""
         return moe_layers.moe_layers(runner)

@@ -169,6 +169,7 @@ ROWS = (
             "set_adaptor": ("adaptor",),
             "forward_end": ("eplb_heat_collection_status",),
             "compute_and_set_moe_load": (),
+            "wakeup_eplb_worker": (),
         },
         "override",
         "eplb_load",
@@ -191,6 +192,15 @@ ROWS = (
         ("npu",),
         why="says when the policy process is woken, and what it reads",
         remove_when=_UNTIL_FEED,
+    ),
+    Seam(
+        "vllm_ascend.eplb.adaptor.vllm_adaptor:VllmEplbAdaptor.clear_all_moe_loads",
+        "read",
+        "eplb_load",
+        ("npu",),
+        "ends a cycle early, as the updator ends a whole one",
+        "the policies leave a placement that is as good as any",
+        (),
     ),
     Seam(
         "vllm_ascend.eplb.adaptor.vllm_adaptor:VllmEplbAdaptor.moe_layers",
