@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.quantised import allow_float32
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 
 SOC = "Ascend910_9391"
@@ -83,6 +84,7 @@ def main(asked: Path, answered: Path) -> None:
 
     cases, prompts, num_tokens, deadline_s, splits = pickle.loads(asked.read_bytes())
     forked_ranks.preload()
+    allow_float32()
     log = asked.with_name("dispatches")
     _count_dispatches(log)
     runs = {}
