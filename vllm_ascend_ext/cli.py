@@ -19,6 +19,7 @@ from typing import NoReturn
 from vllm_ascend_ext import __version__
 from vllm_ascend_ext.commands import check, demo, doctor, heatmap, plan, tail
 from vllm_ascend_ext.commands.console import FAILED, PROGRAM
+from vllm_ascend_ext.printable import printable
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             traceback.print_exc()
         status, line = _explain(error)
-        print(f"{PROGRAM}: error: {line}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {printable(line)}", file=sys.stderr)
         return status
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Becomes vllm_ascend.vllm_ascend_C: the operators of torch.ops._C_ascend that the eager path calls.
+"""Becomes vllm_ascend.vllm_ascend_C: the operators of torch.ops._C_ascend that eager steps and graphs call.
 
 Signatures: vllm-ascend 0.23.0 csrc/torch_binding.cpp. Meaning: the reference functions of its tests
 (tests/e2e/nightly/single_node/ops/singlecard_ops). Both Apache-2.0.
@@ -7,9 +7,12 @@ Signatures: vllm-ascend 0.23.0 csrc/torch_binding.cpp. Meaning: the reference fu
 
 from __future__ import annotations
 
+import torch
 import torch_npu
 from torch import Tensor
 
+from emulator.vllm_ascend import quantised_operators  # noqa: F401 - defines its operators
+from emulator.vllm_ascend.fused_mc2 import DISPATCH_FFN_COMBINE, dispatch_ffn_combine
 from emulator.vllm_ascend.operators import declare, define
 
 
@@ -51,6 +54,21 @@ def moe_gating_top_k(
     return weights_TK, ids_TK, scores_TE
 
 
+def add_rms_norm_bias_shapes(
+    x1: Tensor, x2: Tensor, gamma: Tensor, beta: Tensor | None = None, epsilon: float = 1e-6
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns what `add_rms_norm_bias` does, without values."""
+    rstd = x1.new_empty((*x1.shape[: x1.dim() - gamma.dim()], *[1] * gamma.dim()), dtype=torch.float32)
+    return torch.empty_like(x1), rstd, torch.empty_like(x1)
+
+
+def moe_gating_top_k_shapes(x: Tensor, k: int, *_: object, **__: object) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns what `moe_gating_top_k` does, without values."""
+    num_rows = x.shape[0]
+    ids_TK = x.new_empty((num_rows, k), dtype=torch.int32)
+    return x.new_empty((num_rows, k)), ids_TK, torch.empty_like(x, dtype=torch.float32)
+
+
 # without a body: vllm_ascend.meta_registration gives them their shapes, and nothing on the eager path calls them
 declare(
     "_C_ascend",
@@ -74,6 +92,7 @@ define(
     "npu_add_rms_norm_bias(Tensor x1, Tensor x2, Tensor gamma, Tensor? beta=None, float epsilon=1e-6) "
     "-> (Tensor y, Tensor rstd, Tensor x)",
     add_rms_norm_bias,
+    add_rms_norm_bias_shapes,
 )
 define(
     "_C_ascend",
@@ -81,6 +100,7 @@ define(
     "int norm_type, bool out_flag, float routed_scaling_factor, float eps, Tensor? bias_opt=None) "
     "-> (Tensor y, Tensor expert_idx, Tensor out)",
     moe_gating_top_k,
+    moe_gating_top_k_shapes,
 )
 define(
     "_C_ascend",
@@ -90,3 +110,4 @@ define(
     "int[2] active_expert_range=[], int row_idx_type=0) -> (Tensor, Tensor, Tensor, Tensor)",
     torch_npu.npu_moe_init_routing_v2,  # the operator that vllm-ascend's was made from
 )
+define("_C_ascend", DISPATCH_FFN_COMBINE, dispatch_ffn_combine)

@@ -22,11 +22,22 @@ def declare(namespace: str, schema: str) -> None:
         _library(namespace).define(schema)  # type: ignore[no-untyped-call]
 
 
-def define(namespace: str, schema: str, function: Callable[..., object]) -> None:
-    """Defines an operator that nothing else defines, and runs it by `function` on an NPU."""
+def define(
+    namespace: str,
+    schema: str,
+    function: Callable[..., object],
+    shapes: Callable[..., object] | None = None,
+) -> None:
+    """Defines an operator that nothing else defines, and runs it by `function` on an NPU.
+
+    torch.compile asks `shapes` for results without values; an operator without it cannot be compiled.
+    """
     library = _library(namespace)
+    name = schema.partition("(")[0]
     library.define(schema)  # type: ignore[no-untyped-call]
-    library.impl(schema.partition("(")[0], function, "PrivateUse1")  # type: ignore[no-untyped-call]
+    library.impl(name, function, "PrivateUse1")  # type: ignore[no-untyped-call]
+    if shapes is not None:
+        library.impl(name, shapes, "Meta")  # type: ignore[no-untyped-call]
 
 
 def override(namespace: str, name: str, function: Callable[..., object]) -> None:

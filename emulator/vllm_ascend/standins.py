@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists the stand-ins, one record each, and installs the import hook that puts them in place.
 
-vllm-ascend calls libraries that exist only as compiled NPU code: its own kernels, ATB, Triton, pyACL. What the
-eager path needs of them is stood in for here by torch operations on NPU tensors, which run as emulated operators
-on the stream they were called on, so that the race checker sees them. Everything else of vllm-ascend and all of
-torch_npu is untouched. What is not in this list is missing, and says so when it is called.
+vllm-ascend calls libraries that exist only as compiled NPU code: its own kernels, ATB, Triton, pyACL. What
+eager steps and graphs need of them is stood in for here by torch operations on NPU tensors, which run as emulated
+operators on the stream they were called on, so that the race checker sees them. Everything else of vllm-ascend and
+all of torch_npu is untouched. What is not in this list is missing, and says so when it is called.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from emulator import after_import
 
@@ -27,8 +29,8 @@ _HERE = Path(__file__).resolve().parent
 class StandIn:
     """Describes one replacement.
 
-    target: what is replaced, "module", "module:attribute" or "module:namespace::operator". The module is the one
-        whose import puts the stand-in in place.
+    target: what is replaced, "module", "module:attribute" (of an object of the module: "module:object.attribute")
+        or "module:namespace::operator". The module is the one whose import puts the stand-in in place.
     source: ours: a file of this folder that becomes the module, "file:attribute" that is put there, or for an
         operator that is only to be declared its schema.
     reason: why the original cannot run here.
@@ -64,8 +66,28 @@ STAND_INS = (
         target="vllm_ascend.vllm_ascend_C",
         source="custom_operators.py",
         reason=_NO_KERNELS,
-        does="defines the operators of torch.ops._C_ascend that the eager path calls, by torch_npu's own: "
-        "npu_add_rms_norm_bias, moe_gating_top_k, npu_moe_init_routing_custom",
+        does="defines the operators of torch.ops._C_ascend that are called, by torch_npu's own: "
+        "npu_add_rms_norm_bias, moe_gating_top_k, npu_moe_init_routing_custom, "
+        "grouped_matmul_swiglu_quant_weight_nz and its tensor_list, npu_dequant_swiglu_quant, "
+        "dispatch_ffn_combine; with shapes for "
+        "torch.compile",
+    ),
+    StandIn(
+        target="vllm_ascend._build_info:__device_type__",
+        source="build_info.py:device_type",
+        reason="vllm-ascend records at its installation for which device it was built; the emulator's is chosen "
+        "when a process starts (EMULATOR_SOC)",
+        does="says A2, A3 or 310P, as the emulated SoC is",
+    ),
+    *(
+        StandIn(
+            target=f"vllm_ascend.ops.fused_moe.token_dispatcher:torch_npu.{name}",
+            source=f"float32_mc2.py:{name}",
+            reason="torch_npu refuses float32 rows, for an NPU moves and sums half types only; tokens are "
+            "compared with a reference in float32",
+            does="float32 goes to the emulated operator itself; every other type goes through torch_npu",
+        )
+        for name in ("npu_moe_distribute_dispatch_v2", "npu_moe_distribute_combine_v2")
     ),
     StandIn(
         target=_ATB + "_npu_rotary_embedding",
@@ -146,8 +168,10 @@ def _put(module: ModuleType, stand_in: StandIn) -> None:
     """Raises AttributeError when the target is gone: a stand-in never misses in silence."""
     namespace, is_operator, target = stand_in.attribute.rpartition("::")
     if not is_operator:
-        getattr(module, target)
-        setattr(module, target, _ours(stand_in.source))
+        path, _, name = target.rpartition(".")
+        owner: object = operator.attrgetter(path)(module) if path else module
+        getattr(owner, name)
+        setattr(owner, name, _ours(stand_in.source))
         return
     from emulator.vllm_ascend import operators
 
@@ -157,8 +181,7 @@ def _put(module: ModuleType, stand_in: StandIn) -> None:
         operators.override(namespace, target, _ours(stand_in.source))
 
 
-def _ours(source: str) -> Callable[..., object]:
+def _ours(source: str) -> Any:
     file, _, name = source.partition(":")
     module = importlib.import_module(f"emulator.vllm_ascend.{file.removesuffix('.py')}")
-    ours: Callable[..., object] = getattr(module, name)
-    return ours
+    return getattr(module, name)

@@ -14,6 +14,7 @@ LEVELS = {
     "config": 0,
     "envs": 0,
     "mtp_record": 0,
+    "printable": 0,
     "drafts": 0,
     "rank_place": 0,
     "device": 1,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.engine.test_models import MODELS
+from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts, write_model
 from vllm_ascend_ext.attn_scatter import cost as scatter_cost
 from vllm_ascend_ext.attn_scatter.cost import LayerSizes
@@ -128,13 +129,12 @@ def _target_load(phases: list[dict[str, Any]]) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("layout", "num_speculative_tokens", "ways"),
     [
-        ("TP2", 0, [(False, False), (True, False)]),
-        ("TP2", 2, [(False, False), (True, False)]),
-        ("DP2xTP2+EP", 0, [(False, False), (True, True)]),
-        ("DP2xTP2+EP", 2, [(True, False), (False, True)]),
-        ("DP2xTP2", 0, [(True, False)]),
+        pytest.param("TP2", 0, [(False, False), (True, False)], id="TP2-plain", marks=long_table),
+        pytest.param("TP2", 2, [(False, False), (True, False)], id="TP2-mtp", marks=long_table),
+        pytest.param("DP2xTP2+EP", 0, [(False, False), (True, True)], id="DP2xTP2+EP-plain", marks=long_table),
+        pytest.param("DP2xTP2+EP", 2, [(True, False), (False, True)], id="DP2xTP2+EP-mtp"),
+        pytest.param("DP2xTP2", 0, [(True, False)], id="DP2xTP2-plain", marks=long_table),
     ],
-    ids=["TP2-plain", "TP2-mtp", "DP2xTP2+EP-plain", "DP2xTP2+EP-mtp", "DP2xTP2-plain"],
 )
 def test_tokens_of_a_plain_engine(
     tiny_model: str,
@@ -159,7 +159,7 @@ def test_tokens_of_a_plain_engine(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("full", [False, pytest.param(True, marks=long_table)])
 def test_eplb_moves_experts_meanwhile(tiny_model: str, prompts: list[list[int]], full: bool) -> None:
     """From 16 rows on, against a plain engine."""
     eplb = {
@@ -181,7 +181,7 @@ def test_eplb_moves_experts_meanwhile(tiny_model: str, prompts: list[list[int]],
     assert report["placements"]["target"] != [sorted(range(16)) + [0, 1]] * 2
 
 
-@pytest.mark.slow
+@long_table
 @pytest.mark.parametrize("layout", ["TP2", "DP2xTP2+EP"])
 def test_a_plain_qkv_projection(
     tiny_model: str, prompts: list[list[int]], layout: str, tmp_path_factory: pytest.TempPathFactory
@@ -198,7 +198,7 @@ def test_a_plain_qkv_projection(
             _check_phase(always, plain["tokens"])
 
 
-@pytest.mark.slow
+@long_table
 def test_the_cost_models_threshold(
     tiny_model: str, prompts: list[list[int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -226,7 +226,7 @@ def test_the_cost_models_threshold(
         assert sum(counts["bytes"] for counts in traffic.values()) == report["predicted_bytes"]
 
 
-@pytest.mark.slow
+@long_table
 def test_fp8_wire_changes_few_tokens(tiny_model: str, prompts: list[list[int]]) -> None:
     """It is not exact; most first tokens stay, and the bytes are those predicted."""
     case = EngineCase(

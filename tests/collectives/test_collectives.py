@@ -185,6 +185,57 @@ def test_bad_arguments_raise_before_anything_is_sent():
     assert run_ranks(_bad_arguments, 2) == [8.0, 8.0]
 
 
+def _slice(rank, num_rows, seed):
+    """Columns of a wider tensor, which is not contiguous."""
+    return _rows(rank, num_rows, torch.float32, width=8, seed=seed)[:, 2:5]
+
+
+def _take_slices(rank, num_ranks):
+    """Every public operation, given slices of columns: right, or refused before anything is sent."""
+    group = _collectives(has_reduce_scatter=num_ranks != 3)
+    everyone = [_slice(r, 2, 0) for r in range(num_ranks)]
+    inputs = [_slice(r, 2 * num_ranks, 1) for r in range(num_ranks)]
+    x, whole, sizes = everyone[rank], inputs[rank], [2] * num_ranks
+    gathered, part = torch.cat(everyone), torch.stack(inputs).sum(dim=0).split(sizes)[rank]
+    right = {
+        "all_gather_rows": (lambda: group.all_gather_rows(x, sizes), gathered),
+        "gather_rows": (lambda: group.gather_rows(x, sizes, 0), gathered if rank == 0 else None),
+        "all_gather_variable": (lambda: group.all_gather_variable(x, sizes), gathered),
+        "reduce_scatter_rows": (lambda: group.reduce_scatter_rows(whole, sizes), part),
+        "reduce_scatter_variable": (lambda: group.reduce_scatter_variable(whole, sizes), part),
+    }
+    for name, (call, expected) in right.items():
+        got = call()
+        assert (got is None and expected is None) or torch.equal(got, expected), name
+    dense, dense_whole = x.contiguous(), whole.contiguous()
+    refused = {
+        "begin_all_reduce_": [lambda: group.begin_all_reduce_(x)()],
+        "broadcast_": [lambda: group.broadcast_(x, 0)],
+        "all_gather_into": [
+            lambda: group.all_gather_into(dense_whole, x),
+            lambda: group.all_gather_into(whole, dense),
+        ],
+        "reduce_scatter_into": [
+            lambda: group.reduce_scatter_into(dense, whole),
+            lambda: group.reduce_scatter_into(x, dense_whole),
+        ],
+    }
+    for name, calls in refused.items():
+        for call in calls:
+            with pytest.raises(ValueError, match=f"{name} of test needs contiguous tensors"):
+                call()
+    summed = torch.zeros(2, 8)[:, 2:5].copy_(x)
+    group.all_reduce_(summed)
+    assert torch.equal(summed, torch.stack(everyone).sum(dim=0)) and not summed.is_contiguous()
+    operations = {name for name in vars(Collectives) if not name.startswith("_")}
+    assert operations == {*right, *refused, "all_reduce_"}
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_slices_of_columns_are_right_or_refused(num_ranks):
+    run_ranks(_take_slices, num_ranks, num_ranks)
+
+
 def _last_rank_leaves(rank, num_ranks, timeout_s, dies):
     group = _collectives(timeout_s)
     x = torch.ones(4)

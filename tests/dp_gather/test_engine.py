@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.long_tables import long_table
 from vllm_ascend_ext.tools.engine import EngineCase, even_split, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 
@@ -232,7 +233,7 @@ def test_modes_give_the_plain_tokens_with_split_rows(tiny_model: str) -> None:
     check_modes(EngineCase(tiny_model), case, prompts, [4, 1], {"max_len"})
 
 
-@pytest.mark.slow
+@long_table
 @pytest.mark.parametrize("num_speculative_tokens", [0, 2], ids=["plain", "mtp"])
 @pytest.mark.parametrize("layout", [Layout(dp=2), Layout(tp=2, dp=2)], ids=["DP2", "DP2xTP2"])
 def test_64_prompts(tiny_model: str, layout: Layout, num_speculative_tokens: int) -> None:
@@ -251,7 +252,7 @@ def test_64_prompts(tiny_model: str, layout: Layout, num_speculative_tokens: int
     check_modes(plain, case, make_prompts(tiny_model, lengths), counts, {"max_len"})
 
 
-@pytest.mark.slow
+@long_table
 def test_three_replicas_and_sglangs_rule(tiny_model: str) -> None:
     """While one replica prefills and the others decode or are idle, the rule chooses sum_len; MTP drafts."""
     case = EngineCase(
@@ -267,7 +268,7 @@ def test_three_replicas_and_sglangs_rule(tiny_model: str) -> None:
     check_modes(plain, case, prompts, [3, 1, 1], {"max_len", "sum_len"}, (None,))
 
 
-@pytest.mark.slow
+@long_table
 def test_eplb_moves_experts_meanwhile(tiny_model: str) -> None:
     """vLLM's own EPLB, with experts in several places: in every mode the tokens of an engine with neither."""
     case = EngineCase(tiny_model, Layout(dp=2), expert_parallel=True, num_speculative_tokens=2, engine_args=ENGINE)

@@ -14,7 +14,6 @@ from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.eplb_load.collection import ExpertLoadCollection, RoutedModel
 from vllm_ascend_ext.eplb_load.host_sum import HostSum
 from vllm_ascend_ext.eplb_load.snapshots import Snapshots
-from vllm_ascend_ext.rank_place import RankPlace
 from vllm_ascend_ext.runner.mixin import ExtModelRunner
 from vllm_ascend_ext.runner.step import StepFacts
 
@@ -51,7 +50,7 @@ def test_the_largest_replica_is_asked_for_where_a_phase_is_chosen(num_tokens: in
 def _collection(load: EplbLoadConfig, largest_replica: Callable[[int], int] | None = None) -> ExpertLoadCollection:
     return ExpertLoadCollection(
         load,
-        RankPlace(0, 1),
+        lambda facts, model: facts.num_tokens,
         CPU,
         RoutedModel(("a", "b"), 4, 2, False),
         RoutedModel(("mtp",), 4, 2, False),

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.reference import make_prompts, transformers_load, write_model
+from tests.support.reference import float_network, make_prompts, transformers_load, write_model
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -26,21 +28,29 @@ def prompts(tiny_model: str) -> list[list[int]]:
 def summed_load(result: EngineResult, model: int) -> tuple[list[list[int]], int]:
     """(load [L][E], tokens) over all ranks of the target (0) or the draft (1) model."""
     parts = [rank.report["eplb_load"]["load"][model] for rank in result.ranks if rank.report is not None]
-    layers = [
-        [sum(values) for values in zip(*rows, strict=True)]
-        for rows in zip(*(part["load_LE"] for part in parts), strict=True)
-    ]
-    return layers, sum(part["num_tokens"] for part in parts)
+    layers: dict[str, list[list[int]]] = {}  # the stages of a pipeline have layers of their own
+    tokens = dict.fromkeys((name for part in parts for name in part["layers"]), 0)
+    for part in parts:
+        for name, load_E in zip(part["layers"], part["load_LE"], strict=True):
+            layers.setdefault(name, []).append(load_E)
+            tokens[name] += part["num_tokens"]
+    assert len(set(tokens.values())) == 1
+    return [[sum(values) for values in zip(*rows, strict=True)] for rows in layers.values()], max(tokens.values())
 
 
-def assert_equals_transformers(model: str, prompts: list[list[int]], result: EngineResult) -> None:
+def assert_equals_transformers(
+    model: str,
+    prompts: list[list[int]],
+    result: EngineResult,
+    load_network: Callable[[str], Any] = float_network,
+) -> None:
     """The last token of each completion is sampled but never routed."""
     sequences = [[*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, result.token_ids, strict=True)]
     load_LE, num_tokens = summed_load(result, 0)
     for rank in result.ranks:
         assert rank.report is not None and rank.report["eplb_load"]["collection"]["num_handovers"] >= 5
     assert num_tokens == sum(map(len, sequences))
-    assert load_LE == transformers_load(model, sequences)
+    assert load_LE == transformers_load(model, sequences, load_network)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +90,13 @@ def test_draft_and_target_count_every_scheduled_row(
         engine_args={"enable_prefix_caching": False, "async_scheduling": False},
     )
     result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=120)
+    assert_every_scheduled_row_counts(prompts, result)
+
+
+def assert_every_scheduled_row_counts(prompts: list[list[int]], result: EngineResult) -> None:
+    """A step verifies a token and its drafts; each draft but the first takes a pass of one row a request."""
     (target_LE, num_target), (draft_LE, num_draft) = summed_load(result, 0), summed_load(result, 1)
+    later_passes = result.case.num_speculative_tokens - 1
     assert [sum(row) for row in target_LE] == [4 * num_target] * 2
     assert [sum(row) for row in draft_LE] == [4 * num_draft]
     replicas = [rank.metrics for rank in result.ranks if rank.tp_rank == 0]
@@ -90,7 +106,7 @@ def test_draft_and_target_count_every_scheduled_row(
     )
     num_steps_of_requests = len(prompts) + sum(metrics["vllm:spec_decode_num_drafts"] for metrics in replicas)
     assert num_target == sum(map(len, prompts)) + verified
-    assert num_draft == num_target + num_steps_of_requests
+    assert num_draft == num_target + later_passes * num_steps_of_requests
 
 
 def test_logical_experts_are_counted_under_eplb(tiny_model: str, prompts: list[list[int]]) -> None:

@@ -241,17 +241,7 @@ def test_silent_policy_process_is_named() -> None:
 @pytest.mark.parametrize(
     ("engine_args", "message"),
     [
-        ({"enforce_eager": False}, "eplb_load is not verified in vllm-ascend's graph mode; set enforce_eager"),
-        ({"data_parallel_size": 2}, "eplb_load is not verified with data parallelism on the NPU"),
         ({"additional_config": {"ascend_ext": load(rebalance=True)}}, "rebalance needs eplb_config.dynamic_eplb"),
-        (
-            {
-                "additional_config": {"ascend_ext": load(), "enable_flashcomm1": True},
-                "enable_expert_parallel": True,
-                "tensor_parallel_size": 2,
-            },
-            "eplb_load cannot count rows that vllm-ascend's sequence parallelism splits",
-        ),
     ],
 )
 def test_what_is_not_verified_is_refused(qwen3_moe: str, engine_args: dict[str, Any], message: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.host_build import build_host
+from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts
 from tests.support.saved_output import SavedRun, Told, next_instance, run_saved
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
@@ -108,7 +109,7 @@ def stop_of(plain: SavedRun) -> tuple[int, list[int]]:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+    "name", [name if name == QUICK else pytest.param(name, marks=long_table) for name in CASES]
 )
 def test_frames_are_the_engines_tokens(
     tiny_model: str,
@@ -195,7 +196,7 @@ def check_logprobs(told: Told, engine: list[dict[int, float]]) -> None:
     ("is_async", "executor"),
     [
         pytest.param(False, "external_launcher", marks=pytest.mark.slow),
-        pytest.param(True, "external_launcher", marks=pytest.mark.slow),
+        pytest.param(True, "external_launcher", marks=long_table),
         (True, "mp"),
     ],
 )

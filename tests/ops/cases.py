@@ -3,14 +3,10 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from vllm_ascend_ext import ops
 
-LONG_TESTS = "VLLM_ASCEND_EXT_LONG_TESTS"
-LONG = os.environ.get(LONG_TESTS) == "1"  # whole products of shapes, and a compiler run a mutant
 INTEGERS = (torch.int32, torch.int64)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 ROW_TYPES = (

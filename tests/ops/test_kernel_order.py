@@ -16,9 +16,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from tests.ops.cases import LONG, LONG_TESTS, counts_case, load_case, norm_case, pack_case, rows_case
+from tests.ops.cases import counts_case, load_case, norm_case, pack_case, rows_case
 from tests.ops.host_kernels import EAGER, LIBRARY, BrokenRuleError, HostKernels
 from tests.support.host_build import ROOT, host_library
+from tests.support.long_tables import long_table
 
 SOURCES = ROOT / "csrc_ascendc"
 RACES = {"race", "flag-unpaired", "flag-unset", "flag-doubled", "uninitialised"}
@@ -108,7 +109,7 @@ def test_there_are_mutants_of_every_kernel_with_flags() -> None:
     assert len(MUTANTS) >= 24
 
 
-@pytest.mark.skipif(not LONG, reason=LONG_TESTS + "=1")
+@long_table
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.operator}/{mutant.header}:{mutant.line}")
 def test_missing_synchronisation_is_found(mutant: Mutant, tmp_path: Path) -> None:
     kernels = HostKernels(_compile(mutant, tmp_path))

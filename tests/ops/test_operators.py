@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 from tests.ops.cases import (
     FLOATS,
     INTEGERS,
-    LONG,
-    LONG_TESTS,
     ROW_TYPES,
     check_norm,
     counts_case,
@@ -32,6 +30,7 @@ from tests.ops.cases import (
 )
 from tests.ops.host_kernels import SCHEDULES, HostKernels
 from tests.ops.traffic import least_bytes
+from tests.support.long_tables import LONG, LONG_TESTS
 from vllm_ascend_ext import ops
 
 NUM_ROWS = (0, 1, 2, 7, 31, 32, 33, 1023, 1024, 4097)

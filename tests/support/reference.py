@@ -8,6 +8,7 @@ import inspect
 import json
 import shutil
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,24 @@ def make_prompts(model: str) -> list[list[int]]:
     return [token_ids[i * stride : i * stride + _LENGTHS[i % len(_LENGTHS)]] for i in range(NUM_PROMPTS)]
 
 
-def transformers_tokens(model: str, prompts: list[list[int]], num_tokens: int) -> list[tuple[int, ...]]:
-    """Returns greedy continuations by transformers, computed in a process of their own."""
+def float_network(model: str) -> Any:
+    """Loads a checkpoint into transformers, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+
+
+def transformers_tokens(
+    model: str, prompts: list[list[int]], num_tokens: int, load: Callable[[str], Any] = float_network
+) -> list[tuple[int, ...]]:
+    """Returns greedy continuations by transformers, computed in a process of their own, in which `load` makes the
+    network of the model's folder."""
 
     def job(rank: Rank) -> list[tuple[int, ...]]:
         import torch
-        from transformers import AutoModelForCausalLM
 
-        network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        network = load(model)
         tokens: list[tuple[int, ...]] = [()] * len(prompts)
         for length in sorted({len(prompt) for prompt in prompts}):
             members = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
@@ -70,15 +81,16 @@ def transformers_tokens(model: str, prompts: list[list[int]], num_tokens: int) -
     return run_ranks(job, Layout(), deadline_s=300)[0]
 
 
-def transformers_load(model: str, sequences: list[list[int]]) -> list[list[int]]:
+def transformers_load(
+    model: str, sequences: list[list[int]], load_network: Callable[[str], Any] = float_network
+) -> list[list[int]]:
     """Returns routed tokens per MoE layer and expert, [L][E], when transformers runs each sequence once: a count
-    that shares no code with ours."""
+    that shares no code with ours. `load_network` makes the network of the model's folder."""
 
     def job(rank: Rank) -> list[list[int]]:
         import torch
-        from transformers import AutoModelForCausalLM
 
-        network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        network = load_network(model)
         # DeepseekV3TopkRouter, MixtralTopKRouter, ...: all return (logits, weights, ids)
         routers = [m for m in network.modules() if type(m).__name__.lower().endswith("topkrouter")]
         load = torch.zeros(len(routers), routers[0].weight.shape[0], dtype=torch.int64)

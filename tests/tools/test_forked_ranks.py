@@ -45,6 +45,28 @@ def test_environment_reaches_the_ranks_and_not_the_parent() -> None:
     assert "EXTRA" not in os.environ
 
 
+@pytest.mark.emulator
+@pytest.mark.engine  # before this process uses a device
+def test_a_rank_ends_with_nothing_left_on_its_device() -> None:
+    """Its part of a collective may be queued behind other work, and the other rank waits for it."""
+
+    def job(rank: Rank) -> None:
+        import torch
+        import torch.distributed as dist
+
+        torch.npu.set_device(rank.rank)
+        dist.init_process_group("hccl")
+        ones = torch.ones(1, device="npu")
+        dist.all_reduce(ones)
+        if rank.rank == 0:
+            torch.npu._sleep(2_000_000_000)  # nanoseconds on the emulator
+        dist.all_reduce(ones)
+        if rank.rank == 1:
+            assert ones.item() == 4
+
+    run_ranks(job, Layout(tp=2), deadline_s=60)
+
+
 def test_an_exception_names_the_rank_and_shows_its_output() -> None:
     def job(rank: Rank) -> None:
         if rank.rank == 1:

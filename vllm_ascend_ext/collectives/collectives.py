@@ -57,7 +57,12 @@ class Collectives(GroupCalls):
         self.begin_all_reduce_(x)()
 
     def begin_all_reduce_(self, x: torch.Tensor) -> Callable[[], None]:
-        """Starts `all_reduce_` of a contiguous `x`; call the result, once, to wait for it."""
+        """Starts `all_reduce_` of a contiguous `x`; call the result, once, to wait for it.
+
+        Raises:
+            ValueError: `x` is not contiguous: a backend may reduce other memory than the slice, and say nothing.
+        """
+        self._check_dense("begin_all_reduce_", x)
         sent = sent_bytes.all_reduce(x.nbytes, self.num_ranks)
         self._count("all_reduce_", x, sent)
         if self.num_ranks == 1:
@@ -70,8 +75,9 @@ class Collectives(GroupCalls):
         Raises:
             ValueError: `source` is no rank of the group, or `x` is not contiguous.
         """
-        if not 0 <= source < self.num_ranks or not x.is_contiguous():
-            raise ValueError(f"broadcast_ of {self.name}: source {source} of {self.num_ranks}, contiguous tensors")
+        if not 0 <= source < self.num_ranks:
+            raise ValueError(f"broadcast_ of {self.name}: source {source} of {self.num_ranks}")
+        self._check_dense("broadcast_", x)
         sent = x.nbytes if self.rank == source else 0
         self._count("broadcast_", x, sent)
         if self.num_ranks > 1 and x.numel():
@@ -85,9 +91,9 @@ class Collectives(GroupCalls):
         """Writes the `x` of all ranks, ``[T, ...]`` each, into `out`, ``[R * T, ...]``, both contiguous.
 
         Raises:
-            ValueError: `out` has another shape.
+            ValueError: `out` has another shape, or one of the two is not contiguous.
         """
-        self._check_rows("out", out, x, self.num_ranks * x.shape[0])
+        self._check_rows("all_gather_into", "out", out, x)
         self._all_gather("all_gather_into", out, x)
 
     def all_gather_rows(self, x: torch.Tensor, sizes: Sequence[int] | None) -> torch.Tensor:
@@ -134,9 +140,9 @@ class Collectives(GroupCalls):
         """Writes this rank's rows of the sum of `x`, ``[R * T, ...]``, into `out`, ``[T, ...]``.
 
         Raises:
-            ValueError: `x` has another shape.
+            ValueError: `x` has another shape, or one of the two is not contiguous.
         """
-        self._check_rows("x", x, out, self.num_ranks * out.shape[0])
+        self._check_rows("reduce_scatter_into", "x", x, out)
         self._reduce_scatter("reduce_scatter_into", out, x)
 
     def reduce_scatter_rows(self, x: torch.Tensor, sizes: Sequence[int] | None) -> torch.Tensor:
@@ -237,13 +243,22 @@ class Collectives(GroupCalls):
             self._run(op, sent, lambda: dist.all_reduce(total, group=self.group, async_op=True))
             out.copy_(total[self.rank * out.shape[0] :][: out.shape[0]])
 
-    def _check_rows(self, label: str, whole: torch.Tensor, part: torch.Tensor, num_rows: int) -> None:
-        expected = [num_rows, *part.shape[1:]]
-        if list(whole.shape) != expected or not whole.is_contiguous() or not part.is_contiguous():
+    def _check_rows(self, op: str, label: str, whole: torch.Tensor, part: torch.Tensor) -> None:
+        expected = [self.num_ranks * part.shape[0], *part.shape[1:]]
+        if list(whole.shape) != expected:
             raise ValueError(
-                f"{label} has shape {list(whole.shape)}; {self.name} with {self.num_ranks} ranks needs "
-                f"{expected}, and both tensors contiguous"
+                f"{label} has shape {list(whole.shape)}; {self.name} with {self.num_ranks} ranks needs {expected}"
             )
+        self._check_dense(op, whole, part)
+
+    def _check_dense(self, op: str, *tensors: torch.Tensor) -> None:
+        """Refuses tensors whose memory is not one piece: a backend sends or fills the piece."""
+        for x in tensors:
+            if not x.is_contiguous():
+                raise ValueError(
+                    f"{op} of {self.name} needs contiguous tensors, not strides {list(x.stride())} of shape "
+                    f"{list(x.shape)}"
+                )
 
     def _check_sizes(
         self, sizes: Sequence[int] | None, x: torch.Tensor, num_rows: Callable[[Sequence[int]], int]

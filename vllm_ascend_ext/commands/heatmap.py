@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vllm_ascend_ext.printable import printable
+
 
 def add(commands: Any) -> None:
     heatmap = commands.add_parser(
@@ -38,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     heatmap = from_file(options.report) if options.url is None else from_server(options.url, options.api_key)
     refresh_s = None if options.every is None else max(1, math.ceil(options.every))
     page = write_heatmap(heatmap, options.picture, refresh_s=refresh_s)
-    print(options.picture, page, *([heatmap.note] if heatmap.note else []), sep="\n", flush=True)
+    print(options.picture, page, *([printable(heatmap.note)] if heatmap.note else []), sep="\n", flush=True)
     if options.every is None:
         return 0
     try:

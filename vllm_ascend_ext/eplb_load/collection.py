@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import torch
 
 from vllm_ascend_ext.config import EplbLoadConfig
+from vllm_ascend_ext.eplb_load.draft_passes import DraftPasses
 from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder, LocalLoad
 from vllm_ascend_ext.eplb_load.snapshots import Snapshots
 from vllm_ascend_ext.eplb_load.windows import CollectedLoad
-from vllm_ascend_ext.rank_place import RankPlace
 from vllm_ascend_ext.runner.step import StepFacts
 
 MakeSnapshots = Callable[[Sequence[ExpertLoadRecorder]], Snapshots]
+NumToCount = Callable[[StepFacts, "RoutedModel"], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +52,32 @@ class LoadOfModel:
     def __init__(self, model: RoutedModel, device: torch.device, max_routed_ids: int) -> None:
         self.model = model
         self.recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device, max_routed_ids)
+        self._passes: DraftPasses | None = None
 
-    def begin(self, facts: StepFacts, place: RankPlace, *, counts: bool) -> None:
-        """Tells the recorder of a pass that is about to run, and is counted only where `counts` is true."""
-        num_tokens = facts.num_routed_tokens(place, sequence_parallel=self.model.sequence_parallel)
-        self.recorder.begin_step(num_tokens if counts else 0)
+    def follow_passes(self, num_passes: int) -> DraftPasses:
+        """Has the model counted by runs of several passes, of which `begin_passes` tells."""
+        self._passes = DraftPasses(self.recorder, num_passes)
+        return self._passes
+
+    def begin(self, num_tokens: int) -> None:
+        """Tells the recorder of a pass that is about to run, and how many rows it is to count."""
+        self.recorder.begin_step(num_tokens)
+
+    def begin_passes(self, num_tokens_P: Sequence[int]) -> None:  # noqa: N803
+        """Tells of a run of passes, as `begin` does of one; `follow_passes` was called before."""
+        assert self._passes is not None
+        self._passes.begin(num_tokens_P)
 
 
 class ExpertLoadCollection:
     """Counts on the device in every pass and takes snapshots at the ends of steps (a `StepObserver`).
 
-    `begin_forward` and `begin_draft` only write persistent device scalars, so a captured graph that follows stays
-    valid.
+    `begin_forward`, `begin_draft` and `begin_drafts` only write persistent device scalars, so a captured graph
+    that follows stays valid.
 
     Args:
         config: how to collect.
-        place: where this rank stands among the ranks that split a model's rows.
+        num_to_count: function that says how many rows of a model's pass this rank counts.
         device: the recorders' device.
         target: the target model; None where its load is not counted.
         draft: the draft model; None where its load is not counted. At least one of both is counted.
@@ -81,7 +92,7 @@ class ExpertLoadCollection:
     def __init__(
         self,
         config: EplbLoadConfig,
-        place: RankPlace,
+        num_to_count: NumToCount,
         device: torch.device,
         target: RoutedModel | None,
         draft: RoutedModel | None,
@@ -97,7 +108,7 @@ class ExpertLoadCollection:
         self.draft = LoadOfModel(draft, device, max_routed_ids) if draft is not None else None
         snapshots = make_snapshots([load.recorder for load in self.loads])
         self.windows = CollectedLoad(snapshots, config.interval, is_first=is_first)
-        self._place, self._decode_rows, self._largest_replica = place, decode_rows, largest_replica
+        self._num_to_count, self._decode_rows, self._largest_replica = num_to_count, decode_rows, largest_replica
         self._counts = True
 
     @property
@@ -115,13 +126,16 @@ class ExpertLoadCollection:
         wanted = self.config.phase
         if wanted != "all":
             self._counts = self._with_largest_replica(facts).phase(self._decode_rows) == wanted
-        if self.target is not None:
-            self.target.begin(facts, self._place, counts=self._counts)
+        self._begin(self.target, facts)
 
     def begin_draft(self, facts: StepFacts) -> None:
         """Notes that the draft model is about to run a pass, which counts when the step's target pass does."""
+        self._begin(self.draft, facts)
+
+    def begin_drafts(self, passes: Sequence[StepFacts]) -> None:
+        """Notes that the draft model is about to run several passes, perhaps from one graph."""
         if self.draft is not None:
-            self.draft.begin(facts, self._place, counts=self._counts)
+            self.draft.begin_passes([self._num_of(self.draft, facts) for facts in passes])
 
     def end_step(self) -> None:
         """Notes that all passes of the step have been launched."""
@@ -145,6 +159,13 @@ class ExpertLoadCollection:
     def close(self) -> None:
         """Ends the thread that sums, where there is one."""
         self.windows.snapshots.close()
+
+    def _begin(self, load: LoadOfModel | None, facts: StepFacts) -> None:
+        if load is not None:
+            load.begin(self._num_of(load, facts))
+
+    def _num_of(self, load: LoadOfModel, facts: StepFacts) -> int:
+        return self._num_to_count(facts, load.model) if self._counts else 0
 
     def _with_largest_replica(self, facts: StepFacts) -> StepFacts:
         if self._largest_replica is None or not facts.num_tokens:

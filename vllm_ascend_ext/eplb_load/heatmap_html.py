@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from vllm_ascend_ext.eplb_load.balance import expert_imbalance, top_experts
+from vllm_ascend_ext.printable import printable
 
 _NUM_TOP = 4  # busiest experts named for each layer
 # a few points of matplotlib's viridis, so that both pictures read alike
@@ -104,11 +105,30 @@ def write_heatmap_page(
         ValueError: another shape or dtype, a negative load, or another number of names.
         OSError: the file cannot be written.
     """
-    imbalance = expert_imbalance(load_LE)
-    names = [str(layer) for layer in range(load_LE.shape[0])] if layer_names is None else list(layer_names)
+    names = (
+        [str(layer) for layer in range(load_LE.shape[0])]
+        if layer_names is None
+        else [printable(name) for name in layer_names]
+    )
     if len(names) != load_LE.shape[0]:
         raise ValueError(f"{len(names)} layer names for {load_LE.shape[0]} layers")
-    rows = []
+    refresh = "" if refresh_s is None else f'<meta http-equiv="refresh" content="{refresh_s}">'
+    values = {
+        "REFRESH": refresh,
+        "NOTE": f'\n<p id="note">{html.escape(printable(note))}</p>' if note else "",
+        "TITLE": html.escape(printable(title or "Expert load")),
+        "ROWS": "\n".join(_rows(load_LE, names)),
+        "NAMES": _script(names),
+        "LOAD": _script(load_LE.cpu().tolist()),
+        "COLOURS": _script(_COLOURS),
+    }
+    page = re.sub(r"@([A-Z]+)@", lambda place: values[place[1]], _PAGE)  # one pass: values are not templates
+    Path(path).write_text(page, encoding="utf-8")
+
+
+def _rows(load_LE: torch.Tensor, names: list[str]) -> list[str]:
+    """Returns the table's rows, one a layer."""
+    imbalance, rows = expert_imbalance(load_LE), []
     for layer, name in enumerate(names):
         busiest = ", ".join(
             f"{hot.expert} ({hot.share:.1%})" for hot in top_experts(load_LE[layer : layer + 1], _NUM_TOP)
@@ -118,18 +138,7 @@ def write_heatmap_page(
             f"<td>{imbalance.max_over_mean[layer]:.2f}</td><td>{imbalance.variation[layer]:.2f}</td>"
             f"<td>{busiest}</td></tr>"
         )
-    refresh = "" if refresh_s is None else f'<meta http-equiv="refresh" content="{refresh_s}">'
-    values = {
-        "REFRESH": refresh,
-        "NOTE": f'\n<p id="note">{html.escape(note)}</p>' if note else "",
-        "TITLE": html.escape(title or "Expert load"),
-        "ROWS": "\n".join(rows),
-        "NAMES": _script(names),
-        "LOAD": _script(load_LE.cpu().tolist()),
-        "COLOURS": _script(_COLOURS),
-    }
-    page = re.sub(r"@([A-Z]+)@", lambda place: values[place[1]], _PAGE)  # one pass: values are not templates
-    Path(path).write_text(page, encoding="utf-8")
+    return rows
 
 
 def _script(value: object) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vllm_ascend_ext.printable import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -52,7 +54,11 @@ def heatmap_figure(
     if load_LE.dim() != 2 or 0 in load_LE.shape:
         raise ValueError(f"load has shape {list(load_LE.shape)}, not [layers, experts]")
     num_layers, num_experts = load_LE.shape
-    names = [str(layer) for layer in range(num_layers)] if layer_names is None else list(layer_names)
+    names = (
+        [str(layer) for layer in range(num_layers)]
+        if layer_names is None
+        else [printable(name) for name in layer_names]
+    )
     if len(names) != num_layers:
         raise ValueError(f"{len(names)} layer names for {num_layers} layers")
     try:
@@ -83,7 +89,7 @@ def heatmap_figure(
     axes.set_xlabel("expert")
     axes.set_ylabel("layer")
     if title is not None:
-        axes.set_title(title)
+        axes.set_title(printable(title))
     figure.colorbar(image, ax=axes, label="load / mean of the layer", pad=0.01)
     return figure
 

@@ -6,6 +6,7 @@ Shapes: L = MoE layers, E = experts, T = rows (padding included), K = experts a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,12 +75,24 @@ class ExpertLoadRecorder:
             ValueError: a negative number.
             LoadOverflowError: the step could overflow a counter; nothing has changed.
         """
-        if num_tokens < 0:
-            raise ValueError(f"num_tokens={num_tokens} is negative")
-        self._check_overflow(self._total_tokens + num_tokens, self._largest_top_k)
-        self._total_tokens += num_tokens
-        self._num_steps += 1
+        self.expect([num_tokens])
         self.num_tokens.fill_(num_tokens)
+
+    def expect(self, num_tokens_S: Sequence[int]) -> None:  # noqa: N803
+        """Adds steps to the totals, for a caller that gives `record` scalars of its own instead of `num_tokens`.
+
+        Args:
+            num_tokens_S: real tokens of each step.
+
+        Raises:
+            ValueError: a negative number.
+            LoadOverflowError: the steps could overflow a counter; nothing has changed.
+        """
+        if negative := [number for number in num_tokens_S if number < 0]:
+            raise ValueError(f"num_tokens={negative[0]} is negative")
+        self._check_overflow(self._total_tokens + sum(num_tokens_S), self._largest_top_k)
+        self._total_tokens += sum(num_tokens_S)
+        self._num_steps += len(num_tokens_S)
 
     def record(self, layer: int, topk_ids_TK: torch.Tensor, num_tokens: torch.Tensor | None = None) -> None:
         """Counts one layer's routing. Touches only persistent buffers and never waits for the device.

@@ -6,6 +6,8 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
+from vllm_ascend_ext.printable import printable
+
 
 class PlainError(RuntimeError):
     """Reports a problem in a message that says everything the reader needs, so that no traceback is printed."""
@@ -43,7 +45,8 @@ def print_plain_errors() -> None:
 
     def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, PlainError):
-            print(f"vllm-ascend-ext: error: {error}", file=sys.stderr)
+            lines = "\n".join(map(printable, str(error).splitlines()))
+            print(f"vllm-ascend-ext: error: {lines}", file=sys.stderr)
         else:
             previous(kind, error, trace)
 

@@ -20,11 +20,11 @@ def dense_model(deployment: Deployment) -> object:
     return {"model": model.model} if model is not None and not model.is_moe else None
 
 
-def other_dispatches(deployment: Deployment) -> object:
-    """Returns {ways} other than all-gather by which steps may reach the experts, else None."""
+def other_dispatches(deployment: Deployment, known: tuple[str, ...]) -> object:
+    """Returns {ways} other than the known ones by which steps may reach the experts, else None."""
     if deployment.model is None:
         return None
-    ways = [way for way in deployment.stack.dispatches(deployment.vllm_config) if way != "ALLGATHER"]
+    ways = [way for way in deployment.stack.dispatches(deployment.vllm_config) if way not in known]
     return {"ways": " or ".join(ways)} if ways else None
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from vllm_ascend_ext.mtp_output.acceptance import Acceptance
 from vllm_ascend_ext.mtp_output.errors import ChannelClosedError, NoFrameError
 from vllm_ascend_ext.mtp_output.frames.frame import Frame, RequestStatus, Source
+from vllm_ascend_ext.printable import printable
 
 _WAIT_S = 1.0
 
@@ -64,8 +65,9 @@ class Tail:
         for row in rows:
             tokens = " ".join(map(str, row["token_ids"])) or "-"
             drafts = f"{max(len(row['token_ids']) - 1, 0)}/{row['drafts']}" if row["drafts"] else "-"
+            request_id = printable(row["request_id"])
             self._print(
-                f"replica {frame.replica} step {frame.step:<6} {row['request_id']:<24} {row['status']:<9} "
+                f"replica {frame.replica} step {frame.step:<6} {request_id:<24} {row['status']:<9} "
                 f"drafts {drafts:<5} tokens {tokens}"
             )
 

@@ -22,6 +22,7 @@ class ExtModelRunner:
     step_outputs: RunnerOutputs | None = None
     _step = 0
     _num_scheduled_tokens = 0
+    _num_requests = 0
     _in_step = False
 
     def add_observer(self, observer: StepObserver) -> None:
@@ -42,6 +43,7 @@ class ExtModelRunner:
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs the model and remembers how many tokens are real: vLLM tells the forward only the padded number."""
         self._num_scheduled_tokens = scheduler_output.total_num_scheduled_tokens
+        self._num_requests = len(scheduler_output.num_scheduled_tokens)
         self._in_step = False
         if self.step_outputs is not None:
             self.step_outputs.begin_step(scheduler_output)
@@ -88,22 +90,41 @@ class ExtModelRunner:
         of an idle rank is a step: vLLM steps its EPLB there too, so that all ranks count the same steps.
         """
         if self.step_observers:
-            self._num_scheduled_tokens = 0
+            self._num_scheduled_tokens = self._num_requests = 0
             self._begin_step(0, num_tokens)
         output = super()._dummy_run(num_tokens, *args, **kwargs)  # type: ignore[misc]
         if not (kwargs.get("skip_eplb") or kwargs.get("is_profile")):
             self._end_step()
         return output
 
-    def begin_draft_pass(self, num_tokens: int, num_tokens_padded: int) -> None:
+    def begin_draft_pass(self, num_tokens: int, num_tokens_padded: int, *, is_first: bool = True) -> None:
         """Tells the observers that a pass of the draft model is about to run.
 
+        The step bounds its real rows: vllm-ascend takes the padding of some steps for rows of one more request.
+
         Args:
-            num_tokens: rows of the pass that belong to requests.
+            num_tokens: rows of the pass that belong to requests, and perhaps padding.
             num_tokens_padded: rows of the pass, padding included.
+            is_first: whether the pass has the target's rows; a later one has one row a request.
         """
+        num_tokens = min(num_tokens, self._num_scheduled_tokens if is_first else self._num_requests)
         for observer in self.step_observers:
             observer.begin_draft(StepFacts(self._step, num_tokens, num_tokens_padded))
+
+    def begin_draft_passes(self, num_passes: int, num_tokens: int, num_requests: int, num_rows: int) -> None:
+        """Tells the observers that all passes of the draft model are about to run, perhaps from one graph.
+
+        Args:
+            num_passes: number of passes, at least 1.
+            num_tokens: rows of the first pass that belong to requests, and perhaps padding; the step bounds them.
+            num_requests: the same of each later pass.
+            num_rows: rows of each pass, padding included.
+        """
+        later = min(num_requests, self._num_requests)
+        real = [min(num_tokens, self._num_scheduled_tokens), *[later] * (num_passes - 1)]
+        passes = [StepFacts(self._step, number, max(number, num_rows)) for number in real]
+        for observer in self.step_observers:
+            observer.begin_drafts(passes)
 
     def _begin_step(self, num_tokens: int, num_tokens_padded: int) -> None:
         self._step += 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from vllm_ascend_ext.runner.step import StepFacts
@@ -17,6 +18,10 @@ class StepObserver(Protocol):
 
     def begin_draft(self, facts: StepFacts) -> None:
         """Notes that the draft model is about to run one of its passes."""
+        ...
+
+    def begin_drafts(self, passes: Sequence[StepFacts]) -> None:
+        """Notes that the draft model is about to run all its passes of a step, of which no more is told."""
         ...
 
     def end_step(self) -> None:

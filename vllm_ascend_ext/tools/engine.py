@@ -36,6 +36,7 @@ class EngineCase:
             "dtype": self.dtype,
             "seed": 0,
             "tensor_parallel_size": self.layout.tp,
+            "pipeline_parallel_size": self.layout.pp,
             "data_parallel_size": self.layout.dp,
             "enable_expert_parallel": self.expert_parallel,
             "distributed_executor_backend": "external_launcher",
@@ -170,10 +171,11 @@ def _generate(
             index, delta = int(output.request_id), output.outputs[0]
             tokens[index].extend(delta.token_ids)
             texts[index] += delta.text
-            if rank.tp_rank == 0:
+            if rank.tp_rank == rank.stage == 0:
                 rank.emit((index, delta.text, len(delta.token_ids)))
     generate_seconds = time.perf_counter() - started
-    completions = tuple(Completion(i, tuple(tokens[i]), texts[i]) for i in indices)
+    # all stages see the tokens; the first one tells
+    completions = tuple(Completion(i, tuple(tokens[i]), texts[i]) for i in indices if rank.stage == 0)
     report = llm.collective_rpc("ascend_ext_report")[0] if case.ascend_ext is not None else None
     return RankResult(
         tp_rank=rank.tp_rank,

@@ -51,22 +51,24 @@ class Rank:
     dp_rank: int
     dp_size: int
     emit: Callable[[Any], None]
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Lays out the ranks of one engine, TP ranks of a replica next to each other."""
+    """Lays out the ranks of one engine: replicas, in each its pipeline stages, in each its TP ranks."""
 
     tp: int = 1
     dp: int = 1
+    pp: int = 1
 
     def __post_init__(self) -> None:
-        if self.tp < 1 or self.dp < 1:
-            raise ValueError(f"tp and dp must be at least 1, got tp={self.tp} dp={self.dp}")
+        if min(self.tp, self.dp, self.pp) < 1:
+            raise ValueError(f"tp, dp and pp must be at least 1, got tp={self.tp} dp={self.dp} pp={self.pp}")
 
     @property
     def num_ranks(self) -> int:
-        return self.tp * self.dp
+        return self.tp * self.pp * self.dp
 
 
 @dataclass(slots=True)
@@ -256,11 +258,14 @@ def _rank_main(
         facts = Rank(
             rank=rank,
             tp_rank=rank % layout.tp,
-            dp_rank=rank // layout.tp,
+            stage=rank // layout.tp % layout.pp,
+            dp_rank=rank // (layout.tp * layout.pp),
             dp_size=layout.dp,
             emit=lambda value: pipe.send(("event", value)),
         )
-        pipe.send(("result", job(facts)))
+        result = job(facts)
+        _drain()
+        pipe.send(("result", result))
     except BaseException as error:  # noqa: B036 - a rank reports everything, also SystemExit
         traceback.print_exc()
         pipe.send(("error", f"{type(error).__name__}: {error}"))
@@ -268,6 +273,15 @@ def _rank_main(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _drain() -> None:
+    """Waits for what this rank has still queued on its device: other ranks may need its part of a collective."""
+    import torch
+
+    device = torch.get_device_module()
+    if device.is_initialized():
+        device.synchronize()
 
 
 def _end_with_parent() -> None:

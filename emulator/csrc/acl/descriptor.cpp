@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Descriptors and attributes of the single-operator interface (aclop), which is not emulated: torch_npu uses it
-// for operators that have no aclnn function. Prototypes: torch_npu csrc/framework/OpParamMaker.cpp and .h,
-// csrc/framework/OpCmdHelper.cpp (BSD-3).
+// Descriptors and attributes of the single-operator interface (aclop), which torch_npu uses for what has no aclnn
+// function. Of its operators only Identity is emulated, which casts formats. Prototypes: torch_npu
+// csrc/framework/OpParamMaker.cpp and .h, csrc/framework/OpCmdHelper.cpp (BSD-3).
+#include <algorithm>
+#include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "acl/types.h"
 #include "core/failure.h"
+#include "core/stream.h"
+#include "memory/memory.h"
 
 namespace {
 
@@ -20,6 +25,22 @@ struct DataBuffer {
   void* data = nullptr;
   size_t bytes = 0;
 };
+
+// Private formats keep the order of the elements here, and their padding is behind the last one, so that a cast
+// from or to one is a copy of what the smaller of the two buffers holds.
+void Identity(const DataBuffer& source, const DataBuffer& target, emu::Stream& stream) {
+  const size_t bytes = std::min(source.bytes, target.bytes);
+  if (bytes == 0) return;
+  const emu::Range from = emu::RangeOf(source.data, bytes);
+  const emu::Range to = emu::RangeOf(target.data, bytes);
+  emu::CheckDeviceRange(from, "Identity: the input");
+  emu::CheckDeviceRange(to, "Identity: the output");
+  emu::Task task;
+  task.name = "Identity";
+  task.accesses = {{from, false}, {to, true}};
+  task.run = [data = source.data, out = target.data, bytes] { std::memmove(out, data, bytes); };
+  emu::Enqueue(stream, std::move(task));
+}
 
 }  // namespace
 
@@ -78,9 +99,14 @@ EMU_API int aclopSetAttrListListInt(void*, const char*, int, const int*, const i
   return emu::kSuccess;
 }
 
-EMU_API int aclopCompileAndExecute(const char* operator_type, int, const void* const*, const void* const*, int,
-                                   const void* const*, void* const*, const void*, int, int, const char*, void*) {
+EMU_API int aclopCompileAndExecute(const char* operator_type, int num_inputs, const void* const*,
+                                   const void* const* inputs, int num_outputs, const void* const*,
+                                   void* const* outputs, const void*, int, int, const char*, void* stream) {
   return emu::Guarded("aclopCompileAndExecute", [&] {
-    throw emu::Error(emu::kFeatureNotSupported, std::string("not emulated: operator ") + operator_type);
+    if (std::strcmp(operator_type, "Identity") != 0 || num_inputs != 1 || num_outputs != 1) {
+      throw emu::Error(emu::kFeatureNotSupported, std::string("not emulated: operator ") + operator_type);
+    }
+    Identity(*static_cast<const DataBuffer*>(inputs[0]), *static_cast<const DataBuffer*>(outputs[0]),
+             emu::StreamOf(stream));
   });
 }

@@ -25,6 +25,19 @@ enum class Operation : int32_t {
   kAlltoAll,
   kAlltoAllV,
   kBarrier,
+  kMoeDispatch,  // mc2/: the rows of an all-to-all whose receivers learn from the posts how many come
+  kMoeCombine,
+};
+
+// What recv_counts holds in the posts of these two; the ranks agree on those before kMoeAgreed.
+enum MoeNumber {
+  kMoeExperts,
+  kMoeHidden,
+  kMoeTopK,
+  kMoeQuantMode,
+  kMoeAgreed,
+  kMoeTokens = kMoeAgreed,
+  kMoeMasked,
 };
 
 const char* NameOf(Operation operation);  // "HcclAllReduce"

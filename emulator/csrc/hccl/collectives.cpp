@@ -76,6 +76,8 @@ Accesses AccessesOf(const Call& call, bool is_root) {
       operands.Add(call.recv, call.recvs, true);
       break;
     case Operation::kBarrier:
+    case Operation::kMoeDispatch:
+    case Operation::kMoeCombine:
       break;
   }
   return std::move(operands).Checked();

@@ -67,6 +67,9 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   void ThrowIfFailed();
   std::string Failure() const;  // "" while it works
 
+  // The window that the ranks' operators share (HCCL_BUFFSIZE); set once, when it is made.
+  uint64_t window_mib = 200;
+
   // Counters of the collectives done so far, the same on all ranks; touched only by the call whose turn it is.
   uint64_t num_posts = 0;
   uint64_t num_rounds = 0;

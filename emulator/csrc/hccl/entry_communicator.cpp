@@ -6,6 +6,7 @@
 // Left out on purpose, because torch_npu then takes a path that is here: HcclCommInitClusterInfoConfig (rank
 // tables) and the Scalable pair (several roots). Left out because nothing here has the feature, which torch_npu
 // then says: CommResume, CommWorkingDevNicSet, memory ranges, registration and windows (zero copy).
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 
@@ -39,12 +40,31 @@ std::string NameIn(const void* config) {
   return std::string(name, strnlen(name, kNameBytes - 1));
 }
 
-void* Join(const emu::hccl::SegmentName& segment, uint32_t num_ranks, uint32_t rank, std::string name) {
+// The window's size precedes determinism and the name: fields of four bytes (HcclGetCommConfigCapability below).
+// Without a configuration it is the environment's, by default 200 MiB (op-plugin's documentation of
+// npu_moe_distribute_dispatch_v2).
+uint64_t WindowIn(const void* config) {
+  constexpr size_t kOffset = kNameOffset - 8;
+  size_t bytes = 0;
+  uint32_t window_mib = 0;
+  if (config != nullptr) std::memcpy(&bytes, config, sizeof(bytes));
+  if (bytes >= kNameOffset) {
+    std::memcpy(&window_mib, static_cast<const char*>(config) + kOffset, sizeof(window_mib));
+  }
+  if (window_mib != 0 && window_mib != UINT32_MAX) return window_mib;
+  const char* value = std::getenv("HCCL_BUFFSIZE");
+  const int from_environment = value == nullptr ? 0 : std::atoi(value);
+  return from_environment > 0 ? static_cast<uint64_t>(from_environment) : 200;
+}
+
+void* Join(const emu::hccl::SegmentName& segment, uint32_t num_ranks, uint32_t rank, const void* config) {
+  std::string name = NameIn(config);
   if (name.empty()) {
     name = std::string(segment.text + 1).substr(0, kNameBytes - 1);
   }
-  return AddCommunicator(
-      Communicator::Create(segment, static_cast<int>(num_ranks), static_cast<int>(rank), std::move(name)));
+  auto communicator = Communicator::Create(segment, static_cast<int>(num_ranks), static_cast<int>(rank), name);
+  communicator->window_mib = WindowIn(config);
+  return AddCommunicator(std::move(communicator));
 }
 
 }  // namespace
@@ -64,7 +84,7 @@ int HcclCommInitRootInfoConfig(uint32_t num_ranks, const void* root_info, uint32
   return emu::hccl::Answer("HcclCommInitRootInfoConfig", [&] {
     emu::hccl::SegmentName segment;
     std::memcpy(&segment, root_info, sizeof(segment));
-    *communicator = Join(segment, num_ranks, rank, NameIn(config));
+    *communicator = Join(segment, num_ranks, rank, config);
   });
 }
 
@@ -92,7 +112,7 @@ int HcclCreateSubCommConfig(void** parent_handle, uint32_t num_ranks, const uint
     key += " " + std::to_string(identifier) + " " + std::to_string(parent->CountSubCommunicator(identifier));
     const auto creator = parent->segment().rank(static_cast<int>(rank_ids[0])).process;
     const auto segment = emu::hccl::NameSegment(creator, std::hash<std::string>{}(key));
-    *communicator = Join(segment, num_ranks, rank, NameIn(config));
+    *communicator = Join(segment, num_ranks, rank, config);
   });
 }
 

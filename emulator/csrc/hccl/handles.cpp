@@ -37,6 +37,19 @@ std::shared_ptr<Communicator> CommunicatorOf(void* handle) {
   return found->second;
 }
 
+std::shared_ptr<Communicator> CommunicatorNamed(const std::string& name) {
+  Handles& handles = AllHandles();
+  const std::lock_guard<std::mutex> lock(handles.mutex);
+  std::shared_ptr<Communicator> found;
+  for (const auto& [handle, communicator] : handles.communicators) {
+    if (communicator->name() != name) continue;
+    if (found != nullptr) throw Error(kInvalidParam, "two HCCL communicators have the name " + name);
+    found = communicator;
+  }
+  if (found == nullptr) throw Error(kInvalidParam, "no live HCCL communicator has the name " + name);
+  return found;
+}
+
 void RemoveCommunicator(void* handle) {
   std::shared_ptr<Communicator> removed = CommunicatorOf(handle);  // its end is not under the lock
   Handles& handles = AllHandles();

@@ -15,6 +15,8 @@ namespace emu::hccl {
 // A handle is the communicator's address.
 void* AddCommunicator(std::shared_ptr<Communicator> communicator);
 std::shared_ptr<Communicator> CommunicatorOf(void* handle);  // throws Error for anything that is not a live handle
+// By the name that HcclGetCommName tells. Throws Error when no live communicator, or more than one, has it.
+std::shared_ptr<Communicator> CommunicatorNamed(const std::string& name);
 void RemoveCommunicator(void* handle);
 
 // Body of an entry point: an HcclResult, with the message where torch_npu looks for it (aclGetRecentErrMsg).

@@ -39,6 +39,10 @@ bool Agree(const Post& left, int i, const Post& right, int k) {
       return left.send_counts[k] == right.count && right.send_counts[i] == left.count;
     case Operation::kAlltoAllV:
       return left.send_counts[k] == right.recv_counts[i] && left.recv_counts[k] == right.send_counts[i];
+    case Operation::kMoeDispatch:
+    case Operation::kMoeCombine:
+      return left.count == right.count &&
+             std::equal(left.recv_counts, left.recv_counts + kMoeAgreed, right.recv_counts);
     default:
       return left.count == right.count;
   }
@@ -59,9 +63,19 @@ bool AllAgree(const Posts& posts, int num_ranks) {
 }  // namespace
 
 const char* NameOf(Operation operation) {
-  static constexpr const char* kNames[] = {
-      "HcclAllReduce",      "HcclReduce",  "HcclBroadcast", "HcclAllGather", "HcclAllGatherV", "HcclReduceScatter",
-      "HcclReduceScatterV", "HcclScatter", "HcclAlltoAll",  "HcclAlltoAllV", "HcclBarrier"};
+  static constexpr const char* kNames[] = {"HcclAllReduce",
+                                           "HcclReduce",
+                                           "HcclBroadcast",
+                                           "HcclAllGather",
+                                           "HcclAllGatherV",
+                                           "HcclReduceScatter",
+                                           "HcclReduceScatterV",
+                                           "HcclScatter",
+                                           "HcclAlltoAll",
+                                           "HcclAlltoAllV",
+                                           "HcclBarrier",
+                                           "aclnnMoeDistributeDispatchV2",
+                                           "aclnnMoeDistributeCombineV2"};
   return kNames[static_cast<int>(operation)];
 }
 
@@ -83,6 +97,13 @@ std::string Describe(const Post& post, int num_ranks) {
   std::string text = std::string(NameOf(operation)) + "(";
   if (operation == Operation::kBarrier) {
     return text + ")";
+  }
+  if (operation == Operation::kMoeDispatch || operation == Operation::kMoeCombine) {
+    const uint64_t* numbers = post.recv_counts;
+    return text + "global batch " + std::to_string(post.count) + ", experts " +
+           std::to_string(numbers[kMoeExperts]) + ", hidden " + std::to_string(numbers[kMoeHidden]) + ", top " +
+           std::to_string(numbers[kMoeTopK]) + ", quant mode " + std::to_string(numbers[kMoeQuantMode]) + ", " +
+           NameOf(static_cast<DataType>(post.type)) + ")";
   }
   if (operation == Operation::kAlltoAllV || operation == Operation::kReduceScatterV) {
     text += "send counts " + Numbers(post.send_counts, num_ranks) + ", ";

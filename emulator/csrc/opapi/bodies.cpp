@@ -160,4 +160,10 @@ Normed rms_norm(const Tensor& x, const Tensor& gamma, double epsilon) {
 
 void not_emulated(const std::string& what) { throw std::runtime_error(what + " is not emulated"); }
 
+void refuse_any(const Tensors& operands, const std::string& what) {
+  for (const auto& operand : operands) {
+    if (operand.defined() && operand.numel() > 0) not_emulated(what);
+  }
+}
+
 }  // namespace emu::opapi

@@ -77,5 +77,7 @@ struct Normed {
 Normed rms_norm(const Tensor& x, const Tensor& gamma, double epsilon);
 
 [[noreturn]] void not_emulated(const std::string& what);
+// The same when one of the operands has an element.
+void refuse_any(const Tensors& operands, const std::string& what);
 
 }  // namespace emu::opapi

@@ -2,7 +2,9 @@
 // Everything that a body in a table may use; precompiled once for all tables.
 #pragma once
 
+#include "mc2/mc2.h"
 #include "opapi/attention.h"
 #include "opapi/bodies.h"
 #include "opapi/moe.h"
+#include "opapi/quantisation.h"
 #include "opapi/rope.h"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turns an operator table into the C entry points of libopapi: `generate.py TABLE OUTPUT`.
 
-An entry is `aclnnName(Kind argument, ...) { C++ body }`. The kind of a tensor says how the operator touches its
-memory, which the race checker relies on:
+An entry is `aclnnName(Kind argument, ...) { C++ body }`. `requires { C++ }` before the body is run at the call:
+what it throws is an error of the call, not a failure of the device. The kind of a tensor says how the operator
+touches its memory, which the race checker relies on:
 
     In InList           read
     Out OutList         written, every element
@@ -10,7 +11,11 @@ memory, which the race checker relies on:
     Resized             written; the operator decides the shape, so it runs to its end at launch
 
 and `Opt` behind `In`, `Out`, `InOut` and `Resized` allows null, an undefined tensor in the body. The other kinds
-are Scalar ScalarOpt Scalars Ints IntsOpt Floats Bools Dtype Text and the C types of numbers.
+are Scalar ScalarOpt Scalars Ints IntsOpt Floats Bools Dtype Text, the C types of numbers, and Group: the name of
+an HCCL communicator, whose ranks run the operator together.
+
+`updatable` before the body gives an entry `GetMaxWorkspaceSize` as well, which torch_npu asks for the workspace of
+an operator whose arguments are updated in a captured graph. None of ours needs a workspace.
 """
 
 from __future__ import annotations
@@ -43,12 +48,14 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Entry:
-    """Describes one operator: its name, arguments, body, and the body's first line in the table."""
+    """Describes one operator: its name, arguments, body, the body's first line in the table, and its check."""
 
     name: str
     parameters: tuple[Parameter, ...]
     body: str
     line: int
+    updatable: bool = False
+    check: str = ""
 
 
 def _handle(type_: str, cpp: str, use: str = "kNone", optional: bool = False) -> Kind:
@@ -76,12 +83,14 @@ KINDS = {
     "Bools": _handle("kBools", "Bools"),
     "Text": Kind("const char*", "kText", "std::string"),
     "Dtype": Kind("int", "kDtype", "at::ScalarType"),
+    "Group": Kind("const char*", "kGroup", "Group"),
     "float": Kind("float", "kReal", "double"),
     "double": Kind("double", "kReal", "double"),
     "bool": Kind("bool", "kFlag", "bool"),
     **{name: Kind(name, "kInteger", "int64_t") for name in ("int8_t", "int32_t", "int64_t", "uint64_t")},
 }
-_HEAD = re.compile(r"(aclnn\w+)\(([^)]*)\)\s*\{")
+_HEAD = re.compile(r"(aclnn\w+)\(([^)]*)\)(?:\s*(updatable|requires))?\s*\{")
+_BODY = re.compile(r"\s*\{")
 _WRITES = ("kWrite", "kUpdate")
 
 
@@ -105,10 +114,18 @@ def parse(table: Path) -> list[Entry]:
         head = _HEAD.match(text, position)
         if head is None:
             raise ValueError(f"{table.name}:{line}: not an operator: {text[position:].splitlines()[0]!r}")
-        end = _closing_brace(text, head.end(), f"{table.name}:{line}")
-        first_line = text.count("\n", 0, head.end()) + 1
+        begin, check = head.end(), ""
+        end = _closing_brace(text, begin, f"{table.name}:{line}")
+        if head[3] == "requires":
+            check = text[begin:end].strip()
+            if (brace := _BODY.match(text, end + 1)) is None:
+                raise ValueError(f"{table.name}:{line}: no body behind what it requires")
+            begin = brace.end()
+            end = _closing_brace(text, begin, f"{table.name}:{line}")
+        first_line = text.count("\n", 0, begin) + 1
         parameters = tuple(_parameters(head[2], f"{table.name}:{line}"))
-        entries.append(Entry(head[1], parameters, text[head.end() : end].rstrip(), first_line))
+        body = text[begin:end].rstrip()
+        entries.append(Entry(head[1], parameters, body, first_line, head[3] == "updatable", check))
         position = end + 1
     names = [entry.name for entry in entries]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -156,16 +173,30 @@ def _emit(entry: Entry, table: Path) -> str:
     c_arguments = "".join(f"{KINDS[p.kind].c_type} a{i}, " for i, p in indexed)
     passed = ", ".join(_passed(p, i) for i, p in indexed)
     op = f"emu::opapi::k_{entry.name}"
+    check, checked = "nullptr", ""
+    if entry.check:
+        check = f"Check_{entry.name}"
+        checked = f"void {check}(const Arguments& arguments) {{\n{names}  {entry.check}\n}}\n"
     return (
-        f"namespace emu::opapi {{\nnamespace {{\n"
+        f"namespace emu::opapi {{\nnamespace {{\n{checked}"
         f"void Body_{entry.name}([[maybe_unused]] const Arguments& arguments) {{\n{names}"
         f'#line {entry.line} "{table}"\n  {entry.body.strip()}\n}}\n'
         f'const Operator k_{entry.name}{{"{entry.name}", {{{", ".join(_described(p) for _, p in indexed)}}}, '
-        f"Body_{entry.name}}};\n}}\n}}\n"
+        f"Body_{entry.name}, {check}}};\n}}\n}}\n"
         f'extern "C" int {entry.name}GetWorkspaceSize({c_arguments}uint64_t* size, aclOpExecutor** executor) {{\n'
         f"  return emu::opapi::Prepare({op}, {{{passed}}}, size, executor);\n}}\n"
         f'extern "C" int {entry.name}(void*, uint64_t, aclOpExecutor* executor, void* stream) {{\n'
         f"  return emu::opapi::Launch({op}, executor, stream);\n}}\n\n"
+    ) + (_max_workspace(entry) if entry.updatable else "")
+
+
+def _max_workspace(entry: Entry) -> str:
+    kinds = [KINDS[parameter.kind].c_type for parameter in entry.parameters] + ["uint64_t*", "aclOpExecutor**"]
+    declared = ", ".join(f"{kind} a{index}" for index, kind in enumerate(kinds))
+    passed = ", ".join(f"a{index}" for index in range(len(kinds)))
+    return (
+        f'extern "C" int {entry.name}GetMaxWorkspaceSize({declared}) {{\n'
+        f"  return {entry.name}GetWorkspaceSize({passed});\n}}\n\n"
     )
 
 

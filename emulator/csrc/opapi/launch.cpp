@@ -10,6 +10,7 @@
 
 #include "core/failure.h"
 #include "core/stream.h"
+#include "hccl/handles.h"
 #include "memory/memory.h"
 #include "opapi/operator.h"
 #include "opapi/ranges.h"
@@ -136,6 +137,8 @@ Value Captured(const Operator& op, const Parameter& parameter, const Raw& raw) {
       return std::string(raw.handle == nullptr ? "" : static_cast<const char*>(raw.handle));
     case Type::kDtype:
       return ScalarTypeOf(static_cast<int>(raw.integer));
+    case Type::kGroup:
+      return Group{hccl::CommunicatorNamed(static_cast<const char*>(raw.handle))};
     default:
       return CaptureHandle(op, parameter, raw.handle);
   }
@@ -181,9 +184,35 @@ void RunBody(const Operator& op, const Arguments& arguments) {
   }
 }
 
+void Check(const Operator& op, const Arguments& arguments) {
+  try {
+    op.check(arguments);
+  } catch (const std::runtime_error& error) {
+    throw Error(kInvalidParam, std::string(op.name) + ": " + error.what());
+  }
+}
+
 bool SetsShapes(const Operator& op) {
   return std::any_of(op.parameters.begin(), op.parameters.end(),
                      [](const Parameter& parameter) { return parameter.type == Type::kResized; });
+}
+
+// Puts the operator on the stream; one that ranks run together takes its turn on their communicator.
+void Issue(const Operator& op, const std::shared_ptr<Arguments>& arguments, Stream& stream) {
+  Task task;
+  task.name = op.name;
+  task.accesses = AccessesOf(op, *arguments);
+  auto run = [&op, arguments] { RunBody(op, *arguments); };
+  for (auto& argument : *arguments) {
+    if (auto* group = std::get_if<Group>(&argument)) {
+      task.site = group->site = CurrentSite();
+      std::string note = std::string(op.name) + " at " + DescribeSite(task.site);
+      group->communicator->Issue(stream, std::move(task), std::move(note), std::move(run));
+      return;
+    }
+  }
+  task.run = std::move(run);
+  Enqueue(stream, std::move(task));
 }
 
 void RefuseCapture(const Operator& op, Stream& stream) {
@@ -206,6 +235,7 @@ int Prepare(const Operator& op, std::initializer_list<Raw> raw, uint64_t* worksp
     for (const auto& argument : raw) {
       arguments.push_back(Captured(op, op.parameters[arguments.size()], argument));
     }
+    if (op.check != nullptr) Check(op, arguments);
     *workspace_size = 0;
     *executor = made.release();
   });
@@ -220,13 +250,19 @@ int Launch(const Operator& op, aclOpExecutor* executor, void* stream) {
     Stream& target = StreamOf(stream);
     const bool waits = SetsShapes(op);
     if (waits) RefuseCapture(op, target);
-    Task task;
-    task.name = op.name;
-    task.accesses = AccessesOf(op, *owned->arguments);
-    task.run = [&op, arguments = owned->arguments] { RunBody(op, *arguments); };
-    Enqueue(target, std::move(task));
+    Issue(op, owned->arguments, target);
     if (waits) Synchronize(target);
   });
 }
 
 }  // namespace emu::opapi
+
+// Of an executor that is never launched: torch_npu only asks for its workspace. Name from the torch_npu wheel (BSD-3).
+extern "C" int aclDestroyAclOpExecutor(aclOpExecutor* executor) {
+  return emu::Guarded("aclDestroyAclOpExecutor", [&] {
+    if (emu::opapi::KindOf(executor) != emu::opapi::Kind::kExecutor) {
+      throw emu::Error(emu::kInvalidParam, "aclDestroyAclOpExecutor: not an executor");
+    }
+    delete executor;
+  });
+}

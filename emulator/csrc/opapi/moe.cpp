@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "opapi/bodies.h"
+#include "opapi/quantisation.h"
 
 namespace emu::opapi {
 namespace {
@@ -57,7 +58,21 @@ Tensor OfGroup(const Tensors& tensors, size_t g, int64_t dims_of_one) {
   return tensors.at(g);
 }
 
-Tensor Product(const Grouped& call, const Tensor& x, size_t g) {
+// As int32 without scales, else as float32. Rows [begin, begin + x's rows) of the row scales are those of x.
+Tensor QuantisedProduct(const Grouped& call, const Tensor& x, size_t g, int64_t begin) {
+  auto sums = integer_product(x, OfGroup(call.weights, g, 2));
+  if (!call.biases.empty()) sums = sums + OfGroup(call.biases, g, 1);
+  if (call.scales.empty()) return sums;
+  auto y = sums.to(at::kFloat) * scale_of(OfGroup(call.scales, g, 1));
+  if (!call.row_scales.empty()) {
+    y = y * call.row_scales[0].flatten().slice(0, begin, begin + x.size(0)).to(at::kFloat).unsqueeze(-1);
+  }
+  return Activated(y, call.activation);
+}
+
+Tensor Product(const Grouped& call, const Tensor& x, size_t g, int64_t begin) {
+  if (x.scalar_type() == at::kChar) return QuantisedProduct(call, x, g, begin);
+  if (!call.scales.empty() || !call.row_scales.empty()) not_emulated("scales of operands that are not int8");
   auto y = f32(at::matmul(x, OfGroup(call.weights, g, 2)));
   if (!call.biases.empty()) y = y + f32(OfGroup(call.biases, g, 1));
   return Activated(y, call.activation);
@@ -78,7 +93,7 @@ void SplitInnerDimension(const Grouped& call, const Tensors& out) {
 void MultiplyPairs(const Grouped& call, const Tensors& out) {
   int64_t begin = 0;
   for (size_t i = 0; i < call.x.size(); ++i) {
-    const auto y = Product(call, call.x[i], i);
+    const auto y = Product(call, call.x[i], i, begin);
     put(out.size() == call.x.size() ? out[i] : out[0].slice(0, begin, begin + y.size(0)), y);
     begin += y.size(0);
   }
@@ -90,7 +105,7 @@ void SplitRows(const Grouped& call, const Tensors& out) {
   for (size_t g = 0; g < call.ends.size(); ++g) {
     const int64_t end = std::max(begin, call.ends[g]);
     if (end > begin) {
-      const auto y = Product(call, call.x[0].slice(0, begin, end), g);
+      const auto y = Product(call, call.x[0].slice(0, begin, end), g, begin);
       put(out.size() == 1 ? out[0].slice(0, begin, end) : out.at(g), y);
     }
     begin = end;
@@ -136,6 +151,7 @@ Routing route(const Tensor& experts, int64_t begin, int64_t end) {
 Routing init_routing(const InitRouting& call) {
   auto routing = route(call.experts, call.begin, call.end);
   const int64_t k = call.experts.size(-1);
+  if (call.padded && call.quantised) not_emulated("quantising rows of padded experts");
   if (call.padded) {  // each expert has `capacity` rows: more tokens are dropped, fewer leave zeros
     const auto starts = routing.counts.cumsum(0) - routing.counts;
     const auto sorted = routing.order.slice(0, 0, routing.num_active);
@@ -153,8 +169,19 @@ Routing init_routing(const InitRouting& call) {
   const int64_t most = call.active_rows <= 0 ? routing.num_active : call.active_rows;
   const int64_t limit = std::min(most, routing.num_active);
   const auto tokens = routing.order.slice(0, 0, limit).div(k, "floor");
-  call.expanded_x.slice(0, 0, limit).copy_(call.x.index_select(0, tokens));
-  if (call.scale.defined() && call.expanded_scale.defined()) {
+  if (call.quantised) {
+    auto rows = f32(call.x).index_select(0, tokens);
+    if (call.scale.defined()) {
+      const auto experts = i64(call.experts).flatten().index_select(0, routing.order.slice(0, 0, limit));
+      rows = rows * call.scale.index_select(0, experts - call.begin);
+    }
+    const auto result = quantise_rows(rows);
+    call.expanded_x.slice(0, 0, limit).copy_(result.values);
+    call.expanded_scale.slice(0, 0, limit).copy_(result.scales);
+  } else {
+    call.expanded_x.slice(0, 0, limit).copy_(call.x.index_select(0, tokens));
+  }
+  if (!call.quantised && call.scale.defined() && call.expanded_scale.defined()) {
     call.expanded_scale.slice(0, 0, limit).copy_(call.scale.index_select(0, tokens));
   }
   if (call.scatter_index) {

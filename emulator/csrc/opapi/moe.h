@@ -40,6 +40,7 @@ struct InitRouting {
   int64_t active_rows = 0, capacity = 0, begin = 0, end = 0;
   bool padded = false;
   bool scatter_index = false;
+  bool quantised = false;  // rows are quantised, after a product with their expert's row of `scale`
   Tensor expanded_x, row_index, expanded_scale;
 };
 Routing init_routing(const InitRouting& call);
@@ -64,6 +65,7 @@ struct Grouped {
   Tensors x, weights, biases;
   Ints ends;  // of the groups; empty: each x has its weight
   int64_t group_type = 0, activation = 0;
+  Tensors scales, row_scales;  // of int8 operands: [N] of each weight, or [G, N], and [rows] of x
 };
 void grouped_matmul(const Grouped& call, const Tensors& out);
 // The groups' ends from a list in the form of `type`: 0 running totals, 1 sizes, 2 pairs of group and size.

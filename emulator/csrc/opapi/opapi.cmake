@@ -6,7 +6,7 @@ endif()
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 
 set(opapi_folder ${CMAKE_CURRENT_LIST_DIR})
-file(GLOB opapi_sources CONFIGURE_DEPENDS ${opapi_folder}/*.cpp)
+file(GLOB opapi_sources CONFIGURE_DEPENDS ${opapi_folder}/*.cpp ${opapi_folder}/../mc2/*.cpp)
 file(GLOB opapi_tables CONFIGURE_DEPENDS ${opapi_folder}/tables/*.def)
 set(opapi_generated)
 foreach(table IN LISTS opapi_tables)
@@ -26,5 +26,9 @@ target_include_directories(opapi SYSTEM PRIVATE ${TORCH_DIR}/include)
 target_compile_options(opapi PRIVATE -O1 -Wall -Wextra -Werror -fopenmp)
 target_precompile_headers(opapi PRIVATE ${opapi_folder}/bodies_all.h)
 # libgomp by torch's own file: two of them in one process would each have their threads.
-target_link_libraries(opapi PRIVATE ascendcl ${TORCH_DIR}/lib/libtorch_cpu.so ${TORCH_DIR}/lib/libc10.so
+target_link_libraries(opapi PRIVATE ascendcl hccl ${TORCH_DIR}/lib/libtorch_cpu.so ${TORCH_DIR}/lib/libc10.so
                                     ${TORCH_DIR}/lib/libgomp.so.1)
+# torch_npu looks aclDestroyAclOpExecutor up in libnnopbase.so, where dlsym finds libopapi's
+add_library(nnopbase SHARED ${CMAKE_BINARY_DIR}/empty.cpp)
+target_link_options(nnopbase PRIVATE -Wl,--no-as-needed)
+target_link_libraries(nnopbase PRIVATE opapi)

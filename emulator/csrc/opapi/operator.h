@@ -4,14 +4,20 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "core/site.h"
 #include "opapi/handles.h"
 
 struct aclOpExecutor;
+
+namespace emu::hccl {
+class Communicator;
+}
 
 namespace emu::opapi {
 
@@ -29,6 +35,12 @@ struct Resized {
   aclTensor* handle = nullptr;
 };
 
+// The ranks that run an operator together, and where this one called it.
+struct Group {
+  std::shared_ptr<hccl::Communicator> communicator;
+  SiteId site = 0;
+};
+
 enum class Type : uint8_t {
   kTensor,
   kTensors,
@@ -42,7 +54,8 @@ enum class Type : uint8_t {
   kReal,
   kFlag,
   kText,
-  kDtype
+  kDtype,
+  kGroup
 };
 
 // How the operator touches a tensor's memory. kUpdate: it reads and writes, or writes only a part.
@@ -66,14 +79,16 @@ struct Raw {
   double real = 0;
 };
 
-using Value = std::variant<std::monostate, Tensor, Tensors, Resized, Scalar, std::optional<Scalar>, Scalars, Ints,
-                           std::optional<Ints>, Floats, Bools, int64_t, double, bool, std::string, at::ScalarType>;
+using Value =
+    std::variant<std::monostate, Tensor, Tensors, Resized, Scalar, std::optional<Scalar>, Scalars, Ints,
+                 std::optional<Ints>, Floats, Bools, int64_t, double, bool, std::string, at::ScalarType, Group>;
 using Arguments = std::vector<Value>;
 
 struct Operator {
   const char* name;
   std::vector<Parameter> parameters;
   void (*body)(const Arguments& arguments);
+  void (*check)(const Arguments& arguments);  // at the call; throws for what the operator refuses. May be null.
 };
 
 // Phase 1: checks the arguments and captures them. Returns an ACL code.

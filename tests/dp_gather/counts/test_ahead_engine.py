@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.dp_gather.test_engine import ENGINE, ExpertRows, gathering, make_prompts
+from tests.support.long_tables import long_table
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 
@@ -123,7 +124,7 @@ def plain_tokens(tiny_model: str) -> list[tuple[int, ...]]:
     [
         pytest.param(Layout(dp=2), 0, id="plain"),
         pytest.param(Layout(dp=2), 2, id="mtp"),
-        pytest.param(Layout(dp=2, tp=2), 1, id="scattered and split rows, mtp", marks=pytest.mark.slow),
+        pytest.param(Layout(dp=2, tp=2), 1, id="scattered and split rows, mtp", marks=long_table),
     ],
 )
 def test_arrivals_idle_replica_and_waves(

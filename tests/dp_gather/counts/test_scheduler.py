@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.ops.cases import LONG
+from tests.support.long_tables import LONG
 from vllm_ascend_ext.dp_gather.commitment import OPEN, Admission, Commitment, CommitmentError, check
 from vllm_ascend_ext.integration.dp_gather.counts.ahead import attached
 

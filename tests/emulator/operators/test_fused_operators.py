@@ -226,6 +226,22 @@ def test_latent_attention_of_decoding(dtype: torch.dtype) -> None:
         assert_close(out[:, request], expected.transpose(0, 1))
 
 
+def test_workspace_of_attention_that_a_graph_updates() -> None:
+    """vllm-ascend asks for it before a capture."""
+    import torch_npu
+
+    query, key = torch.randn(2, 1, 4, 8).npu(), torch.randn(2, 5, 2, 8).npu()
+    settings = {"input_layout": "BSND", "num_key_value_heads": 2, "actual_seq_lengths_kv": [5, 3]}
+    for workspace in (
+        torch_npu._npu_fused_infer_attention_score_get_max_workspace(query, key, key, num_heads=4, **settings),
+        torch_npu._npu_fused_infer_attention_score_v2_get_max_workspace(
+            query, key, key, num_query_heads=4, input_layout="BSND", num_key_value_heads=2,
+            actual_seq_kvlen=[5, 3],
+        ),
+    ):  # fmt: skip
+        assert workspace.device.type == "npu" and workspace.dim() == 1
+
+
 def test_latent_attention_of_prompts() -> None:
     import torch_npu
 

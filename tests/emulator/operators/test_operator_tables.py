@@ -61,6 +61,7 @@ def test_in_place_operators_update_their_first_operand(table: Path) -> None:
         ("aclnnX(Inn a) {}", "x.def:1: not an argument: 'Inn a'"),
         ("// comment\naclnnX() {}\nwhat", "x.def:3: not an operator: 'what'"),
         ("aclnnX() {}\naclnnX() {}", "x.def: twice: aclnnX"),
+        ("aclnnX(Out a) requires { check(a); } put(a);", "x.def:1: no body behind what it requires"),
     ],
 )
 def test_mistakes_in_a_table_are_located(tmp_path: Path, text: str, problem: str) -> None:
@@ -131,6 +132,7 @@ def test_library_exports_the_table(library: ctypes.CDLL, table: Path) -> None:
     for entry in generate.parse(table):
         assert hasattr(library, entry.name), entry.name
         assert hasattr(library, f"{entry.name}GetWorkspaceSize"), entry.name
+        assert hasattr(library, f"{entry.name}GetMaxWorkspaceSize") == entry.updatable, entry.name
 
 
 @pytest.mark.emulator

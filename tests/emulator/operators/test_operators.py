@@ -58,6 +58,15 @@ def test_equal_to_the_cpu(case: Case, dtype: torch.dtype) -> None:
     assert_same(case(x.npu(), y.npu()), case(x, y))
 
 
+@pytest.mark.parametrize("dtype", (torch.int32, torch.int64, torch.float32))
+def test_histogram(dtype: torch.dtype) -> None:
+    """As vllm-ascend counts tokens by expert; the CPU has no histogram of integers."""
+    values = torch.tensor([0, 3, 3, 7, 8, -1, 5], dtype=dtype)
+    counts = torch.histc(values.npu(), bins=8, min=0, max=8)
+    assert counts.dtype == dtype
+    assert counts.tolist() == [1, 0, 0, 2, 0, 1, 0, 2]  # the last bin holds its upper end; -1 lies outside
+
+
 # Training
 
 

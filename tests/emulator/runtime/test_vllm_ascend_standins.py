@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -24,6 +28,17 @@ def test_every_stand_in_has_a_reason() -> None:
     for stand_in in STAND_INS:
         assert stand_in.reason and stand_in.does, stand_in.target
     assert len({stand_in.target for stand_in in STAND_INS}) == len(STAND_INS)
+
+
+def test_vllm_ascend_is_built_for_the_emulated_soc() -> None:
+    program = "from vllm_ascend.utils import check_ascend_device_type, get_ascend_device_type as kind\n"
+    program += "kind()\ncheck_ascend_device_type()\nprint(kind().name)"
+    for soc, expected in (("Ascend910B4", "A2"), ("Ascend910_9391", "A3")):
+        environment = os.environ | {"EMULATOR_SOC": soc}
+        output = subprocess.run(
+            [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
+        ).stdout
+        assert output.split()[-1] == expected
 
 
 def test_add_rms_norm_bias(npu: torch.device) -> None:
@@ -60,6 +75,19 @@ def test_moe_gating_top_k(
         assert ids_K.tolist() == allowed[:4]
         total = sum(scores[e] for e in allowed[:4])
         assert weights_K.tolist() == pytest.approx([2.5 * scores[e] / total for e in allowed[:4]], rel=1e-5)
+
+
+def test_compiled_operators_have_the_shapes_of_what_they_return(npu: torch.device) -> None:
+    """torch.compile traces without values; what it concludes has to be what the stand-ins return."""
+    x, gamma, logits = torch.randn(3, 64), torch.rand(64), torch.randn(3, 8, dtype=torch.bfloat16)
+
+    def call(place: torch.device) -> list[torch.Tensor]:
+        ops = torch.ops._C_ascend
+        normed = ops.npu_add_rms_norm_bias(x.to(place), x.to(place), gamma.to(place))
+        return [*normed, *ops.moe_gating_top_k(logits.to(place), 2, 1, 1, 0, 1, 0, True, 1.0, 1e-20)]
+
+    ours, traced = call(npu), call(torch.device("meta"))
+    assert [(t.shape, t.dtype) for t in traced] == [(t.shape, t.dtype) for t in ours]
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 8), (0, 4), (4, 8)])

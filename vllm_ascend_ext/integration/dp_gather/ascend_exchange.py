@@ -36,13 +36,14 @@ def bind(runner: Any, layers: dict[str, Any], config: DpGatherConfig) -> LayerPl
     from vllm_ascend.ascend_forward_context import MoECommType
     from vllm_ascend.ops.fused_moe.moe_comm_method import get_moe_comm_method
 
-    check_runner(runner, "dp_gather")
+    check_runner(runner, "dp_gather", "has nothing to gather", ("ALLGATHER",))
     check_ascend_layers(layers)
     planner = make_planner(runner, split_rows=False, config=config)
     method = get_moe_comm_method(MoECommType.ALLGATHER)
     exchange = PlannedExchange(planner)
     change.replace(seams.PREPARE, exchange.prepare, method.prepare_finalize)
     change.replace(seams.FINALIZE, exchange.finalize, method.prepare_finalize)
+    change.mark(seams.PREPARE, method.prepare_finalize, "own_rows_by_plan", exchange.own_rows)
     for layer in layers.values():
         change.wrap(seams.FORWARD, layer, functools.partial(_planned, planner=planner))
     return planner
@@ -92,3 +93,9 @@ class PlannedExchange:
         """Returns this replica's rows of the sum over the replicas. The caller sums over the TP ranks."""
         gather = self._planner.gather
         return gather.combine(gather.restore_padding(hidden_states))[: self._num_tokens]
+
+    def own_rows(self) -> tuple[slice, int]:
+        """Returns (which of the gathered rows are this replica's, how many were gathered)."""
+        counts, rank = self._planner.gather.plan.counts, self._planner.gather.rank
+        begin = sum(counts[:rank])
+        return slice(begin, begin + counts[rank]), sum(counts)

@@ -74,10 +74,10 @@ RULES = tuple(
         ),
         (
             "enable_expert_parallel",
-            "cannot see all rows where vllm-ascend dispatches by {ways}, as it does on this SoC with this "
-            "number of ranks",
-            "use an SoC and a number of ranks with all-gather dispatch (an A2 with fewer than 16 ranks)",
-            other_dispatches,
+            "has nothing to gather in steps that vllm-ascend dispatches by {ways}, as it does on this SoC with "
+            "this number of ranks: their rows go straight to the ranks of their experts",
+            "use it where all-gather dispatches (an A2 with fewer than 16 ranks)",
+            lambda d: other_dispatches(d, ("ALLGATHER",)),
         ),
         (
             "dp_gather.overlap_counts",

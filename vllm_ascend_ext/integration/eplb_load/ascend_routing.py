@@ -4,11 +4,11 @@
 In vllm-ascend a layer's quantisation method routes, by `select_experts`. `AscendUnquantizedFusedMoEMethod.apply`
 (ops/fused_moe/fused_moe.py:201) then offers the routed ids, which are logical ids before vllm-ascend's own mapping
 (`log2phy`), to an object stored on the layer. vllm-ascend uses that for `enable_return_routed_experts`. We store
-an object of ours there, layer by layer, and leave out the flag's transport of the ids to the requests. This file
-can go once vllm-ascend routes through vLLM's `BaseRouter`, whose hook `vllm_routing` uses.
+an object of ours there, layer by layer, and leave out the flag's transport of the ids to the requests. Quantised
+layers have methods without such an object (`ascend_quantised`). This file can go once vllm-ascend routes through
+vLLM's `BaseRouter`, whose hook `vllm_routing` uses.
 
-Only what the emulator has run is counted: eager mode and all-gather dispatch, where every rank routes all rows of
-its replica. Settings that split or gather the rows otherwise are refused.
+Which of the rows a rank counts says `ascend_rows`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from vllm_ascend_ext.integration.eplb_load import ascend_quantised
 from vllm_ascend_ext.integration.errors import IncompatibleVllmError, UnsupportedCombinationError
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import eplb_load as seams
@@ -41,6 +42,7 @@ def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> Non
         IncompatibleVllmError: this vllm-ascend has no method that offers them.
     """
     from vllm_ascend.ops.fused_moe.fused_moe import AscendFusedMoE, AscendUnquantizedFusedMoEMethod
+    from vllm_ascend.quantization.method_adapters import AscendFusedMoEMethod
 
     method = layer.quant_method
     if type(layer).forward_impl is not AscendFusedMoE.forward_impl:
@@ -48,10 +50,13 @@ def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> Non
             f"ascend_ext.eplb_load cannot count {name}: {type(layer).__name__} is not vllm-ascend's "
             "AscendFusedMoE; set eplb_load.enabled to false"
         )
+    if type(method) is AscendFusedMoEMethod:
+        ascend_quantised.watch(name, layer, count)
+        return
     if type(method).apply is not AscendUnquantizedFusedMoEMethod.apply:
         raise UnsupportedCombinationError(
-            f"ascend_ext.eplb_load cannot count {name}: vllm-ascend's {type(method).__name__} keeps the routed "
-            "experts of quantised layers to itself; use an unquantised model or set eplb_load.enabled to false"
+            f"ascend_ext.eplb_load cannot count {name}: {type(method).__name__} keeps what it routes to itself; "
+            "use an unquantised model or set eplb_load.enabled to false"
         )
     source = inspect.getsource(AscendUnquantizedFusedMoEMethod.apply)
     if _HOOK not in source or "layer.vllm_config.model_config" not in source:
@@ -80,19 +85,3 @@ class _Capturer:
             topk_ids: ``[T, K]`` int32, ids of logical experts.
         """
         self._count(topk_ids)
-
-
-def own_rows(layer: Any) -> slice:
-    """Returns all rows.
-
-    Raises:
-        RuntimeError: this step's dispatch is one that `check_runner` did not foresee.
-    """
-    from vllm_ascend.ascend_forward_context import _EXTRA_CTX, MoECommType
-
-    if _EXTRA_CTX.moe_comm_type is not MoECommType.ALLGATHER:
-        raise RuntimeError(
-            f"ascend_ext.eplb_load: {layer.layer_name} is dispatched by {_EXTRA_CTX.moe_comm_type}, whose rows "
-            "cannot be counted; set eplb_load.enabled to false and report this"
-        )
-    return slice(None)

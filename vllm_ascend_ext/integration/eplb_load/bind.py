@@ -12,12 +12,15 @@ from typing import Any
 import torch
 
 from vllm_ascend_ext.config import EplbLoadConfig
-from vllm_ascend_ext.eplb_load.collection import ExpertLoadCollection, RoutedModel
+from vllm_ascend_ext.eplb_load.collection import ExpertLoadCollection, LoadOfModel, RoutedModel
+from vllm_ascend_ext.eplb_load.draft_passes import DraftPasses
 from vllm_ascend_ext.eplb_load.recorder import ExpertLoadRecorder
 from vllm_ascend_ext.integration.eplb_load import aggregation
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.upstream.stack import Stack
+from vllm_ascend_ext.rank_place import RankPlace
+from vllm_ascend_ext.runner.step import StepFacts
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +39,10 @@ def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadColl
     if routed == (None, None):
         return None
     aggregation.check_interval(runner, config, [model for model in routed if model is not None])
+    place = rank_place(runner.parallel_config)
     collection = ExpertLoadCollection(
         config,
-        rank_place(runner.parallel_config),
+        functools.partial(_num_to_count, stack, place),
         runner.device,
         *routed,
         functools.partial(aggregation.make_snapshots, runner, config),
@@ -49,9 +53,9 @@ def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadColl
     )
     try:
         if collection.target is not None:
-            _hook(stack, target, collection.target.recorder)
+            _hook(stack, place, target, collection.target.recorder)
         if collection.draft is not None:
-            _hook(stack, draft, collection.draft.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
+            _hook_draft(stack, place, runner, draft, collection.draft)
         if config.rebalance:
             stack.feed_eplb(runner, collection, config)
     except BaseException:
@@ -71,7 +75,7 @@ def _layers_to_count(runner: Any, stack: Stack) -> tuple[dict[str, Any], dict[st
             f"ascend_ext.eplb_load finds no layer to count in {type(runner.get_model()).__name__}: it does not "
             "use vLLM's FusedMoE; set eplb_load.enabled to false"
         )
-    if draft and _runs_in_graphs(runner):
+    if draft and _runs_in_graphs(runner) and not stack.draft_passes(runner):
         logger.warning(
             "ascend_ext.eplb_load: the draft model runs in captured graphs, its load is not collected; "
             "enforce_eager collects it"
@@ -114,25 +118,44 @@ def _routed_model(layers: dict[str, Any]) -> RoutedModel | None:
     return RoutedModel(tuple(layers), experts.pop(), top_k, parallel.pop())
 
 
+def _num_to_count(stack: Stack, place: RankPlace, facts: StepFacts, model: RoutedModel) -> int:
+    return stack.num_to_count(facts, place, sequence_parallel=model.sequence_parallel)
+
+
+def _hook_draft(stack: Stack, place: RankPlace, runner: Any, layers: dict[str, Any], load: LoadOfModel) -> None:
+    """Has the draft's layers counted: pass by pass where the host sees every pass, else by whole runs."""
+    if not _runs_in_graphs(runner):
+        _hook(stack, place, layers, load.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
+        return
+    passes = load.follow_passes(stack.draft_passes(runner))
+    stack.watch_drafts(runner, functools.partial(runner.begin_draft_passes, passes.num_passes))
+    _hook(stack, place, layers, passes)
+
+
 def _hook(
     stack: Stack,
+    place: RankPlace,
     layers: dict[str, Any],
-    recorder: ExpertLoadRecorder,
+    recorder: ExpertLoadRecorder | DraftPasses,
     before_pass: _DraftPasses | None = None,
 ) -> None:
     """Has the recorder count what the layers route, by the hook that the stack has for it."""
     for index, (name, layer) in enumerate(layers.items()):
-        rows = functools.partial(stack.own_rows, layer)
+        rows = functools.partial(stack.own_rows, layer, place=place)
         stack.watch_routing(name, layer, _count(index, rows, recorder, before_pass))
 
 
 def _count(
-    index: int, own_rows: Callable[[], slice], recorder: ExpertLoadRecorder, before_pass: _DraftPasses | None
+    index: int,
+    own_rows: Callable[[int], slice],
+    recorder: ExpertLoadRecorder | DraftPasses,
+    before_pass: _DraftPasses | None,
 ) -> Callable[[torch.Tensor], None]:
     def count(topk_ids_TK: torch.Tensor) -> None:
+        num_routed = topk_ids_TK.shape[0]
         if before_pass is not None:
-            before_pass(topk_ids_TK.shape[0])
-        recorder.record(index, topk_ids_TK[own_rows()])
+            before_pass(num_routed)
+        recorder.record(index, topk_ids_TK[own_rows(num_routed)])
 
     return count
 
@@ -144,7 +167,7 @@ class _DraftPasses:
     attention metadata in one context of all passes. That context keeps all metadata alive, so that ids differ.
     """
 
-    def __init__(self, begin: Callable[[int, int], None]) -> None:
+    def __init__(self, begin: Callable[..., None]) -> None:
         self._begin = begin
         self._context: weakref.ref[Any] | None = None
         self._metadata = 0
@@ -154,9 +177,10 @@ class _DraftPasses:
 
         context = get_forward_context()
         metadata = id(context.attn_metadata)
-        if self._context is None or self._context() is not context or self._metadata != metadata:
+        is_new = self._context is None or self._context() is not context
+        if is_new or self._metadata != metadata:
             self._context, self._metadata = weakref.ref(context), metadata
-            self._begin(*_rows_of_pass(context, num_routed_rows))
+            self._begin(*_rows_of_pass(context, num_routed_rows), is_first=is_new)
 
 
 def _rows_of_pass(context: Any, num_routed_rows: int) -> tuple[int, int]:
@@ -166,5 +190,5 @@ def _rows_of_pass(context: Any, num_routed_rows: int) -> tuple[int, int]:
     metadata = context.attn_metadata
     num_tokens = next(iter(metadata.values())).num_actual_tokens if metadata else 0
     if context.dp_metadata is None:
-        return num_tokens, num_routed_rows
+        return num_tokens, max(num_tokens, num_routed_rows)  # a TP rank may route a slice of the rows only
     return num_tokens, int(context.dp_metadata.num_tokens_across_dp_cpu[get_dp_group().rank_in_group])

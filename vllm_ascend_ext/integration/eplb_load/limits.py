@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
+from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.eplb_load.ascend_quantised import unwatched_experts
 from vllm_ascend_ext.integration.refusal import Rule
-from vllm_ascend_ext.integration.rule_facts import (
-    ascend_config,
-    dense_model,
-    other_dispatches,
-    quantization,
-    splits_rows,
-)
+from vllm_ascend_ext.integration.rule_facts import ascend_config, dense_model
 
 _OFF = "or set eplb_load.enabled to false"
+
+
+def _compiled_sequence_parallelism(deployment: Deployment) -> bool:
+    return bool(ascend_config(deployment).enable_sp_by_pass)
 
 
 RULES = (
@@ -60,34 +60,16 @@ ASCEND_RULES = tuple(
     Rule(setting, why, f"{instead}, {_OFF}", refuses, stack="vllm-ascend")
     for setting, why, instead, refuses in (
         (
-            "enforce_eager",
-            "is not verified in vllm-ascend's graph mode",
-            "set enforce_eager",
-            lambda d: d.model is not None and not d.model.enforce_eager,
+            "prefill_context_parallel_size",
+            "cannot tell which of a sequence's rows are a rank's own under prefill context parallelism",
+            "set it to 1 (decode context parallelism, which divides no rows, is counted)",
+            lambda d: d.parallel.prefill_context_parallel_size > 1,
         ),
         (
-            "data_parallel_size",
-            "is not verified with data parallelism on the NPU",
-            "use TP",
-            lambda d: d.parallel.data_parallel_size > 1,
-        ),
-        (
-            "pipeline_parallel_size",
-            "is not verified with pipeline stages on the NPU",
-            "use TP",
-            lambda d: d.parallel.pipeline_parallel_size > 1,
-        ),
-        (
-            "prefill_context_parallel_size, decode_context_parallel_size",
-            "cannot tell which rows are a rank's own under context parallelism",
-            "turn it off",
-            lambda d: max(d.parallel.prefill_context_parallel_size, d.parallel.decode_context_parallel_size) > 1,
-        ),
-        (
-            "enable_flashcomm1",
-            "cannot count rows that vllm-ascend's sequence parallelism splits",
-            "turn enable_flashcomm1 off",
-            splits_rows,
+            "compilation_config.pass_config.enable_sp",
+            "is not verified where vllm-ascend's compiler splits the rows among the TP ranks",
+            "turn it off (enable_flashcomm1 is counted)",
+            _compiled_sequence_parallelism,
         ),
         (
             "mix_placement",
@@ -103,17 +85,15 @@ ASCEND_RULES = tuple(
         ),
         (
             "quantization",
-            "cannot see what the layers of quantization={method} route, which vllm-ascend's methods keep to "
-            "themselves",
-            "use an unquantised model",
-            quantization,
+            "cannot see what experts quantised as {methods} route",
+            "use W8A8_DYNAMIC or another method that it can watch, or an unquantised model",
+            unwatched_experts,
         ),
         (
-            "enable_expert_parallel",
-            "cannot see all rows where vllm-ascend dispatches by {ways}, as it does on this SoC with this "
-            "number of ranks",
-            "use an SoC and a number of ranks with all-gather dispatch (an A2 with fewer than 16 ranks)",
-            other_dispatches,
+            "enable_fused_mc2",
+            "is not verified with enable_fused_mc2=2, vllm-ascend's dispatch_gmm_combine_decode",
+            "set it to 0 or 1",
+            lambda d: ascend_config(d).enable_fused_mc2 == 2,
         ),
     )
 )

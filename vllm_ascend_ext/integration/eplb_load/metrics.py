@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows expert load on a server's /metrics.
 
-The first rank answers for all: hand-overs are the same on every rank. `server/metrics.py` brings the
-values to the API server.
+The first rank of a stage answers for all of it: hand-overs are the same on every rank. `server/metrics.py` brings
+the values to the API server.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from vllm_ascend_ext.eplb_load.balance import (
 )
 from vllm_ascend_ext.eplb_load.collection import ExpertLoadCollection
 from vllm_ascend_ext.integration.upstream.metric_set import MetricSet
+from vllm_ascend_ext.rank_place import RankPlace
 
 PREFIX = "vllm:ascend_ext_eplb_load_"
 _MAX_GROUPS = 8
@@ -34,7 +35,10 @@ _COUNTERS = {
 
 
 def metric_values(
-    collection: ExpertLoadCollection, placements: dict[str, list[list[int]]], parallel_config: Any
+    collection: ExpertLoadCollection,
+    placements: dict[str, list[list[int]]],
+    parallel_config: Any,
+    place: RankPlace,
 ) -> dict[str, Any] | None:
     """Returns what `ExpertLoadMetrics` shows, as plain values; None on all ranks but the first. Does not wait.
 
@@ -42,10 +46,12 @@ def metric_values(
         collection: the collection of this rank.
         placements: placements of the experts by EPLB, for each model that is balanced.
         parallel_config: vLLM's `ParallelConfig`.
+        place: place of this rank; the first rank of each pipeline stage answers.
     """
     windows = collection.windows
     if not windows.is_first:
         return None
+    stage = f"stage {place.pp_rank}: " if place.pp_size > 1 else ""  # each stage has its own layers
     windows.consume()
     stats = windows.snapshots.stats
     return {
@@ -56,7 +62,7 @@ def metric_values(
         "handover_seconds": stats.handover_s,
         "late_windows": windows.window_stats.num_late,
         "imbalance": [
-            {"model": name, **row}
+            {"model": name, **row, "layers": stage + row["layers"]}
             for name, load in zip(collection.names, windows.newest, strict=True)
             for row in _imbalance(load, placements.get(name), parallel_config)
         ],

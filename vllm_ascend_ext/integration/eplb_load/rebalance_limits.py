@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
-from vllm_ascend_ext.integration.rule_facts import ascend_config
+from vllm_ascend_ext.integration.rule_facts import ascend_config, other_dispatches
 
 
 def _is_on(deployment: Deployment) -> bool:
@@ -85,6 +85,24 @@ ASCEND_RULES = tuple(
             "needs eplb_config.dynamic_eplb",
             "set it (and DYNAMIC_EPLB=true)",
             lambda d: not _eplb_config(d).dynamic_eplb,
+        ),
+        (
+            "data_parallel_size, pipeline_parallel_size",
+            "is not verified with data parallelism or pipeline stages on the NPU",
+            "use TP",
+            lambda d: max(d.parallel.data_parallel_size, d.parallel.pipeline_parallel_size) > 1,
+        ),
+        (
+            "enable_expert_parallel",
+            "is not verified where vllm-ascend dispatches by {ways}",
+            "use an SoC and a number of ranks with all-gather dispatch (an A2 with fewer than 16 ranks)",
+            lambda d: other_dispatches(d, ("ALLGATHER",)),
+        ),
+        (
+            "enforce_eager",
+            "is not verified in vllm-ascend's graph mode",
+            "set enforce_eager",
+            lambda d: d.model is not None and not d.model.enforce_eager,
         ),
         (
             "eplb_config.num_redundant_experts, eplb_config.expert_map_path",

@@ -12,6 +12,8 @@ import torch
 from vllm_ascend_ext.integration.upstream import moe_layers
 from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily
 from vllm_ascend_ext.integration.upstream.seams.rows.eplb_load import EPLB_STATE
+from vllm_ascend_ext.rank_place import RankPlace
+from vllm_ascend_ext.runner.step import StepFacts
 
 
 class VllmStack:
@@ -45,11 +47,27 @@ class VllmStack:
 
         vllm_routing.capture(name, layer, count)
 
-    def own_rows(self, layer: Any) -> slice:
+    def own_rows(self, layer: Any, num_routed: int, place: RankPlace) -> slice:
         """Returns this rank's part of the rows that vLLM's naive dispatch has gathered, else all rows."""
         from vllm_ascend_ext.integration.eplb_load import vllm_routing
 
         return vllm_routing.own_rows(layer)
+
+    def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
+        """Returns this TP rank's share of the real rows."""
+        return facts.num_routed_tokens(place, sequence_parallel=sequence_parallel)
+
+    def draft_passes(self, runner: Any) -> int:
+        """Returns 0: between the passes that a graph of vLLM's draft model replays, nothing is told."""
+        return 0
+
+    def watch_drafts(self, runner: Any, begin: Callable[[int, int, int], None]) -> None:
+        """Is not called, by what `draft_passes` returns.
+
+        Raises:
+            NotImplementedError: it was called.
+        """
+        raise NotImplementedError("vLLM does not tell of the runs of its draft model")
 
     def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:
         """Replaces vLLM's all-to-all manager by our exchange of rows."""

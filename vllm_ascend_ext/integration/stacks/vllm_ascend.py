@@ -12,6 +12,8 @@ import torch
 from vllm_ascend_ext.integration.upstream import ascend_dispatch, moe_layers
 from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily
 from vllm_ascend_ext.integration.upstream.seams.rows.eplb_load import EPLB_UPDATOR
+from vllm_ascend_ext.rank_place import RankPlace
+from vllm_ascend_ext.runner.step import StepFacts
 
 
 class VllmAscendStack:
@@ -41,7 +43,9 @@ class VllmAscendStack:
 
     def check_loaded(self, runner: Any, feature: str) -> None:
         """Checks which dispatch vllm-ascend chooses for the smallest and the largest step."""
-        ascend_dispatch.check_runner(runner, feature)
+        from vllm_ascend_ext.integration.eplb_load.ascend_rows import COUNTED_WAYS
+
+        ascend_dispatch.check_runner(runner, feature, "cannot count rows", COUNTED_WAYS)
 
     def watch_routing(self, name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
         """Passes the ids that a layer routes to `count`, where the layer's quantisation method offers them."""
@@ -49,11 +53,29 @@ class VllmAscendStack:
 
         ascend_routing.capture(name, layer, count)
 
-    def own_rows(self, layer: Any) -> slice:
-        """Returns all rows, after a check that this step is dispatched by all-gather."""
-        from vllm_ascend_ext.integration.eplb_load import ascend_routing
+    def own_rows(self, layer: Any, num_routed: int, place: RankPlace) -> slice:
+        """Returns this replica's gathered rows, or this rank's slice of them, by the present pass's dispatch."""
+        from vllm_ascend_ext.integration.eplb_load import ascend_rows
 
-        return ascend_routing.own_rows(layer)
+        return ascend_rows.own_rows(layer, num_routed, place)
+
+    def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
+        """Returns the real rows of this rank, by the present pass's dispatch. No model splits rows by itself."""
+        from vllm_ascend_ext.integration.eplb_load import ascend_rows
+
+        return ascend_rows.num_to_count(facts.num_tokens, place)
+
+    def draft_passes(self, runner: Any) -> int:
+        """Returns the passes that vllm-ascend merges into one run, for MTP drafts."""
+        from vllm_ascend_ext.integration.eplb_load import ascend_drafts
+
+        return ascend_drafts.num_passes(runner.drafter)
+
+    def watch_drafts(self, runner: Any, begin: Callable[[int, int, int], None]) -> None:
+        """Puts `begin` before the one call by which vllm-ascend's proposer runs or replays all passes."""
+        from vllm_ascend_ext.integration.eplb_load import ascend_drafts
+
+        ascend_drafts.watch(runner, begin)
 
     def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:
         """Replaces the two halves of vllm-ascend's all-gather dispatch."""

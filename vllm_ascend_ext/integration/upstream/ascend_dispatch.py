@@ -16,6 +16,7 @@ def dispatches(vllm_config: Any) -> tuple[str, ...]:
     its capacity, so a step of one token stands for those here.
     """
     from vllm_ascend import ascend_forward_context as context
+    from vllm_ascend.ascend_config import get_ascend_config
     from vllm_ascend.utils import AscendDeviceType, get_ascend_device_type, is_moe_model
 
     parallel_config = vllm_config.parallel_config
@@ -28,7 +29,7 @@ def dispatches(vllm_config: Any) -> tuple[str, ...]:
         small = context._select_a2_moe_comm_method(1, vllm_config, 1).name
         return (gathers,) if small == gathers else (small, gathers)
     if soc == AscendDeviceType.A3:
-        return ("MC2", "ALLTOALL")
+        return ("FUSED_MC2", "MC2", "ALLTOALL") if get_ascend_config().enable_fused_mc2 else ("MC2", "ALLTOALL")
     if soc == AscendDeviceType.A5:
         choices = [
             context._select_a5_moe_comm_method(*rows).name for rows in ((1, vllm_config, 1), (2, vllm_config, 1))
@@ -37,18 +38,26 @@ def dispatches(vllm_config: Any) -> tuple[str, ...]:
     return (gathers,)
 
 
-def check_runner(runner: Any, feature: str) -> None:
-    """Refuses dispatches in which a rank routes a part of the rows; raises UnsupportedCombinationError.
+def check_runner(runner: Any, feature: str, why: str, known: tuple[str, ...]) -> None:
+    """Refuses dispatches that a feature does not know, which `dispatches` missed.
 
     vllm-ascend chooses by the number of rows in a step; the smallest and the largest step show all its choices.
+
+    Args:
+        runner: the runner, with loaded models.
+        feature: name of the feature, for the message.
+        why: what the feature cannot do there, for the message.
+        known: names of the dispatches that it works with.
+
+    Raises:
+        UnsupportedCombinationError: a step would be dispatched in another way.
     """
-    from vllm_ascend.ascend_forward_context import MoECommType, select_moe_comm_method
+    from vllm_ascend.ascend_forward_context import select_moe_comm_method
 
     for num_tokens in (1, runner.scheduler_config.max_num_batched_tokens):
         dispatch = select_moe_comm_method(num_tokens, runner.vllm_config)
-        if dispatch is not None and dispatch is not MoECommType.ALLGATHER:
+        if dispatch is not None and dispatch.name not in known:
             raise UnsupportedCombinationError(
-                f"ascend_ext.{feature} cannot see all rows where vllm-ascend dispatches by {dispatch.name}, as it "
-                f"does here in steps of {num_tokens} tokens; use an SoC and a number of ranks with all-gather "
-                f"dispatch (an A2 with fewer than 16 ranks), or set {feature}.enabled to false"
+                f"ascend_ext.{feature} {why} where vllm-ascend dispatches by {dispatch.name}, as it does here in "
+                f"steps of {num_tokens} tokens; set {feature}.enabled to false"
             )

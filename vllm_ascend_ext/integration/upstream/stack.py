@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from vllm_ascend_ext.rank_place import RankPlace
+    from vllm_ascend_ext.runner.step import StepFacts
+
 
 class Stack(Protocol):
     """Knows where a stack's mixture-of-experts layers are, where they route and exchange rows, and its EPLB.
@@ -51,8 +54,40 @@ class Stack(Protocol):
         """
         ...
 
-    def own_rows(self, layer: Any) -> slice:
-        """Returns the rows of the routed ids, in the present forward, that this rank counts."""
+    def own_rows(self, layer: Any, num_routed: int, place: RankPlace) -> slice:
+        """Returns those of a layer's routed rows, in the present forward, of which this rank counts the first.
+
+        How many of them says `num_to_count`. A captured graph keeps what the call returned at its capture.
+
+        Raises RuntimeError where rows travel in a way that is not known.
+        """
+        ...
+
+    def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
+        """Returns how many rows this rank counts in the pass that is about to run: its real rows among `own_rows`.
+
+        The sum over the ranks of a replica is `facts.num_tokens` exactly. Raises RuntimeError as `own_rows` does.
+
+        Args:
+            facts: the pass.
+            place: place of this rank in its engine.
+            sequence_parallel: whether the model splits the rows among the TP ranks before the experts.
+        """
+        ...
+
+    def draft_passes(self, runner: Any) -> int:
+        """Returns how many passes a run of the draft model has; 0 where the stack does not tell of its runs.
+
+        Only drafts of a stack that tells can be counted in captured graphs.
+        """
+        ...
+
+    def watch_drafts(self, runner: Any, begin: Callable[[int, int, int], None]) -> None:
+        """Has `begin` called before each run of all draft passes, outside graphs.
+
+        Its arguments are the rows of the first pass and of each later one that may belong to requests, and the
+        rows of each pass, padding included.
+        """
         ...
 
     def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:

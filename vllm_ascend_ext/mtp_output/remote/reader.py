@@ -31,6 +31,7 @@ from vllm_ascend_ext.mtp_output.remote.messages import (
     Kind,
     WriterState,
 )
+from vllm_ascend_ext.printable import printable
 
 _Parsed = TypeVar("_Parsed")
 
@@ -143,7 +144,7 @@ class ZmqReader:
         elif kind == Kind.REFUSED:
             text = message[1:].decode(errors="replace")
             kind_of_error = ChannelInUseError if "another reader" in text else ChannelError
-            raise kind_of_error(f"{self._endpoint} refuses: {text}")
+            raise kind_of_error(f"{self._endpoint} refuses: {printable(text)}")
         return True
 
     def _take(self, data: bytes) -> None:

@@ -26,6 +26,7 @@ from vllm_ascend_ext.mtp_output.ring.file import RingFile, Word
 from vllm_ascend_ext.mtp_output.ring.folder import clear_dead_rings, create, open_ring, ring_path
 from vllm_ascend_ext.mtp_output.ring.owner import NOBODY, Owner
 from vllm_ascend_ext.mtp_output.ring.size import RingSize
+from vllm_ascend_ext.printable import printable
 
 _logger = logging.getLogger(__name__)
 
@@ -169,10 +170,10 @@ class RingWriter:
 
     def _full_error(self, timeout_s: float) -> ChannelError:
         reader = self._file.reader
+        label = printable(self._file.reader_label)
         what = (
-            f"{self.path} is full for {timeout_s:g} s: its reader, {reader}{self._file.reader_label}, is "
-            f"{self.num_unread} frames behind, "
-            f"the first of them frame {self._words[Word.ACKNOWLEDGED]}"
+            f"{self.path} is full for {timeout_s:g} s: its reader, {reader}{label}, is "
+            f"{self.num_unread} frames behind, the first of them frame {self._words[Word.ACKNOWLEDGED]}"
         )
         return ChannelFullError(what) if reader.is_alive else ReaderGoneError(what)
 

@@ -67,7 +67,7 @@ class LaunchBound:
         """Notes that the next launch has `num_tokens` (>= 1) of the request's prompt; the request then decodes if
         they are the last."""
         if num_tokens < 1:
-            raise ValueError(f"request {request_id}: a prefill of {num_tokens} tokens")
+            raise ValueError(f"request {request_id!r}: a prefill of {num_tokens} tokens")
         self._decoding.pop(request_id, None)
         self._prompts[request_id] = (num_tokens, is_last)
 

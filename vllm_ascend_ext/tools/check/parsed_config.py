@@ -36,6 +36,7 @@ def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
         ec_transfer_config=options.ec_transfer_config,
         lora_config=SimpleNamespace() if options.enable_lora else None,
         additional_config=additional,
+        quant_config=SimpleNamespace(quant_description=facts.described_layers) if model.quantization else None,
         use_v2_model_runner=False,  # vllm-ascend builds the V1 runner whatever vLLM chose
     )
 

@@ -73,8 +73,37 @@ RETURNS_EXPERTS = Seam(
     _WHY_CAPTURE,
     _UNTIL_CAPTURE,
 )
+_PROPOSER = "vllm_ascend.spec_decode.llm_base_proposer:AscendSpecDecodeBaseProposer"
+_WHY_DRAFTS = "a captured run of drafts makes no host call between its passes, so their rows are told before it"
+_UNTIL_DRAFTS = "the proposer has a hook before each run"
+DRAFT_RUN = Seam(f"{_PROPOSER}._runnable", "replace", "eplb_load", ("npu",), _WHY_DRAFTS, _UNTIL_DRAFTS)
+_WHY_SHOW = "a quantised method routes by this function of its module and offers what it routed to nobody"
+_METHODS = "vllm_ascend.quantization.methods"
+SELECT_W8A8, SELECT_W4A8, SELECT_W4A16 = (
+    Seam(f"{_METHODS}.{module}:select_experts", "replace", "eplb_load", ("npu",), _WHY_SHOW, _UNTIL_CAPTURE, ())
+    for module in ("w8a8_dynamic", "w4a8", "w4a16")
+)
+QUANTISED_APPLY = Seam(
+    "vllm_ascend.quantization.method_adapters:AscendFusedMoEMethod.apply",
+    "wrap",
+    "eplb_load",
+    ("npu",),
+    "the function by which a quantised method routes is not told for which layer",
+    _UNTIL_CAPTURE,
+    (),
+)
 
 ROWS = (
+    DRAFT_RUN,
+    Seam(
+        f"{_PROPOSER}._run_merged_draft",
+        "read",
+        "eplb_load",
+        ("npu",),
+        _WHY_DRAFTS,
+        _UNTIL_DRAFTS,
+        ("num_input_tokens", "batch_size", "num_tokens"),
+    ),
     EPLB_STATE,
     EPLB_UPDATOR,
     POLICY_ANSWERS,
@@ -83,6 +112,10 @@ ROWS = (
     LAYER_CONFIG,
     MODEL_CONFIG,
     RETURNS_EXPERTS,
+    SELECT_W8A8,
+    SELECT_W4A8,
+    SELECT_W4A16,
+    QUANTISED_APPLY,
     *members(
         _STATE,
         {

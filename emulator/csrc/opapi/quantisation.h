@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Integer products: rows quantised to int8, exact sums of products, and their scales.
+#pragma once
+
+#include "opapi/operator.h"
+
+namespace emu::opapi {
+
+struct QuantisedRows {
+  Tensor values;  // int8, as x
+  Tensor scales;  // float32, without the last dimension
+};
+// Each row (last dimension) by its own scale, its largest absolute value / 127. A row of zeros keeps the scale 0.
+QuantisedRows quantise_rows(const Tensor& x);
+
+// The exact sums of an int8 product as int32.
+Tensor integer_product(const Tensor& a, const Tensor& b);
+
+// A scale as float32. An int64 holds the bits of one (TransQuantParam).
+Tensor scale_of(const Tensor& scale);
+// The reverse.
+Tensor scale_bits(const Tensor& scale);
+
+// The operands of QuantMatmul; undefined ones do not count.
+struct QuantMatmul {
+  Tensor x, weight;
+  Tensor row_scale;     // [M]
+  Tensor column_scale;  // [N] or [1]
+  Tensor bias;          // [N]: int32 is added to the sums, others to the scaled result
+  bool transpose_x = false, transpose_weight = false;
+};
+// Writes the scaled product, or, into int32, the sums themselves.
+void quant_matmul(const QuantMatmul& call, const Tensor& out);
+
+}  // namespace emu::opapi

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs vllm-ascend's fused MC2, which sends tokens to their experts, computes these and gets the rows back.
+
+The parts are the emulated operators of plain MC2 and grouped products, so that the limits and the race checker are
+the same. Signature: vllm-ascend 0.23.0 csrc/torch_binding.cpp (Apache-2.0). Meaning: what vllm-ascend's
+`FusedMC2CommImpl` expects in the place of its `MC2CommImpl`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch_npu
+from torch import Tensor
+
+from emulator.vllm_ascend.float32_mc2 import npu_moe_distribute_combine_v2, npu_moe_distribute_dispatch_v2
+
+DISPATCH_FFN_COMBINE = (
+    "dispatch_ffn_combine(Tensor x, Tensor[] weight1, Tensor[] weight2, Tensor expert_idx, Tensor[] scale1, "
+    "Tensor[] scale2, Tensor[] bias1, Tensor[] bias2, Tensor probs, str group, int max_output_size, Tensor! out, "
+    "Tensor! expert_token_nums, Tensor? x_active_mask=None, float swiglu_limit=1000000.0) "
+    "-> (Tensor out, Tensor expert_token_nums)"
+)
+_ND = 2  # aclFormat
+
+
+def dispatch_ffn_combine(
+    x: Tensor,
+    weight1: list[Tensor],
+    weight2: list[Tensor],
+    expert_idx: Tensor,
+    scale1: list[Tensor],
+    scale2: list[Tensor],
+    bias1: list[Tensor],
+    bias2: list[Tensor],
+    probs: Tensor,
+    group: str,
+    max_output_size: int,
+    out: Tensor,
+    expert_token_nums: Tensor,
+    x_active_mask: Tensor | None = None,
+    swiglu_limit: float = 1000000.0,
+) -> tuple[Tensor, Tensor]:
+    """Fills `out` with each token's sum over its experts, and `expert_token_nums` with the own experts' tokens.
+
+    Raises:
+        NotImplementedError: quantised weights, or a limit for the activation.
+    """
+    from vllm_ascend.distributed.parallel_state import get_mc2_group
+
+    if not weight1[0].is_floating_point() or swiglu_limit not in (0.0, 1000000.0):
+        raise NotImplementedError(
+            "dispatch_ffn_combine is emulated for weights in floating point, without a limit"
+        )
+    ranks = get_mc2_group()
+    num_experts = ranks.world_size * expert_token_nums.numel()
+    place = (group, ranks.world_size, ranks.rank_in_group, num_experts)
+    stage = {"x_active_mask": x_active_mask, "group_tp": group, "tp_world_size": 1, "shared_expert_rank_num": 0}
+    sent = npu_moe_distribute_dispatch_v2(x, expert_idx, *place, **stage)
+    rows, _, origins, counts, recv_counts, tp_counts, expand_scales = sent
+    hidden = _grouped(torch_npu.npu_swiglu(_grouped(rows, weight1, counts)), weight2, counts)
+    combined = npu_moe_distribute_combine_v2(
+        hidden,
+        expert_idx,
+        origins,
+        recv_counts,
+        probs,
+        *place,
+        tp_send_counts=tp_counts,
+        expand_scales=expand_scales,
+        **stage,
+    )
+    expert_token_nums.copy_(counts)
+    return out.copy_(combined), expert_token_nums
+
+
+def _grouped(rows: Tensor, weights: list[Tensor], counts: Tensor) -> Tensor:
+    """Multiplies the rows of each expert by its weights, which come as one tensor or one an expert."""
+    stacked = weights[0] if len(weights) == 1 else torch.stack(weights)
+    plain = torch_npu.npu_format_cast(stacked, _ND)
+    products: list[Tensor] = torch_npu.npu_grouped_matmul(
+        [rows], [plain], group_list=counts, group_list_type=1, group_type=0, split_item=2
+    )
+    return products[0]

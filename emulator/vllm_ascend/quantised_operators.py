@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defines the operators of torch.ops._C_ascend that quantised experts call, by torch_npu's own.
+
+Signatures: vllm-ascend 0.23.0 csrc/torch_binding.cpp (Apache-2.0). Rows behind the last group are not written.
+
+Shapes: R = rows, K = inner size, N = size of gate and up together, G = groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch_npu
+from torch import Tensor
+
+from emulator.vllm_ascend.operators import define
+
+_SUMS = 0  # group lists of running sums
+_COUNTS = 1
+
+
+def _grouped(
+    x_RK: Tensor, weights: Sequence[Tensor], group_list: Tensor, scales: Sequence[Tensor], x_scale_R: Tensor
+) -> Tensor:
+    product_RN: Tensor = torch_npu.npu_grouped_matmul(
+        [x_RK],
+        list(weights),
+        scale=list(scales),
+        per_token_scale=[x_scale_R],
+        split_item=2,
+        group_type=0,
+        group_list_type=_SUMS,
+        group_list=group_list,
+        output_dtype=torch.float32,
+    )[0]
+    return product_RN
+
+
+def _swiglu_quant(gate_up_RN: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+    gate, up = gate_up_RN.chunk(2, dim=-1)
+    if limit > 0:
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    values, scales = torch_npu.npu_dynamic_quant(torch.nn.functional.silu(gate) * up)
+    return values, scales
+
+
+def grouped_matmul_swiglu_quant_tensor_list(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    weight_scale: Sequence[Tensor],
+    x_scale: Tensor,
+    group_list: Tensor,
+    *,
+    bias: Tensor | None = None,
+    offset: Tensor | None = None,
+    swiglu_limit: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns SwiGLU of the groups' scaled products as int8 [R, N / 2], its scales [R], and nothing.
+
+    group_list: running sums [G]. Raises NotImplementedError for a bias or an offset.
+    """
+    if bias is not None or offset is not None:
+        raise NotImplementedError("emulator: grouped_matmul_swiglu_quant has no bias and no offset")
+    values, scales = _swiglu_quant(_grouped(x, weight, group_list, weight_scale, x_scale), swiglu_limit)
+    return values, scales, torch.empty(0, device=x.device)
+
+
+def grouped_matmul_swiglu_quant(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    x_scale: Tensor,
+    group_list: Tensor,
+    *,
+    bias: Tensor | None = None,
+    offset: Tensor | None = None,
+    swiglu_limit: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Does the same with all weights in one tensor [G, K, N] and all scales in one [G, N]."""
+    return grouped_matmul_swiglu_quant_tensor_list(
+        x, [weight], [weight_scale], x_scale, group_list, bias=bias, offset=offset, swiglu_limit=swiglu_limit
+    )
+
+
+def dequant_swiglu_quant(
+    x: Tensor,
+    *,
+    weight_scale: Tensor,
+    activation_scale: Tensor,
+    bias: Tensor | None = None,
+    quant_scale: Tensor | None = None,
+    quant_offset: Tensor | None = None,
+    group_index: Tensor,
+    activate_left: bool = False,
+    quant_mode: int = 0,
+    swiglu_mode: int = 0,
+    clamp_limit: float = 7.0,
+    glu_alpha: float = 1.702,
+    glu_bias: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Returns SwiGLU of scaled sums `x`, int32 [R, N], as int8 [R, N / 2], and its scales [R].
+
+    weight_scale: [G, N]. activation_scale: [R]. group_index: sizes [G]. Raises NotImplementedError for what
+    vllm-ascend does not ask for: other modes, biases, smoothing.
+    """
+    asked = (bias, quant_scale, quant_offset, activate_left, quant_mode, swiglu_mode)
+    if asked != (None, None, None, True, 1, 0):
+        raise NotImplementedError(f"emulator: npu_dequant_swiglu_quant has no such mode: {asked}")
+    row = torch.arange(x.shape[0], device=x.device)
+    group_of_row = (row[:, None] >= group_index.cumsum(0)).sum(dim=1).clamp(max=group_index.numel() - 1)
+    scaled = x.float() * weight_scale.float()[group_of_row] * activation_scale.float()[:, None]
+    return _swiglu_quant(scaled, 0.0)
+
+
+_SIGNATURE = (
+    "(Tensor x, {tensor} weight, {tensor} weight_scale, Tensor x_scale, Tensor group_list, *, Tensor? bias=None, "
+    "Tensor? offset=None, float swiglu_limit=0.0) -> (Tensor output, Tensor output_scale, Tensor output_offset)"
+)
+define(
+    "_C_ascend",
+    "grouped_matmul_swiglu_quant_weight_nz" + _SIGNATURE.format(tensor="Tensor"),
+    grouped_matmul_swiglu_quant,
+)
+define(
+    "_C_ascend",
+    "grouped_matmul_swiglu_quant_weight_nz_tensor_list" + _SIGNATURE.format(tensor="Tensor[]"),
+    grouped_matmul_swiglu_quant_tensor_list,
+)
+define(
+    "_C_ascend",
+    "npu_dequant_swiglu_quant(Tensor x, *, Tensor? weight_scale=None, Tensor? activation_scale=None, "
+    "Tensor? bias=None, Tensor? quant_scale=None, Tensor? quant_offset=None, Tensor? group_index=None, "
+    "bool activate_left=False, int quant_mode=0, int swiglu_mode=0, float clamp_limit=7.0, float glu_alpha=1.702, "
+    "float glu_bias=1.0) -> (Tensor, Tensor)",
+    dequant_swiglu_quant,
+)

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs rank programs of MoE dispatch and combine (MC2) against what one process computes from all ranks' inputs.
+
+T tokens of a rank, K experts a token, H hidden.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tests.emulator.hccl.launch import process_group
+from tests.emulator.hccl.values import check
+
+MASKS = ("none", "tokens", "choices")
+
+
+@dataclass
+class Batch:
+    """Holds every rank's tokens, the same on all ranks: drawn from one seed."""
+
+    seed: int
+    num_tokens: list[int]
+    num_experts: int
+    top_k: int
+    hidden: int
+    dtype: torch.dtype
+    mask: str = "none"
+    x: list[Tensor] = field(init=False)  # [T, H] of each rank
+    ids: list[Tensor] = field(init=False)  # [T, K], no expert twice in a row
+    weights: list[Tensor] = field(init=False)  # [T, K]
+    active: list[Tensor] = field(init=False)  # [T, K]
+
+    def __post_init__(self) -> None:
+        draw = torch.Generator().manual_seed(self.seed)
+        self.x, self.ids, self.weights, self.active = [], [], [], []
+        for tokens in self.num_tokens:
+            self.x.append(torch.randn(tokens, self.hidden, generator=draw).to(self.dtype))
+            self.ids.append(
+                torch.rand(tokens, self.num_experts, generator=draw).argsort(-1)[:, : self.top_k].int()
+            )
+            self.weights.append(torch.rand(tokens, self.top_k, generator=draw))
+            active = torch.ones(tokens, self.top_k, dtype=torch.bool)
+            if self.mask == "tokens":
+                active[int(torch.randint(tokens + 1, (1,), generator=draw)) :] = False
+            elif self.mask == "choices":
+                active = torch.rand(tokens, self.top_k, generator=draw) < 0.6
+            self.active.append(active)
+
+    @property
+    def num_ranks(self) -> int:
+        return len(self.num_tokens)
+
+    @property
+    def num_local(self) -> int:
+        return self.num_experts // self.num_ranks
+
+    @property
+    def global_bs(self) -> int:
+        """Returns 0, as for even numbers of tokens, or the greatest number times the ranks."""
+        return 0 if len(set(self.num_tokens)) == 1 else max(self.num_tokens) * self.num_ranks
+
+    def given_mask(self, rank: int) -> Tensor | None:
+        if self.mask == "none":
+            return None
+        return self.active[rank][:, 0].contiguous() if self.mask == "tokens" else self.active[rank]
+
+    def received(self, rank: int) -> list[tuple[int, int, int]]:
+        """Returns (expert, source rank, token) of each row that `rank` gets, in its order."""
+        return sorted(
+            (expert, source, token)
+            for source, ids in enumerate(self.ids)
+            for token, row in enumerate(ids.tolist())
+            for choice, expert in enumerate(row)
+            if bool(self.active[source][token, choice]) and expert // self.num_local == rank
+        )
+
+
+def expert(rows: Tensor, number: int) -> Tensor:
+    """Stands for an expert: tells its number in every row."""
+    return rows * (number + 1) - number
+
+
+class Inputs:
+    """Holds one rank's part of a batch on its device."""
+
+    def __init__(self, batch: Batch, rank: int) -> None:
+        mask = batch.given_mask(rank)
+        self.x, self.ids, self.weights = batch.x[rank].npu(), batch.ids[rank].npu(), batch.weights[rank].npu()
+        self.mask = None if mask is None else mask.npu()
+
+
+class Ranks:
+    """Calls dispatch and combine on this rank, with other arguments where `changes` has them."""
+
+    def __init__(self, rank: int, num_ranks: int, folder: str) -> None:
+        process_group(rank, num_ranks, folder)
+        dist.barrier()
+        backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("npu"))
+        self.rank, self.num_ranks, self.group = rank, num_ranks, backend.get_hccl_comm_name(rank)
+
+    def _common(self, batch: Batch, inputs: Inputs) -> dict[str, Any]:
+        return {
+            "expert_ids": inputs.ids, "group_ep": self.group, "ep_world_size": self.num_ranks,
+            "ep_rank_id": self.rank, "moe_expert_num": batch.num_experts, "global_bs": batch.global_bs,
+            "x_active_mask": inputs.mask, "group_tp": self.group, "tp_world_size": 1,
+        }  # fmt: skip
+
+    def dispatch(self, batch: Batch, inputs: Inputs | None = None, **changes: Any) -> tuple[Tensor, ...]:
+        inputs = inputs or Inputs(batch, self.rank)
+        given = self._common(batch, inputs) | {"x": inputs.x} | changes
+        return tuple(torch.ops.npu.npu_moe_distribute_dispatch_v2(**given))
+
+    def combine(
+        self,
+        batch: Batch,
+        rows: Tensor,
+        dispatched: tuple[Tensor, ...],
+        inputs: Inputs | None = None,
+        **changes: Any,
+    ) -> Tensor:
+        inputs = inputs or Inputs(batch, self.rank)
+        given = self._common(batch, inputs) | {
+            "expand_x": rows, "assist_info_for_combine": dispatched[2], "ep_send_counts": dispatched[4],
+            "tp_send_counts": dispatched[5], "expert_scales": inputs.weights,
+        }  # fmt: skip
+        result: Tensor = torch.ops.npu.npu_moe_distribute_combine_v2(**given | changes)
+        return result
+
+
+def check_dispatched(batch: Batch, rank: int, dispatched: tuple[Tensor, ...], totals: bool) -> Tensor:
+    """Compares bitwise what this rank got, and returns it as its experts leave it, [A, H]."""
+    rows, _, _, counts, recv_counts = dispatched[:5]
+    expected = batch.received(rank)
+    values = [batch.x[source][token] for _, source, token in expected]
+    whole = torch.stack(values) if values else torch.empty(0, batch.hidden, dtype=batch.dtype)
+    check("rows", rows[: len(expected)], whole)
+    pairs = [[0] * batch.num_ranks for _ in range(batch.num_local)]
+    for number, source, _ in expected:
+        pairs[number - rank * batch.num_local][source] += 1
+    per_expert = torch.tensor([sum(row) for row in pairs])
+    check("counts", counts, per_expert.cumsum(0) if totals else per_expert)
+    check("received", recv_counts, torch.tensor(pairs).flatten().cumsum(0).int())
+    out = torch.full_like(rows, torch.nan)  # the rows behind the last are nobody's
+    for place, (number, _, _) in enumerate(expected):
+        out[place] = expert(rows[place], number)
+    return out
+
+
+def check_combined(batch: Batch, rank: int, combined: Tensor, shared: Tensor | None = None) -> None:
+    """Compares with float64, where a token has an active choice; the other rows are not written."""
+    ids, active = batch.ids[rank], batch.active[rank]
+    expected = torch.zeros(combined.shape, dtype=torch.float64) if shared is None else shared.double()
+    for token, choice in active.nonzero().tolist():
+        row = expert(batch.x[rank][token], int(ids[token, choice])).double()
+        expected[token] += batch.weights[rank][token, choice].double() * row
+    some = active.any(1)
+    tolerance = torch.finfo(batch.dtype).eps
+    torch.testing.assert_close(combined.cpu().double()[some], expected[some], rtol=tolerance, atol=tolerance)
+
+
+def values(rank: int, num_ranks: int, folder: str, dtype: str) -> None:
+    """Compares even and uneven batches, masks of tokens and of choices, counts and running totals."""
+    ranks = Ranks(rank, num_ranks, folder)
+    for seed in range(6):
+        draw = torch.Generator().manual_seed(100 + seed)
+        even = int(torch.randint(1, 9, (1,), generator=draw))
+        uneven = torch.randint(1, 9, (num_ranks,), generator=draw).tolist()
+        for tokens, mask in [([even] * num_ranks, mask) for mask in MASKS] + [(uneven, "none")]:
+            batch = Batch(seed, tokens, 4 * num_ranks, 1 + seed % 4, 32, getattr(torch, dtype), mask)
+            dispatched = ranks.dispatch(batch, expert_token_nums_type=seed % 2)
+            rows = check_dispatched(batch, rank, dispatched, totals=seed % 2 == 0)
+            shared = torch.randn(tokens[rank], 32).to(batch.dtype) if seed % 3 == 0 else None
+            more = {} if shared is None else {"shared_expert_x": shared.npu()}
+            check_combined(batch, rank, ranks.combine(batch, rows, dispatched, **more), shared)
+    dist.destroy_process_group()
+
+
+def quantised(rank: int, num_ranks: int, folder: str, scaled: bool) -> None:
+    """Compares int8 rows bitwise, and their scales, with the documented formula."""
+    ranks = Ranks(rank, num_ranks, folder)
+    batch = Batch(5, [7] * num_ranks, 2 * num_ranks, 2, 64, torch.bfloat16, "tokens")
+    batch.x[0][0] = 0  # a row without a scale
+    smooth = torch.rand(batch.num_experts, 64) + 0.5
+    rows, scales, *_ = ranks.dispatch(batch, quant_mode=2, scales=smooth.npu() if scaled else None)
+    assert rows.dtype == torch.int8
+    for place, (number, source, token) in enumerate(batch.received(rank)):
+        row = batch.x[source][token].float() * (smooth[number] if scaled else 1)
+        factor = torch.tensor(127.0).div(row.abs().max())  # `127.0 / tensor` rounds twice
+        expected = torch.zeros_like(row) if factor.isinf() else (row * factor).round()
+        check("int8 row", rows[place], expected.to(torch.int8))
+        check("scale", scales[place], torch.tensor(1.0).div(factor))
+    dist.destroy_process_group()
+
+
+def graph(rank: int, num_ranks: int, folder: str) -> None:
+    """Replays a captured dispatch and combine with new tokens, ids and masks in the same buffers."""
+    ranks = Ranks(rank, num_ranks, folder)
+    batches = [Batch(seed, [5] * num_ranks, 2 * num_ranks, 2, 32, torch.bfloat16, "tokens") for seed in range(4)]
+    first, inputs = batches[0], Inputs(batches[0], rank)
+    recorded = torch.npu.NPUGraph()
+    torch.npu.synchronize()
+    with torch.npu.graph(recorded):
+        dispatched = ranks.dispatch(first, inputs)
+        combined = ranks.combine(first, dispatched[0] + 0, dispatched, inputs)
+    for batch in batches[1:]:
+        for buffer, value in ((inputs.x, batch.x), (inputs.ids, batch.ids), (inputs.weights, batch.weights)):
+            buffer.copy_(value[rank])
+        assert inputs.mask is not None
+        inputs.mask.copy_(batch.given_mask(rank))
+        recorded.replay()
+        check_dispatched(batch, rank, dispatched, totals=False)
+        some = batch.active[rank].any(1)
+        expected = batch.x[rank].double() * batch.weights[rank].double().sum(1, keepdim=True)
+        torch.testing.assert_close(combined.cpu().double()[some], expected[some], rtol=8e-3, atol=8e-3)
+    dist.destroy_process_group()
+
+
+def _group_with_window(rank: int, window_mib: int) -> str:
+    """Returns the name of a communicator of all ranks that is made with a window of its own."""
+    import torch_npu
+
+    options = torch_npu._C._distributed_c10d.ProcessGroupHCCL.Options()
+    options.hccl_config = {"hccl_buffer_size": window_mib}
+    group = dist.new_group(backend="hccl", pg_options=options)
+    dist.all_reduce(torch.ones(1, device="npu"), group=group)
+    name: str = group._get_backend(torch.device("npu")).get_hccl_comm_name(rank)
+    return name
+
+
+def refused(rank: int, num_ranks: int, folder: str) -> None:
+    """Calls dispatch with what it must refuse at the call, each in words."""
+    ranks = Ranks(rank, num_ranks, folder)
+    batch = Batch(0, [4] * num_ranks, 8, 2, 32, torch.bfloat16)
+    large = Batch(0, [512] * num_ranks, 64, 2, 8192, torch.bfloat16)
+    medium = Batch(0, [64] * num_ranks, 32, 2, 1024, torch.bfloat16)  # needs 11 MiB
+    many = Batch(0, [513] * num_ranks, 8, 2, 32, torch.bfloat16)
+    wide = Batch(0, [4] * num_ranks, 32, 17, 32, torch.bfloat16)
+    cases: list[tuple[str, Batch, dict[str, Any]]] = [
+        ("moe_expert_num 9 is not divisible by the 2 ranks", batch, {"moe_expert_num": 9}),
+        ("moe_expert_num 2048 is not in [1, 1024]", batch, {"moe_expert_num": 2048}),
+        ("4 tokens exceed the 3 a rank that global_bs 6 allows", batch, {"global_bs": 6}),
+        ("global_bs 9 is not divisible by the 2 ranks", batch, {"global_bs": 9}),
+        ("513 tokens: BS must be in [1, 512]", many, {}),
+        ("top 17 of 32 experts: K must be in [1, 16]", wide, {}),
+        ("window of 200 MiB (HCCL_BUFFSIZE) is too small", large, {}),
+        ("no live HCCL communicator has the name elsewhere", batch, {"group_ep": "elsewhere"}),
+        ("ep_world_size 4, but communicator", batch, {"ep_world_size": 4}),
+        ("quant_mode 3 is neither 0 nor 2", batch, {"quant_mode": 3}),
+        ("x_active_mask must be bool, [4] or [4, 2]", batch, {"x_active_mask": torch.ones(3).bool().npu()}),
+    ]
+    cases.append(
+        ("window of 7 MiB (HCCL_BUFFSIZE) is too small", medium, {"group_ep": _group_with_window(rank, 7)})
+    )
+    for words, given, changes in cases:
+        try:
+            ranks.dispatch(given, **changes)
+        except RuntimeError as error:
+            assert words in str(error), f"{words!r} is not in {error}"
+        else:
+            raise AssertionError(f"not refused: {words}")
+    check_dispatched(batch, rank, ranks.dispatch(batch), totals=False)  # nothing was issued in between
+    dist.destroy_process_group()
+
+
+def _mixed_masks(ranks: Ranks) -> None:
+    """Masks tokens where the ranks' numbers of tokens differ."""
+    batch = Batch(0, [3, 5], 4, 2, 32, torch.bfloat16)
+    ranks.dispatch(batch, x_active_mask=torch.arange(batch.num_tokens[ranks.rank]).lt(1).npu())
+
+
+def _uneven_without_a_batch_size(ranks: Ranks) -> None:
+    ranks.dispatch(Batch(0, [3, 5], 4, 2, 32, torch.bfloat16), global_bs=0)
+
+
+def _hole_in_the_mask(ranks: Ranks) -> None:
+    ranks.dispatch(Batch(0, [3, 3], 4, 2, 32, torch.bfloat16), x_active_mask=torch.tensor([1, 0, 1]).bool().npu())
+
+
+def _expert_twice(ranks: Ranks) -> None:
+    batch = Batch(0, [3, 3], 4, 2, 32, torch.bfloat16)
+    ranks.dispatch(batch, expert_ids=torch.tensor([[1, 2], [3, 3], [0, 1]], dtype=torch.int32).npu())
+
+
+def _another_mask_for_combine(ranks: Ranks) -> None:
+    """The planted mistake: combine expects rows that dispatch, under its mask, did not send."""
+    batch = Batch(0, [3, 3], 4, 2, 32, torch.bfloat16)
+    dispatched = ranks.dispatch(batch, x_active_mask=torch.tensor([1, 1, 0]).bool().npu())
+    ranks.combine(batch, dispatched[0], dispatched, x_active_mask=torch.tensor([1, 1, 1]).bool().npu())
+
+
+def _late(ranks: Ranks) -> None:
+    if ranks.rank == 1:
+        time.sleep(5)
+    ranks.dispatch(Batch(0, [3, 3], 4, 2, 32, torch.bfloat16))
+
+
+FAULTS: dict[str, Callable[[Ranks], None]] = {
+    "masks": _mixed_masks,
+    "batch size": _uneven_without_a_batch_size,
+    "hole": _hole_in_the_mask,
+    "twice": _expert_twice,
+    "combine": _another_mask_for_combine,
+    "late": _late,
+}
+
+
+def fault(rank: int, num_ranks: int, folder: str, kind: str) -> None:
+    """Runs into a fault that shows when the operator runs; the rank prints what it hears."""
+    ranks = Ranks(rank, num_ranks, folder)
+    torch.npu.synchronize()
+    FAULTS[kind](ranks)
+    torch.npu.synchronize()
+
+
+def race(rank: int, num_ranks: int, folder: str, waits: bool) -> None:
+    """Reads dispatched rows on another stream, with and without waiting for the dispatch."""
+    from emulator import races
+
+    ranks = Ranks(rank, num_ranks, folder)
+    batch = Batch(0, [3] * num_ranks, 4, 2, 32, torch.bfloat16)
+    side = torch.npu.Stream()
+    torch.npu.synchronize()
+
+    def read() -> None:
+        dispatched = ranks.dispatch(batch)
+        if waits:
+            side.wait_stream(torch.npu.current_stream())
+        with torch.npu.stream(side):
+            dispatched[3] + 1
+        torch.npu.synchronize()
+
+    if waits:
+        read()
+        assert not races.reports()
+    else:
+        with races.expect("aclnnMoeDistributeDispatchV2", r"aclnnAdds?\b", r"moe\.py"):
+            read()
+    dist.destroy_process_group()

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names the races of vLLM and vllm-ascend themselves that the checker reports in engines; none of them is ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class UpstreamRace:
+    """Describes one race. places: patterns of lines that a report of it has, all of them. why: what happens."""
+
+    places: tuple[str, ...]
+    why: str
+
+    def is_in(self, report: str) -> bool:
+        return all(re.search(place, report) for place in self.places)
+
+
+# with asynchronous scheduling and drafts
+CORRECTED_COUNTS = UpstreamRace(
+    ("correct_spec_decode_token_counts",),
+    "vLLM's correction of the accepted counts writes the pinned `num_computed_tokens_cpu` while its copy to the "
+    "device, queued behind the previous step, may be pending (vLLM 0.23.0 gpu_model_runner.py:2067 and 1484, and "
+    "the same in vllm-ascend). It corrects rows that the device computes itself: no token depends on the copy.",
+)
+# in warm-up before a capture, and while capturing; no request is there yet
+_WARM_UP = r"from vllm/v1/worker/gpu_model_runner\.py:\d+ in _warmup_and_capture"
+_IN_DUMMY_RUN = r"at vllm_ascend/worker/model_runner_v1\.py:\d+ in _dummy_run"
+CAPTURE = (
+    UpstreamRace(
+        (_WARM_UP, _IN_DUMMY_RUN, r"at vllm_ascend/attention/attention_v1\.py:\d+ in build"),
+        "a dummy run writes its query lengths while the copy that the last one's attention metadata made of them "
+        "may be pending (vllm-ascend 0.23.0.post1 model_runner_v1.py:3512, attention_v1.py:315)",
+    ),
+    UpstreamRace(
+        (_WARM_UP, rf"(?s){_IN_DUMMY_RUN}.*{_IN_DUMMY_RUN}"),
+        "a dummy run writes its sequence lengths while the copy that the last one made of them may be pending "
+        "(vllm-ascend 0.23.0.post1 model_runner_v1.py:3506 and 3508)",
+    ),
+)
+
+
+def others(reports: Iterable[str], known: Iterable[UpstreamRace]) -> list[str]:
+    """Returns the reports that are of no known race."""
+    races = tuple(known)
+    return [report for report in reports if not any(race.is_in(report) for race in races)]
