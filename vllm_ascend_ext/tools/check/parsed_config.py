@@ -87,7 +87,9 @@ def _model(options: argparse.Namespace, facts: ModelFacts, is_eager: bool) -> An
 
     text = facts.text_namespace
     stored = facts.config.get("dtype") or facts.config.get("torch_dtype") or facts.text_config.get("dtype")
-    dtype = str(options.dtype if options.dtype != "auto" else stored or "bfloat16")
+    dtype = str(options.dtype)
+    if dtype == "auto":  # of float32 weights vLLM takes the platform's first choice
+        dtype = "float16" if str(stored) == "float16" else "bfloat16"
     dtype = _DTYPES.get(dtype, dtype)
     return SimpleNamespace(
         model=facts.name,
