@@ -39,6 +39,7 @@ def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
         ec_transfer_config=options.ec_transfer_config,
         lora_config=SimpleNamespace() if options.enable_lora else None,
         additional_config=additional,
+        quant_config=SimpleNamespace(quant_description=facts.described_layers) if model.quantization else None,
         use_v2_model_runner=False,  # vllm-ascend builds the V1 runner whatever vLLM chose
     )
 
@@ -89,7 +90,9 @@ def _model(options: argparse.Namespace, facts: ModelFacts, is_eager: bool) -> An
 
     text = facts.text_namespace
     stored = facts.config.get("dtype") or facts.config.get("torch_dtype") or facts.text_config.get("dtype")
-    dtype = str(options.dtype if options.dtype != "auto" else stored or "bfloat16")
+    dtype = str(options.dtype)
+    if dtype == "auto":  # of float32 weights vLLM takes the platform's first choice
+        dtype = "float16" if str(stored) == "float16" else "bfloat16"
     dtype = _DTYPES.get(dtype, dtype)
     return SimpleNamespace(
         model=facts.name,
