@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.graph_counts import GraphCounts
+from tests.support.upstream_races import CAPTURE, others
 
 from emulator.findings import Findings
 from tests.eplb_load.test_engine import assert_equals_transformers
-from tests.support.a3_engines import run_on_a3
-from tests.support.graph_counts import GraphCounts
+from tests.support.engines.a3 import run_on_a3
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, integer_network, write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens, write_model
-from tests.support.upstream_races import CAPTURE, others
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
