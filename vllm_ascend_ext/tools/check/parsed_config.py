@@ -15,7 +15,6 @@ from typing import Any, get_args
 from vllm_ascend_ext.tools.check.errors import CommandError
 from vllm_ascend_ext.tools.check.model_facts import ModelFacts
 
-# by the widths of weights and activations, ModelSlim's method of experts
 _DTYPES = {"half": "float16", "float": "float32"}
 
 

@@ -52,8 +52,8 @@ _OFF = {
 
 _LOAD = ("eplb_load",)
 _A2 = "tests/eplb_load/test_vllm_ascend.py::"
-_DISPATCH = "tests/eplb_load/test_ascend_dispatch.py::test_gathered_rows_count_once"
-_A3 = "tests/eplb_load/test_ascend_a3.py::test_cut_rows_count_once"
+_DISPATCH = "tests/eplb_load/vllm_ascend/test_dispatch.py::test_gathered_rows_count_once"
+_A3 = "tests/eplb_load/vllm_ascend/test_a3.py::test_cut_rows_count_once"
 _GRAPHS = "tests/engine/test_vllm_ascend_graphs.py::test_tokens_and_load_equal_transformers"
 _QUANTISED = "tests/engine/test_vllm_ascend_quantised.py::test_tokens_and_load_equal_integer_reference"
 _CUT = ("MC2, ALLTOALL",)

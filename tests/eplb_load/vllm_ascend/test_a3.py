@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.eplb_load.test_ascend_dispatch import (
+from tests.eplb_load.vllm_ascend.test_dispatch import (
     DEADLINE_S,
     FLASHCOMM,
     NUM_TOKENS,
