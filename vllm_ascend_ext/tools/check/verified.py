@@ -50,6 +50,8 @@ _OFF = {
     "transfer": ("none",),
 }
 
+_GRAPHS = ("PIECEWISE", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+
 ROWS: tuple[VerifiedRow, ...] = (
     VerifiedRow(
         ("eplb_load",),
@@ -62,6 +64,16 @@ ROWS: tuple[VerifiedRow, ...] = (
         {"family": ("MLA",), "layout": ("TP+EP",), "drafts": ("mtp 2",)},
     ),
     VerifiedRow(
+        ("eplb_load",),
+        "tests/engine/test_vllm_ascend_graphs.py::test_tokens_and_load_equal_transformers",
+        {"family": ("GQA",), "layout": ("1", "TP+EP", "DP+EP"), "graphs": _GRAPHS},
+    ),
+    VerifiedRow(
+        ("eplb_load",),
+        "tests/engine/test_vllm_ascend_graphs.py::test_tokens_and_load_equal_transformers",
+        {"family": ("MLA",), "layout": ("1", "TP+EP", "DP+EP"), "graphs": _GRAPHS[:2], "drafts": ("mtp 2",)},
+    ),
+    VerifiedRow(
         ("dp_gather",),
         "tests/dp_gather/test_vllm_ascend.py::test_modes_give_transformers_tokens",
         {"family": ("MLA",), "layout": ("DP+EP",), "drafts": ("mtp 1",)},
@@ -69,7 +81,7 @@ ROWS: tuple[VerifiedRow, ...] = (
     VerifiedRow(
         ("mtp_output",),
         "tests/mtp_output/test_vllm_ascend.py::test_frames_are_the_engines_tokens",
-        {"family": ("MLA",), "layout": ("TP+EP",), "drafts": ("mtp 2",)},
+        {"family": ("MLA",), "layout": ("TP+EP",), "graphs": ("eager", *_GRAPHS[:2]), "drafts": ("mtp 2",)},
     ),
 )
 
