@@ -21,7 +21,7 @@ from tests.eplb_load.test_engine import (
     assert_every_scheduled_row_counts,
     summed_load,
 )
-from tests.support.a3_engines import REPLAY, run_on_a3
+from tests.support.engines.a3 import REPLAY, run_on_a3
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
