@@ -78,7 +78,7 @@ def w8a8_case(
     ("layout", "expert_parallel", "extension"),
     [
         (Layout(), False, None),
-        (Layout(tp=2), False, LOAD),
+        pytest.param(Layout(tp=2), False, LOAD, marks=long_table),
         pytest.param(Layout(tp=2), True, LOAD, marks=long_table),
     ],
     ids=["TP1, theirs", "TP2, load", "TP2+EP, load"],
@@ -148,6 +148,7 @@ def test_quantised_layers_in_graphs(
     assert others(race_reports.take(), CAPTURE) == []
 
 
+@long_table
 def test_bfloat16_runs_to_the_end(w8a8: str, prompts: list[list[int]]) -> None:
     """As it is served: scales and activations in bfloat16."""
     case = replace(w8a8_case(w8a8, Layout(tp=2), True, LOAD), dtype="bfloat16")
