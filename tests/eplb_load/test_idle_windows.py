@@ -87,7 +87,7 @@ def test_policy_0_needs_four_ranks(
     from vllm_ascend.eplb.core.policy.policy_factory import PolicyFactory
 
     settings = SimpleNamespace(eplb_policy_type=policy)
-    monkeypatch.setattr(rebalance_limits, "_eplb_config", lambda: settings)
+    monkeypatch.setattr(rebalance_limits, "_eplb_config", lambda deployment: settings)
     parallel = SimpleNamespace(tensor_parallel_size=ranks, data_parallel_size=1, prefill_context_parallel_size=1)
     (rule,) = [rule for rule in rebalance_limits.ASCEND_RULES if "policy 0" in rule.why]
     on = SimpleNamespace(config=SimpleNamespace(eplb_load=SimpleNamespace(rebalance=True)), parallel=parallel)

@@ -36,6 +36,7 @@ class EplbUpdatorWithOurLoads(EplbUpdator):
     A window begins where a cycle of the updator begins, and ends `lead` steps before the policy process is woken.
     """
 
+    cur_iterations: int
     _collected: CollectedLoad
     _begin = 0
     _end: int | None = None

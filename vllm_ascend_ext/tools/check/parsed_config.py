@@ -51,8 +51,8 @@ def _unchecked(kind: Any, **values: Any) -> Any:
 def _parallel(options: argparse.Namespace) -> Any:
     from vllm.config import ParallelConfig
 
-    known = {name: getattr(options, name, None) for name in ParallelConfig.__pydantic_fields__}
-    known = {name: value for name, value in known.items() if value is not None}
+    options_of = {name: getattr(options, name, None) for name in ParallelConfig.__pydantic_fields__}
+    known: dict[str, Any] = {name: value for name, value in options_of.items() if value is not None}
     sizes = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size")
     known["world_size"] = math.prod(known[name] for name in sizes)
     if not (options.compilation_config and options.compilation_config.pass_config.enable_sp):
