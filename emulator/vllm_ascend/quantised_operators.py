@@ -23,7 +23,7 @@ _COUNTS = 1
 def _grouped(
     x_RK: Tensor, weights: Sequence[Tensor], group_list: Tensor, scales: Sequence[Tensor], x_scale_R: Tensor
 ) -> Tensor:
-    (product_RN,) = torch_npu.npu_grouped_matmul(
+    product_RN: Tensor = torch_npu.npu_grouped_matmul(
         [x_RK],
         list(weights),
         scale=list(scales),
@@ -33,7 +33,7 @@ def _grouped(
         group_list_type=_SUMS,
         group_list=group_list,
         output_dtype=torch.float32,
-    )
+    )[0]
     return product_RN
 
 
@@ -83,6 +83,36 @@ def grouped_matmul_swiglu_quant(
     )
 
 
+def dequant_swiglu_quant(
+    x: Tensor,
+    *,
+    weight_scale: Tensor,
+    activation_scale: Tensor,
+    bias: Tensor | None = None,
+    quant_scale: Tensor | None = None,
+    quant_offset: Tensor | None = None,
+    group_index: Tensor,
+    activate_left: bool = False,
+    quant_mode: int = 0,
+    swiglu_mode: int = 0,
+    clamp_limit: float = 7.0,
+    glu_alpha: float = 1.702,
+    glu_bias: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Returns SwiGLU of scaled sums `x`, int32 [R, N], as int8 [R, N / 2], and its scales [R].
+
+    weight_scale: [G, N]. activation_scale: [R]. group_index: sizes [G]. Raises NotImplementedError for what
+    vllm-ascend does not ask for: other modes, biases, smoothing.
+    """
+    asked = (bias, quant_scale, quant_offset, activate_left, quant_mode, swiglu_mode)
+    if asked != (None, None, None, True, 1, 0):
+        raise NotImplementedError(f"emulator: npu_dequant_swiglu_quant has no such mode: {asked}")
+    row = torch.arange(x.shape[0], device=x.device)
+    group_of_row = (row[:, None] >= group_index.cumsum(0)).sum(dim=1).clamp(max=group_index.numel() - 1)
+    scaled = x.float() * weight_scale.float()[group_of_row] * activation_scale.float()[:, None]
+    return _swiglu_quant(scaled, 0.0)
+
+
 _SIGNATURE = (
     "(Tensor x, {tensor} weight, {tensor} weight_scale, Tensor x_scale, Tensor group_list, *, Tensor? bias=None, "
     "Tensor? offset=None, float swiglu_limit=0.0) -> (Tensor output, Tensor output_scale, Tensor output_offset)"
@@ -96,4 +126,12 @@ define(
     "_C_ascend",
     "grouped_matmul_swiglu_quant_weight_nz_tensor_list" + _SIGNATURE.format(tensor="Tensor[]"),
     grouped_matmul_swiglu_quant_tensor_list,
+)
+define(
+    "_C_ascend",
+    "npu_dequant_swiglu_quant(Tensor x, *, Tensor? weight_scale=None, Tensor? activation_scale=None, "
+    "Tensor? bias=None, Tensor? quant_scale=None, Tensor? quant_offset=None, Tensor? group_index=None, "
+    "bool activate_left=False, int quant_mode=0, int swiglu_mode=0, float clamp_limit=7.0, float glu_alpha=1.702, "
+    "float glu_bias=1.0) -> (Tensor, Tensor)",
+    dequant_swiglu_quant,
 )

@@ -14,6 +14,7 @@ import pytest
 from emulator.findings import Findings
 from tests.engine.test_tokens import assert_drafts_were_verified
 from tests.support.reference import make_prompts, transformers_tokens, write_model
+from tests.support.upstream_races import CORRECTED_COUNTS, others
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -41,10 +42,6 @@ CASES = {
 # small steps, so that prompts are prefilled in chunks and requests join and leave the batch
 ENGINE = {"max_num_batched_tokens": 64, "max_num_seqs": 6}
 DEADLINE_S = 240
-# vLLM's correction of the accepted counts writes the pinned `num_computed_tokens_cpu` while its copy to the
-# device, queued behind the previous step, may be pending (vLLM 0.23.0 gpu_model_runner.py:2067 and 1484, and the
-# same in vllm-ascend). It corrects rows that the device computes itself: no token depends on the copy.
-KNOWN_RACE = "correct_spec_decode_token_counts"
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +109,7 @@ def test_deepseek_with_mtp(
     result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=DEADLINE_S)
     assert result.token_ids == expected["DeepSeek"]
     assert_drafts_were_verified(result)
-    reports = race_reports.take()
-    assert [report for report in reports if not (async_scheduling and KNOWN_RACE in report)] == []
+    assert others(race_reports.take(), [CORRECTED_COUNTS] if async_scheduling else []) == []
 
 
 def test_bfloat16_runs_to_the_end(models: dict[str, str], prompts: list[list[int]]) -> None:

@@ -8,16 +8,22 @@ counts its graphs, so that none passes eager.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emulator.findings import Findings
-from tests.eplb_load.test_engine import assert_equals_transformers, summed_load
+from tests.eplb_load.test_engine import (
+    assert_equals_transformers,
+    assert_every_scheduled_row_counts,
+    summed_load,
+)
+from tests.support.a3_engines import run_on_a3
 from tests.support.graph_counts import GraphCounts
 from tests.support.reference import make_prompts, transformers_tokens, write_model
 from tests.support.upstream_races import CAPTURE, others
-from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
+from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
 pytestmark = [
@@ -31,7 +37,6 @@ DEADLINE_S = 400
 NUM_DRAFTS = 2
 LOAD = {"eplb_load": {"enabled": True, "interval": 3}}
 ENGINE = {
-    "max_num_batched_tokens": 64,
     "max_num_seqs": 6,
     "enable_prefix_caching": False,
     "async_scheduling": False,
@@ -44,6 +49,8 @@ MODEL_SETTINGS = {
 }
 # tokens of a decode step: one a request, or with drafts three
 SIZES = {"Qwen3-MoE": [2, 4, 6], "DeepSeek": [6, 18]}
+# tokens of a step: Qwen3-MoE's prompts are prefilled in chunks
+STEPS = {"Qwen3-MoE": 64, "DeepSeek": 256}
 
 
 @dataclass(frozen=True)
@@ -56,28 +63,32 @@ class Case:
     features: dict[str, Any] | None
     npugraph_ex: bool = True
 
-    def engine(self, models: dict[str, str], **engine_args: Any) -> EngineCase:
+    def engine(self, models: dict[str, str], *, eager: bool = False) -> EngineCase:
         additional: dict[str, Any] = {} if self.features is None else {"ascend_ext": self.features}
         additional["ascend_compilation_config"] = {"enable_npugraph_ex": self.npugraph_ex}
-        graphs = {"cudagraph_mode": self.mode, "cudagraph_capture_sizes": SIZES[self.model]}
-        settings = {"enforce_eager": False, "compilation_config": graphs, "additional_config": additional}
+        settings = {"max_num_batched_tokens": STEPS[self.model], "additional_config": additional}
+        if not eager:
+            graphs = {"cudagraph_mode": self.mode, "cudagraph_capture_sizes": SIZES[self.model]}
+            settings |= {"enforce_eager": False, "compilation_config": graphs}
         return EngineCase(
             models[self.model],
             self.layout,
-            expert_parallel=self.layout.tp > 1,
+            expert_parallel=self.layout.num_ranks > 1,
             num_speculative_tokens=NUM_DRAFTS if self.model == "DeepSeek" else 0,
             ascend_ext=self.features,
-            engine_args=ENGINE | settings | engine_args,
+            engine_args=ENGINE | settings,
         )
 
 
-TP2 = Layout(tp=2)
+TP2, DP2 = Layout(tp=2), Layout(dp=2)
 CASES = {
     "Qwen3-MoE PIECEWISE TP1, theirs": Case("Qwen3-MoE", "PIECEWISE", Layout(), None),
     "Qwen3-MoE PIECEWISE TP2+EP": Case("Qwen3-MoE", "PIECEWISE", TP2, LOAD),
     "Qwen3-MoE FULL_DECODE_ONLY TP1": Case("Qwen3-MoE", "FULL_DECODE_ONLY", Layout(), LOAD),
     "Qwen3-MoE FULL_DECODE_ONLY TP2+EP, theirs": Case("Qwen3-MoE", "FULL_DECODE_ONLY", TP2, None, False),
     "Qwen3-MoE FULL_AND_PIECEWISE TP2+EP": Case("Qwen3-MoE", "FULL_AND_PIECEWISE", TP2, LOAD),
+    "Qwen3-MoE FULL_DECODE_ONLY DP2+EP": Case("Qwen3-MoE", "FULL_DECODE_ONLY", DP2, LOAD),
+    "DeepSeek PIECEWISE DP2+EP": Case("DeepSeek", "PIECEWISE", DP2, LOAD),
     "DeepSeek PIECEWISE TP2+EP": Case("DeepSeek", "PIECEWISE", TP2, LOAD),
     "DeepSeek FULL_DECODE_ONLY TP1": Case("DeepSeek", "FULL_DECODE_ONLY", Layout(), LOAD, False),
     "DeepSeek FULL_DECODE_ONLY TP2+EP, theirs": Case("DeepSeek", "FULL_DECODE_ONLY", TP2, None),
@@ -115,31 +126,45 @@ def test_tokens_and_load_equal_transformers(
     race_reports: Findings,
     name: str,
 ) -> None:
-    """Padding rows, warm-up and the passes that capture count nothing; what graphs replay counts once."""
+    """Padding rows, warm-up and the passes that capture count nothing; what graphs replay counts once.
+
+    No router of transformers sees drafts: their experts are held to an eager engine's, where the host tells of
+    each pass alone.
+    """
     case = CASES[name]
-    result = run_engine(case.engine(models), prompts, max_tokens=NUM_TOKENS, deadline_s=DEADLINE_S)
+    limits = {"max_tokens": NUM_TOKENS, "deadline_s": DEADLINE_S, "split": (5, 2) if case.layout.dp > 1 else None}
+    result = run_engine(case.engine(models), prompts, **limits)
     assert result.token_ids == expected[case.model]
     num_ranks = case.layout.num_ranks
-    print(name, "captures", graphs.captures, "replays", graphs.replays)
     assert graphs.captures >= len(SIZES[case.model]) * num_ranks
     assert graphs.replays >= NUM_TOKENS // (1 + NUM_DRAFTS) * num_ranks
-    unknown = others(race_reports.take(), CAPTURE)
-    print("\n".join(unknown))
+    assert others(race_reports.take(), CAPTURE) == []
     if case.features is None:
         return
-    if case.model == "DeepSeek":
-        assert_every_scheduled_row_counts(prompts, result)
-    else:
+    if case.model == "Qwen3-MoE":
         assert_equals_transformers(models[case.model], prompts, result)
+        return
+    assert_every_scheduled_row_counts(prompts, result)
+    num_replays = graphs.replays
+    eager = run_engine(case.engine(models, eager=True), prompts, **limits)
+    assert graphs.replays == num_replays
+    assert [summed_load(result, model) for model in (0, 1)] == [summed_load(eager, model) for model in (0, 1)]
 
 
-def assert_every_scheduled_row_counts(prompts: list[list[int]], result: EngineResult) -> None:
-    """vLLM's own metrics say how many rows were verified; the draft routes the target's rows once more, then one
-    row a request in its second pass, also where a prompt is not yet complete."""
-    (target_LE, num_target), (draft_LE, num_draft) = summed_load(result, 0), summed_load(result, 1)
-    metrics = result.ranks[0].metrics
-    num_drafts = metrics["vllm:spec_decode_num_drafts"]
-    assert num_target == sum(map(len, prompts)) + num_drafts + metrics["vllm:spec_decode_num_draft_tokens"]
-    print(num_target, num_draft, num_drafts, target_LE, draft_LE)
-    assert [sum(row) for row in target_LE] == [4 * num_target] * 2
-    assert [sum(row) for row in draft_LE] == [4 * num_draft]
+def test_load_on_an_a3(
+    models: dict[str, str],
+    prompts: list[list[int]],
+    expected: dict[str, list[tuple[int, ...]]],
+    race_reports: Findings,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Captured steps dispatch by MC2, of whose padded rows each TP rank routes and counts a slice."""
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    case = Case("Qwen3-MoE", "FULL_DECODE_ONLY", TP2, LOAD)
+    run = run_on_a3(tmp_path, {"": case.engine(models)}, prompts, NUM_TOKENS, DEADLINE_S)[""]
+    assert run.result.token_ids == expected["Qwen3-MoE"]
+    assert run.dispatches["replay"] >= NUM_TOKENS // 2 * 2
+    assert min(run.dispatches["MC2"], run.dispatches["All2AllV"]) > 0
+    assert_equals_transformers(models["Qwen3-MoE"], prompts, run.result)
+    assert others(race_reports.take(), CAPTURE) == []

@@ -4,12 +4,14 @@ and the expert load of quantised layers against its routers."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from tests.eplb_load.test_engine import assert_equals_transformers
+from tests.support.long_tables import long_table
 from tests.support.quantised import integer_network, write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
@@ -25,7 +27,14 @@ NUM_TOKENS = 12
 SETTINGS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
 # small steps, so that prompts are prefilled in chunks and requests join and leave the batch
 ENGINE = {"max_num_batched_tokens": 48, "max_num_seqs": 4, "enable_prefix_caching": False}
-LOAD = {"eplb_load": {"enabled": True, "interval": 3}}
+DYNAMIC_EPLB = {
+    "dynamic_eplb": True,
+    "expert_heat_collection_interval": 6,
+    "algorithm_execution_interval": 3,
+    "eplb_policy_type": 1,
+}
+NUM_STEPS = 30  # two cycles of 6 steps of counting, 3 for the policy and 2 layers moved, and some more
+LOAD: dict[str, Any] = {"eplb_load": {"enabled": True, "interval": 3}}
 DEADLINE_S = 240
 
 
@@ -52,17 +61,30 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AscendModelSlimConfig, "get_supported_act_dtypes", classmethod(lambda cls: dtypes))
 
 
+def w8a8_case(
+    model: str, layout: Layout, expert_parallel: bool, extension: dict[str, Any] | None, **ascend: Any
+) -> EngineCase:
+    """A case whose additional configuration is our section and `ascend`."""
+    section = {} if extension is None else {"ascend_ext": extension}
+    return EngineCase(
+        model,
+        layout,
+        expert_parallel=expert_parallel,
+        engine_args=ENGINE | {"additional_config": section | ascend},
+    )
+
+
 @pytest.mark.parametrize(
     ("layout", "expert_parallel", "extension"),
-    [(Layout(), False, None), (Layout(tp=2), False, LOAD), (Layout(tp=2), True, LOAD)],
+    [
+        (Layout(), False, None),
+        (Layout(tp=2), False, LOAD),
+        pytest.param(Layout(tp=2), True, LOAD, marks=long_table),
+    ],
     ids=["TP1, theirs", "TP2, load", "TP2+EP, load"],
 )
 def test_tokens_and_load_equal_integer_reference(
-    w8a8: str,
-    prompts: list[list[int]],
-    layout: Layout,
-    expert_parallel: bool,
-    extension: dict[str, Any] | None,
+    w8a8: str, prompts: list[list[int]], layout: Layout, expert_parallel: bool, extension: dict[str, Any] | None
 ) -> None:
     """Each rank quantises its own part of what enters a projection that TP splits by its input."""
 
@@ -71,8 +93,32 @@ def test_tokens_and_load_equal_integer_reference(
         return layout.tp if splits_input else 1
 
     network = integer_network(num_shards)
-    case = EngineCase(w8a8, layout, expert_parallel=expert_parallel, ascend_ext=extension, engine_args=ENGINE)
+    case = w8a8_case(w8a8, layout, expert_parallel, extension)
     result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=DEADLINE_S)
-    assert result.token_ids == transformers_tokens(w8a8, prompts, NUM_TOKENS, network)
+    expected = transformers_tokens(w8a8, prompts, NUM_TOKENS, network)
+    assert len(set(expected)) > 4  # not degenerate
+    assert result.token_ids == expected
     if extension is not None:
         assert_equals_transformers(w8a8, prompts, result, network)
+
+
+def test_quantised_experts_move(w8a8: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """vllm-ascend's EPLB, fed by our counts, moves int8 experts and their scales between two ranks: tokens and
+    load stay those of the reference."""
+    monkeypatch.setenv("DYNAMIC_EPLB", "true")
+    extension = {"eplb_load": LOAD["eplb_load"] | {"rebalance": True, "rebalance_lead": 2, "deadline_s": 20.0}}
+    case = w8a8_case(w8a8, Layout(tp=2), True, extension, eplb_config=DYNAMIC_EPLB)
+    result = run_engine(case, prompts, max_tokens=NUM_STEPS, deadline_s=DEADLINE_S)
+    network = integer_network(lambda name: 2 if "o_proj" in name else 1)
+    assert result.token_ids == transformers_tokens(w8a8, prompts, NUM_STEPS, network)
+    assert_equals_transformers(w8a8, prompts, result, network)
+    for rank in result.ranks:
+        assert rank.report is not None and rank.report["eplb_load"]["collection"]["num_windows"] >= 2
+
+
+def test_bfloat16_runs_to_the_end(w8a8: str, prompts: list[list[int]]) -> None:
+    """As it is served: scales and activations in bfloat16."""
+    case = replace(w8a8_case(w8a8, Layout(tp=2), True, LOAD), dtype="bfloat16")
+    result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=DEADLINE_S)
+    assert [len(tokens) for tokens in result.token_ids] == [NUM_TOKENS] * len(prompts)
+    assert len(set(result.token_ids)) > 4

@@ -25,7 +25,7 @@ DISPATCHERS = ("MC2", "All2AllV", "AllGather")  # vllm-ascend's TokenDispatcherW
 
 @dataclass(frozen=True, slots=True)
 class A3Run:
-    """Holds an engine's result, and how often all ranks together dispatched in each way."""
+    """Holds an engine's result, and how often all ranks together dispatched in each way or replayed a graph."""
 
     result: EngineResult
     dispatches: Counter[str]
@@ -55,7 +55,7 @@ def run_on_a3(
 
 
 def _count_dispatches(log: Path) -> None:
-    """Lets every dispatch of every rank, which are forks of this process, append its kind to a file."""
+    """Lets every dispatch and replay of every rank, which are forks of this process, append its kind to a file."""
     import torch
     from vllm_ascend.ops.fused_moe import token_dispatcher
     from vllm_ascend.ops.fused_moe.moe_comm_method import FusedMC2CommImpl
@@ -71,8 +71,7 @@ def _count_dispatches(log: Path) -> None:
     for kind in DISPATCHERS:
         dispatcher = getattr(token_dispatcher, f"TokenDispatcherWith{kind}")
         dispatcher.token_dispatch = counted(kind, dispatcher.token_dispatch)
-    graph = torch.npu.NPUGraph
-    graph.replay = counted(REPLAY, graph.replay)
+    torch.npu.NPUGraph.replay = counted(REPLAY, torch.npu.NPUGraph.replay)
     fused: Any = FusedMC2CommImpl
     fused.fused_experts = counted("FusedMC2", fused.fused_experts)
 

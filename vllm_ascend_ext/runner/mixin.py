@@ -116,12 +116,12 @@ class ExtModelRunner:
 
         Args:
             num_passes: number of passes, at least 1.
-            num_tokens: rows of the first pass that may belong to requests; those of the step do, and no more.
-            num_requests: rows of each later pass that may.
+            num_tokens: rows of the first pass that belong to requests, and perhaps padding; the step bounds them.
+            num_requests: the same of each later pass.
             num_rows: rows of each pass, padding included.
         """
-        num_tokens = min(num_tokens, self._num_scheduled_tokens)
-        real = [num_tokens, *[min(num_requests, num_tokens)] * (num_passes - 1)]
+        later = min(num_requests, self._num_requests)
+        real = [min(num_tokens, self._num_scheduled_tokens), *[later] * (num_passes - 1)]
         passes = [StepFacts(self._step, number, max(number, num_rows)) for number in real]
         for observer in self.step_observers:
             observer.begin_drafts(passes)

@@ -208,10 +208,31 @@ def test_grouped_matmul_swiglu_quant(split: bool, limit: float) -> None:
         x=x.npu(), weight=weights, weight_scale=scales, x_scale=row.npu(), group_list=group_list.npu(),
         swiglu_limit=limit,
     )  # fmt: skip
+    products = [x[t].double() @ weight[e].double() * scale[e].double() * row[t].double() for t, e in GROUPED]
+    assert_quantised(values[:7], row_scales[:7], swiglu(products, limit))
+
+
+GROUPED = tuple(enumerate((0, 0, 0, 0, 2, 2, 2)))  # row and group
+
+
+def swiglu(products: list[torch.Tensor], limit: float) -> torch.Tensor:
     rows = []
-    for t, expert in enumerate([0, 0, 0, 0, 2, 2, 2]):
-        gate_up = (x[t].double() @ weight[expert].double() * scale[expert].double() * row[t].double()).tolist()
-        gates = [min(g, limit) if limit else g for g in gate_up[:12]]
-        ups = [max(-limit, min(u, limit)) if limit else u for u in gate_up[12:]]
-        rows.append([g / (1 + math.exp(-g)) * u for g, u in zip(gates, ups, strict=True)])
-    assert_quantised(values[:7], row_scales[:7], torch.tensor(rows, dtype=torch.float64))
+    for gate_up in (product.tolist() for product in products):
+        half = len(gate_up) // 2
+        gates = [min(gate, limit) if limit else gate for gate in gate_up[:half]]
+        ups = [max(-limit, min(up, limit)) if limit else up for up in gate_up[half:]]
+        rows.append([gate / (1 + math.exp(-gate)) * up for gate, up in zip(gates, ups, strict=True)])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_dequant_swiglu_quant() -> None:
+    from vllm_ascend.utils import enable_custom_op
+
+    assert enable_custom_op()
+    sums, scale, row = torch.randint(-9999, 9999, (9, 24)).int(), torch.rand(3, 24) / 100, torch.rand(9) / 10
+    values, row_scales = torch.ops._C_ascend.npu_dequant_swiglu_quant(
+        sums.npu(), weight_scale=scale.npu(), activation_scale=row.npu(),
+        group_index=torch.tensor([4, 0, 3]).npu(), activate_left=True, quant_mode=1,
+    )  # fmt: skip
+    products = [sums[t].double() * scale[e].double() * row[t].double() for t, e in GROUPED]
+    assert_quantised(values[:7], row_scales[:7], swiglu(products, 0.0))

@@ -36,8 +36,7 @@ def watch(runner: Any, begin: Callable[[int, int, int], None]) -> None:
 
     def watched(run: Callable[..., Any]) -> Callable[..., Any]:
         def begin_and_run(**inputs: Any) -> Any:
-            num_requests = min(inputs["batch_size"], runner.input_batch.num_reqs)
-            begin(inputs["num_tokens"], num_requests, inputs["num_input_tokens"])
+            begin(inputs["num_tokens"], inputs["batch_size"], inputs["num_input_tokens"])
             return run(**inputs)
 
         return begin_and_run

@@ -43,7 +43,8 @@ def unwatched_experts(deployment: Deployment) -> object:
     method = deployment.model is not None and deployment.model.quantization
     if not method:
         return None
-    description = getattr(deployment.vllm_config.quant_config, "quant_description", None)
+    quant_config = getattr(deployment.vllm_config, "quant_config", None)
+    description = getattr(quant_config, "quant_description", None)
     methods = _expert_methods(description) if method == "ascend" and description else {method}
     unwatched = sorted(methods - {*WATCHED, _FLOAT})
     return {"methods": " and ".join(map(repr, unwatched))} if unwatched else None

@@ -45,10 +45,6 @@ class VllmStack:
 
         return vllm_routing.own_rows(layer)
 
-    def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
-        """Returns this TP rank's share of the real rows."""
-        return facts.num_routed_tokens(place, sequence_parallel=sequence_parallel)
-
     def draft_passes(self, runner: Any) -> int:
         """Returns 0: between the passes that a graph of vLLM's draft model replays, nothing is told."""
         return 0
@@ -60,6 +56,10 @@ class VllmStack:
             NotImplementedError: it was called.
         """
         raise NotImplementedError("vLLM does not tell of the runs of its draft model")
+
+    def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
+        """Returns this TP rank's share of the real rows."""
+        return facts.num_routed_tokens(place, sequence_parallel=sequence_parallel)
 
     def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:
         """Replaces vLLM's all-to-all manager by our exchange of rows."""

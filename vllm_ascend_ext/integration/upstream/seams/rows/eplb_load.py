@@ -73,10 +73,6 @@ RETURNS_EXPERTS = Seam(
     _WHY_CAPTURE,
     _UNTIL_CAPTURE,
 )
-_PROPOSER = "vllm_ascend.spec_decode.llm_base_proposer:AscendSpecDecodeBaseProposer"
-_WHY_DRAFTS = "a captured run of drafts makes no host call between its passes, so their rows are told before it"
-_UNTIL_DRAFTS = "the proposer has a hook before each run"
-DRAFT_RUN = Seam(f"{_PROPOSER}._runnable", "replace", "eplb_load", ("npu",), _WHY_DRAFTS, _UNTIL_DRAFTS)
 _WHY_SHOW = "a quantised method routes by this function of its module and offers what it routed to nobody"
 _METHODS = "vllm_ascend.quantization.methods"
 SELECT_W8A8, SELECT_W4A8, SELECT_W4A16 = (
@@ -92,6 +88,10 @@ QUANTISED_APPLY = Seam(
     _UNTIL_CAPTURE,
     (),
 )
+_PROPOSER = "vllm_ascend.spec_decode.llm_base_proposer:AscendSpecDecodeBaseProposer"
+_WHY_DRAFTS = "a captured run of drafts makes no host call between its passes, so their rows are told before it"
+_UNTIL_DRAFTS = "the proposer has a hook before each run"
+DRAFT_RUN = Seam(f"{_PROPOSER}._runnable", "replace", "eplb_load", ("npu",), _WHY_DRAFTS, _UNTIL_DRAFTS)
 
 ROWS = (
     DRAFT_RUN,
