@@ -110,7 +110,8 @@ class ExpertLoadMetrics(MetricSet):
             self.add_counter(name, text, *(["model"] if name == "tokens" else []))
         self._imbalance = Gauge(
             PREFIX + "imbalance_ratio",
-            "Busiest over average expert, or rank, in the newest hand-over: the worst layer of the group.",
+            "Busiest over average expert, or rank, in the newest hand-over: the worst layer of the group, in a "
+            "pipeline of a stage.",
             ["model_name", "model", "layers", "over"],
             multiprocess_mode="mostrecent",
         )
