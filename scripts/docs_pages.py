@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the pages that say what the code says: options, metrics, environment, refusals, and Grafana's dashboard.
+"""Writes the pages that say what the code says: options, metrics, environment, refusals, coverage, and Grafana's
+dashboard.
 
 python scripts/docs_pages.py            # write
 python scripts/docs_pages.py --check    # exit 1 when a page is out of date
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from coverage_page import coverage
 from dashboard import dashboard
 from prometheus_client import REGISTRY as PROMETHEUS
 from pydantic import BaseModel
@@ -129,7 +131,7 @@ def made_by(make: Callable[[], object]) -> set[Any]:
 
 def exported_name(collector: Any) -> str:
     """Returns the name under which Prometheus sees a metric."""
-    return str(collector._name) + ("_total" if collector._type == "counter" else "")
+    return str(collector.name)
 
 
 def metrics() -> str:
@@ -137,7 +139,8 @@ def metrics() -> str:
     parts: list[Sequence[str]] = [
         paragraph(
             "A server's `/metrics` has these beside vLLM's own, each while its feature is on. The workers are "
-            "asked when somebody asks the server, at most once a second. A recipe: "
+            "asked when somebody asks a server, at most once a second and by each API server for itself; no scrape "
+            "waits for longer than half a second. What a full ring says is read from shared memory. A recipe: "
             "[Prometheus and Grafana](recipes/prometheus.md)."
         )
     ]
@@ -145,9 +148,9 @@ def metrics() -> str:
         rows = [
             (
                 f"`{exported_name(collector)}`",
-                collector._type,
-                ", ".join(f"`{label}`" for label in collector._labelnames),
-                collector._documentation,
+                collector.kind,
+                ", ".join(f"`{label}`" for label in collector.labels),
+                collector.text,
             )
             for collector in collectors
         ]
@@ -214,6 +217,11 @@ def yielded(file: Path) -> list[str]:
     return found
 
 
+def coverage_page() -> str:
+    """Returns the page of what `check` says of published deployments."""
+    return page("Coverage", *coverage(table, paragraph))
+
+
 def grafana() -> str:
     """Returns the dashboard, with the names under which the metrics are exported."""
     names = {
@@ -228,6 +236,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "refusals.md": refusals,
     DOCS / "metrics.md": metrics,
     DOCS / "environment.md": environment,
+    DOCS / "coverage.md": coverage_page,
     DOCS / "recipes" / "grafana_dashboard.json": grafana,
 }
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs `vllm-ascend-ext demo | doctor | plan | heatmap | tail`. An error is one line; the exit status says whose
-it is:
+"""Runs `vllm-ascend-ext demo | doctor | check | plan | heatmap | tail`. An error is one line; the exit status says
+whose it is:
 
 0 success; 1 the run failed, tokens differ or `doctor` found a problem; 2 wrong input; 130 interrupted.
 
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vllm_ascend_ext import __version__
-from vllm_ascend_ext.commands import demo, doctor, heatmap, plan, tail
+from vllm_ascend_ext.commands import check, demo, doctor, heatmap, plan, tail
 from vllm_ascend_ext.commands.console import FAILED, PROGRAM
 from vllm_ascend_ext.printable import printable
 
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=PROGRAM, description="Mixture-of-experts serving extensions for vLLM.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for verb in (demo, doctor, plan, heatmap, tail):
+    for verb in (demo, doctor, check, plan, heatmap, tail):
         verb.add(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -71,11 +71,19 @@ def _explain(error: Exception) -> tuple[int, str]:
     from vllm_ascend_ext.envs import EnvironmentVariableError
     from vllm_ascend_ext.integration.errors import PlainError, UnsupportedCombinationError
     from vllm_ascend_ext.mtp_output.errors import ChannelError, FrameError
+    from vllm_ascend_ext.tools.check.errors import CommandError
     from vllm_ascend_ext.tools.demo.input import InputError
     from vllm_ascend_ext.tools.forked_ranks import RankError
 
     lines = str(error).splitlines() or [""]
-    bad_input = (InputError, ConfigError, EnvironmentVariableError, PlanInputError, UnsupportedCombinationError)
+    bad_input = (
+        InputError,
+        CommandError,
+        ConfigError,
+        EnvironmentVariableError,
+        PlanInputError,
+        UnsupportedCombinationError,
+    )
     if isinstance(error, bad_input):
         return _BAD_INPUT, "; ".join(lines)
     if isinstance(error, (PlainError, ChannelError, FrameError)):

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from vllm_ascend_ext.eplb_load.balance import (
     HotExpert,
+    can_gain,
     contiguous_placement,
     expert_imbalance,
     layer_groups,
@@ -132,3 +134,29 @@ def test_placement_that_does_not_fit(placement):
 )
 def test_layer_groups_cover_all_layers(num_layers, expected):
     assert layer_groups(num_layers, 3) == expected
+
+
+@pytest.mark.parametrize(
+    ("load_LRP", "gains"),
+    [
+        ([[[5, 5], [5, 5]]], False),  # even
+        ([[[0, 0], [0, 0]], [[5, 5], [4, 6]]], False),  # idle, and even by ranks
+        ([[[3, 3], [3, 2]]], False),  # as even as 11 rows can be
+        ([[[9, 0], [1, 1]]], False),  # one expert is hotter than everything else
+        ([[[6, 6], [1, 1]]], True),
+        ([[[0, 0], [0, 0]], [[5, 5], [5, 5]], [[6, 6], [1, 1]]], True),  # one layer of three
+    ],
+)
+def test_a_window_that_cannot_gain_is_one_that_no_placement_spreads_better(
+    load_LRP: list[list[list[int]]], gains: bool
+) -> None:
+    loads = torch.tensor(load_LRP)
+    assert can_gain(loads) == gains
+    _, num_ranks, num_places = loads.shape
+    better = False
+    for layer in loads:
+        now = int(layer.sum(dim=1).max())
+        for order in itertools.permutations(layer.flatten().tolist()):
+            ranks = [sum(order[rank * num_places :][:num_places]) for rank in range(num_ranks)]
+            better |= max(ranks) < now
+    assert better == gains

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.support.reference import make_prompts
+from vllm_ascend_ext.integration.errors import MovedExpertsError
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 
@@ -41,6 +42,7 @@ class Observed:
     expected: list[list[list[int]]] = field(default_factory=list)  # vLLM's policy on `windows`
     steps: list[int] = field(default_factory=list)  # at whose end a decision was taken, from 1
     report: dict[str, Any] = field(default_factory=dict)
+    refusal: str = ""
     num_preemptions: int = 0
 
 
@@ -134,6 +136,10 @@ def _serve(case: EngineCase, prompts: list[list[int]]) -> list[Observed]:
         seen.tokens = {i: tuple(output.outputs[0].token_ids) for i, output in enumerate(outputs)}
         seen.counts = count.steps
         seen.report = llm.collective_rpc("ascend_ext_report")[0]
+        for call in ("reload_weights", "start_weight_update"):
+            with pytest.raises(MovedExpertsError) as error:
+                llm.collective_rpc(call)
+            seen.refusal += str(error.value)
         metrics = {metric.name: getattr(metric, "value", 0) for metric in llm.get_metrics()}
         seen.num_preemptions = metrics["vllm:num_preemptions"]
         return seen
@@ -217,6 +223,13 @@ def test_vllms_own_counts_differ_by_warm_up_and_by_the_copies_of_tp_ranks(own: l
         extra = [rank.extra for rank in own] if index == 0 else []
         assert window == _sum([real, real, *extra], window), step
     assert sum(map(sum, own[0].extra)) > 0
+
+
+def test_weights_are_not_loaded_where_experts_were(fed: list[Observed], own: list[Observed]) -> None:
+    """vLLM answers ok and serves wrong tokens from then on, whoever has decided."""
+    for seen in (*fed, *own):
+        assert "reload_weights is refused: EPLB has moved experts of the target" in seen.refusal
+        assert "start_weight_update is refused" in seen.refusal
 
 
 def test_tokens_are_the_same_whoever_decides(fed: list[Observed], own: list[Observed]) -> None:

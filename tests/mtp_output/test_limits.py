@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from tests.support.refused import refused
+from tests.support.saved_output import next_instance
 from vllm_ascend_ext.config import ExtConfig
 from vllm_ascend_ext.integration.startup.checks import refusals_of
+from vllm_ascend_ext.mtp_output.ring.size import RingSize
+from vllm_ascend_ext.mtp_output.sender import OutputSender
 
 
 def vllm_config(**changes: Any) -> Any:
@@ -18,6 +21,8 @@ def vllm_config(**changes: Any) -> Any:
     config = SimpleNamespace(
         parallel_config=SimpleNamespace(
             data_parallel_size=2,
+            data_parallel_rank=0,
+            data_parallel_size_local=2,
             pipeline_parallel_size=1,
             prefill_context_parallel_size=1,
             distributed_executor_backend="mp",
@@ -76,6 +81,21 @@ def test_endpoint_belongs_to_zmq() -> None:
 def test_zmq_needs_an_address_and_a_reader(settings: dict[str, Any], message: str) -> None:
     (line,) = refused("mtp_output", vllm_config(), transport="zmq", **settings)
     assert message in line
+
+
+def test_an_instance_whose_engine_lives_is_refused() -> None:
+    """Of all replicas of this host; what a dead engine left is none's."""
+    instance = next_instance()
+    size = RingSize.for_engine(2, 1)
+    sender = OutputSender(instance, 1, size)
+    (line,) = refused("mtp_output", vllm_config(), instance=instance)
+    assert line.startswith(f"ascend_ext.mtp_output.instance={instance} has the ring {sender.path}, which process ")
+    assert "; set mtp_output.instance to another number" in line
+    assert refused("mtp_output", vllm_config(parallel_config__data_parallel_size_local=1), instance=instance) == []
+    assert refused("mtp_output", vllm_config(parallel_config__data_parallel_rank=2), instance=instance) == []
+    assert refused("mtp_output", vllm_config(), instance=next_instance()) == []
+    sender.close()
+    assert refused("mtp_output", vllm_config(), instance=instance) == []
 
 
 def test_supported_with_and_without_drafts() -> None:

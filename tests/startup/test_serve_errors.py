@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.saved_output import next_instance
+from vllm_ascend_ext.mtp_output.ring.size import RingSize
+from vllm_ascend_ext.mtp_output.sender import OutputSender
+
 pytestmark = pytest.mark.engine
 
 ROOT = Path(__file__).parents[2]
@@ -38,15 +42,16 @@ def test_serve_says_one_thing(tiny_model: str) -> None:
 
 
 def test_serve_says_everything_at_once_before_it_looks_for_weights(tiny_model: str, tmp_path: Path) -> None:
-    """Four mistakes in four places, with a model folder that has no weights: one message names them all."""
+    """Five mistakes in five places, with a model folder that has no weights: one message names them all."""
     folder = tmp_path / "no-weights"
     shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     assert not list(folder.glob("*.safetensors"))
     features = {
         "eplb_load": {"enabled": True, "intervall": 5},
         "attn_scatter": {"enabled": True},
-        "mtp_output": {"enabled": True},
+        "mtp_output": {"enabled": True, "instance": (instance := next_instance())},
     }
+    living = OutputSender(instance, 0, RingSize.for_engine(2, 1))  # another engine's
     arguments = ("--kv-cache-dtype", "fp8", "--max-logprobs", "-1")
     done = _serve(str(folder), {"ascend_ext": features}, *arguments)
     _assert_plain(
@@ -54,8 +59,10 @@ def test_serve_says_everything_at_once_before_it_looks_for_weights(tiny_model: s
         "ascend_ext.eplb_load.intervall: unknown key; did you mean 'interval'?",
         "kv_cache_dtype='fp8' is not implemented",
         "ascend_ext.attn_scatter divides rows among tensor-parallel ranks, of which there is one; use more",
+        f"ascend_ext.mtp_output.instance={instance} has the ring {living.path}, which process ",
         "ascend_ext.mtp_output copies at most `max_logprobs` log-probabilities, and -1 is a whole vocabulary",
     )
+    living.close()
 
 
 def test_serve_refuses_an_untested_vllm(tiny_model: str, other_vllm: Path) -> None:

@@ -71,7 +71,8 @@ def _count_dispatches(log: Path) -> None:
     for kind in DISPATCHERS:
         dispatcher = getattr(token_dispatcher, f"TokenDispatcherWith{kind}")
         dispatcher.token_dispatch = counted(kind, dispatcher.token_dispatch)
-    torch.npu.NPUGraph.replay = counted(REPLAY, torch.npu.NPUGraph.replay)
+    graph = torch.npu.NPUGraph
+    graph.replay = counted(REPLAY, graph.replay)
     fused: Any = FusedMC2CommImpl
     fused.fused_experts = counted("FusedMC2", fused.fused_experts)
 

@@ -134,8 +134,8 @@ class ExpertLoadCollection:
 
     def begin_drafts(self, passes: Sequence[StepFacts]) -> None:
         """Notes that the draft model is about to run several passes, perhaps from one graph."""
-        if (draft := self.draft) is not None:
-            draft.begin_passes([self._num_of(facts, draft) for facts in passes])
+        if self.draft is not None:
+            self.draft.begin_passes([self._num_of(self.draft, facts) for facts in passes])
 
     def end_step(self) -> None:
         """Notes that all passes of the step have been launched."""
@@ -162,9 +162,9 @@ class ExpertLoadCollection:
 
     def _begin(self, load: LoadOfModel | None, facts: StepFacts) -> None:
         if load is not None:
-            load.begin(self._num_of(facts, load))
+            load.begin(self._num_of(load, facts))
 
-    def _num_of(self, facts: StepFacts, load: LoadOfModel) -> int:
+    def _num_of(self, load: LoadOfModel, facts: StepFacts) -> int:
         return self._num_to_count(facts, load.model) if self._counts else 0
 
     def _with_largest_replica(self, facts: StepFacts) -> StepFacts:

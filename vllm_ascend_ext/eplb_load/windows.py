@@ -20,11 +20,14 @@ class WindowStats:
         num_windows: windows asked for.
         num_late: windows whose sum was not there yet.
         late_s: total time waited for late windows, in seconds.
+        num_without_gain: windows by which no placement could be better than the present one, so that no policy was
+            asked.
     """
 
     num_windows: int = 0
     num_late: int = 0
     late_s: float = 0.0
+    num_without_gain: int = 0
 
 
 class CollectedLoad:
@@ -96,6 +99,10 @@ class CollectedLoad:
             del self._at_mark[step]
         begin_LE = self._at_mark[min(self._at_mark)] if begin > 0 else self._zeros()
         return [now - then for now, then in zip(self._at_mark[end], begin_LE, strict=True)]
+
+    def note_no_gain(self) -> None:
+        """Counts a window by which no policy is asked."""
+        self.window_stats.num_without_gain += 1
 
     def consume(self) -> None:
         """Adds up the sums that have arrived."""

@@ -33,6 +33,10 @@ class EngineDiedError(PlainError):
     """Reports that the engine of a server has died; the log tells why."""
 
 
+class MovedExpertsError(RuntimeError):
+    """Refuses to load weights into a running model whose experts EPLB has moved since they were loaded."""
+
+
 def print_plain_errors() -> None:
     """Makes an uncaught `PlainError` end the process with the error's message alone (exit status 1).
 

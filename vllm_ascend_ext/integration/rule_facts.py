@@ -28,8 +28,11 @@ def other_dispatches(deployment: Deployment, known: tuple[str, ...]) -> object:
     return {"ways": " or ".join(ways)} if ways else None
 
 
-def ascend_config() -> Any:
-    """Returns vllm-ascend's own configuration, which its platform has made by then."""
-    from vllm_ascend.ascend_config import get_ascend_config
+def splits_rows(deployment: Deployment) -> bool:
+    """Returns whether vllm-ascend's sequence parallelism (FlashComm v1, or the pass) splits rows among ranks."""
+    return deployment.stack.splits_rows(deployment.vllm_config)
 
-    return get_ascend_config()
+
+def ascend_config(deployment: Deployment) -> Any:
+    """Returns vllm-ascend's own configuration, which its platform has made by then."""
+    return deployment.stack.own_config(deployment.vllm_config)

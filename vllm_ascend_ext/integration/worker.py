@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from vllm_ascend_ext.config import ExtConfig
 from vllm_ascend_ext.dp_gather.commitment import Commitment
+from vllm_ascend_ext.integration.errors import MovedExpertsError
 from vllm_ascend_ext.integration.feature import BoundFeature
 from vllm_ascend_ext.integration.ranks import traffic
 from vllm_ascend_ext.integration.registry import FEATURES, enabled
@@ -61,6 +62,7 @@ class ExtWorker:
         """Loads the models, then binds the features to the layers of the target and the draft model."""
         with self._before_load():
             super().load_model(*args, **kwargs)  # type: ignore[misc]
+        self._loaded_placements = expert_placements(self.model_runner)
         try:
             for feature in enabled(self.ext_config):
                 section = getattr(self.ext_config, feature.name)
@@ -80,6 +82,31 @@ class ExtWorker:
             planner: Any = self.bound_features["dp_gather"]
             planner.commit(Commitment(*commitment))
         super().execute_dummy_batch()  # type: ignore[misc]
+
+    def reload_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Loads the weights once more, called by RPC.
+
+        Raises:
+            MovedExpertsError: EPLB has moved experts. Weights load where experts were at first, the router goes to
+                where they are now, and vLLM would answer ok and serve wrong tokens.
+        """
+        self._check_experts_have_not_moved("reload_weights")
+        super().reload_weights(*args, **kwargs)  # type: ignore[misc]
+
+    def start_weight_update(self, *args: Any, **kwargs: Any) -> None:
+        """Begins to take weights from a trainer, called by RPC; refused as `reload_weights` is."""
+        self._check_experts_have_not_moved("start_weight_update")
+        super().start_weight_update(*args, **kwargs)  # type: ignore[misc]
+
+    def _check_experts_have_not_moved(self, call: str) -> None:
+        now = expert_placements(self.model_runner)
+        moved = [model for model, placement in self._loaded_placements.items() if now.get(model) != placement]
+        if moved:
+            raise MovedExpertsError(
+                f"{call} is refused: EPLB has moved experts of the {' and the '.join(moved)} since the weights "
+                "were loaded, and would serve wrong tokens with weights loaded anew; restart the engine with the "
+                "new weights, or turn EPLB off"
+            )
 
     def shutdown(self) -> None:
         """Ends what the features started, then the device's worker."""
@@ -129,3 +156,4 @@ class ExtWorker:
     vllm_config: Any
     model_runner: Any
     rank: int
+    _loaded_placements: dict[str, list[list[int]]]

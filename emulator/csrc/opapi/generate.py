@@ -54,8 +54,8 @@ class Entry:
     parameters: tuple[Parameter, ...]
     body: str
     line: int
-    check: str = ""
     updatable: bool = False
+    check: str = ""
 
 
 def _handle(type_: str, cpp: str, use: str = "kNone", optional: bool = False) -> Kind:
@@ -89,7 +89,7 @@ KINDS = {
     "bool": Kind("bool", "kFlag", "bool"),
     **{name: Kind(name, "kInteger", "int64_t") for name in ("int8_t", "int32_t", "int64_t", "uint64_t")},
 }
-_HEAD = re.compile(r"(aclnn\w+)\(([^)]*)\)\s*(updatable\s*)?(requires\s*)?\{")
+_HEAD = re.compile(r"(aclnn\w+)\(([^)]*)\)(?:\s*(updatable|requires))?\s*\{")
 _BODY = re.compile(r"\s*\{")
 _WRITES = ("kWrite", "kUpdate")
 
@@ -116,7 +116,7 @@ def parse(table: Path) -> list[Entry]:
             raise ValueError(f"{table.name}:{line}: not an operator: {text[position:].splitlines()[0]!r}")
         begin, check = head.end(), ""
         end = _closing_brace(text, begin, f"{table.name}:{line}")
-        if head[4] is not None:
+        if head[3] == "requires":
             check = text[begin:end].strip()
             if (brace := _BODY.match(text, end + 1)) is None:
                 raise ValueError(f"{table.name}:{line}: no body behind what it requires")
@@ -125,7 +125,7 @@ def parse(table: Path) -> list[Entry]:
         first_line = text.count("\n", 0, begin) + 1
         parameters = tuple(_parameters(head[2], f"{table.name}:{line}"))
         body = text[begin:end].rstrip()
-        entries.append(Entry(head[1], parameters, body, first_line, check, updatable=head[3] is not None))
+        entries.append(Entry(head[1], parameters, body, first_line, head[3] == "updatable", check))
         position = end + 1
     names = [entry.name for entry in entries]
     if twice := {name for name in names if names.count(name) > 1}:

@@ -28,7 +28,6 @@ from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
 from vllm_ascend_ext.mtp_output.ring import reader as ring_reader
 from vllm_ascend_ext.mtp_output.ring.file import Word
 from vllm_ascend_ext.mtp_output.ring.folder import clear_dead_rings, open_ring, ring_path
-from vllm_ascend_ext.mtp_output.ring.owner import Owner
 from vllm_ascend_ext.mtp_output.ring.size import RingSize
 from vllm_ascend_ext.mtp_output.sender import OutputSender
 
@@ -85,20 +84,6 @@ def test_a_reader_that_came_back_begins_the_wait_anew(folder):
     set_word(path, Word.ORPHANED_AT, 1)  # long ago
     in_a_process_that_is_killed(lambda: OutputReceiver(instance, 0, backend=PYTHON))
     assert clear_dead_rings(NOBODYS, grace_s=600) == [] and path.exists()
-
-
-def test_who_is_of_another_pid_namespace_may_live(folder):
-    instance = new_instance()
-    path = leave_ring(instance)
-    assert Owner.this_process().namespace == os.stat("/proc/self/ns/pid").st_ino
-    set_word(path, Word.WRITER_NAMESPACE, 1)
-    assert clear_dead_rings(NOBODYS, grace_s=0) == []
-    with pytest.raises(ChannelInUseError, match=r"written by process \d+ of another PID namespace"):
-        OutputSender(instance, 0, SIZE, backend=PYTHON)
-    in_a_process_that_is_killed(lambda: OutputReceiver(instance, 0, backend=PYTHON))
-    set_word(path, Word.READER_NAMESPACE, 1)
-    with pytest.raises(ChannelInUseError, match=r"read by process \d+ of another PID namespace"):
-        OutputReceiver(instance, 0, backend=PYTHON)
 
 
 def test_odd_and_locked_files_stop_nobody(folder):

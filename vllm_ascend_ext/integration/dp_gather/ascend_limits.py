@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
-from vllm_ascend_ext.integration.rule_facts import ascend_config, other_dispatches, quantization
+from vllm_ascend_ext.integration.rule_facts import ascend_config, other_dispatches, quantization, splits_rows
 
 
 def _splits_rows(deployment: Deployment) -> bool:
-    from vllm_ascend.utils import enable_sp, enable_sp_by_pass
-
-    splits = enable_sp(deployment.vllm_config) or enable_sp_by_pass()
-    return bool(splits or ascend_config().enable_shared_expert_dp)
+    return splits_rows(deployment) or bool(ascend_config(deployment).enable_shared_expert_dp)
 
 
 def _moves_experts(deployment: Deployment) -> bool:
-    eplb_config = ascend_config().eplb_config
+    eplb_config = ascend_config(deployment).eplb_config
     return bool(eplb_config.dynamic_eplb or eplb_config.expert_map_path is not None)
 
 
@@ -55,13 +52,13 @@ RULES = tuple(
             "mix_placement",
             "is not verified with shared experts among the routed ones",
             "turn mix_placement off",
-            lambda d: ascend_config().mix_placement,
+            lambda d: ascend_config(d).mix_placement,
         ),
         (
             "multistream_overlap_gate",
             "needs the gate on the main stream",
             "turn multistream_overlap_gate off",
-            lambda d: ascend_config().multistream_overlap_gate,
+            lambda d: ascend_config(d).multistream_overlap_gate,
         ),
         (
             "kv_transfer_config",

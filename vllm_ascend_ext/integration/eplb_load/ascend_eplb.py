@@ -3,8 +3,9 @@
 
 vllm-ascend 0.23.0 counts padding and dummy rows too, and gathers its counts on the main stream, which waits for
 the copy to the host. Here the counts that a decision uses end `lead` steps before it, so that their sum is on the
-host by then. vllm-ascend also waits for its policy process for ever; here it is an error when that process has
-ended or takes longer than the deadline.
+host by then. Policies of vllm-ascend move experts on even and idle windows, too, which exact counts make likelier:
+here a window that cannot gain asks none. vllm-ascend also waits for its policy process for ever; here it is an
+error when that process has ended or takes longer than the deadline.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from vllm_ascend.eplb.eplb_updator import EplbUpdator
 
 from vllm_ascend_ext.config import EplbLoadConfig
+from vllm_ascend_ext.eplb_load.balance import can_gain
 from vllm_ascend_ext.eplb_load.windows import CollectedLoad
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.upstream.seams import change
@@ -37,6 +39,7 @@ class EplbUpdatorWithOurLoads(EplbUpdator):
     _collected: CollectedLoad
     _begin = 0
     _end: int | None = None
+    _gains_nothing = False  # by the window of this cycle
 
     def use_loads(
         self, collected: CollectedLoad, config: EplbLoadConfig, layer_names: Sequence[Sequence[str]]
@@ -76,6 +79,10 @@ class EplbUpdatorWithOurLoads(EplbUpdator):
         if self.cur_iterations == self.expert_heat_collection_interval - 1 - self._lead:
             self._end = self._collected.mark()
         super().forward_end(eplb_heat_collection_status)
+        if self._gains_nothing:  # the cycle ends here, with nothing to wait for and nothing to move
+            self._gains_nothing = False
+            self.adaptor.clear_all_moe_loads()
+            self.cur_iterations = 0
         if self.cur_iterations == 0:  # a cycle has ended
             self._begin = self._collected.mark()
 
@@ -93,7 +100,15 @@ class EplbUpdatorWithOurLoads(EplbUpdator):
         rows = [self._rows[layer.layer_name] for layer in self.adaptor.moe_layers]
         load_LE = torch.stack([loads[model][row] for model, row in rows])
         self.shared_dict["moe_load"] = moe_load = by_place(load_LE, self.shared_dict["expert_maps"])
+        self._gains_nothing = not can_gain(moe_load)
         return moe_load
+
+    def wakeup_eplb_worker(self) -> None:
+        """Asks the policy, unless the window cannot gain; all ranks have the same sums and decide alike."""
+        if self._gains_nothing:
+            self._collected.note_no_gain()
+        else:
+            super().wakeup_eplb_worker()
 
 
 def by_place(load_LE: torch.Tensor, slots_LRE: torch.Tensor) -> torch.Tensor:

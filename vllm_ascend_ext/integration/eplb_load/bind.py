@@ -125,7 +125,7 @@ def _num_to_count(stack: Stack, place: RankPlace, facts: StepFacts, model: Route
 def _hook_draft(stack: Stack, place: RankPlace, runner: Any, layers: dict[str, Any], load: LoadOfModel) -> None:
     """Has the draft's layers counted: pass by pass where the host sees every pass, else by whole runs."""
     if not _runs_in_graphs(runner):
-        _hook(stack, place, layers, load.recorder, _DraftPasses(runner.begin_draft_pass))
+        _hook(stack, place, layers, load.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
         return
     passes = load.follow_passes(stack.draft_passes(runner))
     stack.watch_drafts(runner, functools.partial(runner.begin_draft_passes, passes.num_passes))

@@ -12,7 +12,7 @@ _OFF = "or set eplb_load.enabled to false"
 
 
 def _compiled_sequence_parallelism(deployment: Deployment) -> bool:
-    return bool(ascend_config().enable_sp_by_pass)
+    return bool(ascend_config(deployment).enable_sp_by_pass)
 
 
 RULES = (
@@ -75,13 +75,13 @@ ASCEND_RULES = tuple(
             "mix_placement",
             "does not count shared experts as routed ones",
             "turn mix_placement off",
-            lambda d: ascend_config().mix_placement,
+            lambda d: ascend_config(d).mix_placement,
         ),
         (
             "multistream_overlap_gate",
             "needs the gate on the main stream",
             "turn multistream_overlap_gate off",
-            lambda d: ascend_config().multistream_overlap_gate,
+            lambda d: ascend_config(d).multistream_overlap_gate,
         ),
         (
             "quantization",
@@ -93,7 +93,7 @@ ASCEND_RULES = tuple(
             "enable_fused_mc2",
             "is not verified with enable_fused_mc2=2, vllm-ascend's dispatch_gmm_combine_decode",
             "set it to 0 or 1",
-            lambda d: ascend_config().enable_fused_mc2 == 2,
+            lambda d: ascend_config(d).enable_fused_mc2 == 2,
         ),
     )
 )

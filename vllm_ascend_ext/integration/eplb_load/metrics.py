@@ -31,6 +31,7 @@ _COUNTERS = {
     "handovers": "Sums over all ranks handed over.",
     "handover_seconds": "Seconds from snapshots to their sums over all ranks.",
     "late_windows": "Rebalancings that had to wait for their window.",
+    "windows_without_gain": "Windows whose load no placement could spread better, so that no policy was asked.",
 }
 
 
@@ -61,6 +62,7 @@ def metric_values(
         "handovers": stats.num_handovers,
         "handover_seconds": stats.handover_s,
         "late_windows": windows.window_stats.num_late,
+        "windows_without_gain": windows.window_stats.num_without_gain,
         "imbalance": [
             {"model": name, **row, "layers": stage + row["layers"]}
             for name, load in zip(collection.names, windows.newest, strict=True)
@@ -103,27 +105,22 @@ class ExpertLoadMetrics(MetricSet):
     prefix = PREFIX
 
     def __init__(self, model_name: str) -> None:
-        from prometheus_client import Gauge
-
         super().__init__(model_name)
         for name, text in _COUNTERS.items():
-            self.add_counter(name, text, *(["model"] if name == "tokens" else []))
-        self._imbalance = Gauge(
-            PREFIX + "imbalance_ratio",
+            self.add("counter", name, text, *(["model"] if name == "tokens" else []))
+        text = (
             "Busiest over average expert, or rank, in the newest hand-over: the worst layer of the group, in a "
-            "pipeline of a stage.",
-            ["model_name", "model", "layers", "over"],
-            multiprocess_mode="mostrecent",
+            "pipeline of a stage."
         )
+        self.add("gauge", "imbalance_ratio", text, "model", "layers", "over")
 
     def show(self, values: dict[str, Any]) -> None:
         """Shows the values that one rank has answered."""
         for name in _COUNTERS:
             if name == "tokens":
                 for model, count in values[name].items():
-                    self.count(name, count, model)
+                    self.put(name, count, model)
             else:
-                self.count(name, values[name])
+                self.put(name, values[name])
         for row in values["imbalance"]:
-            labels = (self.model_name, row["model"], row["layers"], row["over"])
-            self._imbalance.labels(*labels).set(row["ratio"])
+            self.put("imbalance_ratio", row["ratio"], row["model"], row["layers"], row["over"])

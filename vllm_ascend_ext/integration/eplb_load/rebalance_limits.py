@@ -58,16 +58,27 @@ VLLM_RULES = tuple(
 )
 
 
-def _eplb_config() -> Any:
-    return ascend_config().eplb_config
+def _eplb_config(deployment: Deployment) -> Any:
+    return ascend_config(deployment).eplb_config
 
 
 def _has_no_ascend_window(deployment: Deployment) -> object:
-    eplb_config = _eplb_config()
+    eplb_config = _eplb_config(deployment)
     lead, interval = deployment.config.eplb_load.rebalance_lead, eplb_config.expert_heat_collection_interval
     if lead < interval and eplb_config.algorithm_execution_interval >= 1:
         return None
     return {"lead": lead, "interval": interval}
+
+
+def _has_too_few_ranks(deployment: Deployment) -> object:
+    parallel = deployment.parallel
+    ranks = parallel.tensor_parallel_size * parallel.data_parallel_size * parallel.prefill_context_parallel_size
+    shuffles = _eplb_config(deployment).eplb_policy_type not in (
+        1,
+        2,
+        3,
+    )  # vllm-ascend takes policy 0 for what it knows not
+    return {"ranks": ranks} if shuffles and ranks < 4 else None
 
 
 ASCEND_RULES = tuple(
@@ -84,7 +95,7 @@ ASCEND_RULES = tuple(
             "eplb_config.dynamic_eplb",
             "needs eplb_config.dynamic_eplb",
             "set it (and DYNAMIC_EPLB=true)",
-            lambda d: not _eplb_config().dynamic_eplb,
+            lambda d: not _eplb_config(d).dynamic_eplb,
         ),
         (
             "data_parallel_size, pipeline_parallel_size",
@@ -108,25 +119,32 @@ ASCEND_RULES = tuple(
             "eplb_config.num_redundant_experts, eplb_config.expert_map_path",
             "is not verified with copies of experts",
             "leave num_redundant_experts at 0 and expert_map_path out",
-            lambda d: _eplb_config().num_redundant_experts > 0 or _eplb_config().expert_map_path is not None,
+            lambda d: _eplb_config(d).num_redundant_experts > 0 or _eplb_config(d).expert_map_path is not None,
         ),
         (
             "eplb_config.expert_map_record_path",
             "does not record maps",
             "leave expert_map_record_path out",
-            lambda d: _eplb_config().expert_map_record_path is not None,
+            lambda d: _eplb_config(d).expert_map_record_path is not None,
+        ),
+        (
+            "eplb_config.eplb_policy_type",
+            "needs at least 4 expert-parallel ranks for policy 0, which swaps experts of ranks 1 and 3 whatever "
+            "their load, and there are {ranks}: its process would end in mid-serving",
+            "choose 1 or 2",
+            _has_too_few_ranks,
         ),
         (
             "eplb_config.eplb_policy_type",
             "has no counts of single steps, as policy 3 wants",
             "choose 0, 1 or 2",
-            lambda d: _eplb_config().eplb_policy_type == 3,
+            lambda d: _eplb_config(d).eplb_policy_type == 3,
         ),
         (
             "eplb_config.eplb_heat_collection_stage, eplb_load.phase",
             "wants all steps, for a window without a step of the phase would leave the policy nothing to go by",
             "leave ascend_ext.eplb_load.phase and eplb_config.eplb_heat_collection_stage at 'all'",
-            lambda d: _eplb_config().eplb_heat_collection_stage != "all" or d.config.eplb_load.phase != "all",
+            lambda d: _eplb_config(d).eplb_heat_collection_stage != "all" or d.config.eplb_load.phase != "all",
         ),
         (
             "eplb_load.rebalance_lead",

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
+from vllm_ascend_ext.integration.upstream.engine_process import is_part_of_an_engine
 from vllm_ascend_ext.mtp_output.outlet import replica_endpoint
+from vllm_ascend_ext.mtp_output.ring.folder import living_writer, ring_path
 
 EXECUTORS = ("mp", "uni", "external_launcher")
 
@@ -36,7 +38,26 @@ def _takes_tokens_back(deployment: Deployment) -> bool:
     return kv_transfer is not None and kv_transfer.kv_load_failure_policy == "recompute"
 
 
+def _has_instance_that_lives(deployment: Deployment) -> object:
+    if is_part_of_an_engine():
+        return None
+    instance, parallel = deployment.config.mtp_output.instance, deployment.parallel
+    first = parallel.data_parallel_rank
+    for replica in range(first, first + max(parallel.data_parallel_size_local, 1)):
+        writer = living_writer(instance, replica)
+        if writer is not None:
+            return {"instance": instance, "ring": ring_path(instance, replica), "writer": writer}
+    return None
+
+
 RULES = (
+    Rule(
+        "mtp_output.instance",
+        "has the ring {ring}, which {writer} writes: another engine of this machine has the same instance",
+        "set mtp_output.instance to another number for each engine, or stop that one",
+        _has_instance_that_lives,
+        key="instance={instance}",
+    ),
     Rule(
         "mtp_output.transport, mtp_output.endpoint",
         "needs `endpoint` with transport 'zmq' and takes none with 'ring'",

@@ -2,13 +2,16 @@
 """Shows MTP output on a server's /metrics: accepted drafts by position, and how frames reach their readers.
 
 The rank that sends answers. Of several replicas behind one API server, vLLM's client passes on the first answer.
+Rings on the server's own host are looked at in shared memory, those of all its replicas.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from vllm_ascend_ext.config import MtpOutputConfig
 from vllm_ascend_ext.integration.upstream.metric_set import MetricSet
+from vllm_ascend_ext.mtp_output.ring.watch import ring_level
 
 PREFIX = "vllm:ascend_ext_mtp_output_"
 
@@ -33,24 +36,30 @@ class MtpOutputMetrics(MetricSet):
     prefix = PREFIX
 
     def __init__(self, model_name: str) -> None:
-        from prometheus_client import Gauge
-
         super().__init__(model_name)
         for name, text in _COUNTERS.items():
-            self.add_counter(name, text)
+            self.add("counter", name, text)
         for name, text in _BY_POSITION.items():
-            self.add_counter(name, text, "position")
-        self._gauges = {
-            name: Gauge(PREFIX + name, text, ["model_name"], multiprocess_mode="mostrecent")
-            for name, text in _GAUGES.items()
-        }
+            self.add("counter", name, text, "position")
+        for name, text in _GAUGES.items():
+            self.add("gauge", name, text)
 
     def show(self, values: dict[str, Any]) -> None:
         """Shows one rank's answer."""
-        for name in _COUNTERS:
-            self.count(name, values[name])
+        for name in (*_COUNTERS, *_GAUGES):
+            self.put(name, values[name])
         for name in _BY_POSITION:
             for position, count in enumerate(values[name]):
-                self.count(name, count, str(position))
-        for name, gauge in self._gauges.items():
-            gauge.labels(self.model_name).set(values[name])
+                self.put(name, count, str(position))
+
+    def look(self, vllm_config: Any, section: MtpOutputConfig) -> None:
+        """Shows how full the rings of this host's replicas are together, and how long their writers have waited: a
+        writer that is blocked answers nobody."""
+        parallel = vllm_config.parallel_config
+        first = parallel.data_parallel_rank
+        replicas = range(first, first + max(parallel.data_parallel_size_local, 1))
+        levels = [level for replica in replicas if (level := ring_level(section.instance, replica)) is not None]
+        if levels:
+            self.put("ring_occupancy", sum(level.occupancy for level in levels))
+            self.put("ring_capacity", sum(level.capacity for level in levels))
+            self.put("blocked_seconds", sum(level.blocked_s for level in levels))

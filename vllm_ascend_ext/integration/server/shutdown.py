@@ -19,14 +19,13 @@ from typing import Any
 
 from vllm_ascend_ext.config import KEY
 from vllm_ascend_ext.integration.errors import EngineDiedError
+from vllm_ascend_ext.integration.server.launcher import GRACE_S
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.change import Change
 from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
 
 logger = logging.getLogger(__name__)
 
-# time for the engine core to end its workers: vLLM's executor waits 4 s, sends SIGTERM, waits 4 s, sends SIGKILL
-_GRACE_S = 15.0
 _WATCH = "AscendExtParentWatch"
 
 
@@ -63,7 +62,7 @@ def _end_after(parent: Any) -> None:
         multiprocessing.current_process().name,
     )
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE_S)
+    time.sleep(GRACE_S)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -103,7 +102,7 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal asked_to_stop
         asked_to_stop = True
         loop.call_soon_threadsafe(client.output_processor.propagate_error, client.dead_error)
-        shutdown(timeout=max(timeout or 0.0, _GRACE_S))
+        shutdown(timeout=max(timeout or 0.0, GRACE_S))
 
     with change.temporarily([Change(seams.SHUTDOWN, note_and_shut_down, client)]):
         ended = await launcher.serve_http(app, *args, **kwargs)

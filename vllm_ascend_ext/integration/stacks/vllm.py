@@ -26,6 +26,14 @@ class VllmStack:
         backend = str(vllm_config.parallel_config.all2all_backend)
         return ("ALLGATHER" if backend in ("naive", "allgather_reducescatter") else backend,)
 
+    def splits_rows(self, vllm_config: Any) -> bool:
+        """Returns False: no rule asks it of vLLM's own layers."""
+        return False
+
+    def own_config(self, vllm_config: Any) -> Any:
+        """Returns None: all of it is in vLLM's configuration."""
+        return None
+
     def moe_layers(self, runner: Any) -> dict[str, Any]:
         """Returns the layers that vLLM keeps for its forward context."""
         return moe_layers.moe_layers(runner)
@@ -45,6 +53,10 @@ class VllmStack:
 
         return vllm_routing.own_rows(layer)
 
+    def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
+        """Returns this TP rank's share of the real rows."""
+        return facts.num_routed_tokens(place, sequence_parallel=sequence_parallel)
+
     def draft_passes(self, runner: Any) -> int:
         """Returns 0: between the passes that a graph of vLLM's draft model replays, nothing is told."""
         return 0
@@ -56,10 +68,6 @@ class VllmStack:
             NotImplementedError: it was called.
         """
         raise NotImplementedError("vLLM does not tell of the runs of its draft model")
-
-    def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
-        """Returns this TP rank's share of the real rows."""
-        return facts.num_routed_tokens(place, sequence_parallel=sequence_parallel)
 
     def bind_exchange(self, runner: Any, layers: dict[str, Any], config: Any) -> Any:
         """Replaces vLLM's all-to-all manager by our exchange of rows."""

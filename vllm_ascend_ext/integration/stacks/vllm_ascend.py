@@ -25,6 +25,18 @@ class VllmAscendStack:
         """Returns the ways to dispatch that vllm-ascend chooses among by SoC, ranks and experts."""
         return ascend_dispatch.dispatches(vllm_config)
 
+    def splits_rows(self, vllm_config: Any) -> bool:
+        """Returns whether FlashComm v1 or the pass of sequence parallelism is on, as vllm-ascend says."""
+        from vllm_ascend.utils import enable_sp, enable_sp_by_pass
+
+        return bool(enable_sp(vllm_config) or enable_sp_by_pass())
+
+    def own_config(self, vllm_config: Any) -> Any:
+        """Returns vllm-ascend's `AscendConfig`."""
+        from vllm_ascend.ascend_config import get_ascend_config
+
+        return get_ascend_config()
+
     def moe_layers(self, runner: Any) -> dict[str, Any]:
         """Returns the layers that vLLM keeps for its forward context: vllm-ascend's derive from vLLM's."""
         return moe_layers.moe_layers(runner)

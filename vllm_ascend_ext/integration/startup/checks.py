@@ -13,7 +13,7 @@ from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError
 from vllm_ascend_ext.integration.refusal import Refusal, refusals
 from vllm_ascend_ext.integration.registry import enabled
-from vllm_ascend_ext.integration.server import shutdown
+from vllm_ascend_ext.integration.server import launcher, shutdown
 from vllm_ascend_ext.integration.startup import worker_limits
 from vllm_ascend_ext.integration.upstream import versions
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
@@ -72,11 +72,15 @@ def refusals_of(vllm_config: Any, config: ExtConfig, device_type: str) -> list[R
     engine's own has been checked before.
     """
     device = DEVICES[device_type]
-    deployment = Deployment(vllm_config, config, device, device.load_stack())
+    return refusals_in(Deployment(vllm_config, config, device, device.load_stack()))
+
+
+def refusals_in(deployment: Deployment) -> list[Refusal]:
+    """Returns everything that the worker and the enabled features refuse in a deployment (see `refusals_of`)."""
     if deployment.is_draft:
         return []
     found = refusals("", worker_limits.RULES, deployment)
-    for feature in enabled(config):
+    for feature in enabled(deployment.config):
         found += refusals(feature.name, feature.rules, deployment)
     return found
 
@@ -88,5 +92,6 @@ def settle(vllm_config: Any, config: ExtConfig, device_type: str) -> None:
     for feature in enabled(config):
         feature.configure(deployment)
     shutdown.replace_serve_http()
+    launcher.replace_ends()
     change.replace(WORKER_CLASS, device.worker, vllm_config.parallel_config)
     logger.info("ascend_ext: worker %s, features on: %s", device.worker, ", ".join(config.features()) or "none")

@@ -31,6 +31,14 @@ class Stack(Protocol):
         """
         ...
 
+    def splits_rows(self, vllm_config: Any) -> bool:
+        """Returns whether the stack's own sequence parallelism splits rows among tensor-parallel ranks."""
+        ...
+
+    def own_config(self, vllm_config: Any) -> Any:
+        """Returns the configuration that the stack keeps beside vLLM's; None where there is none."""
+        ...
+
     def moe_layers(self, runner: Any) -> dict[str, Any]:
         """Returns layer name → mixture-of-experts layer, in forward order, of the target and the draft model."""
         ...

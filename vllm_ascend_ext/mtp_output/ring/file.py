@@ -3,26 +3,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from enum import IntEnum
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import xxhash
 
-from vllm_ascend_ext.mtp_output.errors import ChannelError, ChannelInUseError, ChannelSizeError
-from vllm_ascend_ext.mtp_output.ring.owner import Owner
+from vllm_ascend_ext.mtp_output.errors import ChannelError, ChannelSizeError
+from vllm_ascend_ext.mtp_output.ring.lock import DECISION_DEADLINE_S, RingLock, is_held
+from vllm_ascend_ext.mtp_output.ring.owner import Owner, pid_namespace
 from vllm_ascend_ext.mtp_output.ring.size import DESCRIPTOR_BYTES, HEADER_BYTES, ROSTER_SLOT_HEAD, RingSize
 
-MAGIC = int.from_bytes(b"AEXTRNG2", "little")
+MAGIC = int.from_bytes(b"AEXTRNG3", "little")
 _LABEL_BYTES = 160
-_LOCK_DEADLINE_S = 5.0
-_LOCK_POLL_S = 0.0005
 
 
 class Word(IntEnum):
@@ -35,14 +32,14 @@ class Word(IntEnum):
     NUM_DESCRIPTORS = 4
     MAX_FRAME_BYTES = 5
     ROSTER_BYTES = 6
-    WRITER_PID = 8
-    WRITER_START = 9
-    READER_PID = 10
-    READER_START = 11
+    WRITER_PID = 8  # its first byte is locked by the writer for as long as it lives
+    READER_PID = 10  # likewise
     IS_CLOSED = 12
     ORPHANED_AT = 13  # seconds since boot
     WRITER_NAMESPACE = 14
     READER_NAMESPACE = 15
+    BLOCKED_NS = 16  # that the writer has waited for room, but for a wait that is going on
+    BLOCKED_SINCE = 17  # time at which that one began, by the monotonic clock; 0 while there is none
     PUBLISHED = 32
     WRITER_WAITS = 48
     ACKNOWLEDGED = 64
@@ -54,7 +51,7 @@ _LABEL_AT = 8 * Word.READER_LABEL
 
 
 class RingFile:
-    """Maps a ring; owns `file`.
+    """Maps a ring; owns `file` and `lock`, which is None for one that only looks on.
 
     Attributes:
         words: the header page and the descriptors as unsigned words; see `Word`.
@@ -63,10 +60,10 @@ class RingFile:
         address: memory address of the first word.
     """
 
-    def __init__(self, file: int, path: Path, *, writable: bool) -> None:
-        self.path, self._file = path, file
+    def __init__(self, file: int, path: Path, lock: RingLock | None) -> None:
+        self.path, self._file, self._lock = path, file, lock
         self.is_closed = False
-        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        access = mmap.ACCESS_READ if lock is None else mmap.ACCESS_WRITE
         self._map = mmap.mmap(file, os.fstat(file).st_size, access=access)
         self._all = memoryview(self._map)
         self.address = np.frombuffer(self._map, np.uint8).ctypes.data
@@ -99,23 +96,39 @@ class RingFile:
 
     @property
     def writer(self) -> Owner:
-        words = self.words
-        return Owner(words[Word.WRITER_PID], words[Word.WRITER_START], words[Word.WRITER_NAMESPACE])
-
-    @writer.setter
-    def writer(self, owner: Owner) -> None:
-        self.words[Word.WRITER_START], self.words[Word.WRITER_NAMESPACE] = owner.start_ticks, owner.namespace
-        self.words[Word.WRITER_PID] = owner.pid
+        """Returns the writer, or who was it last."""
+        return self._owner(Word.WRITER_PID, Word.WRITER_NAMESPACE)
 
     @property
     def reader(self) -> Owner:
-        words = self.words
-        return Owner(words[Word.READER_PID], words[Word.READER_START], words[Word.READER_NAMESPACE])
+        """Returns the reader that acknowledges, or who was it last."""
+        return self._owner(Word.READER_PID, Word.READER_NAMESPACE)
 
-    @reader.setter
-    def reader(self, owner: Owner) -> None:
-        self.words[Word.READER_START], self.words[Word.READER_NAMESPACE] = owner.start_ticks, owner.namespace
-        self.words[Word.READER_PID] = owner.pid
+    def _owner(self, pid: Word, namespace: Word) -> Owner:
+        return Owner(self.words[pid], self.words[namespace], is_held(self._file, 8 * pid))
+
+    def claim_writer(self) -> bool:
+        """Makes this process the writer; returns false where a process that lives is."""
+        return self._claim(Word.WRITER_PID, Word.WRITER_NAMESPACE)
+
+    def claim_reader(self) -> bool:
+        """Makes this process the reader that acknowledges, likewise."""
+        return self._claim(Word.READER_PID, Word.READER_NAMESPACE)
+
+    def _claim(self, pid: Word, namespace: Word) -> bool:
+        if self._lock is None or not self._lock.claim(8 * pid):
+            return False
+        self.words[namespace], self.words[pid] = pid_namespace(), os.getpid()
+        return True
+
+    @property
+    def is_owner(self) -> bool:
+        """Returns whether this process holds an end by this object, which a forked child of its does not."""
+        return self._lock is not None and self._lock.is_owner
+
+    def name_nobody(self, pid: Literal[Word.WRITER_PID, Word.READER_PID]) -> None:
+        """Says that who held an end has given it up in order."""
+        self.words[pid] = 0
 
     @property
     def reader_label(self) -> str:
@@ -188,27 +201,10 @@ class RingFile:
         """Returns whether the file has lost its name, so that nobody new will come."""
         return os.fstat(self._file).st_nlink == 0
 
-    @contextmanager
-    def locked(self, timeout_s: float = _LOCK_DEADLINE_S) -> Iterator[None]:
-        """Locks the file while one process decides who owns an end. No process holds the lock for longer.
-
-        Raises:
-            ChannelInUseError: somebody does.
-        """
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise ChannelInUseError(f"{self.path} is locked for {timeout_s:g} s") from None
-                time.sleep(_LOCK_POLL_S)
-        try:
-            yield
-        finally:
-            if not self.is_closed:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
+    def locked(self, timeout_s: float = DECISION_DEADLINE_S) -> AbstractContextManager[None]:
+        """Locks the file while one process decides who owns an end, as `RingLock.decision` does."""
+        assert self._lock is not None, "an observer decides nothing"
+        return self._lock.decision(timeout_s)
 
     def close(self) -> None:
         """Unmaps; the file stays. A second call does nothing."""
@@ -217,6 +213,8 @@ class RingFile:
             self.frames.release()
             self._unmap()
             os.close(self._file)
+            if self._lock is not None:
+                self._lock.close()
 
     def _unmap(self) -> None:
         self.words.release()

@@ -14,7 +14,8 @@ import numpy as np
 
 from vllm_ascend_ext.mtp_output.errors import ChannelError, ChannelSizeError
 from vllm_ascend_ext.mtp_output.ring.file import MAGIC, RingFile, Word
-from vllm_ascend_ext.mtp_output.ring.owner import Owner
+from vllm_ascend_ext.mtp_output.ring.lock import RingLock
+from vllm_ascend_ext.mtp_output.ring.owner import Owner, pid_namespace
 from vllm_ascend_ext.mtp_output.ring.size import HEADER_BYTES, RingSize
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -30,8 +31,11 @@ def ring_path(instance: int, replica: int) -> Path:
     return SHARED_MEMORY / f"{PREFIX}{instance}-{replica}"
 
 
-def create(path: Path, instance: int, replica: int, size: RingSize, writer: Owner) -> None:
-    """Makes the file, whole from the moment it has its name.
+def create(path: Path, instance: int, replica: int, size: RingSize) -> RingFile | None:
+    """Makes the file, whole and this process's from the moment it has its name.
+
+    Returns:
+        The ring, of which this process is the writer; None when somebody has removed it already.
 
     Raises:
         FileExistsError: there is one.
@@ -47,6 +51,7 @@ def create(path: Path, instance: int, replica: int, size: RingSize, writer: Owne
         )
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     file = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock = RingLock(file, path)
     try:
         try:
             os.posix_fallocate(file, 0, size.file_bytes)  # so that no later write finds the memory gone
@@ -61,16 +66,19 @@ def create(path: Path, instance: int, replica: int, size: RingSize, writer: Owne
             Word.NUM_DESCRIPTORS: size.num_descriptors,
             Word.MAX_FRAME_BYTES: size.max_frame_bytes,
             Word.ROSTER_BYTES: size.roster_bytes,
-            Word.WRITER_PID: writer.pid,
-            Word.WRITER_START: writer.start_ticks,
-            Word.WRITER_NAMESPACE: writer.namespace,
+            Word.WRITER_PID: os.getpid(),
+            Word.WRITER_NAMESPACE: pid_namespace(),
         }.items():
             words[word] = value
         os.pwrite(file, words.tobytes(), 0)
+        lock.claim(8 * Word.WRITER_PID)  # before it has a name: nobody finds it without its writer
         # with a folder's descriptor CPython calls linkat, which follows the link in /proc to the nameless file
         os.link(f"/proc/self/fd/{file}", path.name, dst_dir_fd=folder, follow_symlinks=True)
+        return _mapped(path, lock, lock.status)
+    except BaseException:
+        lock.close()
+        raise
     finally:
-        os.close(file)
         os.close(folder)
 
 
@@ -87,8 +95,43 @@ def open_ring(path: Path, *, writable: bool) -> RingFile:
         FileNotFoundError: there is none.
         ChannelError: it is damaged, or not this user's alone.
     """
-    flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # whatever it is, opening it does not wait
-    file = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | flags)
+    while True:
+        lock = RingLock(_open(path, os.O_RDWR), path) if writable else None
+        file = _mapped(path, lock, None if lock is None else lock.status)
+        if file is not None:
+            return file
+
+
+def _mapped(path: Path, lock: RingLock | None, status: os.stat_result | None) -> RingFile | None:
+    """Maps the ring at `path` by a description of its own, beside that of the lock.
+
+    Returns:
+        None, with the lock closed, when the ring at `path` is another one than the lock's.
+    """
+    try:
+        file = _open(path, os.O_RDONLY if lock is None else os.O_RDWR)
+        try:
+            if status is not None and not os.path.samestat(status, os.fstat(file)):
+                raise FileNotFoundError(path)
+            return RingFile(file, path, lock)
+        except BaseException:
+            os.close(file)
+            raise
+    except FileNotFoundError:
+        if lock is None:
+            raise
+        lock.close()
+        return None
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        raise
+
+
+def _open(path: Path, access: int) -> int:
+    """Opens what may be a ring; raises as `open_ring`."""
+    # whatever it is, opening it does not wait
+    file = os.open(path, access | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         status = os.fstat(file)
         if status.st_uid != os.geteuid() or status.st_mode & 0o077:
@@ -97,10 +140,21 @@ def open_ring(path: Path, *, writable: bool) -> RingFile:
             )
         if not stat.S_ISREG(status.st_mode) or status.st_size < mmap.PAGESIZE:
             raise ChannelError(f"{path} is no ring: it is no file, or one of {status.st_size} bytes")
-        return RingFile(file, path, writable=writable)
     except BaseException:
         os.close(file)
         raise
+    return file
+
+
+def living_writer(instance: int, replica: int) -> Owner | None:
+    """Returns the process that writes a replica's ring now, None where there is no ring or nobody writes it."""
+    try:
+        ring = open_ring(ring_path(instance, replica), writable=False)
+    except (FileNotFoundError, ChannelError):
+        return None  # whoever makes the ring finds out what else lies there
+    writer = ring.writer
+    ring.close()
+    return writer if writer.is_alive else None
 
 
 def clear_dead_rings(instance: int, *, grace_s: float = ORPHAN_GRACE_S) -> list[Path]:

@@ -1,66 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records which process holds an end of a ring, and tells whether that process lives."""
+"""Says which process holds an end of a ring, for people: whether one does is what the kernel says (`lock`)."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 
 class Owner(NamedTuple):
-    """Identifies a process, or nobody (all 0).
+    """Names the process that holds an end of a ring or held it last.
 
     Attributes:
-        pid: its id.
-        start_ticks: time of its start (clock ticks since boot), because ids are used again.
-        namespace: the inode of the PID namespace in which `pid` counts.
+        pid: its id, 0 for nobody. It counts in the process's own PID namespace only.
+        namespace: the inode of that namespace.
+        is_alive: whether the process holds the end now; the kernel releases it when a process ends.
     """
 
     pid: int
-    start_ticks: int
     namespace: int
-
-    @classmethod
-    def this_process(cls) -> Owner:
-        return cls(os.getpid(), _start_ticks(os.getpid()) or 0, _namespace())
-
-    @property
-    def is_somebody(self) -> bool:
-        return self.pid != 0
-
-    @property
-    def is_alive(self) -> bool:
-        """Returns whether the process lives. One that was killed and not waited for is dead; one that cannot be
-        seen may live."""
-        return self.is_somebody and (self.is_elsewhere or _start_ticks(self.pid) == self.start_ticks)
-
-    @property
-    def is_elsewhere(self) -> bool:
-        """Returns whether the process is of another PID namespace (a container's), where its life cannot be
-        checked."""
-        return self.is_somebody and self.namespace != _namespace()
+    is_alive: bool
 
     def __str__(self) -> str:
-        if not self.is_somebody:
+        if not self.pid:
             return "nobody"
-        if self.is_elsewhere:
-            return f"process {self.pid} of another PID namespace (remove the file once it is dead for sure)"
-        return f"process {self.pid}" if self.is_alive else f"process {self.pid}, which is dead"
+        where = "" if self.namespace == pid_namespace() else " of another PID namespace"
+        return f"process {self.pid}{where}" + ("" if self.is_alive else ", which is dead")
 
 
-NOBODY = Owner(0, 0, 0)
-
-
-def _namespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino
-
-
-def _start_ticks(pid: int) -> int | None:
-    """Returns the start time of a process in clock ticks, None when there is no such process any more."""
+def pid_namespace() -> int:
+    """Returns the inode of this process's PID namespace, 0 where there is no /proc to tell."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = stat[stat.rindex(b")") + 2 :].split()  # the name before may contain anything
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0

@@ -22,7 +22,7 @@ from vllm_ascend_ext.mtp_output.ring.counters import SLICE_S
 from vllm_ascend_ext.mtp_output.ring.end_state import State, new_state
 from vllm_ascend_ext.mtp_output.ring.file import RingFile, Word
 from vllm_ascend_ext.mtp_output.ring.folder import open_ring, ring_path
-from vllm_ascend_ext.mtp_output.ring.owner import NOBODY, Owner
+from vllm_ascend_ext.mtp_output.ring.owner import Owner
 
 _POLL_S = 0.005
 _SETTLE_S = 1.0
@@ -211,15 +211,17 @@ class RingReader(_Looker):
 
     def _remove_if_over(self) -> None:
         """Removes a ring that its writer left closed, with its last unread frame."""
+        if not self._file.is_owner:  # a forked child: the end is its parent's
+            return
         with self._file.locked():
             if self._words[Word.IS_CLOSED] and not self._file.num_unread and not self._file.is_unlinked:
                 self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leaves the ring to the next reader, even that of a dead writer, who may come back and count on."""
-        if not self._file.is_closed:
+        if self._file.is_owner:
             self._remove_if_over()
-            self._file.reader = NOBODY
+            self._file.name_nobody(Word.READER_PID)
         super().close()
 
 
@@ -255,10 +257,10 @@ def _claim_ring(path: Path, timeout_s: float) -> RingFile:
         file = _await_ring(path, deadline - time.monotonic(), writable=True)
         try:
             with file.locked():
-                if file.reader.is_alive:
-                    raise ChannelInUseError(f"{path} is read by {file.reader}; others can only observe")
+                reader = file.reader  # before it is us
+                if not file.claim_reader():
+                    raise ChannelInUseError(f"{path} is read by {reader}; others can only observe")
                 if not file.is_unlinked:
-                    file.reader = Owner.this_process()
                     file.words[Word.ORPHANED_AT] = 0
                     return file
         except BaseException:

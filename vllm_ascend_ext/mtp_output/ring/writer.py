@@ -24,7 +24,7 @@ from vllm_ascend_ext.mtp_output.ring.counters import SLICE_S
 from vllm_ascend_ext.mtp_output.ring.end_state import State, new_state
 from vllm_ascend_ext.mtp_output.ring.file import RingFile, Word
 from vllm_ascend_ext.mtp_output.ring.folder import clear_dead_rings, create, open_ring, ring_path
-from vllm_ascend_ext.mtp_output.ring.owner import NOBODY, Owner
+from vllm_ascend_ext.mtp_output.ring.owner import Owner
 from vllm_ascend_ext.mtp_output.ring.size import RingSize
 from vllm_ascend_ext.printable import printable
 
@@ -56,20 +56,18 @@ class RingWriter:
         self.state[State.SEQUENCE] = self._words[Word.PUBLISHED]
         self.state[State.HEAD] = self._end_of_last()
         self.blocked_s = 0.0
+        self._words[Word.BLOCKED_NS] = self._words[Word.BLOCKED_SINCE] = 0
 
     def _create_or_continue(self, instance: int, replica: int, size: RingSize) -> RingFile:
-        me = Owner.this_process()
         while True:
             try:
-                create(self.path, instance, replica, size, me)
+                file = create(self.path, instance, replica, size)
             except FileExistsError:
-                file = self._take_over(size, me)
-            else:
-                file = open_ring(self.path, writable=True)
+                file = self._take_over(size)
             if file is not None:
                 return file
 
-    def _take_over(self, size: RingSize, me: Owner) -> RingFile | None:
+    def _take_over(self, size: RingSize) -> RingFile | None:
         """Returns the ring to continue, or None when what lay there is out of the way."""
         try:
             file = open_ring(self.path, writable=True)
@@ -77,26 +75,28 @@ class RingWriter:
             return None
         try:
             with file.locked():
-                if not file.is_unlinked and file.writer.is_alive:
-                    writer = file.writer
-                    raise ChannelInUseError(f"{self.path} is written by {writer}; one instance writes one ring")
+                writer = file.writer  # before it is us
+                if not file.is_unlinked and not file.claim_writer():
+                    raise ChannelInUseError(
+                        f"{self.path} is written by {writer}; one instance writes one ring: set "
+                        "mtp_output.instance to another number for each engine of this machine"
+                    )
                 if not file.is_unlinked and file.size == size:
                     file.words[Word.ORPHANED_AT] = file.words[Word.IS_CLOSED] = 0
-                    file.writer = me
                     return file
                 if not file.is_unlinked:  # otherwise somebody was quicker
-                    self._replace(file)
+                    self._replace(file, writer)
         except BaseException:
             file.close()
             raise
         file.close()
         return None
 
-    def _replace(self, file: RingFile) -> None:
+    def _replace(self, file: RingFile, writer: Owner) -> None:
         if num_unread := file.num_unread:
             _logger.warning(
                 "%s of %s is replaced, being of another size: %d unread frames, from %d on, are lost",
-                *(self.path, file.writer, num_unread, file.words[Word.ACKNOWLEDGED]),
+                *(self.path, writer, num_unread, file.words[Word.ACKNOWLEDGED]),
             )
         self.path.unlink(missing_ok=True)
 
@@ -152,6 +152,7 @@ class RingWriter:
 
     def _wait_for_room(self, num_bytes: int, timeout_s: float) -> int:
         begin = time.monotonic()
+        self._words[Word.BLOCKED_SINCE] = int(begin * 1e9)
         try:
             while True:
                 acknowledged = self._words[Word.ACKNOWLEDGED]
@@ -167,6 +168,8 @@ class RingWriter:
         finally:
             self._acknowledged.announce(0)
             self.blocked_s += time.monotonic() - begin
+            self._words[Word.BLOCKED_NS] = int(self.blocked_s * 1e9)
+            self._words[Word.BLOCKED_SINCE] = 0
 
     def _full_error(self, timeout_s: float) -> ChannelError:
         reader = self._file.reader
@@ -204,6 +207,9 @@ class RingWriter:
         """
         if self._file.is_closed:
             return 0
+        if not self._file.is_owner:  # a forked child: the ring is its parent's
+            self._file.close()
+            return 0
         deadline = time.monotonic() + timeout_s
         self._acknowledged.announce(self.sequence)
         while self.num_unread and (left_s := deadline - time.monotonic()) > 0:
@@ -212,7 +218,7 @@ class RingWriter:
         with self._file.locked():  # a reader at the end decides likewise
             num_unread = self.num_unread
             self._words[Word.IS_CLOSED] = 1
-            self._file.writer = NOBODY
+            self._file.name_nobody(Word.WRITER_PID)
             if not (self._file.is_unlinked or (num_unread and keeps_unread)):
                 self.path.unlink(missing_ok=True)
         self._published.wake()

@@ -73,6 +73,10 @@ RETURNS_EXPERTS = Seam(
     _WHY_CAPTURE,
     _UNTIL_CAPTURE,
 )
+_PROPOSER = "vllm_ascend.spec_decode.llm_base_proposer:AscendSpecDecodeBaseProposer"
+_WHY_DRAFTS = "a captured run of drafts makes no host call between its passes, so their rows are told before it"
+_UNTIL_DRAFTS = "the proposer has a hook before each run"
+DRAFT_RUN = Seam(f"{_PROPOSER}._runnable", "replace", "eplb_load", ("npu",), _WHY_DRAFTS, _UNTIL_DRAFTS)
 _WHY_SHOW = "a quantised method routes by this function of its module and offers what it routed to nobody"
 _METHODS = "vllm_ascend.quantization.methods"
 SELECT_W8A8, SELECT_W4A8, SELECT_W4A16 = (
@@ -88,10 +92,6 @@ QUANTISED_APPLY = Seam(
     _UNTIL_CAPTURE,
     (),
 )
-_PROPOSER = "vllm_ascend.spec_decode.llm_base_proposer:AscendSpecDecodeBaseProposer"
-_WHY_DRAFTS = "a captured run of drafts makes no host call between its passes, so their rows are told before it"
-_UNTIL_DRAFTS = "the proposer has a hook before each run"
-DRAFT_RUN = Seam(f"{_PROPOSER}._runnable", "replace", "eplb_load", ("npu",), _WHY_DRAFTS, _UNTIL_DRAFTS)
 
 ROWS = (
     DRAFT_RUN,
@@ -169,6 +169,7 @@ ROWS = (
             "set_adaptor": ("adaptor",),
             "forward_end": ("eplb_heat_collection_status",),
             "compute_and_set_moe_load": (),
+            "wakeup_eplb_worker": (),
         },
         "override",
         "eplb_load",
@@ -191,6 +192,15 @@ ROWS = (
         ("npu",),
         why="says when the policy process is woken, and what it reads",
         remove_when=_UNTIL_FEED,
+    ),
+    Seam(
+        "vllm_ascend.eplb.adaptor.vllm_adaptor:VllmEplbAdaptor.clear_all_moe_loads",
+        "read",
+        "eplb_load",
+        ("npu",),
+        "ends a cycle early, as the updator ends a whole one",
+        "the policies leave a placement that is as good as any",
+        (),
     ),
     Seam(
         "vllm_ascend.eplb.adaptor.vllm_adaptor:VllmEplbAdaptor.moe_layers",

@@ -82,6 +82,15 @@ ROWS = (
         why=_WHY_WORKER,
         remove_when=_UNTIL_WORKER,
     ),
+    *members(
+        _GPU_WORKER,
+        {"reload_weights": (), "start_weight_update": ("is_checkpoint_format",)},
+        "override",
+        "runner",
+        ("cpu", "cuda"),
+        why="weights load where experts were at first, also after EPLB has moved them, and tokens are wrong then",
+        remove_when="weights load by the present placement (https://github.com/vllm-project/vllm/issues/55228)",
+    ),
     *members(_NPU_WORKER, _WORKER, "override", "runner", ("npu",), why=_WHY_WORKER, remove_when=_UNTIL_WORKER),
     *members(
         _GPU_RUNNER,

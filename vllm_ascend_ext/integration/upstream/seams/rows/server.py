@@ -39,19 +39,63 @@ SHUTDOWN = Seam(
     SERVE_HTTP.upstream,
 )
 
+_LAUNCHES = "vLLM gives the processes of every launch time to end, and a headless node a status of its own"
+STOPS = tuple(
+    Seam(
+        f"{module}:shutdown",
+        "wrap",
+        "server",
+        DEVICES,
+        "the launcher of several API servers or of a headless node kills engine cores while they free what they "
+        "hold, and rings stay in /dev/shm",
+        _LAUNCHES,
+        ("procs", "timeout"),
+    )
+    for module in ("vllm.v1.utils", "vllm.v1.engine.utils", "vllm.v1.engine.coordinator")
+)
+_WHY_MONITORS = "a headless node whose engine has died ends with status 0"
+ENGINE_MONITOR = Seam(
+    "vllm.v1.engine.utils:CoreEngineProcManager.monitor_engine_liveness",
+    "wrap",
+    "server",
+    DEVICES,
+    _WHY_MONITORS,
+    _LAUNCHES,
+    (),
+)
+WORKER_MONITOR = Seam(
+    "vllm.v1.executor.multiproc_executor:MultiprocExecutor.start_worker_monitor",
+    "wrap",
+    "server",
+    DEVICES,
+    _WHY_MONITORS,
+    _LAUNCHES,
+    ("inline",),
+)
+
 _ANSWERS = "https://github.com/vllm-project/vllm/pull/36964"
 
 ROWS = (
     SERVE_HTTP,
     SERVE_HTTP_ITSELF,
     SHUTDOWN,
+    *STOPS,
+    ENGINE_MONITOR,
+    WORKER_MONITOR,
+    Seam(
+        "vllm.v1.executor.multiproc_executor:MultiprocExecutor.is_failed",
+        "read",
+        "server",
+        DEVICES,
+        "tells a worker that died from one that was asked to end",
+        _LAUNCHES,
+    ),
     *members(
         "vllm.v1.engine.async_llm:AsyncLLM",
         {
             "errored": None,
             "dead_error": None,
             "output_processor": None,
-            "engine_core": None,
             "vllm_config": None,
             "collective_rpc": ("method",),
         },
@@ -72,11 +116,12 @@ ROWS = (
         _ANSWERS,
     ),
     Seam(
-        "vllm.v1.engine.core_client:AsyncMPClient.client_index",
+        "vllm.v1.metrics.prometheus:get_prometheus_registry",
         "read",
         "server",
         DEVICES,
-        "of several API servers of one engine, the first shows our metrics",
+        "our route answers /metrics with vLLM's values, too: those of all API servers",
         "vLLM carries workers' values to /metrics",
+        (),
     ),
 )

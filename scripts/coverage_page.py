@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the page of how many published deployments each feature starts in, from what `check` says of them."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from vllm_ascend_ext import envs
+from vllm_ascend_ext.commands.check import ALONE
+
+PUBLISHED = Path(__file__).resolve().parent.parent / "tests" / "assets" / "deployments" / "published.jsonl"
+RELEASE = "0.23.0.post1"
+SOCS = ("A2", "A3")
+Table = Callable[[Sequence[str], Iterable[Sequence[str]]], list[str]]
+
+
+def answers_by_release() -> dict[str, list[Any]]:
+    """Returns vllm-ascend's release -> the answers of `check` about the commands published for it."""
+    envs.export(ALONE)
+    with redirect_stdout(sys.stderr):
+        from vllm_ascend_ext.tools.check.published import answer_rows, read_rows
+
+        rows = list(read_rows(PUBLISHED))
+        answers = answer_rows(rows, "published.jsonl", SOCS)
+    found: dict[str, list[Any]] = {}
+    for row, one in zip(rows, answers, strict=True):
+        found.setdefault(row["release"], []).append(one)
+    return found
+
+
+def coverage(table: Table, paragraph: Callable[[str], list[str]]) -> list[Sequence[str]]:
+    """Returns the parts of the page, each a group of lines."""
+    releases = answers_by_release()
+    parts: list[Sequence[str]] = [
+        paragraph(
+            "What `vllm-ascend-ext check` says of the `vllm serve` commands that vllm-ascend publishes for "
+            "mixture-of-experts models in its tutorials and test configurations. *Starts* means that a test on "
+            "the emulator has run this class of deployment in small, with tokens and counts compared; "
+            "*unverified* that nothing speaks against it and no test has run it; *refused* that start-up says "
+            "why not. A command whose SoC is not said counts with the worse of A2 and A3. Everything is judged "
+            f"for vllm-ascend {RELEASE}; commands of other releases are here for comparison. How to ask about "
+            "your own command: [check a command](check.md)."
+        )
+    ]
+    for release in sorted(releases, key=lambda name: name != RELEASE):
+        answers = releases[release]
+        number = sum(one.commands for one in answers)
+        parts += [[f"## {release}: {number} commands"], _totals(table, answers)]
+        if release == RELEASE:
+            parts += [["### Refused, by setting"], _reasons(table, answers)]
+            parts += [["### By class"], paragraph(_BY_CLASS), _classes(table, answers)]
+        parts += _unreadable(table, answers)
+    return [*parts, ["## What tests have run"], paragraph(_ROWS), _verified(table)]
+
+
+_BY_CLASS = (
+    "Each command counts once in every dimension; where A2 and A3 differ, by A3. The numbers are commands that "
+    "start verified / unverified / refused."
+)
+_ROWS = (
+    "A row is one test, with the values that it runs; what a row leaves out is eager, ALLGATHER, unquantised, and "
+    "off. The table is `vllm_ascend_ext/tools/check/verified.py`."
+)
+_STATES = ("starts", "unverified", "refused")
+
+
+def _percent(number: int, total: int) -> str:
+    return f"{number} ({100 * number / max(total, 1):.0f} %)"
+
+
+def _totals(table: Table, answers: Sequence[Any]) -> list[str]:
+    from vllm_ascend_ext.tools.check.answer import totals
+
+    rows = []
+    for feature, counts in totals(answers).items():
+        if feature != "unreadable":
+            whole = sum(counts.values())
+            rows.append((f"`{feature}`", *(_percent(counts[state], whole) for state in _STATES)))
+    return table(("feature", "starts", "unverified", "refused"), rows)
+
+
+def _reasons(table: Table, answers: Sequence[Any]) -> list[str]:
+    from vllm_ascend_ext.tools.check.answer import features_in
+    from vllm_ascend_ext.tools.check.summary import settings_of
+
+    rows = [
+        (f"`{feature}`", ", ".join(f"`{name}`" for name in setting.split(", ")), str(number))
+        for feature in features_in(answers)
+        for setting, number in sorted(settings_of(answers, feature).items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return table(("feature", "setting", "commands"), rows)
+
+
+def _classes(table: Table, answers: Sequence[Any]) -> list[str]:
+    from vllm_ascend_ext.tools.check.answer import features_in
+    from vllm_ascend_ext.tools.check.deployment_class import DIMENSIONS
+
+    features = features_in(answers)
+    counts: Counter[tuple[str, str, str, str]] = Counter()
+    for one in answers:
+        for feature in features:
+            for verdict in one.of(feature)[-1:]:
+                for dimension in DIMENSIONS:
+                    value = getattr(verdict.deployment, dimension)
+                    counts[dimension, value, feature, verdict.state] += one.commands
+    values = {(dimension, value) for dimension, value, _, _ in counts}
+
+    def numbers(dimension: str, value: str) -> list[str]:
+        return [
+            " / ".join(str(counts[dimension, value, feature, state]) for state in _STATES) for feature in features
+        ]
+
+    rows = [
+        (dimension.replace("_", " "), value, *numbers(dimension, value))
+        for dimension, value in sorted(values, key=lambda item: (DIMENSIONS.index(item[0]), item[1]))
+    ]
+    return table(("dimension", "value", *(f"`{feature}`" for feature in features)), rows)
+
+
+def _unreadable(table: Table, answers: Sequence[Any]) -> list[Sequence[str]]:
+    counts: Counter[str] = Counter()
+    for one in answers:
+        if one.error:
+            counts[one.error.partition(":")[0]] += one.commands
+    rows = [(why, str(number)) for why, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    return [["### Cannot be judged"], table(("why", "commands"), rows)] if rows else []
+
+
+def _verified(table: Table) -> list[str]:
+    from vllm_ascend_ext.tools.check.verified import ROWS
+
+    rows = [
+        (
+            ", ".join(f"`{feature}`" for feature in row.features),
+            "; ".join(f"{name.replace('_', ' ')}: {', '.join(values)}" for name, values in row.values.items()),
+            f"`{row.test}`",
+        )
+        for row in ROWS
+    ]
+    return table(("feature", "class", "test"), rows)

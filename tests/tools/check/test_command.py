@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vllm-ascend-ext check` of single commands: what it reads, answers and exits with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_ascend_ext import cli, envs
+
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
+
+TINY = "tests/assets/tiny-deepseek"
+QWEN = "Qwen/Qwen3-30B-A3B"
+ON = '{"ascend_ext": {"eplb_load": {"enabled": true}}}'
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM is loaded here already, and what the command exports would reach other tests."""
+    monkeypatch.setattr(envs, "export", lambda values: None)
+
+
+def check(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any, str]:
+    """Returns exit status, document and the line of an error."""
+    status = cli.main(["check", "--json", *words])
+    out, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("vllm-ascend-ext: error: ")]
+    return status, json.loads(out) if out else None, "".join(errors)
+
+
+def features(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    _, document, error = check(capsys, *words)
+    assert not error
+    (command,) = document["commands"]
+    found: dict[str, Any] = command["features"]
+    return found
+
+
+def classes(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    return dict(features(capsys, "--soc", "A3", "--", *words)["mtp_output"]["classes"]["A3"])
+
+
+def test_a_class_that_a_test_has_run_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("vllm", "serve", TINY, "-tp", "2", "--enable-expert-parallel", "--enforce-eager")
+    drafts = ("--speculative-config", '{"method": "deepseek_mtp", "num_speculative_tokens": 2}')
+    asked = ("--soc", "A2", "--feature", "mtp_output", "--feature", "eplb_load", "--")
+    status, document, _ = check(capsys, *asked, *command, *drafts)
+    found = document["commands"][0]["features"]
+    assert status == 0 and set(found) == {"eplb_load", "mtp_output"}
+    assert {feature["state"] for feature in found.values()} == {"starts"}
+    assert found["mtp_output"]["classes"]["A2"]["test"].startswith("tests/mtp_output/")
+    status, document, _ = check(capsys, *asked, *command)
+    assert status == 0
+    assert document["commands"][0]["features"]["mtp_output"]["state"] == "unverified"
+
+
+def test_every_reason_is_said_with_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("VLLM_ASCEND_ENABLE_FLASHCOMM1=1", "vllm", "serve", f"{QWEN}-w8a8", "-tp=2", "-ep", "-dp", "2")
+    status, document, _ = check(capsys, "--soc", "A2", "--", *command)
+    found = document["commands"][0]["features"]["eplb_load"]
+    assert status == 1 and found["state"] == "refused"
+    settings = [reason["setting"] for reason in found["reasons"]]
+    assert {"enforce_eager", "quantization", "enable_flashcomm1"} & set(settings)
+    assert all(reason["instead"] and reason["socs"] == ["A2"] for reason in found["reasons"])
+    assert document["commands"][0]["features"]["mtp_output"]["state"] != "refused"
+
+
+def test_the_commands_own_section_is_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("vllm", "serve", QWEN, "--enforce-eager", "--additional-config")
+    status, document, _ = check(capsys, "--soc", "A2", "--", *command, ON)
+    assert status == 0 and list(document["commands"][0]["features"]) == ["eplb_load"]
+    status, document, _ = check(capsys, "--", *command, ON.replace("enabled", "enable"))
+    (reason,) = document["commands"][0]["features"]["mtp_output"]["reasons"]
+    assert status == 1 and "did you mean 'enabled'" in reason["why"]
+
+
+def test_a_reason_on_one_soc_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--feature", "attn_scatter", "--", "vllm", "serve", QWEN]) == 1
+    text = capsys.readouterr().out
+    assert "attn_scatter: ✗ refused" in text and "[on" not in text
+    words = ["vllm", "serve", QWEN, "-tp", "2", "-dp", "2", "-ep", "--enforce-eager"]
+    cli.main(["check", "--feature", "dp_gather", "--", *words])
+    text = capsys.readouterr().out
+    assert "MC2" not in text or "[on A3]" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "dimension", "value"),
+    [
+        (("-tp", "4"), "layout", "TP"),
+        (("--tensor-parallel-size=4", "--data_parallel_size", "2", "-ep"), "layout", "DP+TP+EP"),
+        (("-dp", "8", "--data-parallel-size-local", "2", "--headless", "-ep"), "layout", "DP+EP"),
+        (("-pp", "2", "-dcp", "2", "-tp", "2"), "layout", "TP+PP+DCP"),
+        (("-cc.cudagraph_mode=PIECEWISE",), "graphs", "PIECEWISE"),
+        (("--compilation-config", '{"cudagraph_mode": "FULL_DECODE_ONLY"}'), "graphs", "FULL_DECODE_ONLY"),
+        ((), "graphs", "FULL_AND_PIECEWISE"),
+        (("-O0",), "graphs", "eager"),
+        (("--enforce-eager",), "graphs", "eager"),
+        (("--quantization", "ascend"), "weights", "ascend"),
+        (("-ep", "-tp", "2", "--additional-config", '{"enable_fused_mc2": 1}'), "dispatch", "FUSED_MC2"),
+        (("-ep", "-tp", "2"), "dispatch", "MC2, ALLTOALL"),
+        (("-ep", "-tp", "2", "--additional-config.enable_flashcomm1", "true"), "row_split", "FlashComm v1"),
+        (("-ep", "-tp", "2", "--additional-config.enable_shared_expert_dp=true"), "row_split", "shared-expert DP"),
+        (("--speculative-config", '{"method": "mtp", "num_speculative_tokens": 3}'), "drafts", "mtp 3"),
+        (
+            ("--speculative-config", '{"model": "$DRAFT/eagle3", "num_speculative_tokens": 1}'),
+            "drafts",
+            "eagle3 1",
+        ),
+        (
+            ("--kv-transfer-config", '{"kv_connector": "M", "kv_role": "kv_producer", "kv_port": "$PORT"}'),
+            "transfer",
+            "producer",
+        ),
+        (("--port", "$PORT", "--data-parallel-address", "${IP}", "-tp", "2"), "layout", "TP"),
+    ],
+)
+def test_options_as_vllm_reads_them(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], dimension: str, value: str
+) -> None:
+    assert classes(capsys, "vllm", "serve", QWEN, *words)[dimension] == value
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("vllm", "serve", QWEN, "--no-such-option", "1"), "vLLM does not take the command: unrecognized"),
+        (("vllm", "serve", QWEN, "-tp", "two"), "invalid int value: 'two'"),
+        (("vllm", "serve", QWEN, "-tp"), "expected one argument"),
+        (("vllm", "serve", QWEN, "--additional-config", "{enable"), "--additional-config is no JSON mapping"),
+        (("vllm", "serve", "-tp", "2"), "names no model"),
+        (("vllm", "serve", "--help"), "vLLM does not take the command"),
+        (("vllm", "serve", QWEN, "-tp", "$TP"), "-tp is left to $TP"),
+        (("vllm", "serve", QWEN, "--data-parallel-size=${DP}"), "--data-parallel-size is left to ${DP}"),
+        (("vllm", "serve", "$MODEL"), "the model is left to $MODEL"),
+        (("vllm", "serve", "someone/something"), "--model-config FILE"),
+        (("vllm serve A; vllm serve B",), "2 servers"),
+        (("VLLM_ASCEND_ENABLE_FLASHCOMM1=yes", "vllm", "serve", QWEN), "VLLM_ASCEND_ENABLE_FLASHCOMM1=yes"),
+        (("vllm serve A -tp 2 # B; vllm serve",), "the model 'A'"),
+        ((), "give one of the two"),
+    ],
+)
+def test_commands_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    status, document, error = check(capsys, "--", *words) if words else check(capsys)
+    assert (status, document) == (2, None)
+    assert message in error
+
+
+def test_a_config_in_the_models_place(capsys: pytest.CaptureFixture[str]) -> None:
+    found = features(capsys, "--model-config", f"{TINY}/config.json", "--", "vllm", "serve", "$MODEL_PATH")
+    assert found["mtp_output"]["classes"]["A2"]["family"] == "MLA"
+
+
+def test_many_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "deployments.jsonl"
+    rows = [
+        {"command": f"vllm serve {QWEN} \\\n --enforce-eager", "hardware": "A2"},
+        {"command": ["vllm", "serve", QWEN, "-pp", "2"], "commands": 3},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    status, document, _ = check(capsys, "--feature", "mtp_output", "--deployments", str(file))
+    first, second = document["commands"]
+    assert set(first["features"]["mtp_output"]["classes"]) == {"A2"}
+    assert set(second["features"]["mtp_output"]["classes"]) == {"A2", "A3"}
+    assert sum(document["totals"]["mtp_output"].values()) == 4
+    assert status in (0, 1)
+    file.write_text(json.dumps({"command": "vllm serve nothing"}))
+    status, document, _ = check(capsys, "--deployments", str(file))
+    assert status == 2 and "not known" in document["commands"][0]["error"]
+    file.write_text("{}")
+    status, _, error = check(capsys, "--deployments", str(file))
+    assert status == 2 and "deployments.jsonl:1" in error

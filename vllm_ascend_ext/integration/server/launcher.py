@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets the process that only starts others end as a server of one process does: in good time, with its status.
+
+It is the launcher of several API servers (which vLLM starts by itself with data parallelism), or a headless node.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from vllm_ascend_ext.integration.errors import EngineDiedError
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
+from vllm_ascend_ext.integration.upstream.seams.seam import Seam
+
+GRACE_S = 15.0
+"""For an engine core to end its workers: vLLM's executor waits 4 s, sends SIGTERM, waits 4 s, sends SIGKILL."""
+
+
+def replace_ends() -> None:
+    """Puts our ends of a launcher in place; doing it twice changes nothing."""
+    for seam in seams.STOPS:
+        _wrap(seam, _giving_time)
+    _wrap(seams.ENGINE_MONITOR, _raising_after_engines)
+    _wrap(seams.WORKER_MONITOR, _raising_after_workers)
+
+
+def _wrap(seam: Seam, wrapper: Callable[[Any], Any]) -> None:
+    owner: Any = importlib.import_module(seam.module)
+    for name in seam.path[:-1]:
+        owner = getattr(owner, name)
+    if getattr(getattr(owner, seam.name, None), "__module__", "") != __name__:
+        change.wrap(seam, owner, wrapper)
+
+
+def _giving_time(stop: Callable[..., None]) -> Callable[..., None]:
+    """Gives the processes that are asked to end as long as they may need to free what they hold (rings, shared
+    memory); vLLM kills them at once unless `shutdown_timeout` says otherwise."""
+
+    def give_time(procs: list[Any], timeout: float | None = None) -> None:
+        stop(procs, max(timeout or 0.0, GRACE_S))
+
+    return give_time
+
+
+def _raising_after_engines(watch: Callable[..., None]) -> Callable[..., None]:
+    """Raises when an engine core of a headless node has ended unasked, where vLLM returns, with exit status 0.
+
+    An operator's signal is a SystemExit, which passes. A launcher with API servers watches in another thread, and
+    has an error of its own.
+    """
+
+    def watch_and_raise(manager: Any) -> None:
+        watch(manager)
+        if threading.current_thread() is threading.main_thread():
+            raise _ended()
+
+    return watch_and_raise
+
+
+def _raising_after_workers(watch: Callable[..., None]) -> Callable[..., None]:
+    """Raises when a worker of a headless node, which watches `inline`, has ended unasked, likewise."""
+
+    def watch_and_raise(executor: Any, inline: bool = False) -> None:
+        watch(executor, inline)
+        if inline and executor.is_failed:
+            raise _ended()
+
+    return watch_and_raise
+
+
+def _ended() -> EngineDiedError:
+    return EngineDiedError(
+        "this headless node has stopped: a process of its engine has ended, as when the head node has gone; "
+        "the cause is in the log above"
+    )

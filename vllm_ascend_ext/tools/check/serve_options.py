@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the options of `vllm serve` with vLLM's own parser."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from vllm_ascend_ext.tools.check.errors import CommandError
+from vllm_ascend_ext.tools.check.shell_text import left_open, without_variables
+
+# options that decide whether a feature starts; all others may be left to a variable
+_DECISIVE = {
+    "tensor_parallel_size": ("tp",),
+    "data_parallel_size": ("dp",),
+    "pipeline_parallel_size": ("pp",),
+    "prefill_context_parallel_size": ("pcp",),
+    "decode_context_parallel_size": ("dcp",),
+    "quantization": ("q",),
+    "compilation_config": ("cc",),
+    "additional_config": (),
+    "speculative_config": ("sc",),
+    "kv_transfer_config": (),
+    "distributed_executor_backend": (),
+    "hf_overrides": (),
+    "dtype": (),
+    "runner": (),
+    "max_logprobs": (),
+}
+_NAMES = {alias: name for name, aliases in _DECISIVE.items() for alias in (name, *aliases)}
+
+
+@functools.cache
+def _parser() -> Any:
+    """Returns vLLM's parser of `vllm serve`, whose errors are ours. Takes seconds the first time."""
+    from vllm.entrypoints.openai.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> NoReturn:
+            raise CommandError(f"vLLM does not take the command: {' '.join(message.split())}")
+
+        def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+            raise CommandError("the command only asks vLLM for help; give one that serves a model")
+
+    return make_arg_parser(Parser(prog="vllm serve", add_help=False))
+
+
+def read_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the options of a command as vLLM reads them.
+
+    Raises CommandError for what vLLM does not take, and for a setting that is left to a variable and decides.
+    """
+    try:
+        options: argparse.Namespace = _parser().parse_args(_without_open_ends(arguments))
+    except (ValueError, IndexError, OSError) as error:
+        if isinstance(error, CommandError):
+            raise
+        raise CommandError(f"vLLM does not take the command: {' '.join(str(error).split())}") from None
+    is_named = any(re.match(r"--model(=|$)", argument) for argument in arguments)
+    if options.model_tag is None and not is_named:
+        raise CommandError("the command names no model: write it behind `vllm serve`")
+    for name in ("additional_config", "speculative_config"):
+        if not isinstance(getattr(options, name) or {}, dict):
+            raise CommandError(f"--{name.replace('_', '-')} is no JSON mapping; correct its quotes and braces")
+    return options
+
+
+def model_of(options: argparse.Namespace) -> str:
+    """Returns the model that a command names."""
+    return str(options.model_tag or options.model)
+
+
+_DECIDING = re.compile(r'"(method|kv_role|cudagraph_mode|mode|num_speculative_tokens)":\s*"?\$')
+
+
+def _without_open_ends(arguments: Sequence[str]) -> list[str]:
+    """Leaves out options whose value is left to a variable and does not matter.
+
+    Raises CommandError where it does matter.
+    """
+    kept: list[str] = []
+    for argument in arguments:
+        option, is_joined, value = argument.partition("=")
+        if not argument.startswith("-"):
+            option, value = (kept[-1] if kept and kept[-1].startswith("-") else ""), argument
+        variable = left_open(value) if is_joined or not argument.startswith("-") else None
+        if variable is None or not option or "=" in option:
+            kept.append(argument)
+            continue
+        name = _NAMES.get(option.lstrip("-").partition(".")[0].replace("-", "_"))
+        closed = None if name is None else _closed(value)
+        if name is not None and closed is None:
+            raise CommandError(
+                f"{option} is left to {variable}, which the command does not set: write its value, or set "
+                f"{variable.strip('${}')}=... before `vllm serve`"
+            )
+        if closed is not None:
+            kept.append(f"{option}={closed}" if is_joined else closed)
+        elif kept and kept[-1] == option:
+            kept.pop()
+    return kept
+
+
+def _closed(value: str) -> str | None:
+    """Returns JSON with 0 for its variables where these are a port, a path or the like, else None."""
+    if _DECIDING.search(value):
+        return None
+    closed = without_variables(value, "0")
+    try:
+        return closed if isinstance(json.loads(closed), dict) else None
+    except ValueError:
+        return None
