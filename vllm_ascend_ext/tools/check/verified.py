@@ -49,6 +49,13 @@ _OFF = {
     "drafts": ("none",),
     "transfer": ("none",),
 }
+_OWN_CHOICE = "MC2, ALLTOALL"  # an A3's, by the size of a step
+
+
+def _rows(features: tuple[str, ...], test: str, *classes: Mapping[str, tuple[str, ...]]) -> list[VerifiedRow]:
+    """Returns a row for each of a test's cases, whose values it does not cross."""
+    return [VerifiedRow(features, test, values) for values in classes]
+
 
 ROWS: tuple[VerifiedRow, ...] = (
     VerifiedRow(
@@ -60,6 +67,34 @@ ROWS: tuple[VerifiedRow, ...] = (
         ("eplb_load",),
         "tests/eplb_load/test_vllm_ascend.py::test_mtp_counts_every_scheduled_row",
         {"family": ("MLA",), "layout": ("TP+EP",), "drafts": ("mtp 2",)},
+    ),
+    *_rows(
+        ("eplb_load",),
+        "tests/eplb_load/test_ascend_dispatch.py::test_gathered_rows_count_once",
+        {"family": ("GQA",), "layout": ("TP+EP",), "row_split": ("FlashComm v1",)},
+        {"family": ("GQA",), "layout": ("DP+EP", "PP")},
+        {"family": ("MLA",), "layout": ("TP+EP+DCP",)},
+        {"family": ("MLA",), "layout": ("DP+EP",), "drafts": ("mtp 1",)},
+    ),
+    *_rows(
+        ("eplb_load",),
+        "tests/eplb_load/test_ascend_a3.py::test_cut_rows_count_once",
+        {"family": ("GQA",), "layout": ("TP+EP",), "dispatch": (_OWN_CHOICE, "FUSED_MC2")},
+        {
+            "family": ("MLA",),
+            "layout": ("TP+EP",),
+            "dispatch": (_OWN_CHOICE,),
+            "row_split": ("FlashComm v1",),
+            "drafts": ("mtp 1",),
+        },
+        {"family": ("MLA",), "layout": ("DP+TP+EP",), "dispatch": (_OWN_CHOICE,), "drafts": ("mtp 2",)},
+        {
+            "family": ("MLA",),
+            "layout": ("DP+EP",),
+            "dispatch": (_OWN_CHOICE,),
+            "drafts": ("mtp 1",),
+            "graphs": ("FULL_DECODE_ONLY",),
+        },
     ),
     VerifiedRow(
         ("dp_gather",),
