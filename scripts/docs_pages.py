@@ -139,9 +139,9 @@ def metrics() -> str:
     parts: list[Sequence[str]] = [
         paragraph(
             "A server's `/metrics` has these beside vLLM's own, each while its feature is on. The workers are "
-            "asked when somebody asks a server, at most once a second and by each API server for itself; no scrape "
-            "waits for longer than half a second. What a full ring says is read from shared memory. A recipe: "
-            "[Prometheus and Grafana](recipes/prometheus.md)."
+            "asked when somebody asks a server, at most once a second and by each API server for itself; no "
+            "scrape waits for longer than half a second. What a full ring says is read from shared memory. "
+            "A recipe: [Prometheus and Grafana](recipes/prometheus.md)."
         )
     ]
     for feature, collectors in metrics_by_feature().items():

@@ -73,11 +73,8 @@ def _has_no_ascend_window(deployment: Deployment) -> object:
 def _has_too_few_ranks(deployment: Deployment) -> object:
     parallel = deployment.parallel
     ranks = parallel.tensor_parallel_size * parallel.data_parallel_size * parallel.prefill_context_parallel_size
-    shuffles = _eplb_config(deployment).eplb_policy_type not in (
-        1,
-        2,
-        3,
-    )  # vllm-ascend takes policy 0 for what it knows not
+    # vllm-ascend takes policy 0 for a number that it does not know
+    shuffles = _eplb_config(deployment).eplb_policy_type not in (1, 2, 3)
     return {"ranks": ranks} if shuffles and ranks < 4 else None
 
 
