@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch_npu
 from torch import Tensor
 
 # aclDataType (CANN API documentation)
@@ -117,7 +118,7 @@ def _run(name: str, *arguments: Tensor | None | str | int) -> None:
     """Runs an operator on the current stream. Raises RuntimeError with its message where it refuses."""
     opapi, runtime = ctypes.CDLL("libopapi.so"), ctypes.CDLL("libascendcl.so")
     runtime.aclGetRecentErrMsg.restype = ctypes.c_char_p
-    stream = ctypes.c_void_p(torch.npu.current_stream().npu_stream)
+    stream = ctypes.c_void_p(torch_npu.npu.current_stream().npu_stream)
     size, executor = ctypes.c_uint64(), ctypes.c_void_p()
     with contextlib.ExitStack() as handles:
         passed = [_passed(opapi, argument, handles) for argument in arguments]
@@ -151,7 +152,7 @@ def _handle(opapi: ctypes.CDLL, tensor: Tensor) -> Iterator[ctypes.c_void_p]:
     handle = ctypes.c_void_p(
         opapi.aclCreateTensor(
             numbers(tuple(tensor.shape)), ctypes.c_uint64(tensor.dim()), _TYPES[tensor.dtype],
-            numbers(tensor.stride()), ctypes.c_int64(tensor.storage_offset()), _FORMAT_ND,
+            numbers(tensor.stride()), ctypes.c_int64(int(tensor.storage_offset())), _FORMAT_ND,
             numbers((elements,)), ctypes.c_uint64(1), ctypes.c_void_p(storage.data_ptr()),
         )
     )  # fmt: skip

@@ -8,6 +8,8 @@ the same. Signature: vllm-ascend 0.23.0 csrc/torch_binding.cpp (Apache-2.0). Mea
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch_npu
 from torch import Tensor
@@ -54,7 +56,7 @@ def dispatch_ffn_combine(
     ranks = get_mc2_group()
     num_experts = ranks.world_size * expert_token_nums.numel()
     place = (group, ranks.world_size, ranks.rank_in_group, num_experts)
-    stage = {"x_active_mask": x_active_mask, "group_tp": group, "tp_world_size": 1, "shared_expert_rank_num": 0}
+    stage: dict[str, Any] = {"x_active_mask": x_active_mask, "group_tp": group, "tp_world_size": 1}
     sent = npu_moe_distribute_dispatch_v2(x, expert_idx, *place, **stage)
     rows, _, origins, counts, recv_counts, tp_counts, expand_scales = sent
     hidden = _grouped(torch_npu.npu_swiglu(_grouped(rows, weight1, counts)), weight2, counts)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.a3_engines import A3Run, run_on_a3
+from tests.support.engines.a3 import A3Run, run_on_a3
+from tests.support.long_tables import LONG, long_table
 from tests.support.reference import make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.engine import EngineCase
 from vllm_ascend_ext.tools.forked_ranks import Layout
@@ -14,29 +15,43 @@ pytestmark = [pytest.mark.emulator, pytest.mark.engine, pytest.mark.usefixtures(
 
 NUM_TOKENS = 12
 MODEL = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
-# MC2 takes steps of up to max_num_seqs tokens
+# MC2 takes steps of up to max_num_seqs tokens, times the tokens of a request with its drafts
 ENGINE = {"max_num_batched_tokens": 64, "max_num_seqs": 6}
-LAYOUTS = {"TP2": Layout(tp=2), "DP2": Layout(dp=2)}
+# name -> model, layout, drafts; experts on all ranks
+SHORT = {"Qwen3-MoE TP2": ("Qwen3-MoE", Layout(tp=2), 0), "Qwen3-MoE DP2": ("Qwen3-MoE", Layout(dp=2), 0)}
+REST = {
+    "Qwen3-MoE DP2xTP2": ("Qwen3-MoE", Layout(tp=2, dp=2), 0),
+    "DeepSeek TP2 MTP2": ("DeepSeek", Layout(tp=2), 2),
+}
 
-Runs = tuple[dict[str, A3Run], list[tuple[int, ...]]]
+Runs = tuple[dict[str, A3Run], dict[str, list[tuple[int, ...]]]]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preloaded: None) -> Runs:
-    """Every layout's run, with experts on both ranks, and transformers' tokens."""
+    """Every case's run, and transformers' tokens by model."""
     prompts = make_prompts(tiny_model)[:6]
-    model = write_model(tmp_path_factory.mktemp("Qwen3-MoE"), tiny_model, "Qwen3MoeConfig", **MODEL)
+    qwen = write_model(tmp_path_factory.mktemp("Qwen3-MoE"), tiny_model, "Qwen3MoeConfig", **MODEL)
+    models = {"Qwen3-MoE": qwen, "DeepSeek": tiny_model}
     cases = {
-        name: EngineCase(model, layout, expert_parallel=True, engine_args=ENGINE)
-        for name, layout in LAYOUTS.items()
+        # drafts without asynchronous scheduling, under which vLLM has a race of its own (test_vllm_ascend.py)
+        name: EngineCase(
+            models[model],
+            layout,
+            expert_parallel=True,
+            num_speculative_tokens=drafts,
+            engine_args=ENGINE | ({"async_scheduling": False} if drafts else {}),
+        )
+        for name, (model, layout, drafts) in (SHORT | (REST if LONG else {})).items()
     }
     ours = run_on_a3(tmp_path_factory.mktemp("A3"), cases, prompts, NUM_TOKENS, deadline_s=240)
-    return ours, transformers_tokens(model, prompts, NUM_TOKENS)
+    used = {model for model, _, _ in (SHORT | (REST if LONG else {})).values()}
+    return ours, {model: transformers_tokens(models[model], prompts, NUM_TOKENS) for model in sorted(used)}
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", [*SHORT, *(pytest.param(name, marks=long_table) for name in REST)])
 def test_tokens_equal_transformers(runs: Runs, name: str) -> None:
-    run, expected = runs[0][name], runs[1]
+    run, expected = runs[0][name], runs[1][(SHORT | REST)[name][0]]
     assert run.result.token_ids == expected
     assert run.dispatches["MC2"] > 0
     assert run.dispatches["All2AllV"] > 0

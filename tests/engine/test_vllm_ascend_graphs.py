@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 
 from emulator.findings import Findings
+from tests.engine.graph_counts import GraphCounts
+from tests.engine.upstream_races import CAPTURE, others
 from tests.eplb_load.test_engine import (
     assert_equals_transformers,
     assert_every_scheduled_row_counts,
     summed_load,
 )
-from tests.support.a3_engines import run_on_a3
-from tests.support.graph_counts import GraphCounts
+from tests.support.engines.a3 import REPLAY, run_on_a3
+from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts, transformers_tokens, write_model
-from tests.support.upstream_races import CAPTURE, others
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -35,7 +36,7 @@ pytestmark = [
 NUM_TOKENS = 12
 DEADLINE_S = 400
 NUM_DRAFTS = 2
-LOAD = {"eplb_load": {"enabled": True, "interval": 3}}
+LOAD = {"eplb_load": {"enabled": True, "interval": 2}}
 ENGINE = {
     "max_num_seqs": 6,
     "enable_prefix_caching": False,
@@ -93,6 +94,13 @@ CASES = {
     "DeepSeek FULL_DECODE_ONLY TP1": Case("DeepSeek", "FULL_DECODE_ONLY", Layout(), LOAD, False),
     "DeepSeek FULL_DECODE_ONLY TP2+EP, theirs": Case("DeepSeek", "FULL_DECODE_ONLY", TP2, None),
 }
+# for the nightly command
+LONG = {
+    "Qwen3-MoE PIECEWISE TP1, theirs",
+    "Qwen3-MoE FULL_DECODE_ONLY TP1",
+    "Qwen3-MoE FULL_DECODE_ONLY TP2+EP, theirs",
+    "DeepSeek PIECEWISE DP2+EP",
+}
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +125,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> GraphCounts:
     return GraphCounts(monkeypatch)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[long_table] * (name in LONG)) for name in CASES])
 def test_tokens_and_load_equal_transformers(
     models: dict[str, str],
     prompts: list[list[int]],
@@ -151,6 +159,7 @@ def test_tokens_and_load_equal_transformers(
     assert [summed_load(result, model) for model in (0, 1)] == [summed_load(eager, model) for model in (0, 1)]
 
 
+@long_table
 def test_load_on_an_a3(
     models: dict[str, str],
     prompts: list[list[int]],
@@ -164,7 +173,7 @@ def test_load_on_an_a3(
     case = Case("Qwen3-MoE", "FULL_DECODE_ONLY", TP2, LOAD)
     run = run_on_a3(tmp_path, {"": case.engine(models)}, prompts, NUM_TOKENS, DEADLINE_S)[""]
     assert run.result.token_ids == expected["Qwen3-MoE"]
-    assert run.dispatches["replay"] >= NUM_TOKENS // 2 * 2
+    assert run.dispatches[REPLAY] >= NUM_TOKENS // 2 * 2
     assert min(run.dispatches["MC2"], run.dispatches["All2AllV"]) > 0
     assert_equals_transformers(models["Qwen3-MoE"], prompts, run.result)
     assert others(race_reports.take(), CAPTURE) == []

@@ -5,14 +5,18 @@ and the expert load of quantised layers against its routers."""
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from tests.support.graph_counts import GraphCounts
+from tests.support.upstream_races import CAPTURE, others
 
+from emulator.findings import Findings
 from tests.eplb_load.test_engine import assert_equals_transformers
+from tests.support.engines.a3 import run_on_a3
 from tests.support.long_tables import long_table
-from tests.support.quantised import integer_network, write_w8a8
+from tests.support.quantised import allow_float32, integer_network, write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
@@ -51,14 +55,9 @@ def w8a8(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preload
     )
 
 
-@pytest.fixture(autouse=True)
-def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has vllm-ascend take quantised models with float32 activations, in which tokens can be compared; the ranks
-    are forks of this process."""
-    from vllm_ascend.quantization.modelslim_config import AscendModelSlimConfig
-
-    dtypes = [torch.int8, torch.float16, torch.bfloat16, torch.float32]
-    monkeypatch.setattr(AscendModelSlimConfig, "get_supported_act_dtypes", classmethod(lambda cls: dtypes))
+@pytest.fixture(scope="module", autouse=True)
+def in_float32(vllm_preloaded: None) -> None:
+    allow_float32()  # the ranks are forks of this process
 
 
 def w8a8_case(
@@ -70,6 +69,7 @@ def w8a8_case(
         model,
         layout,
         expert_parallel=expert_parallel,
+        ascend_ext=extension,
         engine_args=ENGINE | {"additional_config": section | ascend},
     )
 
@@ -114,6 +114,38 @@ def test_quantised_experts_move(w8a8: str, prompts: list[list[int]], monkeypatch
     assert_equals_transformers(w8a8, prompts, result, network)
     for rank in result.ranks:
         assert rank.report is not None and rank.report["eplb_load"]["collection"]["num_windows"] >= 2
+
+
+def test_quantised_rows_travel_on_an_a3(w8a8: str, prompts: list[list[int]], tmp_path: Path) -> None:
+    """MC2 quantises what it sends; all-to-all sends what was quantised. The load counts each rank's own rows."""
+    case = w8a8_case(w8a8, Layout(tp=2), True, LOAD)
+    run = run_on_a3(tmp_path, {"W8A8": case}, prompts, NUM_TOKENS, DEADLINE_S)["W8A8"]
+    network = integer_network(lambda name: 2 if "o_proj" in name else 1)
+    assert run.dispatches["MC2"] > 0
+    assert run.dispatches["All2AllV"] > 0
+    assert run.result.token_ids == transformers_tokens(w8a8, prompts, NUM_TOKENS, network)
+    assert_equals_transformers(w8a8, prompts, run.result, network)
+
+
+def test_quantised_layers_in_graphs(
+    w8a8: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, race_reports: Findings
+) -> None:
+    """As it is served: the counts are inside the captured graphs of the decode steps."""
+    graphs = GraphCounts(monkeypatch)
+    case = w8a8_case(w8a8, Layout(tp=2), True, LOAD)
+    settings = {
+        "enforce_eager": False,
+        "compilation_config": {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [2, 4]},
+        "async_scheduling": False,
+    }
+    case = replace(case, engine_args=case.engine_args | settings)
+    result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=DEADLINE_S)
+    network = integer_network(lambda name: 2 if "o_proj" in name else 1)
+    assert result.token_ids == transformers_tokens(w8a8, prompts, NUM_TOKENS, network)
+    assert_equals_transformers(w8a8, prompts, result, network)
+    assert graphs.captures >= 4
+    assert graphs.replays >= NUM_TOKENS
+    assert others(race_reports.take(), CAPTURE) == []
 
 
 def test_bfloat16_runs_to_the_end(w8a8: str, prompts: list[list[int]]) -> None:

@@ -14,7 +14,7 @@ from tests.eplb_load.test_ascend_dispatch import (
     assert_counts_are_exact,
     engine_of,
 )
-from tests.support.a3_engines import REPLAY, A3Run, run_on_a3
+from tests.support.engines.a3 import REPLAY, A3Run, run_on_a3
 from tests.support.reference import make_prompts, transformers_tokens, write_model
 from tests.support.upstream_races import CAPTURE, others
 from vllm_ascend_ext.tools.forked_ranks import Layout

@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 
 from emulator.findings import Findings
-from tests.support.graph_counts import GraphCounts
+from tests.engine.graph_counts import GraphCounts
+from tests.engine.upstream_races import CAPTURE, CORRECTED_COUNTS, others
 from tests.support.reference import make_prompts, transformers_tokens
 from tests.support.saved_output import SavedRun, next_instance, run_saved
-from tests.support.upstream_races import CAPTURE, CORRECTED_COUNTS, others
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
 from vllm_ascend_ext.tools.engine import EngineCase
 from vllm_ascend_ext.tools.forked_ranks import Layout

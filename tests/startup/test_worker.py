@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from vllm_ascend_ext.config import ExtConfig
 from vllm_ascend_ext.integration import worker
 from vllm_ascend_ext.integration.eplb_load.feature import NothingToCount
+from vllm_ascend_ext.integration.errors import MovedExpertsError
 
 
 class Bound:
@@ -46,6 +49,12 @@ class DeviceWorker:
     ends: list[str]
 
     def load_model(self) -> None: ...
+
+    def reload_weights(self, path: str) -> None:
+        self.ends.append(f"loaded {path}")
+
+    def start_weight_update(self, is_checkpoint_format: bool = True) -> None:
+        self.ends.append(f"update {is_checkpoint_format}")
 
     def shutdown(self) -> None:
         self.ends.append("device")
@@ -89,6 +98,27 @@ def test_everything_ends_although_one_cannot(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(RuntimeError, match="mtp_output cannot end"):
         made.shutdown()
     assert ends == ["mtp_output", "eplb_load", "device"]
+
+
+def test_weights_are_not_loaded_where_experts_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they were at first, with two copies behind, they may be loaded; one layer that differs forbids it."""
+    calls: list[str] = []
+    made = _worker(monkeypatch, calls)
+    placement = torch.tensor([[0, 1, 2, 3, 0, 1]] * 2)
+    target = SimpleNamespace()
+    state = SimpleNamespace(model=target, physical_to_logical_map=placement)
+    eplb_state = SimpleNamespace(model_states={"target": state})
+    made.model_runner = SimpleNamespace(eplb_state=None, get_model=lambda: target)
+    for present in (None, eplb_state):
+        made.model_runner.eplb_state = present
+        made.reload_weights("new")
+        made.start_weight_update(is_checkpoint_format=False)
+    assert calls == ["loaded new", "update False"] * 2
+    placement[1] = torch.tensor([3, 1, 2, 0, 0, 1])
+    for call in (lambda: made.reload_weights("new"), made.start_weight_update):
+        with pytest.raises(MovedExpertsError, match="is refused: EPLB has moved experts of the target"):
+            call()
+    assert len(calls) == 4
 
 
 def test_a_stage_without_experts_reports_that_it_counted_nothing() -> None:

@@ -15,6 +15,18 @@ METHOD = "W8A8_DYNAMIC"
 _LARGEST = 127
 
 
+def allow_float32() -> None:
+    """Has vllm-ascend take quantised models with float32 activations, in which tokens can be compared, in this
+    process and its forks."""
+    import torch
+    from vllm_ascend.quantization.modelslim_config import AscendModelSlimConfig
+
+    dtypes = [torch.int8, torch.float16, torch.bfloat16, torch.float32]
+    AscendModelSlimConfig.get_supported_act_dtypes = classmethod(  # type: ignore[method-assign, assignment]
+        lambda cls: dtypes
+    )
+
+
 def write_w8a8(model: str, folder: Path) -> str:
     """Writes `model` with int8 projections into `folder` and returns the folder.
 

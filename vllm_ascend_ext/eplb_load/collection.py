@@ -64,7 +64,7 @@ class LoadOfModel:
         self.recorder.begin_step(num_tokens)
 
     def begin_passes(self, num_tokens_P: Sequence[int]) -> None:  # noqa: N803
-        """Tells of a run of passes, as `begin` does of one; `follow_passes` was called before."""
+        """Notes a run of passes that is about to begin, as `begin` does one; `follow_passes` was called before."""
         assert self._passes is not None
         self._passes.begin(num_tokens_P)
 

@@ -15,7 +15,7 @@ from vllm_ascend_ext.integration.ranks import traffic
 from vllm_ascend_ext.integration.registry import FEATURES, enabled
 from vllm_ascend_ext.integration.startup.activation import read_config
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
-from vllm_ascend_ext.integration.upstream.moe_layers import expert_placements
+from vllm_ascend_ext.integration.upstream.moe_layers import expert_placements, models_with_moved_experts
 from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily
 from vllm_ascend_ext.integration.upstream.seams.seam import Seam
 from vllm_ascend_ext.integration.upstream.stack import Stack
@@ -62,7 +62,6 @@ class ExtWorker:
         """Loads the models, then binds the features to the layers of the target and the draft model."""
         with self._before_load():
             super().load_model(*args, **kwargs)  # type: ignore[misc]
-        self._loaded_placements = expert_placements(self.model_runner)
         try:
             for feature in enabled(self.ext_config):
                 section = getattr(self.ext_config, feature.name)
@@ -99,9 +98,7 @@ class ExtWorker:
         super().start_weight_update(*args, **kwargs)  # type: ignore[misc]
 
     def _check_experts_have_not_moved(self, call: str) -> None:
-        now = expert_placements(self.model_runner)
-        moved = [model for model, placement in self._loaded_placements.items() if now.get(model) != placement]
-        if moved:
+        if moved := models_with_moved_experts(self.model_runner):
             raise MovedExpertsError(
                 f"{call} is refused: EPLB has moved experts of the {' and the '.join(moved)} since the weights "
                 "were loaded, and would serve wrong tokens with weights loaded anew; restart the engine with the "
@@ -156,4 +153,3 @@ class ExtWorker:
     vllm_config: Any
     model_runner: Any
     rank: int
-    _loaded_placements: dict[str, list[list[int]]]

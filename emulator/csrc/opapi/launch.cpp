@@ -257,7 +257,7 @@ int Launch(const Operator& op, aclOpExecutor* executor, void* stream) {
 
 }  // namespace emu::opapi
 
-// Of an executor that is never launched: torch_npu only asks for its workspace. Name from the torch_npu wheel (BSD-3).
+// Of an executor that is never launched: torch_npu only asks for its workspace. Name: the torch_npu wheel (BSD-3).
 extern "C" int aclDestroyAclOpExecutor(aclOpExecutor* executor) {
   return emu::Guarded("aclDestroyAclOpExecutor", [&] {
     if (emu::opapi::KindOf(executor) != emu::opapi::Kind::kExecutor) {

@@ -38,11 +38,11 @@ def test_captured(server: RankServer) -> None:
 
 
 def test_limits_are_errors_of_the_call(server: RankServer) -> None:
-    check_good(server.run("moe.refused", 2))
+    check_good(server.run("moe_faults.refused", 2))
 
 
 NUMBERS = "experts 4, hidden 32, top 2, quant mode 0, bf16"
-CALL = r"aclnnMoeDistributeDispatchV2\(global batch {}, " + NUMBERS + r"\) at .*moe\.py"
+CALL = r"aclnnMoeDistributeDispatchV2\(global batch {}, " + NUMBERS + r"\) at .*moe_faults\.py"
 FAULTS = {
     "masks": ("the ranks have 3, 5 tokens in aclnnMoeDistributeDispatchV2, and x_active_mask hides some",),
     "batch size": ("the ranks disagree", CALL.format(6), CALL.format(10)),
@@ -52,7 +52,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_faults_are_named_on_all_ranks(server: RankServer, kind: str) -> None:
-    check_named(server.run("moe.fault", 2, kind=kind), *FAULTS[kind])
+    check_named(server.run("moe_faults.fault", 2, kind=kind), *FAULTS[kind])
 
 
 OWN_FAULTS = {
@@ -64,9 +64,9 @@ OWN_FAULTS = {
 
 @pytest.mark.parametrize("kind", OWN_FAULTS)
 def test_faults_of_the_data_are_failures_of_the_device(server: RankServer, kind: str) -> None:
-    check_named(server.run("moe.fault", 2, kind=kind), OWN_FAULTS[kind])
+    check_named(server.run("moe_faults.fault", 2, kind=kind), OWN_FAULTS[kind])
 
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_reading_rows_without_waiting_is_a_race(server: RankServer, waits: bool) -> None:
-    check_good(server.run("moe.race", 2, waits=waits))
+    check_good(server.run("moe_faults.race", 2, waits=waits))

@@ -30,6 +30,7 @@ def test_a_folder_and_a_file(tmp_path: Path) -> None:
     (tmp_path / DESCRIPTION).write_text(json.dumps({"a": "FLOAT", "b": "W8A8_DYNAMIC"}))
     facts = read_model(str(tmp_path), None, {})
     assert (facts.quantization, facts.scheme) == ("ascend", "w8a8")
+    assert facts.described_layers == {"a": "FLOAT", "b": "W8A8_DYNAMIC"}
 
 
 def test_weights_that_say_themselves_how_they_are_quantised(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ of it: the same dispatches and settings, word for word the same refusals. On the
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -122,6 +123,7 @@ def test_dispatches_of_every_soc(soc: str) -> None:
     def job(rank: Rank) -> list[tuple[Any, Any, Any]]:
         from types import SimpleNamespace
 
+        import vllm_ascend.ascend_config as settings
         import vllm_ascend.utils as ascend
 
         from vllm_ascend_ext.integration.upstream.ascend_dispatch import dispatches
@@ -129,8 +131,9 @@ def test_dispatches_of_every_soc(soc: str) -> None:
 
         ascend.get_ascend_device_type = lambda: ascend.AscendDeviceType[soc]
         found = []
-        for experts in (0, 64, 256, 512):
+        for experts, fused in itertools.product((0, 64, 256, 512), (0, 1)):
             ascend._IS_MOE_MODEL = None
+            settings.get_ascend_config = lambda fused=fused: SimpleNamespace(enable_fused_mc2=fused)
             text = SimpleNamespace(to_dict=lambda experts=experts: {"num_experts": 1} if experts else {})
             text.num_experts_per_tok = 8
             model = SimpleNamespace(
@@ -149,8 +152,9 @@ def test_dispatches_of_every_soc(soc: str) -> None:
                 parallel = SimpleNamespace(
                     world_size_across_dp=ranks, pipeline_parallel_size=stages, enable_expert_parallel=has_ep
                 )
-                config = SimpleNamespace(model_config=model, parallel_config=parallel, additional_config={})
-                case = (experts, ranks, stages, has_ep)
+                given = {"enable_fused_mc2": fused}
+                config = SimpleNamespace(model_config=model, parallel_config=parallel, additional_config=given)
+                case = (experts, fused, ranks, stages, has_ep)
                 found.append((case, dispatches(config), CommandStack(soc, {}).dispatches(config)))
         return found
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells of the runs of vllm-ascend's draft model, of which a captured graph may hold all passes.
+"""Reports the runs of vllm-ascend's draft model, of which a captured graph may hold all passes.
 
 vllm-ascend 0.23.0's proposer runs the passes of a step in one call, `_runnable`: the function `_run_merged_draft`,
 or with full graphs a wrapper of it that captures and replays the whole. Proposals and dummy runs go through it.

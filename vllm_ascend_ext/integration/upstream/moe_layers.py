@@ -22,3 +22,13 @@ def expert_placements(runner: Any) -> dict[str, list[list[int]]]:
         "target" if model.model is runner.get_model() else "draft": model.physical_to_logical_map.tolist()
         for model in models
     }
+
+
+def models_with_moved_experts(runner: Any) -> list[str]:
+    """Returns which of the target and the draft model have experts elsewhere than where their weights load: expert
+    e in place e, copies behind all experts in the same order."""
+    return [
+        model
+        for model, placement in expert_placements(runner).items()
+        if any(expert != place % (max(layer) + 1) for layer in placement for place, expert in enumerate(layer))
+    ]

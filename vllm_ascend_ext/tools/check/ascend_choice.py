@@ -50,17 +50,22 @@ class CommandStack(VllmAscendStack):
             is_small = model.get_num_experts() // ranks <= _A2_MC2_EXPERTS
             return ("MC2", "ALLGATHER") if ranks >= _A2_MC2_RANKS and is_small else ("ALLGATHER",)
         if self.soc == "A3":
-            fused = self._setting(vllm_config, "enable_fused_mc2", "VLLM_ASCEND_ENABLE_FUSED_MC2")
-            return ("FUSED_MC2", "MC2", "ALLTOALL") if fused else ("MC2", "ALLTOALL")
+            return ("FUSED_MC2", "MC2", "ALLTOALL") if self._fused_mc2(vllm_config) else ("MC2", "ALLTOALL")
         gathers = parallel.world_size_across_dp <= model.num_experts_per_tok
         return ("MC2", "ALLGATHER" if gathers else "ALLTOALL")
 
-    def uses_fused_mc2(self, vllm_config: Any) -> bool:
-        """Returns whether an A3 takes fused operators in place of MC2, at least in some steps."""
-        parallel = vllm_config.parallel_config
-        mode = self._setting(vllm_config, "enable_fused_mc2", "VLLM_ASCEND_ENABLE_FUSED_MC2")
+    def dispatch_class(self, vllm_config: Any) -> str:
+        """Returns the ways that steps take, for a class: `dispatches` without what fused operators replace."""
+        ways, parallel = self.dispatches(vllm_config), vllm_config.parallel_config
+        if "FUSED_MC2" not in ways:
+            return ", ".join(ways)
+        if self._fused_mc2(vllm_config) == 2:
+            return "FUSED_MC2 (2), ALLTOALL"
         ranks = parallel.world_size_across_dp // parallel.pipeline_parallel_size
-        return self.soc == "A3" and (mode == 2 or (mode == 1 and ranks <= _FUSED_RANKS))
+        return "FUSED_MC2" if ranks <= _FUSED_RANKS else "MC2, ALLTOALL"
+
+    def _fused_mc2(self, vllm_config: Any) -> Any:
+        return self._setting(vllm_config, "enable_fused_mc2", "VLLM_ASCEND_ENABLE_FUSED_MC2")
 
     def splits_rows(self, vllm_config: Any) -> bool:
         """Returns whether FlashComm v1, shared-expert DP or the pass of sequence parallelism is on."""
@@ -84,7 +89,7 @@ class CommandStack(VllmAscendStack):
             enable_shared_expert_dp=self._shared_expert_dp(vllm_config),
             enable_sp_by_pass=self._sp_by_pass(vllm_config),
             enable_flashcomm1=self._setting(vllm_config, "enable_flashcomm1", "VLLM_ASCEND_ENABLE_FLASHCOMM1"),
-            enable_fused_mc2=self._setting(vllm_config, "enable_fused_mc2", "VLLM_ASCEND_ENABLE_FUSED_MC2"),
+            enable_fused_mc2=self._fused_mc2(vllm_config),
         )
 
     def _setting(self, vllm_config: Any, key: str, variable: str) -> Any:

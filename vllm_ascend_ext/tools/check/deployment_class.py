@@ -45,13 +45,10 @@ DIMENSIONS = tuple(field.name for field in fields(DeploymentClass))
 
 def class_of(vllm_config: Any, facts: ModelFacts, stack: CommandStack) -> DeploymentClass:
     """Returns the class of a deployment on the stack's SoC."""
-    ways = stack.dispatches(vllm_config)
-    if stack.uses_fused_mc2(vllm_config) and "MC2" in ways:
-        ways = ("FUSED_MC2",)
     return DeploymentClass(
         family=facts.family,
         graphs=_graphs(vllm_config),
-        dispatch=", ".join(ways),
+        dispatch=stack.dispatch_class(vllm_config),
         weights=_weights(vllm_config, facts),
         layout=_layout(vllm_config.parallel_config),
         row_split=_row_split(vllm_config, stack),

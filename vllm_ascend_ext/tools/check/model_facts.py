@@ -21,6 +21,15 @@ _EXPERT_COUNTS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_loc
 _TOP_KS = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
 _LINEAR_KEYS = ("linear_attn_config", "full_attention_interval", "linear_num_key_heads")
 DESCRIPTION = "quant_model_description.json"
+# how ModelSlim quantises the experts of checkpoints that are named after these widths
+_EXPERT_METHODS = {
+    "w8a8": "W8A8_DYNAMIC",
+    "w4a8": "W4A8_DYNAMIC",
+    "w4a16": "W4A16",
+    "w4a4": "W4A4_MXFP4",
+    "mxfp8": "W8A8_MXFP8",
+    "mxfp4": "W4A4_MXFP4",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +38,24 @@ class ModelFacts:
 
     quantization: vLLM's name of the method that the weights themselves ask for; None for none.
     scheme: what is known of the numbers' widths, for example "w8a8"; "" for unquantised weights.
+    description: the folder's description of its quantised layers; None without one.
     """
 
     name: str
     config: Mapping[str, Any]
     quantization: str | None
     scheme: str
+    description: Mapping[str, Any] | None = None
+
+    @property
+    def described_layers(self) -> Mapping[str, Any]:
+        """Returns the description of quantised layers: the folder's own, else one layer of experts by the name.
+
+        Where neither tells, that layer is FLOAT: a command is not refused for what it does not say.
+        """
+        if self.description is not None:
+            return self.description
+        return {"layer.experts.0.weight": _EXPERT_METHODS.get(self.scheme, "FLOAT")}
 
     @property
     def text_config(self) -> Mapping[str, Any]:
@@ -101,11 +122,11 @@ def read_model(name: str, config_file: Path | None, overrides: Mapping[str, Any]
         config = _known(name)
     config = {**config, **overrides}
     description = path.parent / DESCRIPTION
-    methods = _read_json(description).values() if description.is_file() else ()
-    scheme = next((found for text in methods if (found := scheme_of(str(text)))), "")
+    layers = _read_json(description) if description.is_file() else {}
+    scheme = next((found for text in layers.values() if (found := scheme_of(str(text)))), "")
     asked = (config.get("quantization_config") or {}).get("quant_method")
     if description.is_file():
-        return ModelFacts(name, config, "ascend", scheme or "w?a?")
+        return ModelFacts(name, config, "ascend", scheme or "w?a?", layers)
     named = "" if path.is_file() else scheme_of(name)
     return ModelFacts(name, config, asked or ("ascend" if named else None), asked or named)
 
@@ -130,6 +151,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def scheme_of(text: str) -> str:
-    """Returns the widths of weights and activations that a name tells, for example "w8a8", else ""."""
-    found = re.search(r"w\d+a\d+|mxfp\d", text.lower())
+    """Returns the widths of weights and activations that a name tells, for example "w8a8" or "mxfp8", else ""."""
+    found = re.search(r"mxfp\d", text.lower()) or re.search(r"w\d+a\d+", text.lower())
     return found[0] if found else ""

@@ -15,6 +15,8 @@ from typing import Any, get_args
 from vllm_ascend_ext.tools.check.errors import CommandError
 from vllm_ascend_ext.tools.check.model_facts import ModelFacts
 
+# by the widths of weights and activations, ModelSlim's method of experts
+_METHODS = {"w8a8": "W8A8_DYNAMIC", "w4a8": "W4A8_DYNAMIC", "w4a16": "W4A16"}
 _DTYPES = {"half": "float16", "float": "float32"}
 
 
@@ -27,6 +29,7 @@ def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
     return SimpleNamespace(
         parallel_config=_parallel(options),
         model_config=model,
+        quant_config=_quantisation(model, facts),
         speculative_config=speculative,
         compilation_config=_compilation(options, model, additional),
         scheduler_config=SimpleNamespace(
@@ -36,6 +39,7 @@ def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
         ec_transfer_config=options.ec_transfer_config,
         lora_config=SimpleNamespace() if options.enable_lora else None,
         additional_config=additional,
+        quant_config=SimpleNamespace(quant_description=facts.described_layers) if model.quantization else None,
         use_v2_model_runner=False,  # vllm-ascend builds the V1 runner whatever vLLM chose
     )
 
@@ -86,7 +90,9 @@ def _model(options: argparse.Namespace, facts: ModelFacts, is_eager: bool) -> An
 
     text = facts.text_namespace
     stored = facts.config.get("dtype") or facts.config.get("torch_dtype") or facts.text_config.get("dtype")
-    dtype = str(options.dtype if options.dtype != "auto" else stored or "bfloat16")
+    dtype = str(options.dtype)
+    if dtype == "auto":  # of float32 weights vLLM takes the platform's first choice
+        dtype = "float16" if str(stored) == "float16" else "bfloat16"
     dtype = _DTYPES.get(dtype, dtype)
     return SimpleNamespace(
         model=facts.name,
@@ -102,6 +108,14 @@ def _model(options: argparse.Namespace, facts: ModelFacts, is_eager: bool) -> An
         runner_type="generate" if options.runner == "auto" else options.runner,
         enable_return_routed_experts=bool(options.enable_return_routed_experts),
     )
+
+
+def _quantisation(model: Any, facts: ModelFacts) -> Any:
+    """Returns what the description of a ModelSlim checkpoint says of its experts, as far as their widths tell."""
+    if model.quantization != "ascend" or not facts.scheme:
+        return None
+    method = _METHODS.get(facts.scheme, facts.scheme.upper())
+    return SimpleNamespace(quant_description={"model.layers.0.mlp.experts.0.gate_proj.weight": method})
 
 
 def _compilation(options: argparse.Namespace, model: Any, additional: dict[str, Any]) -> Any:

@@ -68,7 +68,7 @@ def judge(question: Question) -> list[Verdict]:
     overrides = options.hf_overrides if isinstance(options.hf_overrides, Mapping) else {}
     facts = read_model(model_of(options), question.model_config, overrides)
     if question.scheme:
-        facts = dataclasses.replace(facts, scheme=scheme_of(question.scheme) or facts.scheme)
+        facts = dataclasses.replace(facts, scheme=scheme_of(f"{question.scheme} {facts.name}"))
     section, wrong = ExtConfig.salvage(options.additional_config or None)
     config = section or ExtConfig()
     names = question.features or [feature.name for feature in enabled(config)] or NAMES

@@ -49,62 +49,62 @@ _OFF = {
     "drafts": ("none",),
     "transfer": ("none",),
 }
-_OWN_CHOICE = "MC2, ALLTOALL"  # an A3's, by the size of a step
+
+_LOAD = ("eplb_load",)
+_A2 = "tests/eplb_load/test_vllm_ascend.py::"
+_DISPATCH = "tests/eplb_load/test_ascend_dispatch.py::test_gathered_rows_count_once"
+_A3 = "tests/eplb_load/test_ascend_a3.py::test_cut_rows_count_once"
+_GRAPHS = "tests/engine/test_vllm_ascend_graphs.py::test_tokens_and_load_equal_transformers"
+_QUANTISED = "tests/engine/test_vllm_ascend_quantised.py::test_tokens_and_load_equal_integer_reference"
+_CUT = ("MC2, ALLTOALL",)
+_FULL = ("FULL_DECODE_ONLY",)
 
 
-def _rows(features: tuple[str, ...], test: str, *classes: Mapping[str, tuple[str, ...]]) -> list[VerifiedRow]:
-    """Returns a row for each of a test's cases, whose values it does not cross."""
-    return [VerifiedRow(features, test, values) for values in classes]
+def _row(
+    features: tuple[str, ...], test: str, family: str, *layouts: str, **more: str | tuple[str, ...]
+) -> VerifiedRow:
+    values = {name: value if isinstance(value, tuple) else (value,) for name, value in more.items()}
+    return VerifiedRow(features, test, {"family": (family,), "layout": layouts, **values})
 
 
 ROWS: tuple[VerifiedRow, ...] = (
-    VerifiedRow(
-        ("eplb_load",),
-        "tests/eplb_load/test_vllm_ascend.py::test_load_equals_transformers_routing",
-        {"family": ("GQA",), "layout": ("TP", "TP+EP")},
+    _row(_LOAD, f"{_A2}test_load_equals_transformers_routing", "GQA", "TP", "TP+EP"),
+    _row(_LOAD, f"{_A2}test_mtp_counts_every_scheduled_row", "MLA", "TP+EP", drafts="mtp 2"),
+    _row(_LOAD, _DISPATCH, "GQA", "TP+EP", row_split="FlashComm v1"),
+    _row(_LOAD, _DISPATCH, "GQA", "DP+EP", "PP"),
+    _row(_LOAD, _DISPATCH, "MLA", "DP+EP", drafts="mtp 1"),
+    _row(_LOAD, _DISPATCH, "MLA", "TP+EP+DCP"),
+    _row(_LOAD, _A3, "GQA", "TP+EP", dispatch=("MC2, ALLTOALL", "FUSED_MC2")),
+    _row(_LOAD, _A3, "MLA", "TP+EP", dispatch=_CUT, row_split="FlashComm v1", drafts="mtp 1"),
+    _row(_LOAD, _A3, "MLA", "DP+EP", dispatch=_CUT, graphs=_FULL, drafts="mtp 1"),
+    _row(_LOAD, _A3, "MLA", "DP+TP+EP", dispatch=_CUT, drafts="mtp 2"),
+    _row(_LOAD, _GRAPHS, "GQA", "TP+EP", graphs=("PIECEWISE", "FULL_AND_PIECEWISE")),
+    _row(_LOAD, _GRAPHS, "GQA", "1", "DP+EP", graphs=_FULL),
+    _row(_LOAD, _GRAPHS, "MLA", "TP+EP", "DP+EP", graphs="PIECEWISE", drafts="mtp 2"),
+    _row(_LOAD, _GRAPHS, "MLA", "1", graphs=_FULL, drafts="mtp 2"),
+    _row(
+        _LOAD,
+        "tests/engine/test_vllm_ascend_graphs.py::test_load_on_an_a3",
+        "GQA",
+        "TP+EP",
+        graphs=_FULL,
+        dispatch=_CUT,
     ),
-    VerifiedRow(
-        ("eplb_load",),
-        "tests/eplb_load/test_vllm_ascend.py::test_mtp_counts_every_scheduled_row",
-        {"family": ("MLA",), "layout": ("TP+EP",), "drafts": ("mtp 2",)},
-    ),
-    *_rows(
-        ("eplb_load",),
-        "tests/eplb_load/test_ascend_dispatch.py::test_gathered_rows_count_once",
-        {"family": ("GQA",), "layout": ("TP+EP",), "row_split": ("FlashComm v1",)},
-        {"family": ("GQA",), "layout": ("DP+EP", "PP")},
-        {"family": ("MLA",), "layout": ("TP+EP+DCP",)},
-        {"family": ("MLA",), "layout": ("DP+EP",), "drafts": ("mtp 1",)},
-    ),
-    *_rows(
-        ("eplb_load",),
-        "tests/eplb_load/test_ascend_a3.py::test_cut_rows_count_once",
-        {"family": ("GQA",), "layout": ("TP+EP",), "dispatch": (_OWN_CHOICE, "FUSED_MC2")},
-        {
-            "family": ("MLA",),
-            "layout": ("TP+EP",),
-            "dispatch": (_OWN_CHOICE,),
-            "row_split": ("FlashComm v1",),
-            "drafts": ("mtp 1",),
-        },
-        {"family": ("MLA",), "layout": ("DP+TP+EP",), "dispatch": (_OWN_CHOICE,), "drafts": ("mtp 2",)},
-        {
-            "family": ("MLA",),
-            "layout": ("DP+EP",),
-            "dispatch": (_OWN_CHOICE,),
-            "drafts": ("mtp 1",),
-            "graphs": ("FULL_DECODE_ONLY",),
-        },
-    ),
-    VerifiedRow(
+    _row(_LOAD, _QUANTISED, "GQA", "TP", "TP+EP", weights="w8a8"),
+    _row(
         ("dp_gather",),
         "tests/dp_gather/test_vllm_ascend.py::test_modes_give_transformers_tokens",
-        {"family": ("MLA",), "layout": ("DP+EP",), "drafts": ("mtp 1",)},
+        "MLA",
+        "DP+EP",
+        drafts="mtp 1",
     ),
-    VerifiedRow(
+    _row(
         ("mtp_output",),
         "tests/mtp_output/test_vllm_ascend.py::test_frames_are_the_engines_tokens",
-        {"family": ("MLA",), "layout": ("TP+EP",), "drafts": ("mtp 2",)},
+        "MLA",
+        "TP+EP",
+        graphs=("eager", "PIECEWISE", "FULL_DECODE_ONLY"),
+        drafts="mtp 2",
     ),
 )
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.quantised import allow_float32
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 
 SOC = "Ascend910_9391"
@@ -48,7 +49,7 @@ def run_on_a3(
     num_ranks = max(case.layout.num_ranks for case in cases.values())
     environment = os.environ | {"EMULATOR_SOC": SOC, "EMULATOR_DEVICES": str(num_ranks), "OMP_NUM_THREADS": "1"}
     environment["VLLM_DISABLE_COMPILE_CACHE"] = "1"  # it would hide what has to be compiled
-    command = [sys.executable, "-m", "tests.support.a3_engines", str(asked), str(answered)]
+    command = [sys.executable, "-m", "tests.support.engines.a3", str(asked), str(answered)]
     subprocess.run(command, env=environment, check=True, timeout=60 + deadline_s * len(cases))
     runs: dict[str, A3Run] = pickle.loads(answered.read_bytes())
     return runs
@@ -83,6 +84,7 @@ def main(asked: Path, answered: Path) -> None:
 
     cases, prompts, num_tokens, deadline_s, splits = pickle.loads(asked.read_bytes())
     forked_ranks.preload()
+    allow_float32()
     log = asked.with_name("dispatches")
     _count_dispatches(log)
     runs = {}
@@ -98,6 +100,6 @@ def main(asked: Path, answered: Path) -> None:
 
 if __name__ == "__main__":
     # by its own name, so that what is pickled is not __main__'s
-    from tests.support import a3_engines
+    from tests.support.engines import a3
 
-    a3_engines.main(Path(sys.argv[1]), Path(sys.argv[2]))
+    a3.main(Path(sys.argv[1]), Path(sys.argv[2]))
