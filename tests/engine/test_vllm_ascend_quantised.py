@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.graph_counts import GraphCounts
-from tests.support.upstream_races import CAPTURE, others
 
 from emulator.findings import Findings
+from tests.engine.graph_counts import GraphCounts
+from tests.engine.upstream_races import CAPTURE, others
 from tests.eplb_load.test_engine import assert_equals_transformers
 from tests.support.engines.a3 import run_on_a3
 from tests.support.long_tables import long_table

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.upstream_races import CAPTURE, others
 
 from emulator.findings import Findings
 from tests.eplb_load.test_ascend_dispatch import (
@@ -16,7 +17,6 @@ from tests.eplb_load.test_ascend_dispatch import (
 )
 from tests.support.engines.a3 import REPLAY, A3Run, run_on_a3
 from tests.support.reference import make_prompts, transformers_tokens, write_model
-from tests.support.upstream_races import CAPTURE, others
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
 pytestmark = [

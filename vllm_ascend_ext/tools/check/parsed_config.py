@@ -16,7 +16,6 @@ from vllm_ascend_ext.tools.check.errors import CommandError
 from vllm_ascend_ext.tools.check.model_facts import ModelFacts
 
 # by the widths of weights and activations, ModelSlim's method of experts
-_METHODS = {"w8a8": "W8A8_DYNAMIC", "w4a8": "W4A8_DYNAMIC", "w4a16": "W4A16"}
 _DTYPES = {"half": "float16", "float": "float32"}
 
 
@@ -29,7 +28,6 @@ def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
     return SimpleNamespace(
         parallel_config=_parallel(options),
         model_config=model,
-        quant_config=_quantisation(model, facts),
         speculative_config=speculative,
         compilation_config=_compilation(options, model, additional),
         scheduler_config=SimpleNamespace(
@@ -108,14 +106,6 @@ def _model(options: argparse.Namespace, facts: ModelFacts, is_eager: bool) -> An
         runner_type="generate" if options.runner == "auto" else options.runner,
         enable_return_routed_experts=bool(options.enable_return_routed_experts),
     )
-
-
-def _quantisation(model: Any, facts: ModelFacts) -> Any:
-    """Returns what the description of a ModelSlim checkpoint says of its experts, as far as their widths tell."""
-    if model.quantization != "ascend" or not facts.scheme:
-        return None
-    method = _METHODS.get(facts.scheme, facts.scheme.upper())
-    return SimpleNamespace(quant_description={"model.layers.0.mlp.experts.0.gate_proj.weight": method})
 
 
 def _compilation(options: argparse.Namespace, model: Any, additional: dict[str, Any]) -> Any:
