@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import pytest
 
+from emulator.findings import Findings
+from tests.engine.upstream_races import CAPTURE, others
 from tests.eplb_load.vllm_ascend.test_dispatch import (
     DEADLINE_S,
     FLASHCOMM,
@@ -54,9 +56,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preload
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_cut_rows_count_once(runs: Runs, name: str) -> None:
+def test_cut_rows_count_once(runs: Runs, race_reports: Findings, name: str) -> None:
     """A rank counts the real rows of its slice."""
     ours, prompts, expected = runs
     assert_counts_are_exact(prompts, expected[CUT[name].model], ours[name].result)
+    assert others(race_reports.take(), CAPTURE) == []  # the first test sees those of all runs
     ways = {"FusedMC2"} if "fused" in name else {"MC2", "All2AllV"}
     assert set(ours[name].dispatches) == ways | ({REPLAY} if "graphs" in name else set())

@@ -56,7 +56,7 @@ def run_on_a3(
 
 
 def _count_dispatches(log: Path) -> None:
-    """Lets every dispatch of every rank, which are forks of this process, append its kind to a file."""
+    """Lets every dispatch and replay of every rank, which are forks of this process, append its kind to a file."""
     import torch
     from vllm_ascend.ops.fused_moe import token_dispatcher
     from vllm_ascend.ops.fused_moe.moe_comm_method import FusedMC2CommImpl

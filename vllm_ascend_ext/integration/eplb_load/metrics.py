@@ -108,7 +108,10 @@ class ExpertLoadMetrics(MetricSet):
         super().__init__(model_name)
         for name, text in _COUNTERS.items():
             self.add("counter", name, text, *(["model"] if name == "tokens" else []))
-        text = "Busiest over average expert, or rank, in the newest hand-over: the worst layer of the group."
+        text = (
+            "Busiest over average expert, or rank, in the newest hand-over: the worst layer of the group, in a "
+            "pipeline of a stage."
+        )
         self.add("gauge", "imbalance_ratio", text, "model", "layers", "over")
 
     def show(self, values: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ ROWS: tuple[VerifiedRow, ...] = (
     _row(_LOAD, _DISPATCH, "GQA", "TP+EP", row_split="FlashComm v1"),
     _row(_LOAD, _DISPATCH, "GQA", "DP+EP", "PP"),
     _row(_LOAD, _DISPATCH, "MLA", "DP+EP", drafts="mtp 1"),
-    _row(_LOAD, _DISPATCH, "MLA", "TP+EP+DCP", drafts="mtp 2"),
+    _row(_LOAD, _DISPATCH, "MLA", "TP+EP+DCP"),
     _row(_LOAD, _A3, "GQA", "TP+EP", dispatch=("MC2, ALLTOALL", "FUSED_MC2")),
     _row(_LOAD, _A3, "MLA", "TP+EP", dispatch=_CUT, row_split="FlashComm v1", drafts="mtp 1"),
     _row(_LOAD, _A3, "MLA", "DP+EP", dispatch=_CUT, graphs=_FULL, drafts="mtp 1"),
