@@ -13,7 +13,7 @@ import pytest
 
 from emulator.findings import Findings
 from tests.engine.test_tokens import assert_drafts_were_verified
-from tests.engine.upstream_races import CORRECTED_COUNTS, others
+from tests.support.engines.upstream_races import CORRECTED_COUNTS, others
 from tests.support.reference import make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from emulator.findings import Findings
-from tests.engine.graph_counts import GraphCounts
-from tests.engine.upstream_races import CAPTURE, others
 from tests.eplb_load.test_engine import assert_equals_transformers
 from tests.support.engines.a3 import run_on_a3
+from tests.support.engines.graph_counts import GraphCounts
+from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, integer_network, write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens, write_model

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from emulator.findings import Findings
-from tests.engine.graph_counts import GraphCounts
-from tests.engine.upstream_races import CAPTURE, CORRECTED_COUNTS, others
+from tests.support.engines.graph_counts import GraphCounts
+from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, others
 from tests.support.reference import make_prompts, transformers_tokens
 from tests.support.saved_output import SavedRun, next_instance, run_saved
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus

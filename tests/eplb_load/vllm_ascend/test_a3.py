@@ -6,7 +6,6 @@ from __future__ import annotations
 import pytest
 
 from emulator.findings import Findings
-from tests.engine.upstream_races import CAPTURE, others
 from tests.eplb_load.vllm_ascend.test_dispatch import (
     DEADLINE_S,
     FLASHCOMM,
@@ -16,6 +15,7 @@ from tests.eplb_load.vllm_ascend.test_dispatch import (
     engine_of,
 )
 from tests.support.engines.a3 import REPLAY, A3Run, run_on_a3
+from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.reference import make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
