@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import socket
+import threading
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.support.server import HOST, Server
+from tests.support.server import HOST, MODEL_NAME, Server
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -21,6 +26,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
+
+
+def _complete(server: Server) -> None:
+    body = {"model": MODEL_NAME, "prompt": "def main(", "max_tokens": 400, "ignore_eos": True, "n": 8}
+    data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        urllib.request.urlopen(urllib.request.Request(f"{server.url}/v1/completions", data, headers), timeout=240)
 
 
 def test_a_headless_node_whose_head_dies_ends_with_an_error(tiny_model: str, tmp_path: Path) -> None:
@@ -36,6 +48,10 @@ def test_a_headless_node_whose_head_dies_ends_with_an_error(tiny_model: str, tmp
     headless = Server(Path(tiny_model), (*launch, "--headless", "--data-parallel-start-rank", "1"), folders[1])
     try:
         head.wait_until_healthy(_START_S)
+        client = threading.Thread(target=_complete, args=(head,), daemon=True)
+        client.start()
+        time.sleep(8)  # in the middle of it: an idle node learns of nothing
+        assert client.is_alive()
         for process in head.processes():
             process.kill()
         assert headless.wait_until_ended(_END_S) == 1, headless.output()[-3000:]
