@@ -125,15 +125,15 @@ def _target_load(phases: list[dict[str, Any]]) -> list[list[int]]:
     return [[sum(counts) for counts in zip(*rows, strict=True)] for rows in zip(*loads, strict=True)]
 
 
-@pytest.mark.slow
+@long_table
 @pytest.mark.parametrize(
     ("layout", "num_speculative_tokens", "ways"),
     [
-        pytest.param("TP2", 0, [(False, False), (True, False)], id="TP2-plain", marks=long_table),
-        pytest.param("TP2", 2, [(False, False), (True, False)], id="TP2-mtp", marks=long_table),
-        pytest.param("DP2xTP2+EP", 0, [(False, False), (True, True)], id="DP2xTP2+EP-plain", marks=long_table),
+        pytest.param("TP2", 0, [(False, False), (True, False)], id="TP2-plain"),
+        pytest.param("TP2", 2, [(False, False), (True, False)], id="TP2-mtp"),
+        pytest.param("DP2xTP2+EP", 0, [(False, False), (True, True)], id="DP2xTP2+EP-plain"),
         pytest.param("DP2xTP2+EP", 2, [(True, False), (False, True)], id="DP2xTP2+EP-mtp"),
-        pytest.param("DP2xTP2", 0, [(True, False)], id="DP2xTP2-plain", marks=long_table),
+        pytest.param("DP2xTP2", 0, [(True, False)], id="DP2xTP2-plain"),
     ],
 )
 def test_tokens_of_a_plain_engine(

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts, transformers_tokens
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
@@ -60,19 +62,23 @@ def test_prefix_caching(
     assert result.ranks[0].metrics["vllm:prompt_tokens_cached"] > 0
 
 
-@pytest.mark.parametrize(
-    ("layout", "k"),
-    [
-        (Layout(), 0),
-        (Layout(), 1),
-        (Layout(tp=2), 0),
-        (Layout(tp=2), 2),
-        (Layout(dp=2), 2),
-        (Layout(tp=2, dp=2), 2),
-    ],
-    ids=["TP1", "TP1-mtp", "TP2", "TP2-mtp", "DP2-mtp", "DP2xTP2-mtp"],
-)
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def _scheduled() -> Iterator[Any]:
+    """Yields layout, drafts, asynchronous; asynchronous is vLLM's default, most of the others are nightly."""
+    rows = {
+        "TP1": (Layout(), 0),
+        "TP1-mtp": (Layout(), 1),
+        "TP2": (Layout(tp=2), 0),
+        "TP2-mtp": (Layout(tp=2), 2),
+        "DP2-mtp": (Layout(dp=2), 2),
+        "DP2xTP2-mtp": (Layout(tp=2, dp=2), 2),
+    }
+    for name, (layout, k) in rows.items():
+        yield pytest.param(layout, k, True, id=f"async-{name}")
+        marks = () if name in ("TP1-mtp", "DP2xTP2-mtp") else long_table
+        yield pytest.param(layout, k, False, id=f"sync-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("layout", "k", "asynchronous"), _scheduled())
 def test_scheduling(
     tiny_model: str,
     prompts: list[list[int]],

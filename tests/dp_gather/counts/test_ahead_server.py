@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from tests.dp_gather.test_engine import gathering, make_prompts
+from tests.support.long_tables import long_table
 from tests.support.server import MODEL_NAME, Server
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.usefixtures("vllm_preloaded")]
+pytestmark = [pytest.mark.engine, long_table, pytest.mark.usefixtures("vllm_preloaded")]
 
 LENGTHS = [5, 140, 9, 230, 3, 17, 61, 100, 1, 33, 180, 77]
 NUM_TOKENS = 150
