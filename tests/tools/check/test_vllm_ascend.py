@@ -75,7 +75,9 @@ def facts(deployment: Any) -> dict[str, Any]:
 
 def both(model: str, options: list[str], environment: dict[str, str]) -> tuple[Any, Any]:
     """Returns (facts, refusals) of start-up, and of `check`."""
+    import vllm_ascend.utils as ascend
     from vllm.engine.arg_utils import EngineArgs
+    from vllm_ascend.ascend_config import get_ascend_config
 
     from vllm_ascend_ext.config import ExtConfig
     from vllm_ascend_ext.integration.deployment import Deployment
@@ -102,7 +104,10 @@ def both(model: str, options: list[str], environment: dict[str, str]) -> tuple[A
     finally:
         for name in environment:
             del os.environ[name]
-    del vllm_config.additional_config["refresh"]  # what vllm-ascend has found stands, as in a server
+    # in a server vllm-ascend's configuration asks first, and what it hears stands
+    del vllm_config.additional_config["refresh"]
+    ascend._ENABLE_SP = None
+    ascend.enable_sp(vllm_config, get_ascend_config().enable_shared_expert_dp)
     theirs = Deployment(vllm_config, config, DEVICES["npu"], DEVICES["npu"].load_stack())
     return tuple((facts(deployment), [*map(str, refusals_in(deployment))]) for deployment in (theirs, ours))
 
