@@ -7,14 +7,13 @@ import pytest
 
 from tests.support.engines.a3 import A3Run, run_on_a3
 from tests.support.long_tables import LONG, long_table
-from tests.support.reference import make_prompts, transformers_tokens, write_model
+from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.tools.engine import EngineCase
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
 pytestmark = [pytest.mark.emulator, pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 
 NUM_TOKENS = 12
-MODEL = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
 # MC2 takes steps of up to max_num_seqs tokens, times the tokens of a request with its drafts
 ENGINE = {"max_num_batched_tokens": 64, "max_num_seqs": 6}
 # name -> model, layout, drafts; experts on all ranks
@@ -31,7 +30,7 @@ Runs = tuple[dict[str, A3Run], dict[str, list[tuple[int, ...]]]]
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preloaded: None) -> Runs:
     """Every case's run, and transformers' tokens by model."""
     prompts = make_prompts(tiny_model)[:6]
-    qwen = write_model(tmp_path_factory.mktemp("Qwen3-MoE"), tiny_model, "Qwen3MoeConfig", **MODEL)
+    qwen = write_qwen3_moe(tmp_path_factory.mktemp("Qwen3-MoE"), tiny_model)
     models = {"Qwen3-MoE": qwen, "DeepSeek": tiny_model}
     cases = {
         # drafts without asynchronous scheduling, under which vLLM has a race of its own (test_vllm_ascend.py)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.reference import make_prompts, transformers_tokens, write_model
+from tests.support.reference import QWEN3_MOE, make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -17,10 +17,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 NUM_TOKENS = 16
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("LlamaConfig", {}),
-    "Qwen3-MoE": (
-        "Qwen3MoeConfig",
-        {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True},
-    ),
+    "Qwen3-MoE": ("Qwen3MoeConfig", QWEN3_MOE),
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 from emulator.findings import Findings
 from tests.engine.test_tokens import assert_drafts_were_verified
 from tests.support.engines.upstream_races import CORRECTED_COUNTS, others
-from tests.support.reference import make_prompts, transformers_tokens, write_model
+from tests.support.reference import QWEN3_MOE, make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -27,10 +27,7 @@ pytestmark = [
 NUM_TOKENS = 16
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen3": ("Qwen3Config", {}),
-    "Qwen3-MoE": (
-        "Qwen3MoeConfig",
-        {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True},
-    ),
+    "Qwen3-MoE": ("Qwen3MoeConfig", QWEN3_MOE),
 }
 CASES = {
     "Qwen3 TP1": ("Qwen3", Layout(), False),

@@ -23,7 +23,7 @@ from tests.support.engines.a3 import REPLAY, run_on_a3
 from tests.support.engines.graph_counts import GraphCounts
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
-from tests.support.reference import make_prompts, transformers_tokens, write_model
+from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -41,12 +41,6 @@ ENGINE = {
     "max_num_seqs": 6,
     "enable_prefix_caching": False,
     "async_scheduling": False,
-}
-MODEL_SETTINGS = {
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 64,
-    "norm_topk_prob": True,
 }
 # tokens of a decode step: one a request, or with drafts three
 SIZES = {"Qwen3-MoE": [2, 4, 6], "DeepSeek": [6, 18]}
@@ -111,8 +105,7 @@ def prompts(tiny_model: str) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preloaded: None) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("Qwen3-MoE")
-    qwen3_moe = write_model(folder, tiny_model, "Qwen3MoeConfig", **MODEL_SETTINGS)
-    return {"Qwen3-MoE": qwen3_moe, "DeepSeek": tiny_model}
+    return {"Qwen3-MoE": write_qwen3_moe(folder, tiny_model), "DeepSeek": tiny_model}
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.support.engines.graph_counts import GraphCounts
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, integer_network, write_w8a8
-from tests.support.reference import make_prompts, transformers_tokens, write_model
+from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -28,7 +28,6 @@ pytestmark = [
 ]
 
 NUM_TOKENS = 12
-SETTINGS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
 # small steps, so that prompts are prefilled in chunks and requests join and leave the batch
 ENGINE = {"max_num_batched_tokens": 48, "max_num_seqs": 4, "enable_prefix_caching": False}
 DYNAMIC_EPLB = {
@@ -50,9 +49,7 @@ def prompts(tiny_model: str) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def w8a8(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preloaded: None) -> str:
     folder = tmp_path_factory.mktemp("float")
-    return write_w8a8(
-        write_model(folder, tiny_model, "Qwen3MoeConfig", **SETTINGS), tmp_path_factory.mktemp("w8a8")
-    )
+    return write_w8a8(write_qwen3_moe(folder, tiny_model), tmp_path_factory.mktemp("w8a8"))
 
 
 @pytest.fixture(scope="module", autouse=True)

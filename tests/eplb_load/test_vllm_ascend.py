@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.eplb_load.test_engine import assert_equals_transformers, summed_load
-from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_model
+from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.eplb_load.host_sum import HostSum
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout, RankError
@@ -56,8 +56,7 @@ def prompts(tiny_model: str) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def qwen3_moe(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preloaded: None) -> str:
-    settings = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
-    return write_model(tmp_path_factory.mktemp("model"), tiny_model, "Qwen3MoeConfig", **settings)
+    return write_qwen3_moe(tmp_path_factory.mktemp("model"), tiny_model)
 
 
 @pytest.mark.parametrize(

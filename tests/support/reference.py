@@ -111,6 +111,14 @@ def transformers_load(
     return run_ranks(job, Layout(), deadline_s=300)[0]
 
 
+QWEN3_MOE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
+
+
+def write_qwen3_moe(folder: Path, tokenizer_of: str) -> str:
+    """Writes a small Qwen3-MoE of eight experts, two a token, and returns its folder."""
+    return write_model(folder, tokenizer_of, "Qwen3MoeConfig", **QWEN3_MOE)
+
+
 def write_model(folder: Path, tokenizer_of: str, config_name: str, **settings: Any) -> str:
     """Writes a small checkpoint of another architecture and returns its folder.
 

@@ -59,12 +59,8 @@ class LoadOfModel:
         self._passes = DraftPasses(self.recorder, num_passes)
         return self._passes
 
-    def begin(self, num_tokens: int) -> None:
-        """Tells the recorder of a pass that is about to run, and how many rows it is to count."""
-        self.recorder.begin_step(num_tokens)
-
     def begin_passes(self, num_tokens_P: Sequence[int]) -> None:  # noqa: N803
-        """Notes a run of passes that is about to begin, as `begin` does one; `follow_passes` was called before."""
+        """Notes the rows of a run of passes that is about to begin; `follow_passes` was called before."""
         assert self._passes is not None
         self._passes.begin(num_tokens_P)
 
@@ -162,7 +158,7 @@ class ExpertLoadCollection:
 
     def _begin(self, load: LoadOfModel | None, facts: StepFacts) -> None:
         if load is not None:
-            load.begin(self._num_of(load, facts))
+            load.recorder.begin_step(self._num_of(load, facts))
 
     def _num_of(self, load: LoadOfModel, facts: StepFacts) -> int:
         return self._num_to_count(facts, load.model) if self._counts else 0

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from vllm_ascend_ext.eplb_load.balance import expert_imbalance, top_experts
+from vllm_ascend_ext.eplb_load.heatmap_png import names_of_layers
 from vllm_ascend_ext.printable import printable
 
 _NUM_TOP = 4  # busiest experts named for each layer
@@ -105,13 +106,7 @@ def write_heatmap_page(
         ValueError: another shape or dtype, a negative load, or another number of names.
         OSError: the file cannot be written.
     """
-    names = (
-        [str(layer) for layer in range(load_LE.shape[0])]
-        if layer_names is None
-        else [printable(name) for name in layer_names]
-    )
-    if len(names) != load_LE.shape[0]:
-        raise ValueError(f"{len(names)} layer names for {load_LE.shape[0]} layers")
+    names = names_of_layers(layer_names, load_LE.shape[0])
     refresh = "" if refresh_s is None else f'<meta http-equiv="refresh" content="{refresh_s}">'
     values = {
         "REFRESH": refresh,

@@ -54,13 +54,7 @@ def heatmap_figure(
     if load_LE.dim() != 2 or 0 in load_LE.shape:
         raise ValueError(f"load has shape {list(load_LE.shape)}, not [layers, experts]")
     num_layers, num_experts = load_LE.shape
-    names = (
-        [str(layer) for layer in range(num_layers)]
-        if layer_names is None
-        else [printable(name) for name in layer_names]
-    )
-    if len(names) != num_layers:
-        raise ValueError(f"{len(names)} layer names for {num_layers} layers")
+    names = names_of_layers(layer_names, num_layers)
     try:
         from matplotlib import colormaps
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -110,3 +104,16 @@ def _ticks(count: int, length_in: float, pitch_in: float) -> list[int]:
     while length_in / count * step < pitch_in:
         step *= 2
     return list(range(0, count, step))
+
+
+def names_of_layers(layer_names: Sequence[str] | None, num_layers: int) -> list[str]:
+    """Returns a name to show for each layer: its number where none is given.
+
+    Raises:
+        ValueError: another number of names than of layers.
+    """
+    if layer_names is None:
+        return [str(layer) for layer in range(num_layers)]
+    if len(layer_names) != num_layers:
+        raise ValueError(f"{len(layer_names)} layer names for {num_layers} layers")
+    return [printable(name) for name in layer_names]

@@ -16,7 +16,7 @@ from tests.eplb_load.vllm_ascend.test_dispatch import (
 )
 from tests.support.engines.a3 import REPLAY, A3Run, run_on_a3
 from tests.support.engines.upstream_races import CAPTURE, others
-from tests.support.reference import make_prompts, transformers_tokens, write_model
+from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
 pytestmark = [
@@ -37,7 +37,6 @@ CUT = {
     "TP2, fused": Case("Qwen3-MoE", Layout(tp=2), additional={"enable_fused_mc2": 1}),
     "DP2xTP2 MTP2, an idle replica": Case("DeepSeek", Layout(tp=2, dp=2), 2, (6, 1)),
 }
-MODEL = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
 
 Runs = tuple[dict[str, A3Run], list[list[int]], dict[str, list[tuple[int, ...]]]]
 
@@ -47,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preload
     """Every case's run, the prompts, and transformers' tokens of each model."""
     prompts = make_prompts(tiny_model)[:7]
     folder = tmp_path_factory.mktemp("Qwen3-MoE")
-    models = {"DeepSeek": tiny_model, "Qwen3-MoE": write_model(folder, tiny_model, "Qwen3MoeConfig", **MODEL)}
+    models = {"DeepSeek": tiny_model, "Qwen3-MoE": write_qwen3_moe(folder, tiny_model)}
     expected = {name: transformers_tokens(model, prompts, NUM_TOKENS) for name, model in models.items()}
     engines = {name: engine_of(case, models) for name, case in CUT.items()}
     splits = {name: case.split for name, case in CUT.items() if case.split is not None}

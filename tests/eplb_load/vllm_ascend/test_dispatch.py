@@ -13,7 +13,7 @@ from tests.eplb_load.test_engine import (
     assert_every_scheduled_row_counts,
     summed_load,
 )
-from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_model
+from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -62,9 +62,8 @@ def prompts(tiny_model: str) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preloaded: None) -> dict[str, str]:
-    settings = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
     folder = tmp_path_factory.mktemp("model")
-    return {"DeepSeek": tiny_model, "Qwen3-MoE": write_model(folder, tiny_model, "Qwen3MoeConfig", **settings)}
+    return {"DeepSeek": tiny_model, "Qwen3-MoE": write_qwen3_moe(folder, tiny_model)}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ before vllm-ascend's mapping (`log2phy`) and before the random ids of its profil
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -78,7 +77,7 @@ def watch(name: str, layer: Any, count: Count) -> None:
 
 @functools.cache  # once a process
 def _show_choices(seam: Seam) -> None:
-    change.replace(seam, _shown(getattr(importlib.import_module(seam.module), seam.name)))
+    change.wrap(seam, None, _shown)
 
 
 class _Watch:

@@ -13,7 +13,6 @@ from vllm_ascend_ext.integration.eplb_load import limits, rebalance_limits
 from vllm_ascend_ext.integration.eplb_load.bind import collect
 from vllm_ascend_ext.integration.eplb_load.metrics import ExpertLoadMetrics, metric_values
 from vllm_ascend_ext.integration.feature import BoundFeature, Feature
-from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.upstream.moe_layers import expert_placements
 from vllm_ascend_ext.integration.upstream.stack import Stack
 
@@ -91,11 +90,8 @@ class BoundLoad(BoundFeature):
 
     def metric_values(self) -> dict[str, Any] | None:
         """Returns the values for /metrics; None on all ranks of a stage but the first."""
-        placements, parallel = (
-            expert_placements(self._worker.model_runner),
-            self._worker.vllm_config.parallel_config,
-        )
-        return metric_values(self.collection, placements, parallel, rank_place(parallel))
+        runner = self._worker.model_runner
+        return metric_values(self.collection, expert_placements(runner), self._worker.vllm_config.parallel_config)
 
     def close(self) -> None:
         """Ends the thread that sums, where there is one."""

@@ -18,8 +18,8 @@ from vllm_ascend_ext.eplb_load.balance import (
     placed_imbalance,
 )
 from vllm_ascend_ext.eplb_load.collection import ExpertLoadCollection
+from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.upstream.metric_set import MetricSet
-from vllm_ascend_ext.rank_place import RankPlace
 
 PREFIX = "vllm:ascend_ext_eplb_load_"
 _MAX_GROUPS = 8
@@ -36,22 +36,21 @@ _COUNTERS = {
 
 
 def metric_values(
-    collection: ExpertLoadCollection,
-    placements: dict[str, list[list[int]]],
-    parallel_config: Any,
-    place: RankPlace,
+    collection: ExpertLoadCollection, placements: dict[str, list[list[int]]], parallel_config: Any
 ) -> dict[str, Any] | None:
-    """Returns what `ExpertLoadMetrics` shows, as plain values; None on all ranks but the first. Does not wait.
+    """Returns what `ExpertLoadMetrics` shows, as plain values. Does not wait.
+
+    Only the first rank of each pipeline stage answers; the others return None.
 
     Args:
         collection: the collection of this rank.
         placements: placements of the experts by EPLB, for each model that is balanced.
         parallel_config: vLLM's `ParallelConfig`.
-        place: place of this rank; the first rank of each pipeline stage answers.
     """
     windows = collection.windows
     if not windows.is_first:
         return None
+    place = rank_place(parallel_config)
     stage = f"stage {place.pp_rank}: " if place.pp_size > 1 else ""  # each stage has its own layers
     windows.consume()
     stats = windows.snapshots.stats

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.ranks.place import local_replicas
 from vllm_ascend_ext.integration.refusal import Rule
 from vllm_ascend_ext.integration.upstream.engine_process import is_part_of_an_engine
 from vllm_ascend_ext.mtp_output.outlet import replica_endpoint
@@ -41,9 +42,8 @@ def _takes_tokens_back(deployment: Deployment) -> bool:
 def _has_instance_that_lives(deployment: Deployment) -> object:
     if is_part_of_an_engine():
         return None
-    instance, parallel = deployment.config.mtp_output.instance, deployment.parallel
-    first = parallel.data_parallel_rank
-    for replica in range(first, first + max(parallel.data_parallel_size_local, 1)):
+    instance = deployment.config.mtp_output.instance
+    for replica in local_replicas(deployment.parallel):
         writer = living_writer(instance, replica)
         if writer is not None:
             return {"instance": instance, "ring": ring_path(instance, replica), "writer": writer}

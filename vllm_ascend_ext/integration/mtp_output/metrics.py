@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_ascend_ext.config import MtpOutputConfig
+from vllm_ascend_ext.integration.ranks.place import local_replicas
 from vllm_ascend_ext.integration.upstream.metric_set import MetricSet
 from vllm_ascend_ext.mtp_output.ring.watch import ring_level
 
@@ -55,9 +56,7 @@ class MtpOutputMetrics(MetricSet):
     def look(self, vllm_config: Any, section: MtpOutputConfig) -> None:
         """Shows how full the rings of this host's replicas are together, and how long their writers have waited: a
         writer that is blocked answers nobody."""
-        parallel = vllm_config.parallel_config
-        first = parallel.data_parallel_rank
-        replicas = range(first, first + max(parallel.data_parallel_size_local, 1))
+        replicas = local_replicas(vllm_config.parallel_config)
         levels = [level for replica in replicas if (level := ring_level(section.instance, replica)) is not None]
         if levels:
             self.put("ring_occupancy", sum(level.occupancy for level in levels))

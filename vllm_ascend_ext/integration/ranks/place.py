@@ -20,3 +20,9 @@ def rank_place(parallel_config: Any) -> RankPlace:
         pp_rank=pp.rank_in_group,
         pp_size=pp.world_size,
     )
+
+
+def local_replicas(parallel_config: Any) -> range:
+    """Returns the data-parallel replicas that this process's launch starts on this host."""
+    first = parallel_config.data_parallel_rank
+    return range(first, first + max(parallel_config.data_parallel_size_local, 1))

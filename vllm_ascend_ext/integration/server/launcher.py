@@ -6,7 +6,7 @@ It is the launcher of several API servers (which vLLM starts by itself with data
 
 from __future__ import annotations
 
-import importlib
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,26 +14,18 @@ from typing import Any
 from vllm_ascend_ext.integration.errors import EngineDiedError
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
-from vllm_ascend_ext.integration.upstream.seams.seam import Seam
 
 GRACE_S = 15.0
 """For an engine core to end its workers: vLLM's executor waits 4 s, sends SIGTERM, waits 4 s, sends SIGKILL."""
 
 
+@functools.cache  # once a process
 def replace_ends() -> None:
     """Puts our ends of a launcher in place; doing it twice changes nothing."""
     for seam in seams.STOPS:
-        _wrap(seam, _giving_time)
-    _wrap(seams.ENGINE_MONITOR, _raising_after_engines)
-    _wrap(seams.WORKER_MONITOR, _raising_after_workers)
-
-
-def _wrap(seam: Seam, wrapper: Callable[[Any], Any]) -> None:
-    owner: Any = importlib.import_module(seam.module)
-    for name in seam.path[:-1]:
-        owner = getattr(owner, name)
-    if getattr(getattr(owner, seam.name, None), "__module__", "") != __name__:
-        change.wrap(seam, owner, wrapper)
+        change.wrap(seam, None, _giving_time)
+    change.wrap(seams.ENGINE_MONITOR, None, _raising_after_engines)
+    change.wrap(seams.WORKER_MONITOR, None, _raising_after_workers)
 
 
 def _giving_time(stop: Callable[..., None]) -> Callable[..., None]:

@@ -75,6 +75,8 @@ class MetricsRefresh:
 
     def __init__(self, app: Any, client: Any, sets: dict[str, MetricSet], model_name: str) -> None:
         self._app, self._client, self._sets, self._model_name = app, client, sets, model_name
+        self._vllm_config = getattr(client, "vllm_config", None)
+        self._config = self._vllm_config and ExtConfig.from_additional_config(self._vllm_config.additional_config)
         text = "Times the engine did not answer at once."
         self._failures = ShownMetric("counter", PREFIX + "refresh_failures", text, ["model_name"])
         self._num_failures = 0
@@ -102,11 +104,9 @@ class MetricsRefresh:
             if not asking.done() and not self._is_late:
                 self._is_late = True
                 self._fail(f"no answer within {_ANSWER_S:g} s")
-        config = getattr(self._client, "vllm_config", None)
-        section = config and ExtConfig.from_additional_config(config.additional_config)
-        for name, shown in self._sets.items():
-            if section:
-                shown.look(config, getattr(section, name))
+        if self._config:
+            for name, shown in self._sets.items():
+                shown.look(self._vllm_config, getattr(self._config, name))
 
     async def _ask(self) -> None:
         try:

@@ -11,8 +11,8 @@ def cpu_platform() -> str | None:
     """Returns the class of our CPU platform on a machine with no NPU and no GPU, else None.
 
     vLLM calls this entry of the group `vllm.platform_plugins`. It refuses two platforms from outside, so that we
-    offer none where vllm-ascend is installed, which has its own, unless VLLM_PLUGINS names ours
-    alone. A vLLM built for the CPU ("0.23.0+cpu") brings a platform, too, which stays.
+    offer none where vllm-ascend is installed, which has its own, unless VLLM_PLUGINS names ours alone. A vLLM
+    built for the CPU ("0.23.0+cpu") brings a platform, too, which stays.
     """
     from vllm import envs
 

@@ -42,8 +42,7 @@ class CommandStack(VllmAscendStack):
 
     def dispatches(self, vllm_config: Any) -> tuple[str, ...]:
         """Returns the ways to dispatch that steps may take, as vllm-ascend chooses by SoC, ranks and experts."""
-        parallel, model = vllm_config.parallel_config, vllm_config.model_config
-        ranks = parallel.world_size_across_dp // parallel.pipeline_parallel_size
+        parallel, model, ranks = vllm_config.parallel_config, vllm_config.model_config, _ep_ranks(vllm_config)
         if not model.is_moe or not parallel.enable_expert_parallel or ranks == 1:
             return ("ALLGATHER",)
         if self.soc == "A2":
@@ -56,13 +55,12 @@ class CommandStack(VllmAscendStack):
 
     def dispatch_class(self, vllm_config: Any) -> str:
         """Returns the ways that steps take, for a class: `dispatches` without what fused operators replace."""
-        ways, parallel = self.dispatches(vllm_config), vllm_config.parallel_config
+        ways = self.dispatches(vllm_config)
         if "FUSED_MC2" not in ways:
             return ", ".join(ways)
         if self._fused_mc2(vllm_config) == 2:
             return "FUSED_MC2 (2), ALLTOALL"
-        ranks = parallel.world_size_across_dp // parallel.pipeline_parallel_size
-        return "FUSED_MC2" if ranks <= _FUSED_RANKS else "MC2, ALLTOALL"
+        return "FUSED_MC2" if _ep_ranks(vllm_config) <= _FUSED_RANKS else "MC2, ALLTOALL"
 
     def _fused_mc2(self, vllm_config: Any) -> Any:
         return self._setting(vllm_config, "enable_fused_mc2", "VLLM_ASCEND_ENABLE_FUSED_MC2")
@@ -110,3 +108,8 @@ class CommandStack(VllmAscendStack):
     def _sp_by_pass(self, vllm_config: Any) -> bool:
         has_pass = vllm_config.compilation_config.pass_config.enable_sp
         return bool(has_pass and not vllm_config.model_config.enforce_eager)
+
+
+def _ep_ranks(vllm_config: Any) -> int:
+    parallel = vllm_config.parallel_config
+    return int(parallel.world_size_across_dp // parallel.pipeline_parallel_size)

@@ -44,9 +44,15 @@ def replace_all(replacements: Iterable[tuple[Seam, Any]], owner: Any = None) -> 
             setattr(holder, seam.name, value)
 
 
-def wrap(seam: Seam, owner: Any, wrapper: Callable[[Any], Any]) -> None:
-    """Puts what `wrapper` makes of an object's present attribute in its place."""
-    _require(seam, owner)
+def wrap(seam: Seam, owner: Any | None, wrapper: Callable[[Any], Any]) -> None:
+    """Puts what `wrapper` makes of an object's present attribute in its place; doing it twice wraps twice.
+
+    owner: as for `replace`, which also says what is raised.
+    """
+    if owner is None:
+        owner = Change(seam, None).owner
+    else:
+        _require(seam, owner)
     setattr(owner, seam.name, wrapper(getattr(owner, seam.name)))
 
 
