@@ -123,6 +123,9 @@ def test_metrics_of_two_servers_and_their_end(tiny_model: str, tmp_path: Path) -
         assert any(scrape(server)[0][f"{OURS}refresh_failures_total"] > 0 for _ in range(4))
         reader.reads.set()
         client.join(120)
+        deadline = time.monotonic() + 60  # the answer may be there before the reader has had its last frame
+        while reader.num_tokens < 3 * NUM_TOKENS and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert not client.is_alive() and reader.num_tokens == 3 * NUM_TOKENS
         server._process.send_signal(signal.SIGTERM)
         assert server.wait_until_ended(60) == 0
