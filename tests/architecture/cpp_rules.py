@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file of C++ may hold. Functions are found by their indentation, which clang-format keeps."""
+"""What a file of C++ may hold. Functions are found by their braces (`cpp_functions.py`)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from scripts.structure import MAX_FILE_LINES, MAX_FUNCTION_LINES
+from tests.architecture.cpp_functions import functions, macros
 from tests.architecture.python_rules import says_nothing
 from tests.architecture.tree import CPP, FileRule, Rule, Tree, TreeRule
 
 MAX_COLUMNS = 115
-INCLUDE_FOLDERS = ("emulator/csrc", "csrc_ascendc", "csrc_ascendc/host")
-NO_FUNCTION = (
-    r"(?!(namespace|struct|class|enum|extern|union|constexpr|const|static const|if|for|while|switch|do|else)\b)"
+INCLUDE = re.compile(
+    r"(?:^\s*#\s*(?:include|include_next|import)\b|__has_include(?:_next)?\s*\()\s*([<\"]?)([^>\")]*)"
 )
-NOT_CANN = r"(?!ATen/|c10/|torch/|sys/|linux/|asm/)"
+INCLUDE_FOLDERS = ("emulator/csrc", "csrc_ascendc", "csrc_ascendc/host")
+NOT_CANN = ("ATen/", "c10/", "torch/", "sys/", "linux/", "asm/")
+SYSTEM = {  # headers of C, POSIX, Linux, OpenMP and Python with a name that ends in .h
+    *("unistd", "pthread", "dlfcn", "fcntl", "ucontext", "time", "signal", "omp", "link", "elf", "Python"),
+    *("poll", "errno", "stdint", "stddef", "string", "stdlib", "stdio", "math", "limits", "sched", "semaphore"),
+}
 
 
 def cpp_sizes(path: str, source: str) -> Iterator[str]:
@@ -30,22 +35,10 @@ def cpp_sizes(path: str, source: str) -> Iterator[str]:
 
 
 def cpp_function_sizes(path: str, source: str) -> Iterator[str]:
-    """C++ functions stay small, those of a class, too."""
-    begins: dict[str, int] = {}
-    head: tuple[str, int] | None = None  # indentation and line of a signature whose brace has not come
-    for number, line in enumerate(source.splitlines(), start=1):
-        if begin := re.match(rf"( {{0,2}}){NO_FUNCTION}[\w~\[]", line):
-            head = (begin[1], number)
-        elif re.match(r" {0,2}\S", line):
-            head = None
-        if head and line.endswith("{"):
-            begins[head[0]], head = head[1], None
-        elif line.endswith((";", "}")):
-            head = None
-        if (end := re.match(r"( {0,2})\}", line)) and end[1] in begins:
-            first = begins.pop(end[1])
-            if number - first + 1 > MAX_FUNCTION_LINES:
-                yield f"{path}:{first}: function of {number - first + 1} lines, more than {MAX_FUNCTION_LINES}"
+    """C++ functions stay small, those of a class, lambdas and macros, too."""
+    for first, last in (*functions(source), *macros(source)):
+        if last - first + 1 > MAX_FUNCTION_LINES:
+            yield f"{path}:{first}: function of {last - first + 1} lines, more than {MAX_FUNCTION_LINES}"
 
 
 def cpp_names(path: str, source: str) -> Iterator[str]:
@@ -56,21 +49,26 @@ def cpp_names(path: str, source: str) -> Iterator[str]:
                 yield f"{path}:{number}: the name {name}"
 
 
-def suspicious_includes(source: str) -> Iterator[tuple[int, str]]:
-    """Yields line and header of every include that may be CANN's: in a folder that is not torch's, or named so."""
+def includes(source: str) -> Iterator[tuple[int, str, str]]:
+    """Yields line, opening sign and header of everything that includes or asks for a header.
+
+    The header is what stands there when no sign opens it, a macro.
+    """
     for number, line in enumerate(source.splitlines(), start=1):
-        found = re.match(rf"\s*#\s*include\s*[<\"]{NOT_CANN}([^>\"]*/[^>\"]*|(acl|hccl|rt)[^>\"]*)", line)
-        if found:
-            yield number, found[1]
+        if found := INCLUDE.search(line):
+            yield number, found[1], found[2].strip()
 
 
 def cpp_no_cann(tree: Tree) -> Iterator[str]:
     """No CANN header is included, whose license forbids it (emulator/README.md): only our own and torch's."""
-    for path, source in tree.files(CPP):
+    for path, source in tree.files((*CPP, ".def")):
         folders = (PurePosixPath(path).parent, *INCLUDE_FOLDERS)
-        for number, header in suspicious_includes(source):
-            if not any((tree.root / folder / header).is_file() for folder in folders):
-                yield f"{path}:{number}: includes {header}, which is neither ours nor torch's"
+        for number, sign, header in includes(source):
+            is_standard = "/" not in header and (not header.endswith(".h") or header[:-2] in SYSTEM)
+            is_known = sign == "<" and (header.startswith(NOT_CANN) or is_standard)
+            if is_known or any((tree.root / folder / header).is_file() for folder in folders):
+                continue
+            yield f"{path}:{number}: includes {header}, which is neither ours nor torch's"
 
 
 RULES: list[Rule] = [

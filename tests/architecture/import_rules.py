@@ -7,7 +7,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from tests.architecture.python_source import imports, is_dynamic_import, nodes
+from tests.architecture.python_source import imports, nodes
 from tests.architecture.tree import PACKAGE, PYTHON, FileRule, Rule, Tree, TreeRule
 
 LEVELS = {
@@ -36,8 +36,20 @@ OWNERS = {  # module -> the files, or folders, of the package that may import it
     "vllm_ascend": ("integration/", "tools/"),
     "torch_npu": ("device/npu.py", "ops/ascendc.py"),
     "triton": ("ops/triton/",),
-    "emulator": (),  # the package must run where the emulator is not
+    **dict.fromkeys(("emulator", "tests", "scripts", "benchmarks", "examples"), ()),  # the package stands alone
+    **dict.fromkeys(("unittest", "mock", "pytest", "_pytest"), ()),  # and patches nothing
+    **dict.fromkeys(("runpy", "pkgutil", "imp"), ()),  # nor imports what cannot be read here
 }
+# what imports by a text, so that no rule here can read it
+DYNAMIC = {"import_module", "__import__", "find_spec", "spec_from_file_location", "exec", "eval"}
+UNSEEN = (  # files that import what a table of theirs names
+    "integration/upstream/devices.py",
+    "integration/upstream/seams/",
+    "integration/startup/plugin.py",
+    "tools/doctor/",
+    "tools/forked_ranks.py",
+    "tools/demo/run.py",
+)
 
 
 def _in_package(path: str) -> str:
@@ -57,14 +69,14 @@ def import_owners(path: str, source: str) -> Iterator[str]:
 
 
 def arrows(path: str, source: str) -> Iterator[str]:
-    """No room imports one above it, and no feature another."""
+    """No room imports one above it, no feature another, and a device's own classes are for device/ alone."""
     room = PurePosixPath(_in_package(path)).parts[0].removesuffix(".py")
     if room == "__init__":
         room = "cli"
     if room not in LEVELS:
         yield f"{path}:1: room {room} has no level in LEVELS"
         return
-    for line, name in imports(path, source):
+    for line, name in (*imports(path, source), *_attributes_of_package(source)):
         parts = name.split(".")
         if parts[0] != PACKAGE or len(parts) < 2 or parts[1].startswith("__"):
             continue
@@ -75,35 +87,68 @@ def arrows(path: str, source: str) -> Iterator[str]:
             yield f"{path}:{line}: {room} imports {name} from above"
         elif {room, target} <= FEATURES and room != target:
             yield f"{path}:{line}: feature {room} imports feature {target}"
+        elif target == "device" != room and parts[2:3] in (["cpu"], ["cuda"], ["npu"]):
+            yield f"{path}:{line}: imports {name}: what a device is like is asked of `Device`"
+
+
+def _attributes_of_package(source: str) -> Iterator[tuple[int, str]]:
+    """Yields line and dotted name of each `vllm_ascend_ext.x` in an expression, which needs no import of x."""
+    for node in nodes(source):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == PACKAGE:
+            yield node.lineno, f"{PACKAGE}.{node.attr}"
 
 
 def integrated_features(tree: Tree) -> Iterator[str]:
-    """No feature's folder in integration/ imports another's."""
+    """No feature's folder in integration/ imports another's, nor another feature's core."""
     for feature in sorted(FEATURES):
         for path, source in tree.files(PYTHON, f"{PACKAGE}/integration/{feature}"):
             for line, name in imports(path, source):
-                parts = name.split(".")
-                target = parts[2] if parts[:2] == [PACKAGE, "integration"] and len(parts) > 2 else feature
+                parts = [part for part in name.split(".") if part != "integration"]
+                target = parts[1] if parts[0] == PACKAGE and len(parts) > 1 else feature
                 if target in FEATURES - {feature}:
                     yield f"{path}:{line}: feature {feature} imports {name} of feature {target}"
 
 
 def plain_imports(path: str, source: str) -> Iterator[str]:
-    """No changes of the import path, and no imports in the core that cannot be read here."""
+    """No changes of the import path, and no imports in the package that cannot be read here, but in UNSEEN."""
+    is_ours = path.startswith(f"{PACKAGE}/")
+    touched = ("path", "meta_path", "path_hooks", *(("modules",) if is_ours else ()))
+    if _in_package(path).startswith(("integration/", "tools/")):
+        touched = touched[:3]  # may look whether vLLM has loaded a module
     for node in nodes(source):
-        if (
-            isinstance(node, ast.Attribute)
-            and node.attr in ("path", "meta_path")
-            and ast.unparse(node.value) == "sys"
-        ):
+        if isinstance(node, ast.Attribute) and node.attr in touched and ast.unparse(node.value) == "sys":
             yield f"{path}:{node.lineno}: touches {ast.unparse(node)}"
-        elif is_dynamic_import(node) and path.startswith(f"{PACKAGE}/"):
-            if _in_package(path).startswith(("integration/", "tools/")):
-                continue
-            assert isinstance(node, ast.Call)
-            name = node.args[0] if node.args else None
-            if not isinstance(name, ast.Constant) or str(name.value).startswith("."):
-                yield f"{path}:{node.lineno}: import that cannot be checked: {ast.unparse(node)}"
+        elif isinstance(node, ast.ImportFrom) and node.module == "sys":
+            yield from (f"{path}:{node.lineno}: touches sys.{x.name}" for x in node.names if x.name in touched)
+        elif isinstance(node, ast.Import):
+            yield from (f"{path}:{node.lineno}: hides sys" for x in node.names if x.name == "sys" and x.asname)
+        if is_ours and not _in_package(path).startswith(UNSEEN):
+            yield from (f"{path}:{line}: import that cannot be checked: {text}" for line, text in _unseen(node))
+
+
+def _unseen(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yields (line, text) where a node imports, or hands on what imports, without saying here what."""
+    if isinstance(node, ast.ImportFrom):
+        yield from ((node.lineno, alias.name) for alias in node.names if alias.name in DYNAMIC)
+    elif isinstance(node, ast.Call):
+        rest = [*node.args, *(keyword.value for keyword in node.keywords)]
+        if _dynamic(node.func):
+            first = node.args[0] if node.args else None
+            is_plain = isinstance(first, ast.Constant) and not str(first.value).startswith(".")
+            if not is_plain or _dynamic(node.func) in ("exec", "eval", "spec_from_file_location"):
+                yield node.lineno, ast.unparse(node)
+        yield from ((node.lineno, ast.unparse(node)) for value in rest if _dynamic(value))
+    elif isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr | ast.Return):
+        yield from ((node.lineno, ast.unparse(node)) for value in [node.value] if value and _dynamic(value))
+
+
+def _dynamic(node: ast.expr) -> str:
+    """Returns the name of what imports by a text, given as itself or as a text; empty for anything else."""
+    name = getattr(node, "attr", getattr(node, "id", getattr(node, "value", "")))
+    is_method = (
+        isinstance(node, ast.Attribute) and name in ("exec", "eval") and ast.unparse(node.value) != "builtins"
+    )
+    return name if isinstance(name, str) and name in DYNAMIC and not is_method else ""
 
 
 def relative_imports(path: str, source: str) -> Iterator[str]:
@@ -122,7 +167,7 @@ def stands_alone(path: str, source: str) -> Iterator[str]:
 
 def circles(tree: Tree) -> Iterator[str]:
     """In no folder do files and folders import each other in a circle, wherever in a file the import stands."""
-    for top in (PACKAGE, "emulator", "benchmarks", "tests"):
+    for top in (PACKAGE, "emulator", "benchmarks", "tests", "scripts", "examples"):
         edges = list(_edges(tree, top))
         folders = {
             parent for path in tree.paths if path.startswith(f"{top}/") for parent in PurePosixPath(path).parents

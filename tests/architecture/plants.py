@@ -176,4 +176,63 @@ WORDS_AND_SEAMS = [
     ),
 ]
 
-PLANTS: list[Plant] = [*IMPORTS, *PYTHON, *CPP, *TREE, *WORDS_AND_SEAMS]
+EXCHANGE = f"{PACKAGE}/integration/dp_gather/vllm_exchange.py"
+CORE_CPP = "csrc_ascendc/host/core.cpp"
+BODY = "  a = b;\n" * 50 + "}\n"
+# rule, file, what is put below it, words of what the rule says: ways around a rule
+EVASIONS = [
+    ("plain_imports", RECORDER, "from importlib import import_module as load\n", "import_module"),
+    ("plain_imports", RECORDER, "import importlib\nload = importlib.import_module\n", "load = importlib"),
+    ("plain_imports", RECORDER, "import importlib\ngetattr(importlib, 'import_module')('vllm')\n", "getattr"),
+    ("plain_imports", RECORDER, "import functools\nload = functools.partial(__import__, 'vllm')\n", "partial"),
+    ("plain_imports", RECORDER, "exec('import vllm')\n", "exec"),
+    ("plain_imports", RECORDER, "import sys\nvllm = sys.modules['vllm']\n", "touches sys.modules"),
+    ("plain_imports", RECORDER, "from sys import path\n", "touches sys.path"),
+    ("import_owners", RECORDER, "import runpy\n", "imports runpy"),
+    ("import_owners", RECORDER, "from tests.support import reference\n", "imports tests"),
+    ("import_owners", EXCHANGE, "from unittest.mock import patch\n", "imports unittest"),
+    ("arrows", RECORDER, f"import {PACKAGE}\nx = {PACKAGE}.integration\n", "from above"),
+    ("arrows", EXCHANGE, f"from {PACKAGE}.device.npu import NpuDevice\n", "is asked of `Device`"),
+    ("integrated_features", EXCHANGE, f"import {PACKAGE}.eplb_load.recorder\n", "of feature eplb_load"),
+    ("environment", RECORDER, "import os\nx = getattr(os, 'environ')\n", "belongs in envs.py"),
+    ("environment", RECORDER, "from os import *\n", "belongs in envs.py"),
+    ("environment", RECORDER, "from posix import environ\n", "belongs in envs.py"),
+    ("device_branches", RECORDER, "def f(kind):\n    return str(kind).startswith('npu:')\n", "startswith"),
+    ("device_branches", RECORDER, "def f(kind):\n    return {'npu': 1, 'cuda': 2}[kind]\n", "[kind]"),
+    ("device_branches", RECORDER, "KIND = 'npu'\n\n\ndef f(x):\n    return x == KIND\n", "x == KIND"),
+    ("device_branches", RECORDER, "import torch\nx = torch.cuda.is_available()\n", "is_available"),
+    ("device_branches", RECORDER, "import torch\nx = hasattr(torch, 'npu')\n", "hasattr"),
+    ("names", EXCHANGE, "class Stack:\n    routes_itself = True\n", "the flag routes_itself"),
+    ("names", EXCHANGE, "def f(stack):\n    return stack.routes_itself\n", "the flag routes_itself"),
+    ("names", RECORDER, "def count_helper():\n    pass\n", "count_helper"),
+    ("names", RECORDER, "MAYBE_COUNTED = 1\n", "MAYBE_COUNTED"),
+    ("sizes", RECORDER, "@property\n" * 20 + "def f():\n" + "    print()\n" * 30, "f: 51 lines"),
+    ("sizes", RECORDER, "f = lambda: [\n" + "    1,\n" * 50 + "]\n", "lambda: 52 lines"),
+    ("script_sizes", "cmake/sources.cmake", "# x\n" * 300, "more than 300"),
+    ("foreign_objects", EXCHANGE, "def f(r):\n    list(map(setattr, [r], ['x'], [1]))\n", "handed on"),
+    ("foreign_objects", EXCHANGE, "def f(r):\n    d = vars(r)\n    d['x'] = 1\n", "sets vars(r)"),
+    ("foreign_objects", EXCHANGE, "def forward(self):\n    self.x = 1\n", "sets self.x"),
+    ("foreign_objects", f"{PACKAGE}/runner/mixin.py", "def f(layer):\n    layer.x = 1\n", "sets layer.x"),
+    ("cpp_function_sizes", CORE_CPP, "const char* F() {\n" + BODY, "function of 52 lines"),
+    ("cpp_function_sizes", CORE_CPP, 'extern "C" int F() {  // words\n' + BODY, "function of 52 lines"),
+    ("cpp_function_sizes", CORE_CPP, "const auto kF = [] {\n" + BODY.replace("}", "};"), "function of 52 lines"),
+    ("cpp_function_sizes", CORE_CPP, "#define F() \\\n" + "  a = b; \\\n" * 50 + "  c\n", "function of 52 lines"),
+    ("cpp_no_cann", CORE_CPP, '#if __has_include("acl/acl.h")\n#endif\n', "includes acl/acl.h"),
+    ("cpp_no_cann", CORE_CPP, '#define H "acl/acl.h"\n#include H\n', "includes H"),
+    ("cpp_no_cann", CORE_CPP, "#include <kernel_tensor.h>\n", "includes kernel_tensor.h"),
+    ("cpp_no_cann", "emulator/csrc/opapi/tables/rope.def", '#include "ge_api.h"\n', "includes ge_api.h"),
+]
+AROUND = [Plant(rule, {file: _below(f"\n\n{text}")}, says) for rule, file, text, says in EVASIONS]
+KINDS = [
+    Plant("file_kinds", {"csrc_channel/ring.cc": _new("")}, "no rule reads"),
+    Plant(
+        "circles",
+        {
+            "scripts/structure.py": _below("\nimport scripts.docs_pages\n"),
+            "scripts/docs_pages.py": _below("\nimport scripts.structure\n"),
+        },
+        "closes a circle in scripts",
+    ),
+]
+
+PLANTS: list[Plant] = [*IMPORTS, *PYTHON, *CPP, *TREE, *WORDS_AND_SEAMS, *AROUND, *KINDS]

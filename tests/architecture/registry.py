@@ -6,7 +6,6 @@ from __future__ import annotations
 from tests.architecture import (
     cpp_rules,
     import_rules,
-    package_rules,
     plants,
     python_rules,
     target_rules,
@@ -18,7 +17,6 @@ RULES: list[Rule] = [
     *import_rules.RULES,
     *target_rules.RULES,
     *python_rules.RULES,
-    *package_rules.RULES,
     *cpp_rules.RULES,
     *tree_rules.RULES,
 ]

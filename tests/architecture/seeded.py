@@ -33,6 +33,13 @@ SEEDED: list[tuple[FileCheck, str, str]] = [
         "csrc_channel/a.cpp",
         "A::A(int a,\n     int b)\n    : a_(a) {\n" + "  int c;\n" * 47 + "}\n",
     ),
+    (
+        cpp_function_sizes,
+        "csrc_channel/a.h",
+        "class A {\n  struct B {\n    int F() {\n" + "      a;\n" * 49 + "    }\n  };\n};\n",
+    ),
+    (cpp_function_sizes, "csrc_channel/a.h", "A::A(int a)\n    : a_{a}, b_(b) {\n" + "  a;\n" * 48 + "}\n"),
+    (cpp_function_sizes, "csrc_channel/a.h", "void F(A a = {}, char c = '{')\n{\n" + "  a;\n" * 48 + "}\n"),
     (cpp_names, "csrc_channel/a.cpp", "void MaybeSend();\n"),
     (cpp_names, "csrc_channel/a.cpp", "int maybe_sent = 0;\n"),
     (license_line, "emulator/csrc/a.cpp", "#include <vector>\n"),
@@ -98,6 +105,9 @@ ALLOWED: list[tuple[FileCheck, str, str]] = [
     (cpp_function_sizes, "emulator/csrc/a.cpp", "namespace emu {\n" + "int a;\n" * 60 + "}\n"),
     (cpp_function_sizes, "emulator/csrc/a.cpp", "int F() {\n" + "  int a;\n" * 48 + "}\n"),
     (cpp_function_sizes, "csrc_channel/a.cpp", "int F();\nstruct A {\n" + "  int a;\n" * 60 + "};\n"),
+    (cpp_function_sizes, "csrc_channel/a.cpp", "const int k[] = {\n" + "  {1, 2},\n" * 60 + "};\n"),
+    (cpp_function_sizes, "csrc_channel/a.cpp", "enum class A : int {\n" + "  kA,\n" * 60 + "};\n"),
+    (cpp_function_sizes, "csrc_channel/a.cpp", 'extern "C" {\n' + "int F();\n" * 60 + "}\n"),
     (cpp_names, "csrc_channel/a.cpp", "[[maybe_unused]] int a;  // maybe\n"),
     (license_line, "scripts/a.sh", "#!/bin/sh\n# SPDX-License-Identifier: Apache-2.0\n"),
     (file_names, "vllm_ascend_ext/eplb_load/recorder.py", ""),
@@ -126,7 +136,7 @@ ALLOWED: list[tuple[FileCheck, str, str]] = [
     (
         device_branches,
         "vllm_ascend_ext/runner/mixin.py",
-        "if device.capabilities.graph_capture and kind == 'cpu': pass",
+        "if device.capabilities.graph_capture and kind == 'none': pass",
     ),
     (
         names,

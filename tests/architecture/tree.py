@@ -18,12 +18,16 @@ PACKAGE = "vllm_ascend_ext"
 PYTHON = (".py",)
 CPP = (".cpp", ".h")
 SOURCES = (*PYTHON, *CPP, ".sh")
+SCRIPTS = (".sh", ".cmake", "CMakeLists.txt")
 READ = (*SOURCES, ".def", ".cmake", "CMakeLists.txt", ".toml")
+# kinds of source that no rule reads, so that none may be here
+UNREAD = (".cc", ".cxx", ".c", ".hpp", ".hh", ".hxx", ".inl", ".inc", ".ipp", ".cu", ".cuh", ".pyx", ".pyi", ".in")
+KNOWN = (*READ, *UNREAD)
 BUILT = ("build", "dist", "out")  # folders at the root that .gitignore names
 
 
 class Tree:
-    """Every file under `root` whose name ends as one of READ does, without hidden and built folders."""
+    """Every file under `root` whose name ends as one of READ or UNREAD does, without hidden and built folders."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -46,7 +50,7 @@ class Tree:
             folders[:] = [
                 name for name in folders if not name.startswith((".", "__pycache__")) and name not in built
             ]
-            yield from (f"{inside}/{name}" if inside else name for name in names if name.endswith(READ))
+            yield from (f"{inside}/{name}" if inside else name for name in names if name.endswith(KNOWN))
 
 
 class Rule(Protocol):

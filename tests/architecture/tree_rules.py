@@ -12,13 +12,13 @@ from pathlib import PurePosixPath
 import tomllib
 from setuptools import find_packages
 
-from scripts.structure import MAX_FOLDER_FILES
-from tests.architecture.python_rules import says_nothing
-from tests.architecture.tree import PACKAGE, READ, SOURCES, FileRule, Rule, Tree, TreeRule
+from scripts.structure import MAX_FILE_LINES, MAX_FOLDER_FILES
+from tests.architecture.python_rules import is_vague, says_nothing
+from tests.architecture.tree import PACKAGE, READ, SCRIPTS, SOURCES, UNREAD, FileRule, Rule, Tree, TreeRule
 
 LICENSE = "SPDX-License-Identifier: Apache-2.0"
 LICENSED = tuple(suffix for suffix in READ if suffix != ".toml")
-VAGUE = ("utils", "util", "helpers", "common", "misc")
+VAGUE = ("common", "shared")
 
 
 def license_line(path: str, source: str) -> Iterator[str]:
@@ -35,8 +35,19 @@ def file_names(path: str, _: str) -> Iterator[str]:
     """No file and no folder is named utils, maybe or v1."""
     for part in PurePosixPath(path).parts:
         stem = part.partition(".")[0]
-        if stem in VAGUE or stem.endswith(("_utils", "_helpers")) or says_nothing(stem):
+        if stem in VAGUE or stem.endswith("_common") or is_vague(stem) or says_nothing(stem):
             yield f"{path}:1: the name {part} says nothing"
+
+
+def file_kinds(tree: Tree) -> Iterator[str]:
+    """C++ is in .cpp and .h, Python in .py: what ends otherwise is read by no rule."""
+    yield from (f"{path}:1: a kind of source that no rule reads" for path in tree.paths if path.endswith(UNREAD))
+
+
+def script_sizes(path: str, source: str) -> Iterator[str]:
+    """Scripts of the shell and of CMake stay small, as sources do."""
+    if (num_lines := len(source.splitlines())) > MAX_FILE_LINES:
+        yield f"{path}:1: {num_lines} lines, more than {MAX_FILE_LINES}"
 
 
 def folder_sizes(tree: Tree) -> Iterator[str]:
@@ -70,6 +81,8 @@ def wheel_contents(tree: Tree) -> Iterator[str]:
 RULES: list[Rule] = [
     FileRule(license_line, LICENSED),
     FileRule(file_names, READ),
+    FileRule(script_sizes, SCRIPTS),
+    TreeRule(file_kinds),
     TreeRule(folder_sizes),
     TreeRule(launcher_alone),
     TreeRule(wheel_contents),

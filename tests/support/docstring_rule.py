@@ -41,7 +41,7 @@ def docstring_violations(path: str, source: str) -> Iterator[str]:
             continue
         line = node.body[0].lineno
         if not _begins_with_a_verb(docstring):
-            yield f"{path}:{line}: begins with {docstring.split()[0]!r} instead of a verb (Returns ...)"
+            yield f"{path}:{line}: begins with {docstring[:40].split(' ')[0]!r} instead of a verb (Returns ...)"
         if pronoun := _PRONOUN.search(docstring):
             yield f"{path}:{line}: has {pronoun[1]!r} behind a semicolon: repeat the noun"
 

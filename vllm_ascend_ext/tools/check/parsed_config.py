@@ -110,7 +110,7 @@ def _model(options: argparse.Namespace, facts: ModelFacts, is_eager: bool) -> An
 def _compilation(options: argparse.Namespace, model: Any, additional: dict[str, Any]) -> Any:
     from vllm.config import CompilationConfig, CompilationMode, CUDAGraphMode
 
-    given = vars(options.compilation_config) if options.compilation_config else {}
+    given = dict(vars(options.compilation_config)) if options.compilation_config else {}
     mode, graphs = given.get("mode"), given.get("cudagraph_mode")
     if _xlite(additional):
         graphs = CUDAGraphMode.FULL_DECODE_ONLY
