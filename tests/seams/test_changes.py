@@ -141,3 +141,12 @@ def test_a_change_that_cannot_be_made_takes_the_others_back() -> None:
 def test_a_change_that_would_do_nothing_is_refused() -> None:
     with pytest.raises(IncompatibleVllmError, match=r"_Experts has no reduce_output .*Install vllm==0"):
         _change("reduce_output", None, _Experts())
+
+
+def test_a_mark_that_would_hide_an_attribute_of_the_class_is_refused(upstream: types.ModuleType) -> None:
+    thing = upstream.Thing()
+    change.mark(row("Thing"), thing, "ascend_ext_step", 1)
+    change.mark(row("Thing"), thing, "ascend_ext_step", 2)
+    assert thing.ascend_ext_step == 2
+    with pytest.raises(IncompatibleVllmError, match=r"Thing has a second of its own \(vllm_for_test:Thing\)"):
+        change.mark(row("Thing"), thing, "second", 1)

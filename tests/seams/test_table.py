@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 from importlib import import_module
@@ -93,12 +94,52 @@ def test_a_lost_parameter_is_named() -> None:
 
 def test_the_table_is_complete_and_has_no_row_twice() -> None:
     modules = [import_module(f"{rows.__name__}.{module.name}") for module in iter_modules(rows.__path__)]
-    assert len(modules) == 10
+    assert len(modules) == 11
     for module in modules:
         named = [value for value in vars(module).values() if isinstance(value, Seam)]
         assert [seam.target for seam in named if seam not in SEAMS] == [], module.__name__
     places = [(seam.target, seam.feature, device) for seam in SEAMS for device in seam.devices]
     assert sorted(place for place in set(places) if places.count(place) > 1) == []
+
+
+def private_reads(source: str, ours: frozenset[str]) -> set[str]:
+    """Private names that a file reads of objects, or imports, and that no file of ours binds."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
+            found |= {str(argument.value) for argument in node.args[1:2] if isinstance(argument, ast.Constant)}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("vllm", "vllm_ascend"):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found - ours if name.startswith("_") and not name.startswith("__")}
+
+
+def bound_names(source: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+    return found
+
+
+def test_every_private_read_has_a_row() -> None:
+    package = ROOT / "vllm_ascend_ext"
+    texts = [file.read_text(encoding="utf-8") for file in sorted(package.rglob("*.py"))]
+    ours = frozenset().union(*map(bound_names, texts))
+    assert private_reads("from vllm.a import _b\nc._d\ngetattr(c, '_e')\nc._select", ours) == {
+        *("_b", "_d", "_e", "_select")
+    }
+    found = set()
+    for room in ("integration", "tools"):
+        for file in sorted((package / room).rglob("*.py")):
+            found |= private_reads(file.read_text(encoding="utf-8"), ours)
+    of_python = {"_kwargs", "_exit"}  # of a multiprocessing.Process, and os._exit
+    assert found - {name for seam in SEAMS for name in seam.path} == of_python
 
 
 def test_every_row_says_why_where_and_until_when() -> None:

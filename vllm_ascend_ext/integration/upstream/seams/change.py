@@ -57,7 +57,15 @@ def wrap(seam: Seam, owner: Any | None, wrapper: Callable[[Any], Any]) -> None:
 
 
 def mark(seam: Seam, owner: Any, name: str, value: Any) -> None:
-    """Attaches an attribute of ours to an object that vLLM hands on; the seam says which object."""
+    """Attaches an attribute of ours to an object that vLLM hands on; the seam says which object.
+
+    Raises IncompatibleVllmError when the object's class has an attribute of that name, which would be hidden.
+    """
+    if hasattr(type(owner), name):
+        raise IncompatibleVllmError(
+            f"this vLLM differs from the tested one: {type(owner).__name__} has a {name} of its own "
+            f"({seam.target}). {what_to_install(seam.package)}"
+        )
     setattr(owner, name, value)
 
 

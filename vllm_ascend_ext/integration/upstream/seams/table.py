@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from vllm_ascend_ext.integration.upstream.seams.rows import (
+    ascend_dispatch,
     attn_scatter,
     cpu_layers,
     cpu_platform,
@@ -23,6 +24,7 @@ SEAMS: tuple[Seam, ...] = (
     *runner.ROWS,
     *eplb_load.ROWS,
     *dp_gather.ROWS,
+    *ascend_dispatch.ROWS,
     *row_counts.ROWS,
     *attn_scatter.ROWS,
     *mtp_output.ROWS,

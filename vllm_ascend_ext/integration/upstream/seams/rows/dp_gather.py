@@ -170,13 +170,4 @@ ROWS = (
         _UNTIL_ASCEND,
         ("hidden_states", "router_logits", "mc2_mask", "padded_hidden_states_shape", "pertoken_scale"),
     ),
-    Seam(
-        "vllm_ascend.ascend_forward_context:select_moe_comm_method",
-        "read",
-        "dp_gather",
-        ("npu",),
-        "says before the first step which dispatches there will be",
-        _UNTIL_ASCEND,
-        ("num_tokens", "vllm_config"),
-    ),
 )

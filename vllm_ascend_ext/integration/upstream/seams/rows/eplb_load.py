@@ -235,15 +235,6 @@ ROWS = (
         _UNTIL_CAPTURE,
     ),
     Seam(
-        "vllm_ascend.ascend_forward_context:select_moe_comm_method",
-        "read",
-        "eplb_load",
-        ("npu",),
-        "says before the first step which dispatches there will be",
-        _UNTIL_CAPTURE,
-        ("num_tokens", "vllm_config"),
-    ),
-    Seam(
         "vllm.model_executor.layers.fused_moe.router.base_router:BaseRouter.set_capture_fn",
         "read",
         "eplb_load",
