@@ -12,10 +12,10 @@ from typing import Any
 
 from vllm_ascend_ext import envs
 from vllm_ascend_ext.commands.check import ALONE
+from vllm_ascend_ext.tools.check.socs import ASKED
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "tests" / "assets" / "deployments" / "published.jsonl"
 RELEASE = "0.23.0.post1"
-SOCS = ("A2", "A3")
 Table = Callable[[Sequence[str], Iterable[Sequence[str]]], list[str]]
 
 
@@ -26,7 +26,7 @@ def answers_by_release() -> dict[str, list[Any]]:
         from vllm_ascend_ext.tools.check.published import answer_rows, read_rows
 
         rows = list(read_rows(PUBLISHED))
-        answers = answer_rows(rows, "published.jsonl", SOCS)
+        answers = answer_rows(rows, "published.jsonl", ASKED)
     found: dict[str, list[Any]] = {}
     for row, one in zip(rows, answers, strict=True):
         found.setdefault(row["release"], []).append(one)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_ascend_ext import envs
 from vllm_ascend_ext.commands.console import console_for
+from vllm_ascend_ext.tools.check.socs import ASKED, SOCS
 
 if TYPE_CHECKING:
     from vllm_ascend_ext.tools.check.answer import Answer
 
-_SOCS = ("A2", "A3", "A5")
 # nothing of vllm-ascend or torch_npu may load: the answer must not need a device, and vLLM's parser needs none
 ALONE = {"VLLM_PLUGINS": "ascend_ext_cpu", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
 
@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
     )
     check.add_argument("serve", nargs="*", metavar="-- vllm serve MODEL ...", help="with NAME=VALUE before it")
     check.add_argument("--deployments", type=Path, metavar="FILE.jsonl", help='a command each: {"command": "..."}')
-    check.add_argument("--soc", choices=_SOCS, action="append", help="answer for this SoC (default: A2 and A3)")
+    check.add_argument("--soc", choices=SOCS, action="append", help="answer for this SoC (default: A2 and A3)")
     check.add_argument(
         "--feature",
         action="append",
@@ -75,7 +75,7 @@ def _answers(options: argparse.Namespace) -> list[Answer]:
         raise CommandError(f"--feature {unknown[0]}: there is none; choose of {', '.join(NAMES)}")
     if (options.deployments is None) == (not options.serve):
         raise CommandError("give one of the two: `-- vllm serve MODEL ...`, or --deployments FILE.jsonl")
-    socs = tuple(options.soc or _SOCS[:2])
+    socs = tuple(options.soc or ASKED)
     if options.deployments is None:
         question = Question(read_words(options.serve), socs, features, options.model_config)
         return [Answer("command", tuple(judge(question)))]

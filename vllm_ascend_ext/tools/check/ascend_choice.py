@@ -14,7 +14,6 @@ from typing import Any
 from vllm_ascend_ext.integration.stacks.vllm_ascend import VllmAscendStack
 from vllm_ascend_ext.tools.check.errors import CommandError
 
-SOCS = ("A2", "A3", "A5")
 # the keys of vllm-ascend's `eplb_config`, with what counts where a key is not given
 _EPLB_DEFAULTS = {
     "dynamic_eplb": False,
@@ -34,7 +33,7 @@ _FUSED_RANKS = 32  # the most ranks of fused MC2, enable_fused_mc2=1
 class CommandStack(VllmAscendStack):
     """Answers for vllm-ascend on one SoC, by the command's configuration and environment.
 
-    soc: one of `SOCS`. environment: what the command sets.
+    soc: one of `SOCS` (`socs.py`). environment: what the command sets.
     """
 
     def __init__(self, soc: str, environment: Mapping[str, str]) -> None:

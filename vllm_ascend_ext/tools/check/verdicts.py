@@ -72,7 +72,8 @@ def judge(question: Question) -> list[Verdict]:
     section, wrong = ExtConfig.salvage(options.additional_config or None)
     config = section or ExtConfig()
     names = question.features or [feature.name for feature in enabled(config)] or NAMES
-    problems = [Refusal("", line.split(":")[0], line.split(": ", 1)[-1], "correct it") for line in wrong]
+    places = [line.partition(": ") for line in wrong]
+    problems = [Refusal(f"{place}:", place, why, "correct it") for place, _, why in places]
     verdicts = []
     for soc in question.socs:
         vllm_config = build(options, facts)
