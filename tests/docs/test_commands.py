@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, Fence, fences, name_of, pages
+from tests.docs.pages import ROOT, Fence, fences, name_of, pages, prose
 
 RUNS = {"runs", "runs: engine", "runs: slow", "runs: server", "runs: client", "runs: emulator", "runs: ci"}
 NEEDS = {"needs: npu", "needs: cuda", "needs: npu pool"}
@@ -113,6 +113,16 @@ def run(fence: Fence, folder: Path, bound_s: float) -> subprocess.CompletedProce
 @pytest.mark.parametrize("fence", all_fences(), ids=str)
 def test_fence_is_marked(fence: Fence) -> None:
     assert problem(fence) is None
+
+
+def other_fences(text: str) -> list[int]:
+    """Returns the lines that open a fence of a form which nothing here reads: `~~~`, a language with a title."""
+    return [number for number, line in prose(text) if re.match(r"\s*>?\s*(```|~~~)", line)]
+
+
+def test_every_fence_is_of_the_form_that_is_read() -> None:
+    assert {name_of(page): found for page in pages() if (found := other_fences(page.read_text("utf-8")))} == {}
+    assert other_fences("~~~bash\nls\n~~~\n") and other_fences("```bash title='x'\nls\n") == [1]
 
 
 @pytest.mark.parametrize("fence", runnable())
