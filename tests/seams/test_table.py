@@ -142,6 +142,43 @@ def test_every_private_read_has_a_row() -> None:
     assert found - {name for seam in SEAMS for name in seam.path} == of_python
 
 
+ON_THE_NPU = [  # file and class of ours, and the classes upstream whose methods it comes before
+    ("integration/worker.py", "ExtWorker", ["vllm_ascend.worker.worker:NPUWorker"]),
+    (
+        "runner/mixin.py",
+        "ExtModelRunner",
+        ["vllm_ascend.worker.model_runner_v1:NPUModelRunner", "vllm.v1.worker.gpu_model_runner:GPUModelRunner"],
+    ),
+    (
+        "integration/eplb_load/ascend_eplb.py",
+        "EplbUpdatorWithOurLoads",
+        ["vllm_ascend.eplb.eplb_updator:EplbUpdator"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "name", "upstream"), ON_THE_NPU)
+def test_every_override_on_the_npu_has_a_row(file: str, name: str, upstream: list[str]) -> None:
+    """`test_engine.py` looks at the classes of the CPU and of CUDA; those of the NPU need not import here."""
+    if not sources().has_package("vllm_ascend"):
+        pytest.skip("vllm_ascend is not installed, nor is there an environment of the emulator")
+    tree = ast.parse((ROOT / "vllm_ascend_ext" / file).read_text(encoding="utf-8"))
+    (ours,) = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name]
+    methods = [node.name for node in ours.body if isinstance(node, ast.FunctionDef)]
+    overridden = []
+    for method in methods:
+        if method.startswith("__") and method != "__init__":
+            continue
+        for target in upstream:
+            outline = sources().outline(target.partition(":")[0])
+            assert outline is not None and outline.find(target.partition(":")[2]) is not None, target
+            if outline.find(target.partition(":")[2], method) is not None:
+                overridden.append(f"{target}.{method}")
+                break
+    rows = {seam.target for seam in SEAMS if "npu" in seam.devices and seam.kind == "override"}
+    assert len(overridden) > 2 and sorted(set(overridden) - rows) == []
+
+
 def test_every_row_says_why_where_and_until_when() -> None:
     for seam in SEAMS:
         assert seam.why and seam.remove_when and seam.devices, seam.target

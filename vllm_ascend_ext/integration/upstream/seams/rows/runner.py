@@ -38,6 +38,9 @@ _WORKER: dict[str, tuple[str, ...] | None] = {
     "execute_dummy_batch": (),
     "shutdown": (),
 }
+_WHY_WEIGHTS = "weights load where experts were at first, also after EPLB has moved them: tokens are wrong then"
+_UNTIL_WEIGHTS = "weights load by the present placement (https://github.com/vllm-project/vllm/issues/55228)"
+_WEIGHTS: dict[str, tuple[str, ...] | None] = {"start_weight_update": ("is_checkpoint_format",)}
 
 ROWS = (
     CUDA_RUNNER,
@@ -84,13 +87,14 @@ ROWS = (
     ),
     *members(
         _GPU_WORKER,
-        {"reload_weights": (), "start_weight_update": ("is_checkpoint_format",)},
+        {"reload_weights": (), **_WEIGHTS},
         "override",
         "runner",
         ("cpu", "cuda"),
-        why="weights load where experts were at first, also after EPLB has moved them, and tokens are wrong then",
-        remove_when="weights load by the present placement (https://github.com/vllm-project/vllm/issues/55228)",
+        why=_WHY_WEIGHTS,
+        remove_when=_UNTIL_WEIGHTS,
     ),
+    *members(_NPU_WORKER, _WEIGHTS, "override", "runner", ("npu",), why=_WHY_WEIGHTS, remove_when=_UNTIL_WEIGHTS),
     *members(_NPU_WORKER, _WORKER, "override", "runner", ("npu",), why=_WHY_WORKER, remove_when=_UNTIL_WORKER),
     *members(
         _GPU_RUNNER,
