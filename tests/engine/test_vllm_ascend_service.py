@@ -97,16 +97,15 @@ CASES = {
 }
 SERVICE = Case(
     Layout(tp=2, dp=2),
-    3,
-    GRAPHS,
-    True,
-    None,
-    {
+    drafts=3,
+    capture_sizes=GRAPHS,
+    is_async=True,
+    features={
         "eplb_load": {"rebalance": True, "rebalance_lead": 1, "deadline_s": 60.0},
         "mtp_output": {"enabled": True, "instance": next_instance()},
     },
     # a cycle: 4 steps of counting, 2 for the policy, 3 layers moved
-    {
+    eplb={
         "dynamic_eplb": True,
         "num_redundant_experts": 4,
         "expert_heat_collection_interval": 4,
@@ -166,6 +165,7 @@ def test_on_an_a3(w8a8: str, prompts: list[list[int]], race_reports: Findings, t
     assert others(race_reports.take(), CAPTURE) == []
 
 
+@long_table
 def test_everything_at_once(
     w8a8: str,
     prompts: list[list[int]],
