@@ -13,9 +13,9 @@ import pytest
 from emulator.findings import Findings
 from tests.eplb_load.test_engine import assert_every_scheduled_row_counts, summed_load
 from tests.support.engines.a3 import MOVE, REPLAY, run_on_a3
+from tests.support.engines.near_ties import follow
 from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, others
 from tests.support.long_tables import long_table
-from tests.support.near_ties import follow
 from tests.support.quantised import allow_float32, integer_network, write_w8a8
 from tests.support.reference import make_prompts
 from tests.support.saved_output import SavedRun, next_instance

@@ -174,6 +174,17 @@ def _record_schedules(scheduler: Any) -> list[dict[str, int]]:
     return scheduled
 
 
+def _take(
+    results: Sequence[Any], outputs: dict[str, list[int]], logprobs: dict[str, list[dict[int, float]]]
+) -> None:
+    """Adds what a step has brought to what came before, by the request's name."""
+    for result in results:
+        delta = result.outputs[0]
+        outputs[result.request_id].extend(delta.token_ids)
+        for entry in delta.logprobs or ():
+            logprobs[result.request_id].append({token: value.logprob for token, value in entry.items()})
+
+
 def _add_requests(
     engine: Any, indices: range, prompts: Sequence[list[int]], sampling: Sequence[dict[str, Any]]
 ) -> None:
@@ -213,11 +224,7 @@ def _run(
     while engine.has_unfinished_requests():
         with copies:
             results = engine.step()
-        for result in results:
-            delta = result.outputs[0]
-            outputs[result.request_id].extend(delta.token_ids)
-            for entry in delta.logprobs or ():
-                logprobs[result.request_id].append({token: value.logprob for token, value in entry.items()})
+        _take(results, outputs, logprobs)
         step += 1
         if step == reset_at:
             assert engine.reset_prefix_cache(reset_running_requests=True)
