@@ -160,6 +160,11 @@ def _reader_of(case: EngineCase, rank: Rank) -> FrameReader | None:
     return FrameReader(output["instance"], rank.dp_rank, output.get("endpoint", ""))
 
 
+def _forget_warm_up(llm: Any, case: EngineCase) -> None:
+    if "eplb_load" in (case.ascend_ext or {}):
+        llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
+
+
 def _record_schedules(scheduler: Any) -> list[dict[str, int]]:
     """Returns a list that grows by the rows of each request of each step."""
     scheduled: list[dict[str, int]] = []
@@ -213,8 +218,7 @@ def _run(
     engine = llm.llm_engine
     core = engine.engine_core.engine_core
     copies = DeviceCopies(core.model_executor.driver_worker.worker.model_runner)
-    if "eplb_load" in (case.ascend_ext or {}):
-        llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})  # warm-up does not count
+    _forget_warm_up(llm, case)
     scheduled = _record_schedules(core.scheduler)
     reader = _reader_of(case, rank)
     _add_requests(engine, indices, prompts, sampling)
