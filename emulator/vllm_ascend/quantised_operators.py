@@ -91,7 +91,7 @@ def dequant_swiglu_quant(
     bias: Tensor | None = None,
     quant_scale: Tensor | None = None,
     quant_offset: Tensor | None = None,
-    group_index: Tensor,
+    group_index: Tensor | None = None,
     activate_left: bool = False,
     quant_mode: int = 0,
     swiglu_mode: int = 0,
@@ -101,16 +101,20 @@ def dequant_swiglu_quant(
 ) -> tuple[Tensor, Tensor]:
     """Returns SwiGLU of scaled sums `x`, int32 [R, N], as int8 [R, N / 2], and its scales [R].
 
-    weight_scale: [G, N]. activation_scale: [R]. group_index: sizes [G]. Raises NotImplementedError for what
-    vllm-ascend does not ask for: other modes, biases, smoothing.
+    weight_scale: [G, N], or [N] of one group. activation_scale: [R]. group_index: sizes [G]; None: one group.
+    clamp_limit: of `swiglu_mode` 1 alone, where 0 is none: so vllm-ascend calls it for shared experts. Raises
+    NotImplementedError for what vllm-ascend does not ask for: other modes, biases, smoothing.
     """
-    asked = (bias, quant_scale, quant_offset, activate_left, quant_mode, swiglu_mode)
-    if asked != (None, None, None, True, 1, 0):
-        raise NotImplementedError(f"emulator: npu_dequant_swiglu_quant has no such mode: {asked}")
-    row = torch.arange(x.shape[0], device=x.device)
-    group_of_row = (row[:, None] >= group_index.cumsum(0)).sum(dim=1).clamp(max=group_index.numel() - 1)
-    scaled = x.float() * weight_scale.float()[group_of_row] * activation_scale.float()[:, None]
-    return _swiglu_quant(scaled, 0.0)
+    asked = (bias, quant_scale, quant_offset, activate_left, quant_mode)
+    if asked != (None, None, None, True, 1) or swiglu_mode not in (0, 1):
+        raise NotImplementedError(f"emulator: npu_dequant_swiglu_quant has no such mode: {asked}, {swiglu_mode}")
+    scale_of_row = weight_scale.float().view(-1, x.shape[-1])
+    if group_index is not None:
+        row = torch.arange(x.shape[0], device=x.device)
+        group_of_row = (row[:, None] >= group_index.cumsum(0)).sum(dim=1).clamp(max=group_index.numel() - 1)
+        scale_of_row = scale_of_row[group_of_row]
+    scaled = x.float() * scale_of_row * activation_scale.float()[:, None]
+    return _swiglu_quant(scaled, clamp_limit if swiglu_mode == 1 else 0.0)
 
 
 _SIGNATURE = (

@@ -136,6 +136,12 @@ def test_layer_groups_cover_all_layers(num_layers, expected):
     assert layer_groups(num_layers, 3) == expected
 
 
+def test_a_hot_expert_can_be_divided_where_experts_have_copies() -> None:
+    loads = torch.tensor([[[9, 0], [1, 1]]])
+    assert can_gain(loads, has_copies=True) and not can_gain(loads)
+    assert not can_gain(torch.tensor([[[5, 5], [5, 5]]]), has_copies=True)
+
+
 @pytest.mark.parametrize(
     ("load_LRP", "gains"),
     [

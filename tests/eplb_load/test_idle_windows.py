@@ -40,6 +40,7 @@ def cycles(windows: list[list[int]], policy: int) -> tuple[list[int], int, int]:
     updator._collected = SimpleNamespace(
         window=window,
         mark=lambda: steps.number + 1,
+        has_ended=lambda step: step <= steps.number,
         note_no_gain=lambda: without_gain.append(len(seen) - 1),
     )
     updator._lead, updator._rows = LEAD, {"layer": (0, 0)}
@@ -99,3 +100,36 @@ def test_policy_0_needs_four_ranks(
             decide(table, torch.ones(1, ranks, 2))
     else:
         decide(table, torch.ones(1, ranks, 2, dtype=torch.int64))
+
+
+def test_copies_share_the_load_of_their_expert() -> None:
+    """What the policy adds up again is exact."""
+    from vllm_ascend_ext.integration.eplb_load.ascend_eplb import by_place
+
+    # expert 0 on all three ranks, expert 3 on two of them
+    maps = torch.tensor([[[0, 1, -1, 2], [0, -1, 1, 2], [0, 1, 2, -1]]])
+    load = torch.tensor([[8, 4, 2, 5]])
+    assert by_place(load, maps).tolist() == [[[3, 2, 3], [3, 1, 2], [2, 2, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("policy", "copies", "ranks", "is_refused"),
+    [(1, 4, 4, False), (1, 5, 4, True), (2, 4, 4, True), (2, 0, 4, False)],
+)
+def test_policy_1_gives_each_rank_a_copy(
+    policy: int, copies: int, ranks: int, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more its process ends by a ValueError."""
+    from vllm_ascend.eplb.core.eplb_utils import generate_global_placement
+    from vllm_ascend.eplb.core.policy.policy_factory import PolicyFactory
+
+    settings = SimpleNamespace(eplb_policy_type=policy, num_redundant_experts=copies)
+    monkeypatch.setattr(rebalance_limits, "_eplb_config", lambda deployment: settings)
+    parallel = SimpleNamespace(tensor_parallel_size=ranks, data_parallel_size=1, prefill_context_parallel_size=1)
+    (rule,) = [rule for rule in rebalance_limits.ASCEND_RULES if "a copy a rank" in rule.why]
+    on = SimpleNamespace(config=SimpleNamespace(eplb_load=SimpleNamespace(rebalance=True)), parallel=parallel)
+    assert bool(rule.refuses(on)) == is_refused
+    if policy == 1 and is_refused:
+        table = generate_global_placement(15, ranks, copies, 0)[None]
+        with pytest.raises(ValueError, match="redundant"):
+            PolicyFactory.generate_policy(policy).rebalance_experts(table, torch.ones_like(table))

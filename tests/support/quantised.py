@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 
 METHOD = "W8A8_DYNAMIC"
 _LARGEST = 127
+# latent attention reads the values and keys that this one makes in parts, which vllm-ascend takes in floats only
+_FLOAT = "kv_b_proj"
 
 
 def allow_float32() -> None:
@@ -31,21 +34,23 @@ def write_w8a8(model: str, folder: Path) -> str:
     """Writes `model` with int8 projections into `folder` and returns the folder.
 
     Every two-dimensional projection, of attention and of experts, has a scale for each of its rows; routers,
-    norms and embeddings stay. Beside the checkpoint lie two in float32 for `integer_network`: `values`, whose
-    projections hold the integers, and `scales`, whose projections hold in each row its scale.
+    norms, embeddings, `kv_b_proj` and the layer of drafts stay in floats. Beside the checkpoint lie two in float32
+    for `integer_network`: `values`, whose projections hold the integers, and `scales`, whose projections hold in
+    each row its scale.
     """
+    num_layers = json.loads((Path(model) / "config.json").read_text())["num_hidden_layers"]
 
     def job(rank: Rank) -> None:
         import torch
         from safetensors.torch import load_file, save_file
 
-        weights = load_file(Path(model) / "model.safetensors")
+        weights = {name: weight.float() for name, weight in load_file(Path(model) / "model.safetensors").items()}
         served: dict[str, torch.Tensor] = {}
         parts: dict[str, dict[str, torch.Tensor]] = {"values": {}, "scales": {}}
         description = {"model_quant_type": METHOD}
         for name, weight in weights.items():
             stem, _, kind = name.rpartition(".")
-            if not (stem.endswith("_proj") and kind == "weight" and weight.dim() == 2):
+            if not (kind == "weight" and weight.dim() == 2 and _is_quantised(stem, num_layers)):
                 description[name] = "FLOAT"
                 for of_name in (served, *parts.values()):
                     of_name[name] = weight
@@ -67,6 +72,12 @@ def write_w8a8(model: str, folder: Path) -> str:
 
     run_ranks(job, Layout(), deadline_s=120)
     return str(folder)
+
+
+def _is_quantised(name: str, num_layers: int) -> bool:
+    layer = re.search(r"\.layers\.(\d+)\.", name)
+    is_draft = layer is not None and int(layer[1]) >= num_layers
+    return "_proj" in name and _FLOAT not in name and not is_draft
 
 
 def integer_network(num_shards: Callable[[str], int]) -> Callable[[str], Any]:
@@ -92,7 +103,7 @@ def integer_network(num_shards: Callable[[str], int]) -> Callable[[str], Any]:
         quantised = [
             (parameter, scales[name].detach()[..., 0].flatten(), num_shards(name))
             for name, parameter in network.named_parameters()
-            if "_proj" in name
+            if _is_quantised(name, network.config.num_hidden_layers)
         ]
         plain = torch.nn.functional.linear
 

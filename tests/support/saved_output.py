@@ -16,7 +16,7 @@ from vllm_ascend_ext.mtp_output.errors import ChannelClosedError
 from vllm_ascend_ext.mtp_output.frames.frame import Frame, RequestStatus, Source
 from vllm_ascend_ext.mtp_output.outlet import replica_endpoint
 from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
-from vllm_ascend_ext.tools.engine import EngineCase, even_split
+from vllm_ascend_ext.tools.engine import Completion, EngineCase, EngineResult, RankResult, even_split
 from vllm_ascend_ext.tools.forked_ranks import Rank, run_ranks
 
 _instances = itertools.count(os.getpid() << 8)
@@ -39,7 +39,8 @@ class Told:
 
 @dataclass
 class SavedRun:
-    """Holds the run of one rank. outputs: the engine's tokens by prompt; told: by prompt; report: the worker's."""
+    """Holds the run of one rank. outputs: the engine's tokens by prompt; told: by prompt; report: the worker's;
+    num_rows and num_rows_of_requests: what the scheduler has scheduled, tokens and requests, over all steps."""
 
     rank: int
     tp_rank: int
@@ -51,6 +52,8 @@ class SavedRun:
     metrics: dict[str, float]
     num_preempted: int
     copies: CopyCounts
+    num_rows: int
+    num_rows_of_requests: int
 
 
 def read_frames(frames: Sequence[Frame]) -> dict[str, Told]:
@@ -133,12 +136,58 @@ def run_saved(
     return run_ranks(job, case.layout, deadline_s=deadline_s)
 
 
+def engine_result(case: EngineCase, runs: Sequence[SavedRun]) -> EngineResult:
+    """Returns what `run_engine` would have, but texts and times."""
+    ranks = (
+        RankResult(
+            run.tp_rank,
+            tuple(Completion(int(index), tuple(tokens), "") for index, tokens in run.outputs.items()),
+            0.0,
+            0.0,
+            run.metrics,
+            run.report,
+        )
+        for run in runs
+    )
+    return EngineResult(case, tuple(ranks))
+
+
 def _reader_of(case: EngineCase, rank: Rank) -> FrameReader | None:
     """Returns a reader of the frames that this rank sends, or None for a rank that sends none."""
     output = (case.ascend_ext or {}).get("mtp_output", {})
     if not output.get("enabled") or rank.tp_rank != 0:
         return None
     return FrameReader(output["instance"], rank.dp_rank, output.get("endpoint", ""))
+
+
+def _forget_warm_up(llm: Any, case: EngineCase) -> None:
+    if "eplb_load" in (case.ascend_ext or {}):
+        llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
+
+
+def _record_schedules(scheduler: Any) -> list[dict[str, int]]:
+    """Returns a list that grows by the rows of each request of each step."""
+    scheduled: list[dict[str, int]] = []
+    schedule = scheduler.schedule
+
+    def recorded(*arguments: Any, **named: Any) -> Any:
+        output = schedule(*arguments, **named)
+        scheduled.append(dict(output.num_scheduled_tokens))
+        return output
+
+    scheduler.schedule = recorded
+    return scheduled
+
+
+def _take(
+    results: Sequence[Any], outputs: dict[str, list[int]], logprobs: dict[str, list[dict[int, float]]]
+) -> None:
+    """Adds what a step has brought to what came before, by the request's name."""
+    for result in results:
+        delta = result.outputs[0]
+        outputs[result.request_id].extend(delta.token_ids)
+        for entry in delta.logprobs or ():
+            logprobs[result.request_id].append({token: value.logprob for token, value in entry.items()})
 
 
 def _add_requests(
@@ -169,6 +218,8 @@ def _run(
     engine = llm.llm_engine
     core = engine.engine_core.engine_core
     copies = DeviceCopies(core.model_executor.driver_worker.worker.model_runner)
+    _forget_warm_up(llm, case)
+    scheduled = _record_schedules(core.scheduler)
     reader = _reader_of(case, rank)
     _add_requests(engine, indices, prompts, sampling)
     outputs: dict[str, list[int]] = {str(index): [] for index in indices}
@@ -177,11 +228,7 @@ def _run(
     while engine.has_unfinished_requests():
         with copies:
             results = engine.step()
-        for result in results:
-            delta = result.outputs[0]
-            outputs[result.request_id].extend(delta.token_ids)
-            for entry in delta.logprobs or ():
-                logprobs[result.request_id].append({token: value.logprob for token, value in entry.items()})
+        _take(results, outputs, logprobs)
         step += 1
         if step == reset_at:
             assert engine.reset_prefix_cache(reset_running_requests=True)
@@ -203,4 +250,6 @@ def _run(
         metrics,
         int(metrics.get("vllm:num_preemptions", 0)),
         copies.result(),
+        sum(sum(rows.values()) for rows in scheduled),
+        sum(len(rows) for rows in scheduled),
     )

@@ -185,17 +185,18 @@ def _imbalance(load_LX: torch.Tensor) -> Imbalance:
     return Imbalance(tuple(max_over_mean_L.tolist()), tuple(variation_L.tolist()), totals)
 
 
-def can_gain(load_LRP: torch.Tensor) -> bool:
-    """Returns whether another placement of experts, each in one place, might make the busiest rank of a layer less
-    busy.
+def can_gain(load_LRP: torch.Tensor, *, has_copies: bool = False) -> bool:
+    """Returns whether another placement of experts might make the busiest rank of a layer less busy.
 
-    It surely cannot where that rank has no more than its share, or no more than the layer's busiest expert: in
-    even and idle layers, above all.
+    It surely cannot where that rank has no more than its share, or, when each expert has one place, no more than
+    the layer's busiest expert: in even and idle layers, above all.
 
     Args:
-        load_LRP: ``[L, R, E / R]`` integers, the load of each place on each rank.
+        load_LRP: ``[L, R, P]`` integers, the load of each place on each rank.
+        has_copies: whether experts may have several places, by which also the busiest one can be divided.
     """
     load_LR = load_LRP.sum(dim=2)
-    share_L = (load_LR.sum(dim=1) + load_LR.shape[1] - 1) // load_LR.shape[1]
-    least_L = torch.maximum(share_L, load_LRP.flatten(1).amax(dim=1))
+    least_L = (load_LR.sum(dim=1) + load_LR.shape[1] - 1) // load_LR.shape[1]
+    if not has_copies:
+        least_L = torch.maximum(least_L, load_LRP.flatten(1).amax(dim=1))
     return bool((load_LR.amax(dim=1) > least_L).any())

@@ -74,6 +74,10 @@ class CollectedLoad:
         self._marked = True
         return self.step + 1
 
+    def has_ended(self, step: int) -> bool:
+        """Returns whether a step has ended on this rank, and so on all."""
+        return step <= self.step
+
     def window(self, begin: int, end: int) -> list[torch.Tensor]:
         """Returns the load ``[L, E]`` int64 of each recorder in the steps ``begin < step <= end``.
 

@@ -236,3 +236,19 @@ def test_dequant_swiglu_quant() -> None:
     )  # fmt: skip
     products = [sums[t].double() * scale[e].double() * row[t].double() for t, e in GROUPED]
     assert_quantised(values[:7], row_scales[:7], swiglu(products, 0.0))
+
+
+@pytest.mark.parametrize("limit", [0.0, 3.0])
+def test_dequant_swiglu_quant_of_shared_experts(limit: float) -> None:
+    """As vllm-ascend calls it: mode 1, and one group of all rows where nothing is clamped."""
+    from vllm_ascend.utils import enable_custom_op
+
+    assert enable_custom_op()
+    sums, scale, row = torch.randint(-9999, 9999, (5, 24)).int(), torch.rand(24) / 100, torch.rand(5) / 10
+    values, row_scales = torch.ops._C_ascend.npu_dequant_swiglu_quant(
+        sums.npu(), weight_scale=scale.npu(), activation_scale=row.npu(), activate_left=True, quant_mode=1,
+        group_index=None if limit else torch.tensor([5]).npu(), swiglu_mode=1, clamp_limit=limit,
+    )  # fmt: skip
+    assert_quantised(
+        values, row_scales, swiglu(list(sums.double() * scale.double() * row.double()[:, None]), limit)
+    )

@@ -17,19 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.quantised import allow_float32
+from tests.support.saved_output import SavedRun, engine_result, run_saved
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 
 SOC = "Ascend910_9391"
 REPLAY = "replay"  # of a captured graph, whose dispatches were counted at the capture
+MOVE = "move"  # of an expert into a place by vllm-ascend's EPLB
 DISPATCHERS = ("MC2", "All2AllV", "AllGather")  # vllm-ascend's TokenDispatcherWith...
 
 
 @dataclass(frozen=True, slots=True)
 class A3Run:
-    """Holds an engine's result, and how often all ranks together dispatched in each way or replayed a graph."""
+    """Holds an engine's result, how often all ranks together dispatched in each way, replayed a graph or moved an
+    expert, and with `mtp_output` what each rank sent."""
 
     result: EngineResult
     dispatches: Counter[str]
+    saved: list[SavedRun]
 
 
 def run_on_a3(
@@ -58,6 +62,7 @@ def run_on_a3(
 def _count_dispatches(log: Path) -> None:
     """Lets every dispatch and replay of every rank, which are forks of this process, append its kind to a file."""
     import torch
+    from vllm_ascend.eplb.adaptor.vllm_adaptor import VllmEplbAdaptor
     from vllm_ascend.ops.fused_moe import token_dispatcher
     from vllm_ascend.ops.fused_moe.moe_comm_method import FusedMC2CommImpl
 
@@ -76,6 +81,19 @@ def _count_dispatches(log: Path) -> None:
     graph.replay = counted(REPLAY, graph.replay)
     fused: Any = FusedMC2CommImpl
     fused.fused_experts = counted("FusedMC2", fused.fused_experts)
+    adaptor: Any = VllmEplbAdaptor
+    adaptor.do_update_expert_weight = counted(MOVE, adaptor.do_update_expert_weight)
+
+
+def _run(
+    case: EngineCase, prompts: list[list[int]], num_tokens: int, deadline_s: float, split: Sequence[int] | None
+) -> tuple[EngineResult, list[SavedRun]]:
+    """Runs a case, with a reader a replica where it sends its output."""
+    if "mtp_output" not in (case.ascend_ext or {}):
+        return run_engine(case, prompts, max_tokens=num_tokens, deadline_s=deadline_s, split=split), []
+    sampling = [{"max_tokens": num_tokens} for _ in prompts]
+    saved = run_saved(case, prompts, sampling, deadline_s=deadline_s, split=split)
+    return engine_result(case, saved), saved
 
 
 def main(asked: Path, answered: Path) -> None:
@@ -92,9 +110,8 @@ def main(asked: Path, answered: Path) -> None:
         log.write_text("")
         compiles = not case.engine_args.get("enforce_eager", True)
         os.environ["TORCHDYNAMO_DISABLE"] = "0" if compiles else "1"  # read anew at each call
-        split = splits.get(name)
-        result = run_engine(case, prompts, max_tokens=num_tokens, deadline_s=deadline_s, split=split)
-        runs[name] = A3Run(result, Counter(log.read_text().split()))
+        result, saved = _run(case, prompts, num_tokens, deadline_s, splits.get(name))
+        runs[name] = A3Run(result, Counter(log.read_text().split()), saved)
     answered.write_bytes(pickle.dumps(runs))
 
 

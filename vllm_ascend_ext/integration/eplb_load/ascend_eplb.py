@@ -90,39 +90,49 @@ class EplbUpdatorWithOurLoads(EplbUpdator):
     def compute_and_set_moe_load(self) -> torch.Tensor:
         """Gives the policy process the window's sums, waiting for sums that are late.
 
-        In vllm-ascend's warm-up there is no window yet; vllm-ascend's own method then runs.
+        In vllm-ascend's warm-up there is no window yet; vllm-ascend's own method then runs. The passes that
+        capture graphs move vllm-ascend's counter, too, but end no step: after them there is nothing to decide by.
 
         Returns:
-            ``[L, R, E / R]`` int64 on the host, the load of each place.
+            ``[L, R, P]`` int64 on the host, the load of each of a rank's places.
         """
         if self._end is None:
             return super().compute_and_set_moe_load()
+        if not self._collected.has_ended(self._end):
+            self._gains_nothing = True
+            return self.shared_dict["moe_load"]
         loads = self._collected.window(self._begin, self._end)
         rows = [self._rows[layer.layer_name] for layer in self.adaptor.moe_layers]
         load_LE = torch.stack([loads[model][row] for model, row in rows])
-        self.shared_dict["moe_load"] = moe_load = by_place(load_LE, self.shared_dict["expert_maps"])
-        self._gains_nothing = not can_gain(moe_load)
+        slots_LRE = self.shared_dict["expert_maps"]
+        self.shared_dict["moe_load"] = moe_load = by_place(load_LE, slots_LRE)
+        self._gains_nothing = not can_gain(moe_load, has_copies=moe_load[0].numel() > slots_LRE.shape[2])
+        if self._gains_nothing:
+            self._collected.note_no_gain()
         return moe_load
 
     def wakeup_eplb_worker(self) -> None:
-        """Asks the policy, unless the window cannot gain; all ranks have the same sums and decide alike."""
-        if self._gains_nothing:
-            self._collected.note_no_gain()
-        else:
+        """Asks the policy, unless that cannot gain anything; all ranks have the same sums and decide alike."""
+        if not self._gains_nothing:
             super().wakeup_eplb_worker()
 
 
 def by_place(load_LE: torch.Tensor, slots_LRE: torch.Tensor) -> torch.Tensor:
-    """Returns the load of each place, ``[L, R, E / R]`` int64.
+    """Returns the load of each place, ``[L, R, P]`` int64; copies of an expert share its load, the first ones with
+    one row more where it does not divide.
 
     Args:
         load_LE: ``[L, E]`` int64, the load of the logical experts.
-        slots_LRE: ``[L, R, E]``, the place of expert e on rank r, or -1; each expert has one place.
+        slots_LRE: ``[L, R, E]``, the place of expert e on rank r, or -1; each rank fills all of its P places.
     """
-    num_layers, num_ranks, num_experts = slots_LRE.shape
-    placed = torch.zeros(num_layers, num_ranks, num_experts // num_ranks, dtype=torch.int64)
-    layer, rank, expert = (slots_LRE >= 0).nonzero(as_tuple=True)
-    placed[layer, rank, slots_LRE[layer, rank, expert].long()] = load_LE[layer, expert]
+    num_layers, num_ranks, _ = slots_LRE.shape
+    is_held_LRE = slots_LRE >= 0
+    copies_LRE = is_held_LRE.sum(dim=1, keepdim=True).clamp(min=1)
+    nth_LRE = is_held_LRE.cumsum(dim=1) - 1
+    share_LRE = (load_LE[:, None] + copies_LRE - 1 - nth_LRE) // copies_LRE
+    placed = torch.zeros(num_layers, num_ranks, int(slots_LRE.max()) + 1, dtype=torch.int64)
+    layer, rank, expert = is_held_LRE.nonzero(as_tuple=True)
+    placed[layer, rank, slots_LRE[layer, rank, expert].long()] = share_LRE[layer, rank, expert]
     return placed
 
 

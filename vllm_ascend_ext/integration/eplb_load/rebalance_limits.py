@@ -11,6 +11,8 @@ from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
 from vllm_ascend_ext.integration.rule_facts import ascend_config, other_dispatches
 
+_CUT = ("MC2", "ALLTOALL")
+
 
 def _is_on(deployment: Deployment) -> bool:
     return deployment.config.eplb_load.rebalance
@@ -70,9 +72,35 @@ def _has_no_ascend_window(deployment: Deployment) -> object:
     return {"lead": lead, "interval": interval}
 
 
-def _has_too_few_ranks(deployment: Deployment) -> object:
+def _num_ranks(deployment: Deployment) -> int:
     parallel = deployment.parallel
-    ranks = parallel.tensor_parallel_size * parallel.data_parallel_size * parallel.prefill_context_parallel_size
+    return int(
+        parallel.tensor_parallel_size * parallel.data_parallel_size * parallel.prefill_context_parallel_size
+    )
+
+
+def _num_copies(deployment: Deployment) -> int:
+    return int(_eplb_config(deployment).num_redundant_experts)
+
+
+def _has_other_copies(deployment: Deployment) -> object:
+    copies, ranks = _num_copies(deployment), _num_ranks(deployment)
+    policy = _eplb_config(deployment).eplb_policy_type
+    if copies == 0 or (policy == 1 and copies <= ranks):
+        return None
+    return {"copies": copies, "ranks": ranks, "policy": policy}
+
+
+def _other_graphs(deployment: Deployment) -> object:
+    if deployment.model is None or deployment.model.enforce_eager:
+        return None
+    mode = deployment.vllm_config.compilation_config.cudagraph_mode
+    name = "NONE" if mode is None else mode.name
+    return None if name in ("NONE", "FULL_DECODE_ONLY") else {"mode": name}
+
+
+def _has_too_few_ranks(deployment: Deployment) -> object:
+    ranks = _num_ranks(deployment)
     # vllm-ascend takes policy 0 for a number that it does not know
     shuffles = _eplb_config(deployment).eplb_policy_type not in (1, 2, 3)
     return {"ranks": ranks} if shuffles and ranks < 4 else None
@@ -95,28 +123,42 @@ ASCEND_RULES = tuple(
             lambda d: not _eplb_config(d).dynamic_eplb,
         ),
         (
-            "data_parallel_size, pipeline_parallel_size",
-            "is not verified with data parallelism or pipeline stages on the NPU",
-            "use TP",
-            lambda d: max(d.parallel.data_parallel_size, d.parallel.pipeline_parallel_size) > 1,
+            "pipeline_parallel_size",
+            "is not verified with pipeline stages on the NPU",
+            "set it to 1",
+            lambda d: d.parallel.pipeline_parallel_size > 1,
         ),
         (
             "enable_expert_parallel",
             "is not verified where vllm-ascend dispatches by {ways}",
-            "use an SoC and a number of ranks with all-gather dispatch (an A2 with fewer than 16 ranks)",
-            lambda d: other_dispatches(d, ("ALLGATHER",)),
+            "set enable_fused_mc2 to 0",
+            lambda d: other_dispatches(d, ("ALLGATHER", *_CUT)),
         ),
         (
-            "enforce_eager",
-            "is not verified in vllm-ascend's graph mode",
-            "set enforce_eager",
-            lambda d: d.model is not None and not d.model.enforce_eager,
+            "compilation_config.cudagraph_mode",
+            "is not verified in graphs of vllm-ascend in the mode {mode}",
+            "set cudagraph_mode to FULL_DECODE_ONLY, or enforce_eager",
+            _other_graphs,
         ),
         (
-            "eplb_config.num_redundant_experts, eplb_config.expert_map_path",
-            "is not verified with copies of experts",
-            "leave num_redundant_experts at 0 and expert_map_path out",
-            lambda d: _eplb_config(d).num_redundant_experts > 0 or _eplb_config(d).expert_map_path is not None,
+            "eplb_config.num_redundant_experts",
+            "cannot have copies of experts where vllm-ascend 0.23.0 gathers rows: it looks the number of a place "
+            "up in a table of experts, which is shorter (token_dispatcher.py:393)",
+            "leave num_redundant_experts at 0 there",
+            lambda d: _num_copies(d) > 0 and other_dispatches(d, _CUT),
+        ),
+        (
+            "eplb_config.num_redundant_experts",
+            "gives policy 1, the only one that is verified with copies, at most a copy a rank: here {copies} on "
+            "{ranks} ranks by policy {policy}",
+            "choose policy 1 and at most as many copies as ranks",
+            _has_other_copies,
+        ),
+        (
+            "eplb_config.expert_map_path",
+            "is not verified with a placement of its own",
+            "leave expert_map_path out",
+            lambda d: _eplb_config(d).expert_map_path is not None,
         ),
         (
             "eplb_config.expert_map_record_path",

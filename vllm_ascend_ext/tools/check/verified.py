@@ -56,8 +56,12 @@ _DISPATCH = "tests/eplb_load/vllm_ascend/test_dispatch.py::test_gathered_rows_co
 _A3 = "tests/eplb_load/vllm_ascend/test_a3.py::test_cut_rows_count_once"
 _GRAPHS = "tests/engine/test_vllm_ascend_graphs.py::test_tokens_and_load_equal_transformers"
 _QUANTISED = "tests/engine/test_vllm_ascend_quantised.py::test_tokens_and_load_equal_integer_reference"
+_QUANTISED_CUT = "tests/engine/test_vllm_ascend_quantised.py::test_quantised_rows_travel_on_an_a3"
+_QUANTISED_GRAPHS = "tests/engine/test_vllm_ascend_quantised.py::test_quantised_layers_in_graphs"
+_SERVICE = "tests/engine/test_vllm_ascend_service.py::"
 _CUT = ("MC2, ALLTOALL",)
 _FULL = ("FULL_DECODE_ONLY",)
+_FEW = ("none", "mtp 1")
 
 
 def _row(
@@ -91,6 +95,33 @@ ROWS: tuple[VerifiedRow, ...] = (
         dispatch=_CUT,
     ),
     _row(_LOAD, _QUANTISED, "GQA", "TP", "TP+EP", weights="w8a8"),
+    _row(_LOAD, _QUANTISED_CUT, "GQA", "TP+EP", dispatch=_CUT, weights="w8a8"),
+    _row(_LOAD, _QUANTISED_GRAPHS, "GQA", "TP+EP", graphs=_FULL, weights="w8a8"),
+    _row(_LOAD, f"{_SERVICE}test_on_an_a2", "MLA", "TP+EP", weights="w8a8", drafts=("none", "mtp 1")),
+    _row(
+        _LOAD, f"{_SERVICE}test_on_an_a3", "MLA", "TP+EP", dispatch=_CUT, weights="w8a8", drafts=("none", "mtp 1")
+    ),
+    _row(
+        _LOAD,
+        f"{_SERVICE}test_on_an_a3",
+        "MLA",
+        "TP+EP",
+        "DP+TP+EP",
+        graphs=_FULL,
+        dispatch=_CUT,
+        weights="w8a8",
+        drafts="mtp 3",
+    ),
+    _row(
+        ("eplb_load", "mtp_output"),
+        f"{_SERVICE}test_everything_at_once",
+        "MLA",
+        "DP+TP+EP",
+        graphs=_FULL,
+        dispatch=_CUT,
+        weights="w8a8",
+        drafts="mtp 3",
+    ),
     _row(
         ("dp_gather",),
         "tests/dp_gather/test_vllm_ascend.py::test_modes_give_transformers_tokens",
