@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.device_copies import CopyCounts, DeviceCopies
+from tests.support.device_copies import CopyCounts, DeviceCopies, DeviceTraffic
 from vllm_ascend_ext.mtp_output.errors import ChannelClosedError
 from vllm_ascend_ext.mtp_output.frames.frame import Frame, RequestStatus, Source
 from vllm_ascend_ext.mtp_output.outlet import replica_endpoint
@@ -51,6 +51,7 @@ class SavedRun:
     metrics: dict[str, float]
     num_preempted: int
     copies: CopyCounts
+    traffic: DeviceTraffic
 
 
 def read_frames(frames: Sequence[Frame]) -> dict[str, Told]:
@@ -136,7 +137,7 @@ def run_saved(
 def _reader_of(case: EngineCase, rank: Rank) -> FrameReader | None:
     """Returns a reader of the frames that this rank sends, or None for a rank that sends none."""
     output = (case.ascend_ext or {}).get("mtp_output", {})
-    if not output.get("enabled") or rank.tp_rank != 0:
+    if not output.get("enabled") or rank.tp_rank != 0 or rank.stage != case.layout.pp - 1:
         return None
     return FrameReader(output["instance"], rank.dp_rank, output.get("endpoint", ""))
 
@@ -152,6 +153,12 @@ def _add_requests(
         options = {"temperature": 0.0, "ignore_eos": True, "seed": 0} | sampling[index]
         params = SamplingParams(output_kind=RequestOutputKind.DELTA, **options)
         engine.add_request(str(index), {"prompt_token_ids": list(prompts[index])}, params)
+
+
+def _tell_the_last_ends(core: Any) -> None:
+    """Lets the scheduler tell its workers who has ended; its `has_requests` goes on counting whom it sent back."""
+    while core.scheduler.has_unfinished_requests() or core.scheduler.finished_req_ids:
+        core.step_fn()
 
 
 def _run(
@@ -186,8 +193,7 @@ def _run(
         if step == reset_at:
             assert engine.reset_prefix_cache(reset_running_requests=True)
         engine.abort_request([str(index) for index, at in aborts.items() if at == step and index in indices])
-    while core.scheduler.has_requests():  # it tells its workers of the last ends
-        core.step_fn()
+    _tell_the_last_ends(core)
     report = llm.collective_rpc("ascend_ext_report")[0] if case.ascend_ext is not None else {}
     metrics = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
     engine.engine_core.shutdown()
@@ -203,4 +209,5 @@ def _run(
         metrics,
         int(metrics.get("vllm:num_preemptions", 0)),
         copies.result(),
+        copies.traffic(),
     )
