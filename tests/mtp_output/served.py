@@ -20,7 +20,7 @@ PD, BOTH_ROLES, PRODUCER = "producer, consumer", "both", "kv_producer"
 RECOMPUTE = {"recompute_scheduler_enable": True}
 BALANCE = {"enable_balance_scheduling": True}
 FLASHCOMM = {"enable_flashcomm1": True}
-DCP = {"decode_context_parallel_size": 2, "cp_kv_cache_interleave_size": 128}
+DCP = {"decode_context_parallel_size": 2}
 FULL, BOTH = "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE"
 ONE, TP2, DP2, TP2DP2 = Layout(), Layout(tp=2), Layout(dp=2), Layout(tp=2, dp=2)
 
@@ -72,31 +72,22 @@ CASES = {
     # TP
     "TP2 without EP": Case("Qwen3-MoE", TP2, is_async=False, expert_parallel=False),
     "TP2 W8A8": Case("W8A8", TP2, mode=FULL, transfer=BOTH_ROLES),
-    "TP2 fused": Case("Qwen3-MoE", TP2, soc="A3", ways=("FusedMC2",), additional={"enable_fused_mc2": 1}),
     "TP2 mtp1": Case("DeepSeek", TP2, 1, additional=FLASHCOMM),
     "TP2 mtp2 PD": Case("DeepSeek", TP2, 2, transfer=PD),
-    "TP2 mtp3 PD": Case("DeepSeek", TP2, 3, FULL, transfer=PD),
     "TP2 eagle3 3": Case("Qwen3-MoE", TP2, 3, FULL),
     # DP
-    "DP2": Case("Qwen3-MoE", DP2, mode="PIECEWISE", additional=BALANCE),
-    "DP4 mtp1 mtp3 PD": Case("DeepSeek", Layout(dp=4), 3, transfer=PD, producer_drafts=1, additional=RECOMPUTE),
     "DP2 eagle3 3 PD": Case("Qwen3-MoE", DP2, 3, FULL, transfer=PD),
     # both
     "DP2xTP2": Case("Qwen3-MoE", TP2DP2, mode=FULL),
-    "DP2xTP2 mtp2 A3": Case("DeepSeek", TP2DP2, 2, soc="A3", additional=FLASHCOMM),
     "DP2xTP2 mtp3 A3": Case("DeepSeek", TP2DP2, 3, FULL, soc="A3", additional=BALANCE),
-    "DP2xTP2 mtp1 mtp5 PD": Case("DeepSeek", TP2DP2, 5, transfer=PD, producer_drafts=1, additional=FLASHCOMM),
-    "DP2xTP2 eagle3 1 3 PD": Case("Qwen3-MoE", TP2DP2, 3, transfer=PD, producer_drafts=1),
     # decode context parallelism, whose second pass of drafts fails in a step in which no request decodes
     "TP2 DCP2": Case("DeepSeek", TP2, arguments=DCP),
-    "DP2xTP2 DCP2 mtp1 mtp5 PD": Case("DeepSeek", TP2DP2, 5, transfer=PD, producer_drafts=1, arguments=DCP),
     # stages, each with an engine of its own
     "PP2": Case("Qwen3-MoE", Layout(pp=2), is_async=False),
 }
 PIPELINES = {
     "PP2 async": Case("Qwen3-MoE", Layout(pp=2)),
     "TP2xPP2": Case("Qwen3-MoE", Layout(tp=2, pp=2), mode=BOTH, is_async=False),
-    "TP2xPP2 mtp1 producer": Case("DeepSeek", Layout(tp=2, pp=2), 1, is_async=False, transfer="producer"),
     # as it is served: vllm-ascend then has first tokens only, and tells the first stage of none
     "TP2xPP2 mtp3 async producer": Case("DeepSeek", Layout(tp=2, pp=2), 3, transfer="producer"),
 }

@@ -146,7 +146,7 @@ def test_requests_that_go_back_to_a_prefill_node(
     one of them ends without an answer. Its frames have what the engine has put out, and its end."""
     longest = [prompt for prompt in prompts if len(prompt) == 90][:1]
     blocks = {"num_gpu_blocks_override": 4, "max_num_batched_tokens": 128}
-    case = Case("DeepSeek", ONE, 1, additional=RECOMPUTE, arguments=blocks)
+    case = Case("DeepSeek", ONE, additional=RECOMPUTE, arguments=blocks)
     engine = engine_of(case, models, "kv_consumer", tmp_path)
     num_tokens = 60
     (run,) = run_saved(engine, longest * 2, [{"max_tokens": num_tokens}] * 2, deadline_s=DEADLINE_S)
