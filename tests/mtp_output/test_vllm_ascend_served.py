@@ -18,11 +18,9 @@ from tests.mtp_output.served import (
     BOTH_ROLES,
     CASES,
     NUM_TOKENS,
-    ONE,
     PD,
     PIPELINES,
     PRODUCER,
-    RECOMPUTE,
     Case,
     engine_of,
 )
@@ -134,30 +132,6 @@ def test_frames_of_a_pipeline(
     assert [rank for rank, count in enumerate(copies) if count] == [case.layout.tp]
     known = [*CAPTURE, CORRECTED_COUNTS, VALID_COUNTS]
     assert others(race_reports.take(), known) == []
-
-
-def test_requests_that_go_back_to_a_prefill_node(
-    models: dict[str, str],
-    prompts: list[list[int]],
-    expected: dict[str, list[tuple[int, ...]]],
-    tmp_path: Path,
-) -> None:
-    """vllm-ascend's recompute scheduler has two blocks of 128 tokens for two requests that come to need two each:
-    one of them ends without an answer. Its frames have what the engine has put out, and its end."""
-    longest = [prompt for prompt in prompts if len(prompt) == 90][:1]
-    blocks = {"num_gpu_blocks_override": 4, "max_num_batched_tokens": 128}
-    case = Case("DeepSeek", ONE, additional=RECOMPUTE, arguments=blocks)
-    engine = engine_of(case, models, "kv_consumer", tmp_path)
-    num_tokens = 60
-    (run,) = run_saved(engine, longest * 2, [{"max_tokens": num_tokens}] * 2, deadline_s=DEADLINE_S)
-    first, second = (tuple(run.outputs[name]) for name in ("0", "1"))
-    assert len(first) == num_tokens and 128 - 90 - 2 <= len(second) < 128 - 90 + 4
-    assert second == first[: len(second)]
-    assert first[:NUM_TOKENS] == expected["DeepSeek"][prompts.index(longest[0])]
-    for name, tokens in (("0", first), ("1", second)):
-        told = run.told[name]
-        assert tuple(told.tokens) == tokens
-        assert told.statuses[-1] == RequestStatus.FINISHED and told.statuses.count(RequestStatus.FINISHED) == 1
 
 
 def apart(case: Case) -> dict[str, Any]:
