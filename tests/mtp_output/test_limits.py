@@ -23,7 +23,6 @@ def vllm_config(**changes: Any) -> Any:
             data_parallel_size=2,
             data_parallel_rank=0,
             data_parallel_size_local=2,
-            pipeline_parallel_size=1,
             prefill_context_parallel_size=1,
             distributed_executor_backend="mp",
             enable_elastic_ep=False,
@@ -44,7 +43,6 @@ def vllm_config(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parallel_config__pipeline_parallel_size": 2}, "set pipeline_parallel_size and"),
         ({"parallel_config__prefill_context_parallel_size": 2}, "prefill_context_parallel_size to 1"),
         ({"parallel_config__distributed_executor_backend": "ray"}, "not of 'ray'; set distributed_executor"),
         ({"parallel_config__enable_elastic_ep": True}, "turn enable_elastic_ep off"),

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
+import torch
 
 from emulator.findings import Findings
 from tests.support.engines.graph_counts import GraphCounts
 from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, others
+from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts, transformers_tokens
 from tests.support.saved_output import SavedRun, next_instance, run_saved
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
+from vllm_ascend_ext.mtp_output.step.device_copy import PackedRecords, RecordCopier, SampledTensors
 from vllm_ascend_ext.tools.engine import EngineCase
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -63,6 +68,34 @@ def run(
     return run_saved(case, prompts, sampling, deadline_s=DEADLINE_S)
 
 
+@dataclass(frozen=True)
+class Served:
+    """Holds the runs of an engine's ranks, and how many graphs they replayed together."""
+
+    runs: list[SavedRun]
+    replays: int
+
+
+def serve(model: str, prompts: list[list[int]], *, is_async: bool, mode: str | None, is_on: bool = True) -> Served:
+    instance = next_instance() if is_on else None
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        graphs = None if mode is None else GraphCounts(monkeypatch)
+        runs = run(model, prompts, Layout(tp=2), is_async=is_async, instance=instance, mode=mode)
+        return Served(runs, 0 if graphs is None else graphs.replays)
+
+
+@pytest.fixture(scope="module")
+def served(tiny_model: str, prompts: list[list[int]], vllm_preloaded: None) -> Served:
+    """An engine as it is served."""
+    return serve(tiny_model, prompts, is_async=True, mode="FULL_DECODE_ONLY")
+
+
+@pytest.fixture(scope="module")
+def theirs(tiny_model: str, prompts: list[list[int]], vllm_preloaded: None) -> SavedRun:
+    """The rank that would send, of the same without MTP output."""
+    return serve(tiny_model, prompts, is_async=True, mode="FULL_DECODE_ONLY", is_on=False).runs[0]
+
+
 @pytest.mark.parametrize(
     ("is_async", "mode"),
     [(False, None), (True, None), (False, "PIECEWISE"), (True, "FULL_DECODE_ONLY")],
@@ -73,14 +106,16 @@ def test_frames_are_the_engines_tokens(
     prompts: list[list[int]],
     expected: list[tuple[int, ...]],
     race_reports: Findings,
-    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
     is_async: bool,
     mode: str | None,
 ) -> None:
-    graphs = None if mode is None else GraphCounts(monkeypatch)
-    instance = next_instance()
-    sender, other = run(tiny_model, prompts, Layout(tp=2), is_async=is_async, instance=instance, mode=mode)
-    assert graphs is None or graphs.replays >= NUM_TOKENS // 3 * 2
+    if is_async and mode is not None:
+        served = request.getfixturevalue("served")
+    else:
+        served = serve(tiny_model, prompts, is_async=is_async, mode=mode)
+    sender, other = served.runs
+    assert mode is None or served.replays >= NUM_TOKENS // 3 * 2
     for index, tokens in enumerate(expected):
         told = sender.told[str(index)]
         assert tuple(told.tokens) == tuple(sender.outputs[str(index)]) == tokens
@@ -95,8 +130,48 @@ def test_frames_are_the_engines_tokens(
     assert others(race_reports.take(), known) == []
 
 
-def test_without_it_every_rank_copies(tiny_model: str, prompts: list[list[int]], race_reports: Findings) -> None:
-    """What is counted above is there to be counted: tokens, and log-probabilities in three pieces."""
-    runs = run(tiny_model, prompts, Layout(tp=2), is_async=False, instance=None)
-    assert min(run.copies.sampled for run in runs) > NUM_TOKENS // 3
-    assert race_reports.take() == []
+def check_traffic(ours: SavedRun, theirs: SavedRun) -> None:
+    """One copy a step takes the place of those of what was sampled; no other copy, and no wait for the device."""
+    assert theirs.copies.sampled > NUM_TOKENS // 3  # what is counted is there to be counted
+    assert ours.copies.sampled == 0 and ours.copies.packed == ours.report["mtp_output"]["copies"] > 0
+    assert ours.traffic.copies - ours.copies.packed == theirs.traffic.copies - theirs.copies.sampled
+    assert ours.traffic.waits <= theirs.traffic.waits
+
+
+def test_it_adds_one_copy_a_step_and_no_wait(served: Served, theirs: SavedRun, race_reports: Findings) -> None:
+    """In graphs, too."""
+    check_traffic(served.runs[0], theirs)
+    race_reports.take()  # the test above names them
+
+
+@long_table
+@pytest.mark.parametrize(("planted", "found"), [("a copy", "copies"), ("a wait", "waits")])
+def test_what_is_added_is_found(
+    tiny_model: str,
+    prompts: list[list[int]],
+    theirs: SavedRun,
+    race_reports: Findings,
+    monkeypatch: pytest.MonkeyPatch,
+    planted: str,
+    found: str,
+) -> None:
+    plant(monkeypatch, planted)
+    ours = serve(tiny_model, prompts, is_async=True, mode="FULL_DECODE_ONLY").runs[0]
+    with pytest.raises(AssertionError, match=found):
+        check_traffic(ours, theirs)
+    race_reports.take()
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Lets each step do `what` once more; ranks are forks of this process."""
+    launch = RecordCopier.launch
+
+    def planted(self: RecordCopier, sampled: SampledTensors) -> PackedRecords:
+        records = launch(self, sampled)
+        if what == "a copy":
+            sampled.token_ids_BS.clone().to("cpu", non_blocking=True)
+        else:
+            torch.npu.current_stream().synchronize()
+        return records
+
+    monkeypatch.setattr(RecordCopier, "launch", planted)

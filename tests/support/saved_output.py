@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.device_copies import CopyCounts, DeviceCopies
+from tests.support.device_copies import CopyCounts, DeviceCopies, DeviceTraffic
 from vllm_ascend_ext.mtp_output.errors import ChannelClosedError
 from vllm_ascend_ext.mtp_output.frames.frame import Frame, RequestStatus, Source
 from vllm_ascend_ext.mtp_output.outlet import replica_endpoint
@@ -54,6 +54,7 @@ class SavedRun:
     copies: CopyCounts
     num_rows: int
     num_rows_of_requests: int
+    traffic: DeviceTraffic
 
 
 def read_frames(frames: Sequence[Frame]) -> dict[str, Told]:
@@ -155,7 +156,7 @@ def engine_result(case: EngineCase, runs: Sequence[SavedRun]) -> EngineResult:
 def _reader_of(case: EngineCase, rank: Rank) -> FrameReader | None:
     """Returns a reader of the frames that this rank sends, or None for a rank that sends none."""
     output = (case.ascend_ext or {}).get("mtp_output", {})
-    if not output.get("enabled") or rank.tp_rank != 0:
+    if not output.get("enabled") or rank.tp_rank != 0 or rank.stage != case.layout.pp - 1:
         return None
     return FrameReader(output["instance"], rank.dp_rank, output.get("endpoint", ""))
 
@@ -203,6 +204,12 @@ def _add_requests(
         engine.add_request(str(index), {"prompt_token_ids": list(prompts[index])}, params)
 
 
+def _tell_the_last_ends(core: Any) -> None:
+    """Lets the scheduler tell its workers who has ended; its `has_requests` goes on counting whom it sent back."""
+    while core.scheduler.has_unfinished_requests() or core.scheduler.finished_req_ids:
+        core.step_fn()
+
+
 def _run(
     case: EngineCase,
     rank: Rank,
@@ -233,8 +240,7 @@ def _run(
         if step == reset_at:
             assert engine.reset_prefix_cache(reset_running_requests=True)
         engine.abort_request([str(index) for index, at in aborts.items() if at == step and index in indices])
-    while core.scheduler.has_requests():  # it tells its workers of the last ends
-        core.step_fn()
+    _tell_the_last_ends(core)
     report = llm.collective_rpc("ascend_ext_report")[0] if case.ascend_ext is not None else {}
     metrics = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
     engine.engine_core.shutdown()
@@ -252,4 +258,5 @@ def _run(
         copies.result(),
         sum(sum(rows.values()) for rows in scheduled),
         sum(len(rows) for rows in scheduled),
+        copies.traffic(),
     )

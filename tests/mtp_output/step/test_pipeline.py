@@ -49,7 +49,9 @@ class Peers:
         self.log = log
 
     def broadcast_(self, x: torch.Tensor, source: int) -> None:
-        self.log.append("broadcast")
+        self.log.append(f"broadcast of {source}")
+        if source:  # of another rank
+            x.zero_()
 
 
 class Engine:
@@ -123,7 +125,7 @@ def test_peers_get_the_tokens_while_a_reader_holds_up_the_frame() -> None:
     model = threading.Thread(target=lambda: found.append(engine.outputs.history(step).tolist()), daemon=True)
     model.start()
     model.join(10)
-    assert found == [[[1, 2, -1]]] and engine.log == ["broadcast"]
+    assert found == [[[1, 2, -1]]] and engine.log == ["broadcast of 0"]
     engine.outlet.gate.set()
     engine_output.join(10)
     assert step.is_resolved and step.token_ids == [[1, 2]]
@@ -134,8 +136,42 @@ def test_steps_are_shared_before_any_is_sent() -> None:
     engine = Engine(always_share=True)
     first, second, third = engine.step([1], new={"a": None}), engine.step([2]), None
     engine.outputs.resolve(second)
-    assert engine.log == ["broadcast", "broadcast", "send", "send"]
+    assert engine.log == ["broadcast of 0", "broadcast of 0", "send", "send"]
     second, third = engine.step([3]), engine.step([4])
     engine.outputs.resolve(second)
     assert third.target is None  # nobody has waited for a step that was not asked for
     assert first.is_resolved and engine.history.tokens == {"a": [1, 2, 3]}
+
+
+class Mark:
+    """Notes when it was used, in place of a `SamplingMark`."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def record(self) -> None:
+        self.log.append("record")
+
+    def wait(self) -> None:
+        self.log.append("wait")
+
+
+def test_a_rank_that_is_sent_the_tokens_waits_for_its_own_sampling() -> None:
+    """vLLM then writes to the memory from which the step's inputs were copied to this rank's device."""
+    log: list[str] = []
+    peers: Any = Peers(log)
+    mark: Any = Mark(log)
+    outputs = StepPipeline(
+        copier=None,
+        sender=None,
+        peers=ReplicaPeers(peers, True, sender=1),
+        launches=LaunchBound(0),
+        num_buffers=2,
+        is_async=False,
+        sampling_mark=mark,
+    )
+    outputs.begin_step(StepEvents())
+    step = outputs.sampled(PackedShape(1, 1, 0, 0), lambda: pytest.fail("packs"), ["a"], (), needs_history=False)
+    assert step is not None and log == ["record"]
+    outputs.resolve(step)
+    assert log == ["record", "broadcast of 1", "wait"]

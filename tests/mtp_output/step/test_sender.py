@@ -169,6 +169,19 @@ def test_an_abort_ends_the_request_and_drops_what_is_on_its_way() -> None:
     assert replica.frames[1:] == [{"b": (RUNNING, [4])}, {"a": (FINISHED, [])}]
 
 
+def test_a_request_that_a_scheduler_sends_back_ends_after_what_is_on_its_way() -> None:
+    """vllm-ascend's recompute scheduler: the engine still takes the tokens of the step under way."""
+    replica = Replica()
+    replica.go({"a": [1], "b": [2]}, new=("a", "b"))
+    running, after = replica.begin(), replica.begin(sent_back=("a",))
+    replica.end(running, {"a": [3], "b": [4]})
+    replica.end(after, {"b": [5]})
+    assert replica.frames[1:] == [
+        {"a": (RUNNING, [3]), "b": (RUNNING, [4])},
+        {"a": (FINISHED, []), "b": (RUNNING, [5])},
+    ]
+
+
 def test_an_id_that_is_used_again_is_told_in_two_frames() -> None:
     replica = Replica()
     replica.go({"a": [1]}, new=("a",))

@@ -59,7 +59,7 @@ def run_on_a3(
     return runs
 
 
-def _count_dispatches(log: Path) -> None:
+def count_dispatches(log: Path) -> None:
     """Lets every dispatch and replay of every rank, which are forks of this process, append its kind to a file."""
     import torch
     from vllm_ascend.eplb.adaptor.vllm_adaptor import VllmEplbAdaptor
@@ -104,7 +104,7 @@ def main(asked: Path, answered: Path) -> None:
     forked_ranks.preload()
     allow_float32()
     log = asked.with_name("dispatches")
-    _count_dispatches(log)
+    count_dispatches(log)
     runs = {}
     for name, case in cases.items():
         log.write_text("")

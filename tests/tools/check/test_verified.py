@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import ast
 from dataclasses import replace
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
 
+from tests.mtp_output import served
 from vllm_ascend_ext.tools.check.deployment_class import DIMENSIONS, DeploymentClass
 from vllm_ascend_ext.tools.check.verdicts import NAMES
 from vllm_ascend_ext.tools.check.verified import ANY, ROWS, VerifiedRow, proof_of
@@ -47,3 +49,38 @@ def test_only_the_features_of_a_row_start() -> None:
     assert proof_of("eplb_load", SMALL) is not None
     assert proof_of("eplb_load", replace(SMALL, weights="w8a8 of another kind")) is None
     assert proof_of("attn_scatter", SMALL) is None
+
+
+def test_pairs_of_the_rows_of_frames_are_run() -> None:
+    """Layout, drafts and transfer, of which each row names only what its table of engines has in pairs."""
+    tables = {
+        "test_frames_are_the_engines_tokens": served.CASES,
+        "test_frames_of_a_pipeline": served.PIPELINES,
+    }
+    for name, table in tables.items():
+        classes = {one for case in table.values() for one in _classes(case)}
+        rows = [row for row in ROWS if row.test.endswith(f"test_vllm_ascend_served.py::{name}")]
+        assert rows
+        for row in rows:
+            values = [row.values.get(dimension, ("none",)) for dimension in ("layout", "drafts", "transfer")]
+            for first, second in combinations(range(3), 2):
+                named = set(product(values[first], values[second]))
+                assert named <= {(one[first], one[second]) for one in classes}, row
+
+
+def _classes(case: served.Case) -> set[tuple[str, str, str]]:
+    """Layout, drafts and each transfer of a case, in the words of the table."""
+    kinds = {
+        "DP": case.layout.dp > 1,
+        "TP": case.layout.tp > 1,
+        "EP": case.expert_parallel and case.layout.num_ranks > case.layout.pp,
+        "PP": case.layout.pp > 1,
+        "DCP": "decode_context_parallel_size" in case.arguments,
+    }
+    layout = "+".join(kind for kind, is_there in kinds.items() if is_there) or "1"
+    found = set()
+    for transfer in (case.transfer or "none").split(", "):
+        number = case.part(f"kv_{transfer}").drafts
+        method = "mtp" if case.model == "DeepSeek" else "eagle3"
+        found.add((layout, f"{method} {number}" if number else "none", transfer))
+    return found

@@ -22,8 +22,10 @@ from vllm_ascend_ext.mtp_output.ring.size import RingSize
 from vllm_ascend_ext.mtp_output.step.device_copy import PackedShape, RecordCopier
 from vllm_ascend_ext.mtp_output.step.launch_bound import LaunchBound
 from vllm_ascend_ext.mtp_output.step.pipeline import ReplicaPeers, StepPipeline
+from vllm_ascend_ext.mtp_output.step.sampling_mark import SamplingMark
 from vllm_ascend_ext.mtp_output.step.sender import StepSender
 from vllm_ascend_ext.mtp_output.step.sender_rank import route_output
+from vllm_ascend_ext.rank_place import RankPlace
 
 
 def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
@@ -33,7 +35,8 @@ def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
         StartupError: the ring or socket for the frames cannot be made.
     """
     runner, vllm_config = worker.model_runner, worker.vllm_config
-    routing = route_output(rank_place(vllm_config.parallel_config))
+    place = rank_place(vllm_config.parallel_config)
+    routing = route_output(place)
     is_async = bool(vllm_config.scheduler_config.async_scheduling)
     num_speculative_tokens = int(runner.num_spec_tokens)
     replace_all(replacements(runner.device.type))
@@ -45,11 +48,12 @@ def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
         outlet = _outlet(config, routing.replica, max_rows, num_speculative_tokens)
         sender = StepSender(outlet, history, top_k=config.top_k, max_rows=max_rows)
     try:
-        peers = _peers(vllm_config, config, is_async=is_async)
+        peers = _peers(vllm_config, config, place, is_async=is_async)
     except BaseException:
         if sender is not None:
             sender.close()
         raise
+    receives = not routing.sends and not is_async
     outputs = StepPipeline(
         copier=copier,
         sender=sender,
@@ -57,6 +61,8 @@ def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
         launches=LaunchBound(num_speculative_tokens),
         num_buffers=config.slots,
         is_async=is_async,
+        sampling_mark=SamplingMark(device_of(runner), config.deadline_s) if receives else None,
+        launches_ahead=max(1, place.pp_size - 1),  # vLLM's V1 engine has as many batches on their way as stages
     )
     runner.attach_outputs(RunnerHooks(runner, outputs))
     return outputs
@@ -100,15 +106,25 @@ def _outlet(config: MtpOutputConfig, replica: int, max_num_seqs: int, num_specul
         raise StartupError(f"ascend_ext.mtp_output, replica {replica}: {error}") from error
 
 
-def _peers(vllm_config: Any, config: MtpOutputConfig, *, is_async: bool) -> ReplicaPeers:
-    """Makes a group of the ranks of this replica's stage, in host memory."""
-    from vllm.distributed import get_tp_group
+def _peers(vllm_config: Any, config: MtpOutputConfig, place: RankPlace, *, is_async: bool) -> ReplicaPeers:
+    """Makes a group, in host memory, of the ranks of this replica that need what its last stage samples.
 
-    ranks = get_tp_group().ranks
+    Under the launcher of torchrun every stage samples, from logits that the last one broadcasts, and has an engine
+    of its own; else only the last stage samples, and the engine tells the others of its tokens.
+    """
+    from vllm.distributed import get_pp_group, get_tp_group
+
     launcher = vllm_config.parallel_config.distributed_executor_backend == "external_launcher"
+    ranks, stages = get_tp_group().ranks, get_pp_group().ranks
+    sender = 0
+    if launcher and place.pp_size > 1:
+        own = stages[place.pp_rank]
+        ranks = sorted(stage + rank - own for stage in stages for rank in ranks)
+        sender = ranks.index(stages[-1] - place.tp_rank)
     if len(ranks) == 1:
         return ReplicaPeers(None, False)
-    return ReplicaPeers(own_group(ranks, "gloo", config.deadline_s, "mtp output"), launcher or not is_async)
+    collectives = own_group(ranks, "gloo", config.deadline_s, "mtp output")
+    return ReplicaPeers(collectives, launcher or not is_async, sender)
 
 
 def report_of(outputs: StepPipeline) -> dict[str, Any]:

@@ -77,10 +77,10 @@ RULES = (
         _has_wrong_endpoint,
     ),
     Rule(
-        "pipeline_parallel_size, prefill_context_parallel_size",
-        "is not tested with pipeline or prefill-context parallelism",
-        "set pipeline_parallel_size and prefill_context_parallel_size to 1",
-        lambda d: max(d.parallel.pipeline_parallel_size, d.parallel.prefill_context_parallel_size) > 1,
+        "prefill_context_parallel_size",
+        "is not tested with prefill-context parallelism",
+        "set prefill_context_parallel_size to 1",
+        lambda d: d.parallel.prefill_context_parallel_size > 1,
     ),
     Rule(
         "distributed_executor_backend",

@@ -59,6 +59,7 @@ class RunnerHooks:
         events = StepEvents(
             new={request.req_id: request for request in scheduler_output.scheduled_new_reqs},
             finished=tuple(sorted(scheduler_output.finished_req_ids)),
+            sent_back=_sent_back(scheduler_output),
             preempted=tuple(sorted(scheduler_output.preempted_req_ids or ())),
             resumed=frozenset(cached.resumed_req_ids),
             num_output_tokens=known,
@@ -99,7 +100,8 @@ class RunnerHooks:
         """Follows requests that join, go on with a prompt or leave, alike on all ranks, and checks the bound."""
         launches, scheduled = self.outputs.launches, scheduler_output.num_scheduled_tokens
         self.outputs.take_counts()
-        for request_id in (*scheduler_output.finished_req_ids, *(scheduler_output.preempted_req_ids or ())):
+        preempted = scheduler_output.preempted_req_ids or ()
+        for request_id in (*scheduler_output.finished_req_ids, *_sent_back(scheduler_output), *preempted):
             launches.finish(request_id)
             self._prompts.pop(request_id, None)
         for request in scheduler_output.scheduled_new_reqs:
@@ -119,6 +121,13 @@ class RunnerHooks:
         self.outputs.launches.prefill(request_id, num_scheduled, is_last=is_last)
         if is_last:
             del self._prompts[request_id]
+
+
+def _sent_back(scheduler_output: Any) -> tuple[str, ...]:
+    """Returns the requests that vllm-ascend's recompute scheduler ends on a decode node, for its proxy to let them
+    be prefilled anew; vLLM's own schedulers know no such thing."""
+    requests = getattr(scheduler_output, "recomputed_reqs", None) or ()
+    return tuple(request.request_id for request in requests)
 
 
 def _shape(sampler_output: Any, spec_decode_metadata: Any) -> PackedShape:

@@ -7,7 +7,7 @@ and copy, off the main stream) → the step is *resolved*: wait for the copy, ju
 engine's output. Synchronous scheduling resolves it in the runner's bookkeeping, asynchronous scheduling when the
 engine asks for the output, on whatever thread; steps are resolved one at a time and in order.
 
-The other tensor-parallel ranks run `begin_step` alike and copy nothing. Where they need the tokens on the host
+The replica's other ranks run `begin_step` alike and copy nothing. Where they need the tokens on the host
 (`ReplicaPeers`), they receive the sender's copy.
 """
 
@@ -32,22 +32,25 @@ from vllm_ascend_ext.mtp_output.step.device_copy import (
 )
 from vllm_ascend_ext.mtp_output.step.launch_bound import LaunchBound
 from vllm_ascend_ext.mtp_output.step.request_states import StepEvents
+from vllm_ascend_ext.mtp_output.step.sampling_mark import SamplingMark
 from vllm_ascend_ext.mtp_output.step.sender import SampledBatch, StepSender
 from vllm_ascend_ext.ops.mtp_pack import MtpOutput
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPeers:
-    """Describes the tensor-parallel ranks of a replica's last stage.
+    """Describes the ranks of a replica that sample: those of its last stage, and under the launcher of torchrun
+    (`external_launcher`), where every rank has an engine of its own, those of all stages.
 
-    collectives: over Gloo, the sender is rank 0; None for a single rank.
+    collectives: over Gloo; None for a single rank.
     always_share: every step's tokens are needed on the host of every rank: for the next step's input under
-        synchronous scheduling, and for each rank's own engine under the launcher of torchrun
-        (`external_launcher`).
+        synchronous scheduling, and for each rank's own engine.
+    sender: the sender's rank in `collectives`.
     """
 
     collectives: Collectives | None
     always_share: bool
+    sender: int = 0
 
 
 @dataclass(slots=True)
@@ -77,6 +80,9 @@ class StepPipeline:
         launches: the bound of this replica's launches.
         num_buffers: how many steps may be on their way.
         is_async: whether scheduling is asynchronous.
+        sampling_mark: on a rank that is sent each step's tokens under synchronous scheduling; else None.
+        launches_ahead: under asynchronous scheduling, how many launches may be decided while the outcome of one
+            that they continue is not known.
     """
 
     def __init__(
@@ -88,10 +94,14 @@ class StepPipeline:
         launches: LaunchBound,
         num_buffers: int,
         is_async: bool,
+        sampling_mark: SamplingMark | None = None,
+        launches_ahead: int = 1,
     ) -> None:
         self.copier, self.sender, self.peers = copier, sender, peers
         self.launches = launches
         self.is_async = is_async
+        self._launches_ahead = launches_ahead if is_async else 0
+        self._sampling_mark = sampling_mark
         self._num_buffers = num_buffers
         self.num_received = 0
         self.step = 0  # that began last
@@ -115,9 +125,9 @@ class StepPipeline:
         """Tells the launch bound what has arrived of earlier launches; called before a launch is announced to it.
 
         Under asynchronous scheduling the launch that is about to come was decided before the outcome of the last
-        one was known, and may still have requests that this one ended.
+        ones was known, and may still have requests that these ended.
         """
-        newest = self.launches.step - self.is_async
+        newest = self.launches.step - self._launches_ahead
         while self._ended and self._ended[0][0] <= newest:
             launch, ended = self._ended.popleft()
             self.launches.counts_arrived(launch, dict.fromkeys(ended, 0))
@@ -159,6 +169,8 @@ class StepPipeline:
             is_shared=is_shared,
             sampled_s=time.monotonic(),
         )
+        if self._sampling_mark is not None:
+            self._sampling_mark.record()
         if step.records is not None or is_shared:
             self._pending.append(step)
         return step
@@ -181,7 +193,7 @@ class StepPipeline:
             else:
                 token_ids_BS = torch.empty(step.shape.num_requests, step.shape.num_slots, dtype=torch.int32)
             if collectives is not None:
-                collectives.broadcast_(token_ids_BS, 0)
+                collectives.broadcast_(token_ids_BS, self.peers.sender)
                 self.num_received += step.records is None
         return token_ids_BS
 
@@ -264,11 +276,13 @@ class StepPipeline:
         if step.records is not None:
             words_N = step.records.words()
             if step.is_shared and collectives is not None:
-                collectives.broadcast_(words_N[: step.shape.target_words], 0)
+                collectives.broadcast_(words_N[: step.shape.target_words], self.peers.sender)
             return words_N
         assert collectives is not None
         words_N = torch.empty(step.shape.words, dtype=torch.int32)
-        collectives.broadcast_(words_N[: step.shape.target_words], 0)
+        collectives.broadcast_(words_N[: step.shape.target_words], self.peers.sender)
+        if self._sampling_mark is not None:
+            self._sampling_mark.wait()
         self.num_received += 1
         if step.shape.num_draft_slots:
             words_N[step.shape.target_words :].view(step.shape.num_requests, -1)[:, 0] = 0

@@ -27,12 +27,14 @@ class StepEvents:
     """Holds what the scheduler did before a step, by request id; the same on all ranks.
 
     new: seen for the first time, each with what `History.start` takes. finished: ended since the last step.
-    preempted: lost their place before it. resumed: came back in it. num_output_tokens: what the engine has of a
-    request, where that is known for sure.
+    sent_back: ended by the scheduler, which has no room for them, while what steps under way sample for them still
+    counts. preempted: lost their place before it. resumed: came back in it. num_output_tokens: what the engine has
+    of a request, where that is known for sure.
     """
 
     new: Mapping[str, Any] = field(default_factory=dict)
     finished: tuple[str, ...] = ()
+    sent_back: tuple[str, ...] = ()
     preempted: tuple[str, ...] = ()
     resumed: frozenset[str] = frozenset()
     num_output_tokens: Mapping[str, int] = field(default_factory=dict)
@@ -102,7 +104,7 @@ class RequestStates:
     def begin(self, events: StepEvents) -> StepRows:
         """Returns the rows of what happened before a step; called for every step, before `add_sampled`."""
         rows = StepRows()
-        for request_id in events.finished:
+        for request_id in (*events.finished, *events.sent_back):
             if request_id in self._open:
                 rows.add(request_id, RequestStatus.FINISHED)
                 self._history.forget(request_id)

@@ -7,6 +7,7 @@ from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, Seam, membe
 
 _RUNNER = "vllm.v1.worker.gpu_model_runner:GPUModelRunner"
 _SCHEDULED = "vllm.v1.core.sched.output"
+_RECOMPUTE = "vllm_ascend.core.recompute_scheduler"
 _UNTIL = "vLLM lets a runner choose the class of its asynchronous output"
 _ASYNC = "AsyncGPUModelRunnerOutput"
 _WHY_ASYNC = "its constructor copies tokens and log-probabilities, one by one and on every rank"
@@ -139,6 +140,24 @@ ROWS = (
         DEVICES,
         why=_WHY_FACTS,
         remove_when=_UNTIL,
+    ),
+    *members(
+        _RECOMPUTE + ":RecomputeSchedulerOutput",
+        {"recomputed_reqs": None},
+        "read",
+        "mtp_output",
+        ("npu",),
+        why="requests that end on a decode node without an entry in `finished_req_ids`",
+        remove_when="its scheduler tells the workers of these ends as of all others",
+    ),
+    *members(
+        _RECOMPUTE + ":RecomputeReqInfo",
+        {"request_id": None},
+        "read",
+        "mtp_output",
+        ("npu",),
+        why="which request ends",
+        remove_when="its scheduler tells the workers of these ends as of all others",
     ),
     *members(
         f"{_SCHEDULED}:CachedRequestData",

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moves KV caches from a prefill engine to a decode engine of one machine through files: a connector of vLLM.
+
+The producer writes the cache of a prompt when its last token has been computed, on each rank its own part. The
+consumer loads all of it but the last token, whose pass gives the first token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.distributed import get_pp_group, get_tp_group
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata
+
+NAME = "FileConnector"
+FIRST = "0-0"  # the first rank's part of a cache
+
+
+def transfer(role: str, folder: Path) -> dict[str, Any]:
+    """Returns the arguments `kv_transfer_config` of an engine. role: kv_producer, kv_consumer or kv_both."""
+    return {
+        "kv_connector": NAME,
+        "kv_connector_module_path": __name__,
+        "kv_role": role,
+        "kv_connector_extra_config": {"folder": str(folder)},
+    }
+
+
+@dataclass
+class Moves(KVConnectorMetadata):
+    """Holds a step's moves: of each prompt its name, its blocks, and how many of its tokens move."""
+
+    saves: list[tuple[str, list[int], int]] = field(default_factory=list)
+    loads: list[tuple[str, list[int], int]] = field(default_factory=list)
+
+
+class FileConnector(KVConnectorBase_V1):
+    """Implements vLLM's connector for its scheduler and for its workers."""
+
+    def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        transfer_config = vllm_config.kv_transfer_config
+        self._folder = Path(transfer_config.get_from_extra_config("folder", ""))
+        self._saves, self._loads = transfer_config.is_kv_producer, transfer_config.is_kv_consumer
+        self._block_size = vllm_config.cache_config.block_size
+        self._caches: dict[str, Any] = {}
+        self._to_load: dict[str, int] = {}  # request → tokens
+        self._unsaved: dict[str, tuple[list[int], list[int]]] = {}  # request → prompt, blocks
+
+    # --- scheduler
+
+    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
+        prompt = request.prompt_token_ids
+        if not self._loads or not self._path(_name(prompt), FIRST).exists():
+            return 0, False
+        return max(len(prompt) - 1 - num_computed_tokens, 0), False
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        if num_external_tokens:
+            self._to_load[request.request_id] = num_external_tokens
+
+    def build_connector_meta(self, scheduler_output: Any) -> Moves:
+        moves = Moves()
+        scheduled = scheduler_output.num_scheduled_tokens
+        for request in scheduler_output.scheduled_new_reqs:
+            prompt, blocks = request.prompt_token_ids, list(request.block_ids[0])
+            if count := self._to_load.pop(request.req_id, 0):
+                moves.loads.append((_name(prompt), blocks, count))
+            if self._saves:
+                self._unsaved[request.req_id] = (prompt, blocks)
+                self._save(moves, request.req_id, request.num_computed_tokens + scheduled[request.req_id])
+        cached = scheduler_output.scheduled_cached_reqs
+        for request_id, computed, new in zip(
+            cached.req_ids, cached.num_computed_tokens, cached.new_block_ids, strict=True
+        ):
+            if request_id in self._unsaved:
+                self._unsaved[request_id][1].extend(new[0] if new else ())
+                self._save(moves, request_id, computed + scheduled[request_id])
+        return moves
+
+    def _save(self, moves: Moves, request_id: str, num_computed: int) -> None:
+        prompt, blocks = self._unsaved[request_id]
+        if num_computed >= len(prompt):
+            moves.saves.append((_name(prompt), blocks, len(prompt)))
+            del self._unsaved[request_id]
+
+    # --- workers
+
+    def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
+        self._caches = kv_caches
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        for name, blocks, count in self._moves().loads:
+            saved = torch.load(self._path(name, _part()))
+            blocks = blocks[: -(-count // self._block_size)]
+            for layer, parts in self._parts():
+                for part, values in zip(parts, saved[layer], strict=True):
+                    part[blocks] = values[: len(blocks)].to(part.device)
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """Everything was loaded in `start_load_kv`, in the order of the stream."""
+
+    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
+        """Nothing is saved layer by layer."""
+
+    def wait_for_save(self) -> None:
+        for name, blocks, count in self._moves().saves:
+            blocks = blocks[: -(-count // self._block_size)]
+            saved = {layer: [part[blocks].cpu() for part in parts] for layer, parts in self._parts()}
+            torch.save(saved, self._path(name, _part()))
+
+    def _moves(self) -> Moves:
+        moves = self._get_connector_metadata()
+        assert isinstance(moves, Moves)
+        return moves
+
+    def _parts(self) -> list[tuple[str, tuple[torch.Tensor, ...]]]:
+        """Returns each layer's tensors, whose first dimension is the block."""
+        return [
+            (layer, tuple(cache) if isinstance(cache, (tuple, list)) else (cache,))
+            for layer, cache in self._caches.items()
+        ]
+
+    def _path(self, name: str, part: str) -> Path:
+        return self._folder / f"{name}-{part}.pt"
+
+
+def _part() -> str:
+    """Returns the name of this rank's part of a cache."""
+    return f"{get_pp_group().rank_in_group}-{get_tp_group().rank_in_group}"
+
+
+def _name(prompt: list[int]) -> str:
+    return hashlib.sha256(repr(list(prompt)).encode()).hexdigest()[:16]
