@@ -93,7 +93,7 @@ def wait_until_gone(address: str, patience_s: float = PATIENCE_S) -> None:
         connection.connect(address)
         away_since: float | None = time.monotonic()
         while away_since is None or time.monotonic() - away_since < patience_s:
-            if not monitor.poll(1000 * patience_s / 10):
+            if not monitor.poll(int(100 * patience_s)):  # ms
                 continue
             is_there = parse_monitor_message(monitor.recv_multipart())["event"] != zmq.EVENT_DISCONNECTED
             away_since = None if is_there else away_since or time.monotonic()
