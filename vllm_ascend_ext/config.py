@@ -54,8 +54,8 @@ class DpGatherConfig(_Section):
     """Configures how the rows of data-parallel replicas reach the experts and come back.
 
     Attributes:
-        rule: `auto`, SGLang's (by the rows that the gather sends), or `cost`, by the predicted time of gather,
-            padded expert rows and combine on `machine`.
+        rule: `auto`, by the rows that the gather sends (the comparison in SGLang 0.5.23's rule), or `cost`, by the
+            predicted time of gather, padded expert rows and combine on `machine`.
         mode: the mode to use whatever the rule says; `planned` leaves the choice to the rule.
         machine: a known machine's name, or a file that `benchmarks/dp_gather.py` wrote.
         overlap_counts: whether the replicas' row counts of a pass are exchanged beside its first layers, not

@@ -36,7 +36,10 @@ def _complete(server: Server) -> None:
         urllib.request.urlopen(urllib.request.Request(f"{server.url}/v1/completions", data, headers), timeout=240)
 
 
-def test_a_headless_node_whose_head_dies_ends_with_an_error(tiny_model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_idle", [False, True], ids=["at work", "idle"])
+def test_a_headless_node_whose_head_dies_ends_with_an_error(
+    tiny_model: str, tmp_path: Path, is_idle: bool
+) -> None:
     launch = (
         *("--data-parallel-size", "2", "--data-parallel-size-local", "1", "--data-parallel-address", HOST),
         *("--data-parallel-rpc-port", str(free_port()), "--enable-expert-parallel", "--dtype", "float32"),
@@ -49,13 +52,16 @@ def test_a_headless_node_whose_head_dies_ends_with_an_error(tiny_model: str, tmp
     headless = Server(Path(tiny_model), (*launch, "--headless", "--data-parallel-start-rank", "1"), folders[1])
     try:
         head.wait_until_healthy(_START_S)
-        client = threading.Thread(target=_complete, args=(head,), daemon=True)
-        client.start()
-        time.sleep(8)  # in the middle of it: an idle node learns of nothing
-        assert client.is_alive()
+        if not is_idle:
+            client = threading.Thread(target=_complete, args=(head,), daemon=True)
+            client.start()
+            time.sleep(8)
+            assert client.is_alive()
         for process in head.processes():
             process.kill()
         assert headless.wait_until_ended(_END_S) == 1, headless.output()[-3000:]
+        if is_idle:  # at work a collective may fail first
+            assert "ascend_ext: the head node at tcp://" in headless.output()
         last = headless.output().strip().splitlines()[-1]
         assert last.startswith("vllm-ascend-ext: error: this headless node has stopped"), last
     finally:

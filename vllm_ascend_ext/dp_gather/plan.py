@@ -4,8 +4,10 @@
 A plan is a pure function of what all ranks know alike (every replica's rows, whether the pass runs in a graph,
 the sizes, the machine's description), so that all ranks plan alike without asking each other. No torch here.
 
-The rule `auto` is SGLang's (``DpPaddingMode.get_dp_padding_mode``, after #8280 and #20406). It looks at the gather
-alone; `cost` adds the way back, the padded rows of the experts and each call's latency.
+The rule `auto` is the comparison of bytes in SGLang's (``DpPaddingMode.get_dp_padding_mode``, #8280 as of #20406),
+as it stands in SGLang 0.5.23. What SGLang decides before it comes to compare is not in `auto`
+(docs/internals/dp_gather.md has these cases, with the reasons). `auto` looks at the gather alone; `cost` adds the
+way back, the padded rows of the experts and each call's latency.
 """
 
 from __future__ import annotations
@@ -108,7 +110,7 @@ def _candidate(
 
 
 def _by_volume(by_mode: dict[GatherMode, Candidate], topology: Topology) -> tuple[Candidate, str]:
-    """Chooses by SGLang's rule on the rounded counts: an all-reduce sends every row twice, an all-gather the
+    """Chooses by SGLang's comparison of the rounded counts: an all-reduce sends every row twice, an all-gather the
     longest's."""
     rounded = by_mode[GatherMode.SUM_LEN].rows.padded
     twice_sum, all_longest = 2 * sum(rounded), max(rounded) * topology.dp_size

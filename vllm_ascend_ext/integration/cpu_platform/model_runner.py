@@ -12,9 +12,10 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm_ascend_ext.integration.cpu_platform.streams import install_host_streams
 from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily
 from vllm_ascend_ext.integration.upstream.seams.rows import cpu_platform
+from vllm_ascend_ext.integration.upstream.vllm_runner import MendedRunner
 
 
-class TorchCPUModelRunner(CPUModelRunner):
+class TorchCPUModelRunner(MendedRunner, CPUModelRunner):
     """Adds EPLB, real host streams and the acceptance counts that asynchronous scheduling needs with MTP."""
 
     def __init__(self, vllm_config: Any, device: torch.device) -> None:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-import os
-import signal
 import sys
 import threading
-import time
 from typing import Any
 
 from vllm_ascend_ext.config import KEY
 from vllm_ascend_ext.integration.errors import EngineDiedError
+from vllm_ascend_ext.integration.server import head_watch
+from vllm_ascend_ext.integration.server.head_watch import end_this_process
 from vllm_ascend_ext.integration.server.launcher import GRACE_S
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.change import Change
@@ -42,18 +41,19 @@ def end_with_parent() -> None:
     """
     parent = multiprocessing.parent_process()
     # an argument of this process: vLLM gives a configuration to engine cores and workers only
-    vllm_config = getattr(multiprocessing.current_process(), "_kwargs", {}).get("vllm_config")
+    arguments = getattr(multiprocessing.current_process(), "_kwargs", {})
+    vllm_config = arguments.get("vllm_config")
     if parent is None or KEY not in (getattr(vllm_config, "additional_config", None) or {}):
         return
     if any(thread.name == _WATCH for thread in threading.enumerate()):
         return
     threading.Thread(target=_end_after, args=(parent,), name=_WATCH, daemon=True).start()
+    if arguments.get("local_client") is False:  # an engine core of a headless node
+        head_watch.watch_head()
 
 
 def _end_after(parent: Any) -> None:
-    """Waits for the parent to end, then ends this process: by SIGTERM, on which vLLM frees what it holds, and
-    after a while by force.
-    """
+    """Waits for the parent to end, then ends this process."""
     parent.join()
     logger.warning(
         "ascend_ext: parent process %d (%s) has ended; ending %s",
@@ -61,9 +61,7 @@ def _end_after(parent: Any) -> None:
         parent.name,
         multiprocessing.current_process().name,
     )
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE_S)
-    os.kill(os.getpid(), signal.SIGKILL)
+    end_this_process()
 
 
 def replace_serve_http() -> None:

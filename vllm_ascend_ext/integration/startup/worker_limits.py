@@ -26,4 +26,12 @@ RULES = (
         "set VLLM_USE_V2_MODEL_RUNNER=0",
         lambda d: d.vllm_config.use_v2_model_runner and not d.device.falls_back_to_first_runner,
     ),
+    Rule(
+        "enable_prompt_embeds",
+        "cannot serve prompts that may be embeddings beside drafts: vLLM takes rows of tokens for embeddings then "
+        "(vLLM #57356), which is mended in its own runner only, not in vllm-ascend's",
+        "turn enable_prompt_embeds off or remove speculative_config",
+        lambda d: d.model and d.model.enable_prompt_embeds and d.speculative_method,
+        stack="vllm-ascend",
+    ),
 )

@@ -5,11 +5,12 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
 from vllm_ascend_ext.integration.upstream.seams.rows import runner
+from vllm_ascend_ext.integration.upstream.vllm_runner import MendedRunner
 from vllm_ascend_ext.integration.worker import ExtWorker
 from vllm_ascend_ext.runner.mixin import ExtModelRunner
 
 
-class ExtCUDAModelRunner(ExtModelRunner, GPUModelRunner):
+class ExtCUDAModelRunner(ExtModelRunner, MendedRunner, GPUModelRunner):
     """Runs models on CUDA and calls our observers and outputs."""
 
 

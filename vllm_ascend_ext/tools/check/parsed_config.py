@@ -104,6 +104,7 @@ def _model(options: argparse.Namespace, facts: ModelFacts, is_eager: bool) -> An
         max_logprobs=options.max_logprobs,
         runner_type="generate" if options.runner == "auto" else options.runner,
         enable_return_routed_experts=bool(options.enable_return_routed_experts),
+        enable_prompt_embeds=bool(options.enable_prompt_embeds),
     )
 
 

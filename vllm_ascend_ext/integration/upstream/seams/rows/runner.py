@@ -42,9 +42,78 @@ _WHY_WEIGHTS = "weights load where experts were at first, also after EPLB has mo
 _UNTIL_WEIGHTS = "weights load by the present placement (https://github.com/vllm-project/vllm/issues/55228)"
 _WEIGHTS: dict[str, tuple[str, ...] | None] = {"start_weight_update": ("is_checkpoint_format",)}
 
+_WHY_EMBEDS = (
+    "where prompts may be embeddings and there are drafts, all prompts get wrong tokens, or an error that ends "
+    "the engine"
+)
+_UNTIL_EMBEDS = "vLLM marks the rows behind a prompt as tokens, and its drafter needs no ids of embedded prompts"
+_EMBEDS = "https://github.com/vllm-project/vllm/pull/57356"
+TOKEN_ID = Seam(
+    "vllm.v1.worker.gpu_input_batch:CachedRequestState.get_token_id",
+    "wrap",
+    "runner",
+    ("cpu", "cuda"),
+    _WHY_EMBEDS,
+    _UNTIL_EMBEDS,
+    ("idx",),
+    "https://github.com/vllm-project/vllm/pull/37170",
+)
+_MENDED = (
+    TOKEN_ID,
+    Seam(
+        f"{_GPU_RUNNER}._input_fits_in_drafter",
+        "override",
+        "runner",
+        ("cpu", "cuda"),
+        "a replica that skips its drafts near the longest sequence leaves the others waiting in theirs",
+        "vLLM runs dummy drafts in such a step",
+        ("common_attn_metadata",),
+        "https://github.com/vllm-project/vllm/pull/44954",
+    ),
+    Seam(
+        f"{_GPU_RUNNER}._prepare_input_ids",
+        "override",
+        "runner",
+        ("cpu", "cuda"),
+        _WHY_EMBEDS,
+        _UNTIL_EMBEDS,
+        ("scheduler_output", "num_reqs", "total_num_scheduled_tokens", "cu_num_tokens"),
+        _EMBEDS,
+    ),
+    Seam(
+        f"{_GPU_RUNNER}.__init__",
+        "override",
+        "runner",
+        ("cuda",),
+        _WHY_EMBEDS,
+        _UNTIL_EMBEDS,
+        ("vllm_config", "device"),
+        _EMBEDS,
+    ),
+    *members(
+        _GPU_RUNNER,
+        {"enable_prompt_embeds": None, "is_token_ids": None, "input_ids": None, "input_batch": None},
+        "read",
+        "runner",
+        ("cpu", "cuda"),
+        why=_WHY_EMBEDS,
+        remove_when=_UNTIL_EMBEDS,
+    ),
+    *members(
+        "vllm.v1.spec_decode.llm_base_proposer:SpecDecodeBaseProposer",
+        {"dummy_run": ("num_tokens",)},
+        "read",
+        "runner",
+        ("cpu", "cuda"),
+        why="runs the drafter as an idle replica does",
+        remove_when="vLLM runs dummy drafts in such a step",
+    ),
+)
+
 ROWS = (
     CUDA_RUNNER,
     NPU_RUNNER,
+    *_MENDED,
     *members(
         _GPU_RUNNER,
         _STEP | {"_dummy_run": ("num_tokens", "skip_eplb", "is_profile")},

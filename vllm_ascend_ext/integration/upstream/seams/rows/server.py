@@ -72,6 +72,15 @@ WORKER_MONITOR = Seam(
     _LAUNCHES,
     ("inline",),
 )
+INPUT_SOCKETS = Seam(
+    "vllm.v1.engine.core:EngineCoreProc.process_input_sockets",
+    "wrap",
+    "server",
+    DEVICES,
+    "an idle engine core of a headless node does not notice that its head has gone; here it learns the addresses",
+    "an engine core ends when its head has gone",
+    ("input_addresses", "coord_input_address", "identity", "ready_event"),
+)
 
 _ANSWERS = "https://github.com/vllm-project/vllm/pull/36964"
 
@@ -82,6 +91,7 @@ ROWS = (
     *STOPS,
     ENGINE_MONITOR,
     WORKER_MONITOR,
+    INPUT_SOCKETS,
     Seam(
         "vllm.v1.executor.multiproc_executor:MultiprocExecutor.is_failed",
         "read",

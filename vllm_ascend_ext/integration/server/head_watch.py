@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ends the engine cores of a headless node when the head node has gone, also while they have nothing to do.
+
+vLLM's engine core waits for requests on a ZMQ socket, which reconnects in silence for ever. At work it meets the
+loss in a collective; an idle one would stay, with the device's memory, and nothing would restart the node.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from vllm_ascend_ext.integration.server.launcher import GRACE_S
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 10.0
+"""For which the head may be away: a connection that breaks is made again within it."""
+
+_KEEPALIVE_S, _INTERVAL_S, _PROBES = (
+    10,
+    5,
+    4,
+)  # a cut cable is a broken connection after 30 s, by the kernel's probes
+_WATCH = "AscendExtHeadWatch"
+
+
+def end_this_process() -> None:
+    """Ends this process by SIGTERM, on which vLLM frees what it holds, and after a while by force."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@functools.cache  # once a process
+def watch_head() -> None:
+    """Has this engine core of a headless node watch the head from when it learns the head's addresses."""
+    change.wrap(seams.INPUT_SOCKETS, None, _watching)
+
+
+def _watching(process_inputs: Callable[..., None]) -> Callable[..., None]:
+    def watch_and_process(core: Any, input_addresses: list[str], *args: Any) -> None:
+        address = input_addresses[0]
+        threading.Thread(target=_end_without_head, args=(address,), name=_WATCH, daemon=True).start()
+        process_inputs(core, input_addresses, *args)
+
+    return watch_and_process
+
+
+def _end_without_head(address: str) -> None:
+    wait_until_gone(address)
+    name = multiprocessing.current_process().name
+    logger.error(
+        "ascend_ext: the head node at %s has been away for %g s: its server has ended, or the network is cut; "
+        "ending %s",
+        address,
+        PATIENCE_S,
+        name,
+    )
+    end_this_process()
+
+
+def wait_until_gone(address: str, patience_s: float = PATIENCE_S) -> None:
+    """Waits until nothing of ZMQ has answered at `address` for `patience_s` seconds without a break.
+
+    By a connection of its own, over which nothing is sent: the kernel tells of its end, so that a head that is
+    only busy or slow, or stopped for a while, is not gone.
+    """
+    import zmq
+    from zmq.utils.monitor import parse_monitor_message
+
+    with zmq.Context() as context, context.socket(zmq.DEALER) as connection:
+        options = {
+            zmq.LINGER: 0,
+            zmq.IPV6: int("[" in address),
+            zmq.TCP_KEEPALIVE: 1,
+            zmq.TCP_KEEPALIVE_IDLE: _KEEPALIVE_S,
+            zmq.TCP_KEEPALIVE_INTVL: _INTERVAL_S,
+            zmq.TCP_KEEPALIVE_CNT: _PROBES,
+        }
+        for option, value in options.items():
+            connection.setsockopt(option, value)
+        monitor = connection.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        connection.connect(address)
+        away_since: float | None = time.monotonic()
+        while away_since is None or time.monotonic() - away_since < patience_s:
+            if not monitor.poll(int(100 * patience_s)):  # ms
+                continue
+            is_there = parse_monitor_message(monitor.recv_multipart())["event"] != zmq.EVENT_DISCONNECTED
+            away_since = None if is_there else away_since or time.monotonic()
+        connection.disable_monitor()
+        monitor.close()
