@@ -115,7 +115,7 @@ class Zmq:
 
     def __init__(self, section: Section) -> None:
         memory = np.zeros(1 << 23, np.uint8)
-        writer = FrameWriter(0, 0, python_backend().codec)
+        writer = FrameWriter(0, 0, python_backend().rows)
         for sequence in range(2):  # the second refers to the roster of the first, as ours do
             self.num_bytes = writer.write(memory.data, 0, 0, sequence, (section,))
         self.data = memory[8 : self.num_bytes].tobytes()

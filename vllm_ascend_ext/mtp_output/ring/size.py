@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from vllm_ascend_ext.mtp_output.errors import ChannelSizeError
 from vllm_ascend_ext.mtp_output.frames import rows
-from vllm_ascend_ext.mtp_output.frames.frame import HEADER, SECTION, TRAILER
+from vllm_ascend_ext.mtp_output.frames.parts import HEADER, SECTION, TRAILER
 from vllm_ascend_ext.mtp_output.frames.section import MAX_SLOTS
 
 HEADER_BYTES = 4096
