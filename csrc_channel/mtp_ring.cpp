@@ -18,8 +18,9 @@ namespace {
 
 constexpr uint64_t kPublished = 32, kAcknowledged = 64, kWriterWaits = 48, kReaderWaits = 80;  // words of the ring
 constexpr uint64_t kLineBytes = 64, kFetchedBytes = 8192;
-constexpr uint32_t kMagic = 0x464D5841;  // "AXMF"
-constexpr uint32_t kVersion = 2;         // major 2, minor 0
+constexpr uint64_t kLapBytes = 1u << 20;  // LAP_BYTES in mtp_output/ring/size.py
+constexpr uint32_t kMagic = 0x464D5841;   // "AXMF"
+constexpr uint32_t kVersion = 2;          // major 2, minor 0
 
 struct Header {
   uint32_t magic;
@@ -117,13 +118,13 @@ bool IsWhole(const End& end, const uint8_t* frame, uint64_t length, WholeFrame* 
 uint8_t* Reserve(const End& end, uint64_t bound, uint64_t* position) {
   const uint64_t acknowledged = Load(end.words + kAcknowledged), head = end.state->head;
   const uint64_t capacity = end.capacity, offset = head % capacity, sequence = end.state->sequence;
-  *position = offset + bound > capacity ? head + capacity - offset : head;
+  const bool is_empty = acknowledged == sequence;
+  *position = offset + bound > capacity || (is_empty && offset > kLapBytes) ? head + capacity - offset : head;
   if (bound > end.max_frame_bytes) {
     return nullptr;
   }
-  const bool has_room =
-      acknowledged == sequence || (sequence - acknowledged < end.num_descriptors &&
-                                   *position + bound - *Descriptor(end, acknowledged) <= capacity);
+  const bool has_room = is_empty || (sequence - acknowledged < end.num_descriptors &&
+                                     *position + bound - *Descriptor(end, acknowledged) <= capacity);
   return has_room ? end.frames + *position % capacity : nullptr;
 }
 
