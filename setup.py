@@ -124,6 +124,8 @@ class BuildExt(build_ext):
     def run(self):
         # objects of an older build are no good: the module knows the digest of its sources
         self.force = True
+        if self.inplace or self.editable_mode:
+            (ROOT / "vllm_ascend_ext" / "lib").mkdir(exist_ok=True)
         super().run()
 
 
