@@ -11,16 +11,20 @@ and 21 candidates (530,444 bytes), in pieces of kernel.msgmax where that is smal
 Rounds alternate between the transports, so that a drifting machine drifts for all. Throughput: the sender never
 waits on purpose. Latency: at a fixed rate, from before the encoding until after the decoding.
 
-    PYTHONPATH=. python benchmarks/mtp_output.py --build
+With --baseline, a checkout of an older commit, that commit's ring takes part in the same rounds, by the same
+script (`mtp_ring`) in processes that import its package.
+
+    git worktree add /tmp/before 8207f503
+    PYTHONPATH=. python benchmarks/mtp_output.py --baseline /tmp/before
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import json
 import os
-import statistics
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,73 +35,81 @@ import numpy as np  # noqa: E402
 import vllm  # noqa: E402
 import xxhash  # noqa: E402
 import zmq  # noqa: E402
-from mtp_transports import TIMEOUT_S, ChangingRing, Queue, Ring, SysV, Zmq, section_of  # noqa: E402
+from mtp_ring import BATCHES, measure, section_of  # noqa: E402
+from mtp_transports import Queue, SysV, Zmq  # noqa: E402
 from report import print_machine, spread  # noqa: E402
 
-from tests.support.host_build import build_host  # noqa: E402
-from vllm_ascend_ext.mtp_output.frames.frame import Section  # noqa: E402
-from vllm_ascend_ext.mtp_output.ring.backend import installed_backend, native_backend, python_backend  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = "from tests.support.host_build import build_host; print(build_host('ascend_ext_channel'))"
+OURS, BEFORE, PYTHON = "ours", "before", "ours, Python"
+Measured = tuple[float, float, float, float]  # messages a second, p50 us, p99 us, bytes
 
 
-def run(make: Callable[[], Any], num_messages: int, rate: float | None) -> tuple[float, list[float], float]:
-    """Messages a second, microseconds of each, bytes of one."""
-    transport = make()
-    here, there = multiprocessing.Pipe()
-
-    def read() -> None:
-        receive, latencies = transport.receive(), []
-        receive()
-        there.send("ready")
-        begin = time.perf_counter()
-        for _ in range(num_messages):
-            sent = receive()
-            latencies.append((time.monotonic_ns() - sent) / 1e3)
-        there.send((num_messages / (time.perf_counter() - begin), latencies if rate else []))
-        os._exit(0)
-
-    process = multiprocessing.get_context("fork").Process(target=read)
-    process.start()
-    send = transport.send()
-    send(time.monotonic_ns())
-    assert here.poll(TIMEOUT_S) and here.recv() == "ready"
-    begin = time.perf_counter()
-    for index in range(num_messages):
-        if rate is not None:
-            time.sleep(max(begin + index / rate - time.perf_counter(), 0))
-        send(time.monotonic_ns())
-    assert here.poll(TIMEOUT_S), "the reader did not read all"
-    speed, latencies = here.recv()
-    num_bytes = transport.num_bytes
-    process.join()
-    transport.close()
-    return speed, latencies, num_bytes
+def environment(root: Path) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYTHONPATH": str(root)}
 
 
-def transports(section: Section, backends: list[Any]) -> dict[str, Callable[[], Any]]:
-    made: dict[str, Callable[[], Any]] = {
-        f"our ring, {backend.name}{of}": lambda kind=kind, backend=backend: kind(section, backend)
-        for backend in backends
-        for kind, of in ((Ring, ""), (ChangingRing, ", new batch"))
+def module_of(root: Path) -> str:
+    """Builds the C++ module of a checkout; returns its folder."""
+    build = [sys.executable, "-c", BUILD]
+    done = subprocess.run(
+        build, cwd=root, env=environment(root), check=True, capture_output=True, text=True, timeout=900
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
+def our_ring(root: Path, module: str, batches: str) -> Callable[..., Measured]:
+    """Returns what measures the ring of the package in `root`, in a process of its own."""
+
+    def measured(num_requests: int, top_k: int, num_messages: int, num_timed: int, rate: float) -> Measured:
+        command = [sys.executable, str(ROOT / "benchmarks" / "mtp_ring.py"), "--batches", batches]
+        command += ["--requests", str(num_requests), "--top-k", str(top_k), "--rate", str(rate)]
+        command += ["--messages", str(num_messages), "--timed", str(num_timed)]
+        command += ["--module", module] if module else []
+        done = subprocess.run(
+            command, env=environment(root), stdout=subprocess.PIPE, text=True, check=True, timeout=900
+        )
+        found: Measured = tuple(json.loads(done.stdout))
+        return found
+
+    return measured
+
+
+def other(make: Callable[[Any], Any]) -> Callable[..., Measured]:
+    """Returns what measures another transport, in this process."""
+
+    def measured(num_requests: int, top_k: int, num_messages: int, num_timed: int, rate: float) -> Measured:
+        section = section_of(num_requests, top_k)
+        return measure(lambda: make(section), num_messages, num_timed, rate)
+
+    return measured
+
+
+def transports(arguments: argparse.Namespace) -> dict[str, Callable[..., Measured]]:
+    made: dict[str, Callable[..., Measured]] = {}
+    builds = [(OURS, ROOT)] + ([(BEFORE, arguments.baseline.resolve())] if arguments.baseline else [])
+    modules = {name: module_of(root) for name, root in builds}
+    for batches in BATCHES:
+        made |= {f"{name}, {batches}": our_ring(root, modules[name], batches) for name, root in builds}
+    if arguments.python:
+        made[PYTHON] = our_ring(ROOT, "", "steady")
+    return made | {
+        "MessageQueue, lists": other(lambda section: Queue(section, True)),
+        "MessageQueue, arrays": other(lambda section: Queue(section, False)),
+        "ZMQ ipc, raw": other(Zmq),
+        "SysV, raw": other(SysV),
     }
-    made["MessageQueue, lists"] = lambda: Queue(section, True)
-    made["MessageQueue, arrays"] = lambda: Queue(section, False)
-    made["ZMQ ipc, raw"] = lambda: Zmq(section)
-    made["SysV, raw"] = lambda: SysV(section)
-    return made
 
 
-def measure(num_requests: int, top_k: int, backends: list[Any], arguments: argparse.Namespace) -> None:
-    section = section_of(num_requests, top_k)
+def compare(num_requests: int, top_k: int, arguments: argparse.Namespace, made: dict[str, Any]) -> None:
     rate = arguments.rate / (10 if top_k else 1)
+    sizes = arguments.messages // (20 if top_k else 1), arguments.messages // (100 if top_k else 10)
     print(f"{num_requests} requests x 3 tokens, top-k {top_k}; latency at {rate:g}/s")
     print(f"  {'':28} {'messages/s':>28} {'p50 us':>24} {'p99 us':>26} {'bytes':>9}")
-    results: dict[str, list[tuple[float, float, float, float]]] = {}
+    results: dict[str, list[Measured]] = {}
     for _ in range(arguments.rounds):
-        for name, make in transports(section, backends).items():
-            speed, _, num_bytes = run(make, arguments.messages // (20 if top_k else 1), None)
-            _, latencies, _ = run(make, arguments.messages // (100 if top_k else 10), rate)
-            points = statistics.quantiles(latencies, n=100)
-            results.setdefault(name, []).append((speed, points[49], points[98], num_bytes))
+        for name, measured in made.items():
+            results.setdefault(name, []).append(measured(num_requests, top_k, *sizes, rate))
     for name, rounds in results.items():
         speeds, p50, p99, num_bytes = zip(*rounds, strict=True)
         print(
@@ -105,15 +117,21 @@ def measure(num_requests: int, top_k: int, backends: list[Any], arguments: argpa
             f"{num_bytes[0]:9,.0f}",
             flush=True,
         )
-    ours, *others = results
-    for name in others:
-        if not name.startswith("our ring"):
-            faster, later = (
-                [mine[column] / theirs[column] for mine, theirs in zip(results[ours], results[name], strict=True)]
-                for column in (0, 2)
-            )
-            ratios = f"messages/s {spread(faster, '.2f')}, p99 {spread(later, '.2f')}"
-            print(f"  {ours} over {name}, round by round: {ratios}")
+    for batches in BATCHES:
+        for name in (f"{BEFORE}, {batches}", "MessageQueue, arrays", "MessageQueue, lists", "SysV, raw"):
+            if name in results:
+                print_ratio(f"{OURS}, {batches}", name, results)
+
+
+def print_ratio(ours: str, name: str, results: dict[str, list[Measured]]) -> None:
+    faster, later = (
+        [mine[column] / theirs[column] for mine, theirs in zip(results[ours], results[name], strict=True)]
+        for column in (0, 2)
+    )
+    print(
+        f"  {ours} over {name}, round by round: messages/s {spread(faster, '.2f')}, p99 {spread(later, '.2f')}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -123,20 +141,22 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=40_000, help="of a throughput round without top-k")
     parser.add_argument("--rate", type=float, default=4000, help="messages a second, a tenth with top-k")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--build", action="store_true", help="build the C++ module here and measure it, too")
+    parser.add_argument("--baseline", type=Path, help="checkout of an older commit to measure, too")
+    parser.add_argument("--python", action="store_true", help="measure the ring without the C++ module, too")
     arguments = parser.parse_args()
-    backends = [python_backend()]
-    if arguments.build:
-        backends.insert(0, native_backend(build_host("ascend_ext_channel")))
-    elif installed_backend().module:
-        backends.insert(0, installed_backend())
-    sizes = [Path(f"/proc/sys/kernel/{name}").read_text().strip() for name in ("msgmax", "msgmnb")]
-    setting = f"xxhash {xxhash.VERSION}, kernel.msgmax {sizes[0]}, kernel.msgmnb {sizes[1]}"
+    limits = [Path(f"/proc/sys/kernel/{name}").read_text().strip() for name in ("msgmax", "msgmnb")]
+    setting = f"xxhash {xxhash.VERSION}, kernel.msgmax {limits[0]}, kernel.msgmnb {limits[1]}"
     print_machine(np, vllm, zmq, setting=setting)
+    if arguments.baseline:
+        at = subprocess.run(
+            ["git", "-C", arguments.baseline, "log", "-1", "--format=%h %s"], capture_output=True, text=True
+        )
+        print(f"before: {at.stdout.strip()}")
     print(f"medians of {arguments.rounds} rounds [middle half]")
+    made = transports(arguments)
     for top_k in arguments.top_k:
         for num_requests in arguments.requests:
-            measure(num_requests, top_k, backends, arguments)
+            compare(num_requests, top_k, arguments, made)
 
 
 if __name__ == "__main__":

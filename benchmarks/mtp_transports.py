@@ -1,83 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Implements what `mtp_output` measures: our ring, vLLM's MessageQueue, ZMQ over ipc, a SysV queue."""
+"""Implements what `mtp_output` measures beside our ring: vLLM's MessageQueue, ZMQ over ipc, a SysV queue."""
 
 from __future__ import annotations
 
 import ctypes
-import itertools
 import pickle
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zmq
+from mtp_ring import NUM_SLOTS, TIMEOUT_S, Call
 from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 
-from vllm_ascend_ext.mtp_output.frames.frame import FrameWriter, Section, Source
-from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
+from vllm_ascend_ext.mtp_output.frames.frame import FrameWriter, Section
 from vllm_ascend_ext.mtp_output.ring.backend import python_backend
-from vllm_ascend_ext.mtp_output.ring.size import RingSize
-from vllm_ascend_ext.mtp_output.sender import OutputSender
 
-NUM_SLOTS = 4
-TIMEOUT_S = 120.0
 SYSV_BYTES, SYSV_TOPK_BYTES, SYSV_REQUESTS = 7176, 530_444, 256
-Call = Callable[..., int]
-
-
-def section_of(num_requests: int, top_k: int) -> Section:
-    """Returns a section of two to four accepted tokens a request, three on average."""
-    rng, shape = np.random.default_rng(0), (num_requests, NUM_SLOTS)
-    counts = rng.permutation(np.resize([3, 2, 4], num_requests)).astype(np.int32)
-    tokens = rng.integers(0, 129_280, shape).astype(np.int32)
-    topk = (
-        (
-            rng.integers(0, 129_280, (*shape, top_k)).astype(np.int32),
-            rng.standard_normal((*shape, top_k)).astype(np.float32),
-            rng.integers(0, 100, shape).astype(np.int32),
-        )
-        if top_k
-        else ()
-    )
-    ids = tuple(f"chatcmpl-{rng.bytes(16).hex()}-{row}" for row in range(num_requests))
-    return Section.from_arrays(Source.TARGET, ids, counts, np.zeros_like(counts), tokens, *topk)
-
-
-class Ring:
-    """Ours. `step` carries the time."""
-
-    def __init__(self, section: Section, backend: Any) -> None:
-        self.section, self.backend, self.instance = section, backend, time.time_ns()
-        size = RingSize.for_engine(len(section.request_ids), NUM_SLOTS - 1, section.top_k)
-        self.sender = OutputSender(self.instance, 0, size, timeout_s=TIMEOUT_S, backend=backend)
-
-    @property
-    def num_bytes(self) -> float:
-        stats = self.sender.stats
-        return stats.bytes / stats.frames
-
-    def send(self) -> Call:
-        send, section = self.sender.send, self.section
-        return lambda now: send(now, section)
-
-    def receive(self) -> Call:
-        receive = OutputReceiver(self.instance, 0, backend=self.backend).receive
-        return lambda: receive(TIMEOUT_S).step
-
-    def close(self) -> None:
-        self.sender.close()
-
-
-class ChangingRing(Ring):
-    """Ours, where the batch changes with every step: each frame carries its roster, and goes the long way."""
-
-    def send(self) -> Call:
-        other = self.section._replace(request_ids=tuple(f"{name}-again" for name in self.section.request_ids))
-        send, following = self.sender.send, itertools.cycle([self.section, other])
-        return lambda now: send(now, next(following))
 
 
 class Queue:
@@ -115,7 +55,7 @@ class Zmq:
 
     def __init__(self, section: Section) -> None:
         memory = np.zeros(1 << 23, np.uint8)
-        writer = FrameWriter(0, 0, python_backend().codec)
+        writer = FrameWriter(0, 0, python_backend().rows)
         for sequence in range(2):  # the second refers to the roster of the first, as ours do
             self.num_bytes = writer.write(memory.data, 0, 0, sequence, (section,))
         self.data = memory[8 : self.num_bytes].tobytes()

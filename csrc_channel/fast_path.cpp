@@ -16,8 +16,8 @@ bool RingEnd::Open(PyObject* words, PyObject* frames, PyObject* state, PyObject*
   const uint64_t num_words = words_.size() / 8;
   uint64_t* words_at = words_.As<uint64_t>();
   if (num_words >= kDescriptorsAt) {
-    end_ = {words_at,    frames_.As<uint8_t>(), state_.As<State>(), {},         words_at[1],
-            words_at[2], words_at[3],           words_at[4],        words_at[5]};
+    end_ = {words_at,    frames_.As<uint8_t>(), state_.As<State>(), words_at[1], words_at[2],
+            words_at[3], words_at[4],           words_at[5],        words_at[6]};
   }
   if (state_.size() != sizeof(State) || end_.num_descriptors == 0 ||
       end_.num_descriptors > (num_words - kDescriptorsAt) / 2 || end_.capacity == 0 ||
@@ -28,36 +28,14 @@ bool RingEnd::Open(PyObject* words, PyObject* frames, PyObject* state, PyObject*
   return true;
 }
 
-bool RingEnd::Cache(PyObject* section, int index) {
-  if (Py_TYPE(section) != section_type() || PyTuple_GET_SIZE(section) != kNumSectionFields ||
-      !PyTuple_Check(PyTuple_GET_ITEM(section, kRequestIds))) {
-    return false;
-  }
-  const Py_ssize_t batch = PyTuple_GET_SIZE(PyTuple_GET_ITEM(section, kRequestIds));
-  const long source = PyLong_AsLong(PyTuple_GET_ITEM(section, kSource));
-  const unsigned long slots = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(section, kNumSlots));
-  const unsigned long top_k = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(section, kTopK));
-  const Shape shape{static_cast<uint64_t>(batch), slots, top_k};
-  if (PyErr_Occurred() || source != index + 1 || !shape.IsPossible()) {
-    PyErr_Clear();
-    return false;
-  }
-  end_.expected.shapes[index] = shape;
-  cached_[index] = {Ref::To(PyTuple_GET_ITEM(section, kSource)), Ref::To(PyTuple_GET_ITEM(section, kRequestIds)),
-                    Ref::To(PyTuple_GET_ITEM(section, kNumSlots)), Ref::To(PyTuple_GET_ITEM(section, kTopK))};
-  return true;
-}
-
-void RingEnd::DropCache() {
-  end_.expected = {};
-  for (CachedSection& cached : cached_) {
-    cached = {};
-  }
+void RingEnd::Adopt(uint64_t sequence, PyObject* roster) {
+  is_known_ = !is_closed_ && roster_.FromTuple(roster);
+  roster_sequence_ = sequence;
 }
 
 void RingEnd::Close() {
-  DropCache();
   is_closed_ = true;
+  is_known_ = false;
   words_.Drop();
   frames_.Drop();
   state_.Drop();

@@ -1,61 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <utility>
+
 #include "fast_path.h"
 
 namespace ascend_ext {
 namespace {
 
-// Returns whether two objects are equal; mostly they are one object. Returns false, with an exception set, when
-// the comparison fails.
-bool IsSame(PyObject* one, const Ref& cached) {
-  if (one == cached.get()) {
-    return true;
-  }
-  const Ref other = Ref::To(cached.get());  // a comparison may run anything
-  return PyObject_RichCompareBool(one, other.get(), Py_EQ) == 1;
-}
-
-PyObject* CacheSend(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  return Holder<FastSender>::Of(self).Cache(arguments, count);
+PyObject* AdoptSend(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return Holder<FastSender>::Of(self).Adopt(arguments, count);
 }
 
 PyObject* SendFast(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   return Holder<FastSender>::Of(self).Send(arguments, count);
 }
 
-PyObject* DropSend(PyObject* self, PyObject*) { return Holder<FastSender>::Of(self).DropAll(); }
+PyObject* RosterOfSend(PyObject* self, PyObject*) { return Holder<FastSender>::Of(self).KnownRoster(); }
+
+PyObject* DropSend(PyObject* self, PyObject*) { return Holder<FastSender>::Of(self).Drop(); }
 
 PyObject* CloseSend(PyObject* self, PyObject*) { return Holder<FastSender>::Of(self).CloseEnd(); }
+
+// Returns whether `object` is an int that fits, and its value.
+bool TakeNumber(PyObject* object, uint64_t* value) {
+  const bool is_number = PyLong_Check(object);
+  *value = is_number ? PyLong_AsUnsignedLongLong(object) : 0;
+  return is_number && !PyErr_Occurred();
+}
 
 }  // namespace
 
 bool FastSender::Open(PyObject* arguments) {
   PyObject *words, *frames, *state, *section_type;
-  return PyArg_ParseTuple(arguments, "OOOO", &words, &frames, &state, &section_type) &&
-         RingEnd::Open(words, frames, state, section_type);
+  unsigned long long max_changes;
+  if (!PyArg_ParseTuple(arguments, "OOOOK", &words, &frames, &state, &section_type, &max_changes)) {
+    return false;
+  }
+  max_changes_ = max_changes;
+  return RingEnd::Open(words, frames, state, section_type);
 }
 
-PyObject* FastSender::Cache(PyObject* const* arguments, Py_ssize_t count) {
-  if (count != 4) {
-    PyErr_SetString(PyExc_TypeError, "cache takes the roster's sequence, a bound, the target and the draft");
+PyObject* FastSender::Adopt(PyObject* const* arguments, Py_ssize_t count) {
+  uint64_t sequence;
+  if (count != 3 || !TakeNumber(arguments[0], &sequence) || !TakeNumber(arguments[1], &num_changes_)) {
+    PyErr_SetString(PyExc_TypeError, "adopt takes the roster's sequence, the changes before it and the roster");
     return nullptr;
   }
-  DropCache();
-  const uint64_t roster_sequence = PyLong_AsUnsignedLongLong(arguments[0]);
-  const uint64_t bound = PyLong_AsUnsignedLongLong(arguments[1]);
-  if (PyErr_Occurred()) {
-    return nullptr;
-  }
-  const bool has_draft = arguments[3] != Py_None;
-  if (is_closed_ || !RingEnd::Cache(arguments[2], 0) || (has_draft && !RingEnd::Cache(arguments[3], 1))) {
-    DropCache();
-  }
-  end_.expected.roster_sequence = roster_sequence;
-  end_.expected.bound = bound;
+  RingEnd::Adopt(sequence, arguments[2]);
   Py_RETURN_NONE;
 }
 
-PyObject* FastSender::DropAll() {
-  DropCache();
+PyObject* FastSender::KnownRoster() const {
+  if (!is_known_) {
+    Py_RETURN_NONE;
+  }
+  return Py_BuildValue("(KKN)", static_cast<unsigned long long>(roster_sequence_),
+                       static_cast<unsigned long long>(num_changes_), roster_.AsTuple());
+}
+
+PyObject* FastSender::Drop() {
+  is_known_ = false;
   Py_RETURN_NONE;
 }
 
@@ -69,19 +72,17 @@ PyObject* FastSender::Send(PyObject* const* arguments, Py_ssize_t count) {
     PyErr_SetString(PyExc_TypeError, "send takes the step, the target and the draft");
     return nullptr;
   }
-  if (!cached_[0]) {
+  if (!is_known_) {
     return PyLong_FromLong(-1);
   }
-  const uint64_t begin = MonotonicNs(), step = PyLong_AsUnsignedLongLong(arguments[0]);
+  const uint64_t begin = MonotonicNs();
   Ref sequence(PyLong_FromUnsignedLongLong(end_.state->sequence));  // before it is sent: nothing may fail after it
-  const bool has_draft = arguments[2] != Py_None;
-  Buffer packed[kNumSources];
-  const bool can_send = !PyErr_Occurred() && has_draft == static_cast<bool>(cached_[1]) &&
-                        IsLike(arguments[1], 0, &packed[0]) &&
-                        (!has_draft || IsLike(arguments[2], 1, &packed[1])) &&
-                        cached_[0];  // still: a comparison may have closed this
-  const int32_t* const records[kNumSources] = {packed[0].As<int32_t>(), packed[1].As<int32_t>()};
-  if (can_send && ascend_ext::Send(end_, step, records)) {
+  uint64_t step;
+  Rows rows[kNumSources];
+  const bool can_send = sequence && TakeNumber(arguments[0], &step) && TakeRows(arguments[1], 0, &rows[0]) &&
+                        (arguments[2] == Py_None || TakeRows(arguments[2], 1, &rows[1])) &&
+                        is_known_;  // still: to take memory may run anything, also `close`
+  if (can_send && SendRows(step, rows)) {
     end_.state->send_ns += MonotonicNs() - begin;
     return sequence.Release();
   }
@@ -92,41 +93,89 @@ PyObject* FastSender::Send(PyObject* const* arguments, Py_ssize_t count) {
   return PyLong_FromLong(-1);
 }
 
-// Returns whether a section has the cached roster and shape, and takes its records. An exception may be set when
-// the result is false.
-bool FastSender::IsLike(PyObject* section, int index, Buffer* packed) const {
-  const CachedSection& cached = cached_[index];
+// Takes the records and the ids of a section. Returns false, perhaps with an exception, when it is none of ours.
+bool FastSender::TakeRows(PyObject* section, int index, Rows* rows) const {
+  uint64_t source, slots, top_k;
   if (Py_TYPE(section) != section_type() || PyTuple_GET_SIZE(section) != kNumSectionFields ||
-      !IsSame(PyTuple_GET_ITEM(section, kSource), cached.source) ||
-      !IsSame(PyTuple_GET_ITEM(section, kRequestIds), cached.request_ids) ||
-      !IsSame(PyTuple_GET_ITEM(section, kNumSlots), cached.num_slots) ||
-      !IsSame(PyTuple_GET_ITEM(section, kTopK), cached.top_k)) {
+      !TakeNumber(PyTuple_GET_ITEM(section, kSource), &source) ||
+      !TakeNumber(PyTuple_GET_ITEM(section, kNumSlots), &slots) ||
+      !TakeNumber(PyTuple_GET_ITEM(section, kTopK), &top_k) ||
+      source != static_cast<uint64_t>(index + kTargetKind)) {
     return false;
   }
-  const Shape& shape = end_.expected.shapes[index];
-  if (!packed->Take(PyTuple_GET_ITEM(section, kPacked), PyBUF_ND | PyBUF_FORMAT)) {
+  rows->request_ids = PyTuple_GET_ITEM(section, kRequestIds);
+  if (!PyTuple_CheckExact(rows->request_ids) ||
+      !rows->packed.Take(PyTuple_GET_ITEM(section, kPacked), PyBUF_ND | PyBUF_FORMAT)) {
     return false;
   }
-  const Py_buffer& view = packed->view();
-  return view.ndim == 2 && view.itemsize == 4 && view.format[0] == 'i' &&
-         static_cast<uint64_t>(view.shape[0]) == shape.batch &&
-         static_cast<uint64_t>(view.shape[1]) == RecordWords(shape);
+  rows->shape = {static_cast<uint64_t>(PyTuple_GET_SIZE(rows->request_ids)), slots, top_k};
+  const Py_buffer& view = rows->packed.view();
+  return rows->shape.IsPossible() && view.ndim == 2 && view.itemsize == 4 && view.format[0] == 'i' &&
+         static_cast<uint64_t>(view.shape[0]) == rows->shape.batch &&
+         static_cast<uint64_t>(view.shape[1]) == RecordWords(rows->shape);
+}
+
+// Returns false, having changed nothing that readers see, when Python must send this.
+bool FastSender::SendRows(uint64_t step, const Rows* rows) {
+  PyObject* const draft_ids = rows[1].request_ids;
+  const bool is_known = roster_.IsOf(rows[0].request_ids, draft_ids);
+  if (!is_known && !next_.Take(rows[0].request_ids, draft_ids, roster_)) {
+    return false;
+  }
+  const bool has_roster = !is_known && !next_.IsUnchanged();
+  const uint64_t whole = has_roster ? next_.WholeBytes() : 0;
+  const bool is_change = has_roster && num_changes_ < max_changes_ && next_.ChangeBytes() < whole;
+  const uint64_t roster_bytes = is_change ? next_.ChangeBytes() : whole;
+  uint64_t bound = kHeaderBytes + kTrailerBytes + (has_roster ? kSectionBytes + roster_bytes : 0);
+  const int num_rows = draft_ids ? 2 : 1;
+  for (int index = 0; index < num_rows; ++index) {
+    bound += kSectionBytes + RowsBound(rows[index].shape);
+  }
+  uint64_t position;
+  uint8_t* const frame = whole <= end_.roster_bytes ? Reserve(end_, bound, &position) : nullptr;
+  if (!frame) {
+    return false;
+  }
+  uint8_t* at = frame + kHeaderBytes;
+  if (has_roster) {
+    at = WriteSectionHead(at, is_change ? kChangeKind : kRosterKind, roster_bytes);
+    at = is_change ? next_.WriteChange(roster_sequence_, at) : next_.WriteWhole(at);
+  }
+  for (int index = 0; index < num_rows; ++index) {
+    const int64_t bytes = WriteRows(rows[index].packed.As<int32_t>(), rows[index].shape, at + kSectionBytes);
+    if (bytes < 0) {
+      return false;
+    }
+    at = WriteSectionHead(at, static_cast<uint16_t>(index + kTargetKind), static_cast<uint64_t>(bytes)) + bytes;
+  }
+  const uint64_t sequence = end_.state->sequence;
+  ascend_ext::Send(end_, frame, at, position, step, static_cast<uint16_t>(num_rows + has_roster),
+                   has_roster ? sequence : roster_sequence_);
+  if (has_roster) {
+    roster_sequence_ = sequence;
+    num_changes_ = is_change ? num_changes_ + 1 : 0;
+  }
+  if (!is_known) {
+    std::swap(roster_, next_);
+  }
+  return true;
 }
 
 PyType_Spec* FastSenderSpec() {
   static PyMethodDef methods[] = {
-      {"cache", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(CacheSend)), METH_FASTCALL,
-       "cache(roster_sequence, bound, target, draft): keeps the shapes of the frame just sent, for the next "
-       "send; the next frame has at most `bound` bytes."},
+      {"adopt", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(AdoptSend)), METH_FASTCALL,
+       "adopt(roster_sequence, num_changes, roster): notes what readers know after a frame that Python has sent."},
+      {"roster", RosterOfSend, METH_NOARGS, "roster(): what `adopt` takes, as readers know it now; or None."},
       {"send", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(SendFast)), METH_FASTCALL,
-       "send(step, target, draft): sends a frame like the cached one and returns its sequence, or returns -1 "
-       "and sends nothing."},
-      {"drop", DropSend, METH_NOARGS, "drop(): empties the cache; send returns -1 until cache is called."},
+       "send(step, target, draft): sends a frame and returns its sequence, or returns -1 and sends nothing."},
+      {"drop", DropSend, METH_NOARGS, "drop(): forgets the roster; send returns -1 until adopt is called."},
       {"close", CloseSend, METH_NOARGS, "close(): gives the ring's memory back; send returns -1 from then on."},
       {},
   };
   static PyType_Slot slots[] = {
-      {Py_tp_doc, const_cast<char*>("FastSender(words, frames, state, Section): the writing end of a ring.")},
+      {Py_tp_doc,
+       const_cast<char*>("FastSender(words, frames, state, Section, max_changes): the writing end of a ring; at "
+                         "most `max_changes` changes follow a whole roster.")},
       {Py_tp_new, reinterpret_cast<void*>(Holder<FastSender>::New)},
       {Py_tp_dealloc, reinterpret_cast<void*>(Holder<FastSender>::Dealloc)},
       {Py_tp_methods, methods},

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The extension module ascend_ext_channel, which vllm_ascend_ext/mtp_output/ring/backend.py loads and calls.
 #include "fast_path.h"
-#include "request_ids.h"
-#include "xxh64.h"
+#include "xxh3.h"
 
 namespace ascend_ext {
 namespace {
 
-constexpr long kAbi = 6;  // mtp_output/ring/end_state.py
+constexpr long kAbi = 7;  // mtp_output/ring/end_state.py
 
 // rows_write(packed, batch, slots, top_k, memory, at) -> bytes, or -1 - row: see WriteRows.
 PyObject* RowsWrite(PyObject*, PyObject* arguments) {
@@ -50,7 +49,11 @@ PyObject* Hash(PyObject*, PyObject* data) {
   if (!bytes.Take(data, PyBUF_SIMPLE)) {
     return nullptr;
   }
-  return PyLong_FromUnsignedLongLong(Xxh64(bytes.As<uint8_t>(), bytes.size()));
+  if (bytes.size() < 9) {
+    PyErr_SetString(PyExc_ValueError, "no frame is so short");
+    return nullptr;
+  }
+  return PyLong_FromUnsignedLongLong(Xxh3(bytes.As<uint8_t>(), bytes.size()));
 }
 
 // Returns the word at `index`, or NULL with an exception set when the memory is shorter.
@@ -103,7 +106,9 @@ int AddAll(PyObject* module) {
     }
   }
   return PyModule_AddIntConstant(module, "ABI", kAbi) ||
-                 PyModule_AddIntConstant(module, "STATE_WORDS", static_cast<long>(kStateWords))
+                 PyModule_AddIntConstant(module, "STATE_WORDS", static_cast<long>(kStateWords)) ||
+                 PyModule_AddStringConstant(module, "VERSION", ASCEND_EXT_VERSION) ||
+                 PyModule_AddStringConstant(module, "SOURCES", ASCEND_EXT_SOURCES)
              ? -1
              : 0;
 }
@@ -115,11 +120,7 @@ PyMethodDef functions[] = {
     {"rows_read", RowsRead, METH_VARARGS,
      "rows_read(frame, at, batch, slots, top_k, packed): 0, or -1 - row of an impossible count (batch: their "
      "sum)."},
-    {"ids_write", IdsWrite, METH_O,
-     "ids_write(request_ids): bytes of their text, and the body; None if impossible."},
-    {"ids_read", IdsRead, METH_VARARGS,
-     "ids_read(blob, at, count, bytes of the text): the ids; None if impossible."},
-    {"xxh64", Hash, METH_O, "xxh64(data): XXH64 with seed 0."},
+    {"xxh3", Hash, METH_O, "xxh3(data): XXH3 of 64 bits, of 9 bytes or more."},
     {"store", StoreWord, METH_VARARGS, "store(words, word, value): stores with release order, then fences fully."},
     {"publish", PublishWord, METH_VARARGS,
      "publish(words, word, value, waits): stores the value and wakes the process that waits for the value which "

@@ -8,18 +8,19 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstddef>
 #include <cstring>
 
-#include "xxh64.h"
+#include "xxh3.h"
 
 namespace ascend_ext {
 namespace {
 
 constexpr uint64_t kPublished = 32, kAcknowledged = 64, kWriterWaits = 48, kReaderWaits = 80;  // words of the ring
-constexpr uint64_t kHeaderBytes = 64, kSectionBytes = 8, kTrailerBytes = 8;
 constexpr uint64_t kLineBytes = 64, kFetchedBytes = 8192;
-constexpr uint32_t kMagic = 0x464D5841;  // "AXMF"
-constexpr uint32_t kVersion = 1;         // major 1, minor 0
+constexpr uint64_t kLapBytes = 1u << 20;  // LAP_BYTES in mtp_output/ring/size.py
+constexpr uint32_t kMagic = 0x464D5841;   // "AXMF"
+constexpr uint32_t kVersion = 2;          // major 2, minor 0
 
 struct Header {
   uint32_t magic;
@@ -44,6 +45,14 @@ struct SectionHead {
 };
 static_assert(sizeof(SectionHead) == kSectionBytes);
 
+// The head of a place for a roster: ROSTER_SLOT_HEAD in mtp_output/ring/size.py.
+struct RosterHead {
+  uint64_t sequence;
+  uint64_t bytes;
+  uint64_t checksum;
+  uint64_t zero;
+};
+
 uint64_t Load(const uint64_t* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 
 uint64_t Nanoseconds(clockid_t clock) {
@@ -56,63 +65,32 @@ uint64_t* Descriptor(const End& end, uint64_t sequence) {
   return end.words + kDescriptorsAt + 2 * (sequence % end.num_descriptors);
 }
 
-// Where a frame of `bound` bytes may begin, as a position; false when there is no room now.
-bool Reserve(const End& end, uint64_t* position) {
-  const uint64_t acknowledged = Load(end.words + kAcknowledged), bound = end.expected.bound,
-                 head = end.state->head;
-  const uint64_t capacity = end.capacity, offset = head % capacity, sequence = end.state->sequence;
-  *position = offset + bound > capacity ? head + capacity - offset : head;
-  if (bound > end.max_frame_bytes) {
-    return false;
-  }
-  return acknowledged == sequence || (sequence - acknowledged < end.num_descriptors &&
-                                      *position + bound - *Descriptor(end, acknowledged) <= capacity);
-}
-
-uint16_t NumSections(const End& end) { return end.expected.shapes[1].slots ? 2 : 1; }
-
-// Bytes of the frame, or 0 when a record is impossible.
-uint64_t WriteFrame(const End& end, uint64_t step, const int32_t* const records[2], uint8_t* frame) {
-  const uint16_t num_sections = NumSections(end);
-  uint8_t* at = frame + kHeaderBytes;
-  for (uint16_t source = 0; source < num_sections; ++source) {
-    const int64_t bytes = WriteRows(records[source], end.expected.shapes[source], at + kSectionBytes);
-    if (bytes < 0) {
-      return 0;
-    }
-    const SectionHead head{static_cast<uint16_t>(source + 1), 0, static_cast<uint32_t>(bytes)};
-    std::memcpy(at, &head, sizeof(head));
-    at += kSectionBytes + bytes;
-  }
-  const uint64_t length = at + kTrailerBytes - frame;
-  const Header header{kMagic,
-                      kVersion,
-                      static_cast<uint32_t>(length),
-                      num_sections,
-                      0,
-                      end.instance,
-                      static_cast<uint32_t>(end.replica),
-                      0,
-                      step,
-                      end.state->sequence,
-                      Nanoseconds(CLOCK_REALTIME),
-                      end.expected.roster_sequence};
-  std::memcpy(frame, &header, sizeof(header));
-  const uint64_t checksum = Xxh64(frame, length - kTrailerBytes);
-  std::memcpy(at, &checksum, sizeof(checksum));
-  return length;
-}
-
 bool IsExpected(const Header& header, const End& end, uint64_t length) {
   return header.magic == kMagic && header.version == kVersion && header.length == length &&
          header.instance == end.instance && header.replica == end.replica &&
-         header.sequence == end.state->sequence && header.roster_sequence == end.expected.roster_sequence &&
-         header.num_sections == NumSections(end);
+         header.sequence == end.state->sequence && header.num_sections <= kMaxSections;
 }
 
-// Returns whether this is the next frame as expected: whole, with the cached roster and sections of the cached
-// shapes.
-bool ReadFrame(const End& end, const uint8_t* frame, uint64_t length, int32_t* const records[2], Stamp* stamp) {
+// Finds the sections of a frame; false when they do not fill it.
+bool Split(const uint8_t* at, const uint8_t* stop, WholeFrame* found) {
+  for (int index = 0; index < found->num_sections; ++index) {
+    SectionHead head;
+    if (static_cast<uint64_t>(stop - at) < kSectionBytes) {
+      return false;
+    }
+    std::memcpy(&head, at, sizeof(head));
+    at += kSectionBytes;
+    if (head.bytes % 4 || head.bytes > static_cast<uint64_t>(stop - at)) {
+      return false;
+    }
+    found->sections[index] = {head.kind, head.bytes, at};
+    at += head.bytes;
+  }
+  return at == stop;
+}
+
+// Returns whether this is the next frame, and whole.
+bool IsWhole(const End& end, const uint8_t* frame, uint64_t length, WholeFrame* found) {
   Header header;
   uint64_t checksum;
   if (length < kHeaderBytes + kTrailerBytes || length > end.max_frame_bytes) {
@@ -120,7 +98,7 @@ bool ReadFrame(const End& end, const uint8_t* frame, uint64_t length, int32_t* c
   }
   std::memcpy(&header, frame, sizeof(header));
   std::memcpy(&checksum, frame + length - kTrailerBytes, sizeof(checksum));
-  if (!IsExpected(header, end, length) || checksum != Xxh64(frame, length - kTrailerBytes)) {
+  if (!IsExpected(header, end, length) || checksum != Xxh3(frame, length - kTrailerBytes)) {
     return false;
   }
   // A writer without fences may have been seen to publish before it wrote. What is loaded after the hash is what
@@ -130,37 +108,42 @@ bool ReadFrame(const End& end, const uint8_t* frame, uint64_t length, int32_t* c
   if (!IsExpected(header, end, length)) {
     return false;
   }
-  const uint8_t *at = frame + kHeaderBytes, *stop = frame + length - kTrailerBytes;
-  for (uint16_t source = 0; source < header.num_sections; ++source) {
-    const Shape& shape = end.expected.shapes[source];
-    SectionHead head;
-    if (static_cast<uint64_t>(stop - at) < kSectionBytes) {
-      return false;
-    }
-    std::memcpy(&head, at, sizeof(head));
-    at += kSectionBytes;
-    if (head.kind != source + 1 || head.bytes > static_cast<uint64_t>(stop - at) ||
-        !IsBodyOf(at, head.bytes, shape) || ReadRows(at, shape, records[source]) != 0) {
-      return false;
-    }
-    at += head.bytes;
-  }
-  *stamp = {header.step, header.sequence, header.sent_ns};
-  return at == stop;
+  found->stamp = {header.step, header.sequence, header.sent_ns, header.roster_sequence};
+  found->num_sections = header.num_sections;
+  return Split(frame + kHeaderBytes, frame + length - kTrailerBytes, found);
 }
 
 }  // namespace
 
-bool Send(const End& end, uint64_t step, const int32_t* const records[2]) {
+uint8_t* Reserve(const End& end, uint64_t bound, uint64_t* position) {
+  const uint64_t acknowledged = Load(end.words + kAcknowledged), head = end.state->head;
+  const uint64_t capacity = end.capacity, offset = head % capacity, sequence = end.state->sequence;
+  const bool is_empty = acknowledged == sequence;
+  *position = offset + bound > capacity || (is_empty && offset > kLapBytes) ? head + capacity - offset : head;
+  if (bound > end.max_frame_bytes) {
+    return nullptr;
+  }
+  const bool has_room = is_empty || (sequence - acknowledged < end.num_descriptors &&
+                                     *position + bound - *Descriptor(end, acknowledged) <= capacity);
+  return has_room ? end.frames + *position % capacity : nullptr;
+}
+
+uint8_t* WriteSectionHead(uint8_t* at, uint16_t kind, uint64_t bytes) {
+  const SectionHead head{kind, 0, static_cast<uint32_t>(bytes)};
+  std::memcpy(at, &head, sizeof(head));
+  return at + kSectionBytes;
+}
+
+void Send(const End& end, uint8_t* frame, uint8_t* stop, uint64_t position, uint64_t step, uint16_t num_sections,
+          uint64_t roster_sequence) {
   State& state = *end.state;
-  uint64_t position;
-  if (!Reserve(end, &position)) {
-    return false;
-  }
-  const uint64_t length = WriteFrame(end, step, records, end.frames + position % end.capacity);
-  if (!length) {
-    return false;
-  }
+  const uint64_t length = stop + kTrailerBytes - frame;
+  const Header header{kMagic, kVersion,       static_cast<uint32_t>(length),      num_sections,
+                      0,      end.instance,   static_cast<uint32_t>(end.replica), 0,
+                      step,   state.sequence, Nanoseconds(CLOCK_REALTIME),        roster_sequence};
+  std::memcpy(frame, &header, sizeof(header));
+  const uint64_t checksum = Xxh3(frame, length - kTrailerBytes);
+  std::memcpy(stop, &checksum, sizeof(checksum));
   uint64_t* descriptor = Descriptor(end, state.sequence);
   descriptor[0] = position;
   descriptor[1] = length;
@@ -168,7 +151,6 @@ bool Send(const End& end, uint64_t step, const int32_t* const records[2]) {
   state.bytes_sent += length;
   ++state.num_sent;
   Publish(end.words + kPublished, ++state.sequence, end.words + kReaderWaits);
-  return true;
 }
 
 void Acknowledge(const End& end) {
@@ -178,7 +160,7 @@ void Acknowledge(const End& end) {
   }
 }
 
-Outcome Receive(const End& end, int32_t* const records[2], Stamp* stamp) {
+Outcome FindFrame(const End& end, WholeFrame* found) {
   if (Load(end.words + kPublished) <= end.state->sequence) {
     return Outcome::kNothing;
   }
@@ -191,7 +173,36 @@ Outcome Receive(const End& end, int32_t* const records[2], Stamp* stamp) {
   for (uint64_t at = 0; at < std::min(length, kFetchedBytes); at += kLineBytes) {
     __builtin_prefetch(frame + at);  // the lines are the writer's: to wait for one after the other would take long
   }
-  return ReadFrame(end, frame, length, records, stamp) ? Outcome::kRead : Outcome::kNoFastPath;
+  return IsWhole(end, frame, length, found) ? Outcome::kRead : Outcome::kNoFastPath;
+}
+
+uint64_t RosterPlaceBytes(const End& end) { return sizeof(RosterHead) + (end.roster_bytes + 7) / 8 * 8; }
+
+uint8_t* BeginRoster(const End& end, uint8_t* rosters) {
+  const uint64_t acknowledged = Load(end.words + kAcknowledged);
+  uint8_t* oldest = nullptr;
+  uint64_t least_age = UINT64_MAX;
+  for (int index = 0; index < 2; ++index) {
+    uint8_t* place = rosters + index * RosterPlaceBytes(end);
+    RosterHead head;
+    std::memcpy(&head, place, sizeof(head));
+    // the newest of those before the first frame that is not acknowledged is needed when this process dies
+    const uint64_t age = head.bytes && head.sequence < acknowledged ? head.sequence + 1 : 0;
+    if (!oldest || age < least_age) {
+      oldest = place;
+      least_age = age;
+    }
+  }
+  const uint64_t none = 0;  // of no length until it is whole
+  std::memcpy(oldest + offsetof(RosterHead, bytes), &none, sizeof(none));
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  return oldest + sizeof(RosterHead);
+}
+
+void FinishRoster(uint8_t* text, uint64_t bytes, uint64_t sequence) {
+  const RosterHead head{sequence, bytes, Xxh3(text, bytes) ^ sequence, 0};
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  std::memcpy(text - sizeof(RosterHead), &head, sizeof(head));
 }
 
 void AwaitFrame(const End& end, uint64_t timeout_ns) {

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The fast path of vllm_ascend_ext/mtp_output: sends and receives a frame whose request ids and shapes equal those
-// of the frame before, while the ring has room and nothing is wrong. Every other frame is left to the Python code,
-// and tests compare the two. This file does not use Python's API. mtp_output/frames/frame.py defines the layout of
-// a frame, mtp_output/ring/file.py the layout of the ring.
+// One end of a ring, and the frames in it, without Python's API: whatever is unusual (a full ring, anything wrong)
+// is left to the Python code, and tests compare the two. mtp_output/frames/frame.py defines the layout of a frame,
+// mtp_output/ring/file.py the layout of the ring.
 #pragma once
 
 #include <cstdint>
-
-#include "mtp_rows.h"
 
 namespace ascend_ext {
 
@@ -22,50 +19,72 @@ struct State {
 };
 constexpr uint64_t kStateWords = sizeof(State) / 8;
 
-// The next frame as the fast path expects it: like the frame before.
-struct Expected {
-  uint64_t roster_sequence = 0;
-  Shape shapes[2] = {};  // of the target and of the draft; a draft shape of 0 slots stands for no draft
-  uint64_t bound = 0;    // longest possible frame, in bytes
-};
-
 // One end of a ring.
 struct End {
   uint64_t* words;
   uint8_t* frames;
   State* state;
-  Expected expected;
   // copies of the ring's header from the opening: what other processes store there later changes no limit
   uint64_t instance;
   uint64_t replica;
   uint64_t capacity;
   uint64_t num_descriptors;
   uint64_t max_frame_bytes;
+  uint64_t roster_bytes;
 };
 
-// The fields of a frame's header that the receiver's caller gets.
+constexpr uint64_t kDescriptorsAt = 4096 / 8;
+constexpr uint64_t kHeaderBytes = 64, kSectionBytes = 8, kTrailerBytes = 8;
+constexpr int kMaxSections = 3;  // of a roster, the target and the draft
+
+// The fields of a frame that its reader gets.
 struct Stamp {
   uint64_t step;
   uint64_t sequence;
   uint64_t sent_ns;
+  uint64_t roster_sequence;
+};
+
+struct SectionPlace {
+  uint16_t kind;
+  uint32_t bytes;
+  const uint8_t* body;
+};
+
+// A frame in the ring that is whole.
+struct WholeFrame {
+  Stamp stamp;
+  int num_sections;
+  SectionPlace sections[kMaxSections];
 };
 
 enum class Outcome { kRead, kNothing, kNoFastPath };
 
-constexpr uint64_t kDescriptorsAt = 4096 / 8;
+// Returns where a frame of up to `bound` bytes may be written, and its position; NULL when there is no room now.
+uint8_t* Reserve(const End& end, uint64_t bound, uint64_t* position);
 
-// Sends a frame of records of the expected shapes. Returns false, having changed nothing, when the frame has no
-// fast path.
-bool Send(const End& end, uint64_t step, const int32_t* const records[2]);
+// Writes the head of a section; returns where its body begins.
+uint8_t* WriteSectionHead(uint8_t* at, uint16_t kind, uint64_t bytes);
+
+// Writes header and checksum of the frame at `frame` whose sections end at `stop`, and publishes it.
+void Send(const End& end, uint8_t* frame, uint8_t* stop, uint64_t position, uint64_t step, uint16_t num_sections,
+          uint64_t roster_sequence);
 
 // Gives the frames before `state.sequence` back to the writer.
 void Acknowledge(const End& end);
 
-// Reads the next frame into the records. `state.sequence` stays. The records are undefined after kNoFastPath.
-Outcome Receive(const End& end, int32_t* const records[2], Stamp* stamp);
+// Finds the next frame. `state.sequence` stays.
+Outcome FindFrame(const End& end, WholeFrame* found);
 
 // Sleeps until the next frame is published, for `timeout_ns` at most; may return early.
 void AwaitFrame(const End& end, uint64_t timeout_ns);
+
+// A place for a roster that a reader keeps: returns where its `bytes` belong, in the one of the two places in
+// `rosters` that may be overwritten; `FinishRoster` makes it valid.
+uint8_t* BeginRoster(const End& end, uint8_t* rosters);
+void FinishRoster(uint8_t* text, uint64_t bytes, uint64_t sequence);
+// Returns the bytes of one such place.
+uint64_t RosterPlaceBytes(const End& end);
 
 // Stores with release order, then fences fully: the loads that follow see what the other end stored before.
 void Store(uint64_t* word, uint64_t value);

@@ -180,8 +180,14 @@ int64_t WriteRows(const int32_t* packed, Shape shape, uint8_t* out) {
   return begin - out;
 }
 
-bool IsBodyOf(const uint8_t* body, uint64_t bytes, Shape shape) {
-  return bytes > 0 && BodyBytes(body, bytes, shape) == bytes;
+bool ReadShape(const uint8_t* body, uint64_t bytes, Shape* shape) {
+  if (bytes < kRowsHeadBytes) {
+    return false;
+  }
+  const uint32_t sizes = Load(body + 4);
+  *shape = {Load(body), sizes & 0xFFFF, sizes >> 16};
+  return shape->IsPossible() && 4 * shape->batch * RecordWords(*shape) <= kMaxRecordBytes &&
+         BodyBytes(body, bytes, *shape) == bytes;
 }
 
 bool IsPrefixOf(const uint8_t* body, uint64_t bytes, Shape shape) {

@@ -12,6 +12,10 @@ struct Shape {
   uint64_t slots;
   uint64_t top_k;
 
+  bool operator==(const Shape& other) const {
+    return batch == other.batch && slots == other.slots && top_k == other.top_k;
+  }
+
   uint64_t WordsPerToken() const { return top_k ? 2 + 2 * top_k : 1; }
 
   // Returns whether a body's fields can hold these numbers, so that its size can be computed without overflow.
@@ -21,6 +25,7 @@ struct Shape {
 };
 
 constexpr uint64_t kRowsHeadBytes = 16;
+constexpr uint64_t kMaxRecordBytes = 1u << 28;  // MAX_RECORD_BYTES in mtp_output/frames/rows.py
 
 // Returns the words of one record.
 uint64_t RecordWords(Shape shape);
@@ -32,14 +37,15 @@ uint64_t RowsBound(Shape shape);
 // record with an impossible count or status.
 int64_t WriteRows(const int32_t* packed, Shape shape, uint8_t* out);
 
-// Returns whether `bytes` bytes at `body` begin as a body of `shape` does and are as long as its head says.
-bool IsBodyOf(const uint8_t* body, uint64_t bytes, Shape shape);
+// Reads the shape of the body of `bytes` bytes at `body`. Returns false when these are no body, or make more
+// memory than a reader unpacks.
+bool ReadShape(const uint8_t* body, uint64_t bytes, Shape* shape);
 
 // Returns whether a body of `shape` begins at `body` and ends within `bytes` bytes.
 bool IsPrefixOf(const uint8_t* body, uint64_t bytes, Shape shape);
 
-// Reads a body for which `IsBodyOf` holds. Returns 0, or -1 - row of the first record with more tokens than
-// slots, or -1 - batch when the counts are not those of the head; the records are undefined then.
+// Reads a body of the shape that `ReadShape` has read. Returns 0, or -1 - row of the first record with more tokens
+// than slots, or -1 - batch when the counts are not those of the head; the records are undefined then.
 int64_t ReadRows(const uint8_t* body, Shape shape, int32_t* packed);
 
 }  // namespace ascend_ext

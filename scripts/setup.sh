@@ -19,12 +19,19 @@ exec 9>.cache/setup.lock
 flock 9   # two scripts started together set up once
 
 stamp="$(cat requirements/cpu.txt requirements/test.txt requirements/docs.txt scripts/setup.sh pyproject.toml setup.py | sha256sum | cut -d' ' -f1)"
+channel="$(cat csrc_channel/*.cpp csrc_channel/*.h vllm_ascend_ext/__init__.py | sha256sum | cut -d' ' -f1)"
+pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@" 2> >(grep -v 'is ignored: it is neither' >&2); }
+# this checkout, with the C++ channel of MTP output where a compiler is
+checkout() {
+  pip install --no-build-isolation --no-deps --editable .
+  echo "$channel" > .venv/ascend-ext-channel.stamp
+}
 if [ "$(cat .venv/ascend-ext.stamp 2>/dev/null)" = "$stamp" ]; then
+  [ "$(cat .venv/ascend-ext-channel.stamp 2>/dev/null)" = "$channel" ] || checkout
   exit 0
 fi
 echo "setup: installing into .venv (a few minutes the first time)"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@" 2> >(grep -v 'is ignored: it is neither' >&2); }
 
 # 1. torch, CPU build. An index that has only CUDA builds (several GB) works too; PyTorch's CPU index, given in
 #    PIP_EXTRA_INDEX_URL, avoids that.
@@ -43,5 +50,5 @@ done
 VLLM_VERSION_OVERRIDE=0.23.0 VLLM_TARGET_DEVICE=empty \
   pip install --no-build-isolation --no-deps --no-binary vllm vllm==0.23.0
 # 4. this checkout
-pip install --no-build-isolation --no-deps --editable .
+checkout
 echo "$stamp" > .venv/ascend-ext.stamp

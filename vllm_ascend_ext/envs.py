@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # the attributes of this module, read from the environment by __getattr__
     VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM: bool
     VLLM_ASCEND_EXT_STRICT_OPS: bool
-    VLLM_ASCEND_EXT_BUILD: Literal["auto", "none", "host", "npu"]
+    VLLM_ASCEND_EXT_BUILD: Literal["auto", "none", "channel", "host", "npu"]
     VLLM_ASCEND_EXT_LIB: str
 
 _SWITCH = {"0": False, "false": False, "1": True, "true": True}
@@ -79,10 +79,11 @@ ENVIRONMENT: Mapping[str, Variable] = MappingProxyType(
             ),
             Variable(
                 "VLLM_ASCEND_EXT_BUILD",
-                values={choice: choice for choice in ("auto", "none", "host", "npu")},
+                values={choice: choice for choice in ("auto", "none", "channel", "host", "npu")},
                 default="auto",
-                meaning="What setup.py compiles: nothing, or the AscendC kernels for the host or the NPU; "
-                "auto means the NPU where ASCEND_HOME_PATH is set, else nothing.",
+                meaning="What setup.py compiles: nothing, the channel of mtp_output, or that and the AscendC "
+                "kernels for the host or the NPU; auto: the NPU where ASCEND_HOME_PATH is set, else the channel "
+                "where a C++ compiler is.",
             ),
             Variable(
                 "VLLM_ASCEND_EXT_LIB",

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from tests.mtp_output.ring.fuzz import frames_of, fuzz, fuzz_ring, sealed
 from tests.mtp_output.ring.rings import BACKENDS, backend, random_section, same
 from vllm_ascend_ext.mtp_output.errors import FrameError, FrameVersionError, UnknownRosterError
-from vllm_ascend_ext.mtp_output.frames.frame import SECTION, FrameReader, FrameWriter, Section, Source
+from vllm_ascend_ext.mtp_output.frames.frame import FrameReader, FrameWriter, Section, Source
+from vllm_ascend_ext.mtp_output.frames.parts import CHANGE_KIND, ROSTER_KIND, SECTION
+from vllm_ascend_ext.mtp_output.frames.roster_change import MAX_CHANGES
 from vllm_ascend_ext.mtp_output.frames.rows import MAX_RECORD_BYTES
 from vllm_ascend_ext.mtp_output.ring import backend as native
 from vllm_ascend_ext.mtp_output.ring.end_state import ABI
@@ -21,7 +23,7 @@ from vllm_ascend_ext.mtp_output.ring.end_state import ABI
 
 def written(of, sections, sequence=0, writer=None):
     memory = np.full(1 << 21, 0xAB, np.uint8)
-    writer = writer or FrameWriter(2**63, 3, of.codec)
+    writer = writer or FrameWriter(2**63, 3, of.rows)
     bound = writer.bound(sections)
     length = writer.write(memory.data, 8, 5, sequence, sections)
     assert length <= bound
@@ -48,7 +50,7 @@ def test_both_backends_write_the_same_and_read_it(seed, batch, slots, top_k):
     sent_at = slice(48, 56)
     assert python[:48] + python[56:-8] == native[:48] + native[56:-8] and python[sent_at] != bytes(8)
     for name in BACKENDS:
-        frame = FrameReader(backend(name).codec).read(python)
+        frame = FrameReader(backend(name).rows).read(python)
         assert (frame.instance, frame.replica, frame.step, frame.sequence) == (2**63, 3, 5, 0)
         assert same(frame.sections, sections)
 
@@ -59,7 +61,7 @@ def test_bytes_are_proportional_to_accepted_tokens():
         section = Section.from_arrays(
             *(Source.TARGET, tuple(map(str, range(256))), counts, counts * 0, np.zeros((256, 4), np.int32))
         )
-        writer = FrameWriter(0, 0, backend("python").codec)
+        writer = FrameWriter(0, 0, backend("python").rows)
         written(backend("python"), (section,), writer=writer)
         return len(written(backend("python"), (section,), sequence=1, writer=writer))
 
@@ -67,11 +69,11 @@ def test_bytes_are_proportional_to_accepted_tokens():
     assert length(0) == 64 + 8 + 16 + 512 + 8  # a byte for the count and one for the status
 
 
-def test_our_checksum_is_xxh64():
+def test_our_checksum_is_xxh3():
     module, rng = backend("native").module, np.random.default_rng(0)
-    for length in [*range(70), 1000, 4096]:
+    for length in [*range(9, 1200), 2047, 2048, 2049, 4097, 100_001]:
         data = rng.bytes(length)
-        assert module.xxh64(data) == xxhash.xxh64_intdigest(data)
+        assert module.xxh3(data) == xxhash.xxh3_64_intdigest(data)
 
 
 def test_a_stale_module_is_refused(monkeypatch, tmp_path):
@@ -80,6 +82,15 @@ def test_a_stale_module_is_refused(monkeypatch, tmp_path):
     with pytest.raises(OSError, match="built from other sources"):
         native.native_backend(built.parent)
     monkeypatch.setattr(native, "ABI", ABI)
+    monkeypatch.setattr(native, "__version__", "0.0.1")
+    with pytest.raises(OSError, match="built from other sources"):
+        native.native_backend(built.parent)
+    monkeypatch.undo()
+    (tmp_path / "ring.h").write_text("// as it was changed since")
+    monkeypatch.setattr(native, "SOURCES", tmp_path)
+    with pytest.raises(OSError, match="built from other sources"):
+        native.native_backend(built.parent)
+    monkeypatch.undo()
     (tmp_path / built.name).write_bytes(b"no module")
     with pytest.raises(OSError, match="built from other sources"):
         native.native_backend(tmp_path)
@@ -102,7 +113,7 @@ def test_every_truncation_and_every_flipped_bit_is_refused(name):
         damages.append(bytes(changed))
     for damage in damages:
         with pytest.raises(FrameError, match="bad frame at byte"):
-            FrameReader(backend(name).codec).read(damage)
+            FrameReader(backend(name).rows).read(damage)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -127,14 +138,14 @@ def test_sections_of_the_next_minor_version_are_skipped_and_its_major_is_refused
     unknown = SECTION.pack(999, 1, 12) + b"something new"[:12]
     for at in (64, len(data) - 8):  # before and after those that are known
         newer = bytearray(data[:at] + unknown + data[at:])
-        struct.pack_into("<HH", newer, 6, 1, 0)  # minor 1; the length is set by `sealed`
+        struct.pack_into("<H", newer, 6, 1)  # minor 1; the length is set by `sealed`
         struct.pack_into("<H", newer, 12, num_sections + 1)
-        frame = FrameReader(backend("python").codec).read(sealed(bytes(newer)))
+        frame = FrameReader(backend("python").rows).read(sealed(bytes(newer)))
         assert same(frame.sections, sections)
     other = bytearray(data)
-    struct.pack_into("<H", other, 4, 2)
-    with pytest.raises(FrameVersionError, match="major version 2; this reader knows 1"):
-        FrameReader(backend("python").codec).read(sealed(bytes(other)))
+    struct.pack_into("<H", other, 4, 1)
+    with pytest.raises(FrameVersionError, match="major version 1; this reader knows 2"):
+        FrameReader(backend("python").rows).read(sealed(bytes(other)))
 
 
 def test_a_few_bytes_cannot_ask_for_much_memory():
@@ -144,28 +155,93 @@ def test_a_few_bytes_cannot_ask_for_much_memory():
     rows_at = data.rindex(struct.pack("<IHHI", 4, 4, 0, 0))
     struct.pack_into("<IHHI", data, rows_at, 4, 255, 65535, 0)
     with pytest.raises(FrameError, match=f"more than {MAX_RECORD_BYTES} bytes"):
-        FrameReader(backend("python").codec).read(sealed(bytes(data)))
+        FrameReader(backend("python").rows).read(sealed(bytes(data)))
 
 
 def test_a_frame_that_was_not_published_is_written_again_with_its_roster():
     of = backend("python")
-    writer, reader = FrameWriter(0, 0, of.codec), FrameReader(of.codec)
+    writer, reader = FrameWriter(0, 0, of.rows), FrameReader(of.rows)
     section = random_section(np.random.default_rng(0), Source.TARGET, 2)
     written(of, (section,), 7, writer)
     assert same(reader.read(written(of, (section,), 7, writer)).sections, [section])
     assert same(reader.read(written(of, (section,), 8, writer)).sections, [section])
 
 
+def of_ids(*request_ids):
+    return random_section(np.random.default_rng(1), Source.TARGET, len(request_ids))._replace(
+        request_ids=request_ids
+    )
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_only_ids_that_changed_are_sent(name):
+    """Rows that keep their request cost nothing, however long its id is."""
+    of, ids = backend(name), [f"request-{row}-{'x' * 40}" for row in range(64)]
+    writer, reader, lengths = FrameWriter(0, 0, of.rows), FrameReader(of.rows), []
+    for sequence in range(4):
+        section = of_ids(*ids)
+        data = written(of, (section,), sequence, writer)
+        assert same(reader.read(data).sections, [section])
+        lengths.append(len(data))
+        ids[7 * sequence], ids[9] = f"new-{sequence}", "ninth"
+    plain = len(written(of, (section,), 4, writer))
+    assert lengths[0] - plain > 64 * 50 and [length - plain for length in lengths[1:]] == [
+        8 + 16 + 16 + 2 * 4 + 4 + 12,  # heads, two rows, two lengths, "new-0ninth"
+        8 + 16 + 16 + 4 + 4 + 8,
+        8 + 16 + 16 + 4 + 4 + 8,
+    ]
+
+
+def test_a_whole_roster_follows_after_many_changes():
+    of, ids = backend("python"), [f"request-{row}" for row in range(16)]
+    writer, kinds = FrameWriter(0, 0, of.rows), []
+    for sequence in range(2 * (MAX_CHANGES + 1)):
+        ids[sequence % 16] = f"new-{sequence}"
+        kinds.append(*struct.unpack_from("<H", written(of, (of_ids(*ids),), sequence, writer), 64))
+    assert kinds == 2 * ([ROSTER_KIND] + MAX_CHANGES * [CHANGE_KIND])
+
+
+WRONG_CHANGES = {
+    "of another base": (6, (1, 3, 1, 1), (0,), b"\1\0\0\0x\0\0\0", "not known"),
+    "a row outside": (5, (1, 3, 1, 1), (3,), b"\1\0\0\0x\0\0\0", "row 3 after -1, of 3"),
+    "rows that descend": (5, (1, 3, 2, 2), (1, 0), b"\1\0\1\0xy\0\0", "row 0 after 1"),
+    "an id that is there": (5, (1, 3, 1, 1), (0,), b"\1\0\0\0b\0\0\0", "comes twice"),
+    "a row without an id": (5, (1, 5, 1, 1), (4,), b"\1\0\0\0x\0\0\0", "5 ids of 3 old and 1 new"),
+    "a gap": (5, (1, 4, 1, 1), (0,), b"\1\0\0\0x\0\0\0", "1 are missing"),
+    "a text too short": (5, (1, 3, 1, 2), (0,), b"\1\0\0\0x\0\0\0", "ids of 1 bytes in a text of 2"),
+    "no UTF-8": (5, (1, 3, 1, 1), (0,), b"\1\0\0\0\xff\0\0\0", "not UTF-8"),
+    "more than there is": (5, (1, 3, 2**30, 1), (0,), b"\1\0\0\0x\0\0\0", "do not fit their change"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_CHANGES)
+def test_impossible_changes_are_refused(case):
+    base, head, rows, ids, message = WRONG_CHANGES[case]
+    of = backend("python")
+    writer, reader = FrameWriter(2**63, 3, of.rows), FrameReader(of.rows)
+    reader.read(written(of, (of_ids("a", "b", "c"),), 5, writer))
+    plain = written(of, (of_ids("a", "b", "c"),), 6, writer)
+    change = struct.pack("<QII", base, 1, 0) + struct.pack("<IIII", *head) + struct.pack(f"<{len(rows)}I", *rows)
+    part = SECTION.pack(CHANGE_KIND, 0, len(change + ids)) + change + ids
+    data = bytearray(plain[:64] + part + plain[64:])
+    struct.pack_into("<H", data, 12, 2)
+    struct.pack_into("<Q", data, 56, 6)
+    before = reader.roster_sequence, reader.roster
+    with pytest.raises(FrameError, match=message):
+        reader.read(sealed(bytes(data)))
+    assert (reader.roster_sequence, reader.roster) == before
+
+
 def test_a_frame_under_a_roster_that_was_not_seen():
     section, of = random_section(np.random.default_rng(1), Source.TARGET, 3), backend("python")
-    writer, first = FrameWriter(0, 0, of.codec), FrameReader(of.codec)
+    writer, first = FrameWriter(0, 0, of.rows), FrameReader(of.rows)
     data = [written(of, (section,), sequence, writer) for sequence in range(4, 6)]
     assert len(data[1]) < len(data[0])
-    late = FrameReader(of.codec)
+    late = FrameReader(of.rows)
     with pytest.raises(UnknownRosterError, match="roster of frame 4"):
         late.read(data[1])
     first.read(data[0])
-    late.adopt(first.roster_sequence, first.roster_blob)
+    late.adopt(first.roster_sequence, first.roster)
     assert same(late.read(data[1]).sections, [section])
 
 

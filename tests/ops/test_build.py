@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wheels: pure Python without CANN, and a clear stop where ASCEND_HOME_PATH points to nothing."""
+"""Wheels: with the channel where a compiler is, pure Python elsewhere; a clear stop where ASCEND_HOME_PATH points
+to nothing."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.host_build import ROOT
+from tests.support.long_tables import long_table
 
 PARTS = ("CMakeLists.txt", "LICENSE", "README.md", "cmake", "csrc_ascendc", "csrc_channel", "pyproject.toml")
 PARTS += ("setup.py", "vllm_ascend_ext")
@@ -60,10 +62,10 @@ def output_with(path: Path, site: Path, program: str) -> str:
     return ran.stdout.strip()
 
 
-def test_wheel_without_cann_is_pure_python_and_works(tmp_path: Path) -> None:
-    done = wheel(tmp_path)
+def test_wheel_without_a_compiler_is_pure_python_and_works(tmp_path: Path) -> None:
+    done = wheel(tmp_path, CC="/no/such/cc", CXX="/no/such/c++")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "pure-Python install" in done.stdout + done.stderr
+    assert "frames of mtp_output take tens of times longer" in done.stdout + done.stderr
     (path,) = tmp_path.glob("*.whl")
     assert path.name.endswith("-py3-none-any.whl")
     site = tmp_path / "site"
@@ -73,14 +75,21 @@ def test_wheel_without_cann_is_pure_python_and_works(tmp_path: Path) -> None:
     assert "vllm_ascend_ext/py.typed" in names  # type checkers of whoever installs it read our annotations
     program = (
         "import torch, vllm_ascend_ext; from vllm_ascend_ext import ops; "
-        "print(vllm_ascend_ext.__file__, ops.dp_pad(torch.ones(1, 2), 1, 1, 2).tolist())"
+        "from vllm_ascend_ext.mtp_output.ring.backend import installed_backend; "
+        "print(vllm_ascend_ext.__file__, ops.dp_pad(torch.ones(1, 2), 1, 1, 2).tolist(), installed_backend().name)"
     )
-    expected = f"{site}/vllm_ascend_ext/__init__.py [[0.0, 0.0], [1.0, 1.0]]"
+    expected = f"{site}/vllm_ascend_ext/__init__.py [[0.0, 0.0], [1.0, 1.0]] python"
     assert output_with(path, site, program) == expected
 
 
-def test_host_wheel_has_the_channel_in_cpp(tmp_path: Path) -> None:
-    done = wheel(tmp_path, VLLM_ASCEND_EXT_BUILD="host")
+def test_a_compiler_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+    done = wheel(tmp_path, CC="/no/such/cc", CXX="/no/such/c++", VLLM_ASCEND_EXT_BUILD="channel")
+    assert done.returncode != 0 and not list(tmp_path.glob("*.whl"))
+
+
+@pytest.mark.parametrize("choice", ["auto", pytest.param("host", marks=long_table)])
+def test_wheels_have_the_channel_in_cpp(tmp_path: Path, choice: str) -> None:
+    done = wheel(tmp_path, VLLM_ASCEND_EXT_BUILD=choice)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = tmp_path.glob("*.whl")
     assert f"-cp{sys.version_info.major}{sys.version_info.minor}-" in path.name

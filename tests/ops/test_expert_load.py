@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_ascend_ext.ops import MissingKernelError, coverage, expert_load_add_, require_kernels
+from vllm_ascend_ext.ops.expert_load import _reference
 
 INTEGERS = [torch.int32, torch.int64]
 OP = torch.ops.ascend_ext.expert_load_add_.default
@@ -35,12 +36,13 @@ def _cases(draw):
     )
 
 
-@given(_cases(), st.booleans())
-def test_equals_the_slow_loop(case, one_element):
+@pytest.mark.parametrize("add", [expert_load_add_, _reference], ids=["kernel", "reference"])
+@given(case=_cases(), one_element=st.booleans())
+def test_equals_the_slow_loop(add, case, one_element):
     load, topk_ids, num_tokens = case
     expected, ids_before = load.clone(), topk_ids.clone()
     _slow(expected, topk_ids, num_tokens)
-    expert_load_add_(load, topk_ids, _scalar(num_tokens).reshape((1,) if one_element else ()))
+    add(load, topk_ids, _scalar(num_tokens).reshape((1,) if one_element else ()))
     assert load.dtype == expected.dtype and torch.equal(load, expected)
     assert torch.equal(topk_ids, ids_before)
 
@@ -48,6 +50,13 @@ def test_equals_the_slow_loop(case, one_element):
 def test_padding_rows_and_invalid_ids_do_not_count():
     load = torch.zeros(4, dtype=torch.int32)
     expert_load_add_(load, torch.tensor([[0, -1], [3, 4], [1, 1]]), _scalar(2))
+    assert load.tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_the_largest_and_the_smallest_ids_do_not_count(dtype):
+    load, limits = torch.zeros(4, dtype=torch.int64), torch.iinfo(dtype)
+    expert_load_add_(load, torch.tensor([[limits.min, 3], [limits.max, 0], [-1, 4]], dtype=dtype), _scalar(3))
     assert load.tolist() == [1, 0, 0, 1]
 
 

@@ -153,11 +153,11 @@ def test_channel_of_mtp_output(monkeypatch, tmp_path):
     found = []
     monkeypatch.setattr(backend, "FOLDER", tmp_path)
     row = collect._channel_part(found)
-    assert not row["active"] and "VLLM_ASCEND_EXT_BUILD=host" in row["why"] and not found
+    assert not row["active"] and "VLLM_ASCEND_EXT_BUILD=channel" in row["why"] and not found
     (tmp_path / "ascend_ext_channel.cpython-39-x86_64-linux-gnu.so").touch()
     assert not collect._channel_part(found)["active"]
     (problem,) = found
-    assert "of another Python" in problem.problem and "VLLM_ASCEND_EXT_BUILD=host" in problem.fix
+    assert "of another Python" in problem.problem and "VLLM_ASCEND_EXT_BUILD=channel" in problem.fix
     monkeypatch.setattr(backend, "FOLDER", build_host("ascend_ext_channel"))
     row = collect._channel_part(found)
     assert row["active"] and row["why"].startswith(str(backend.FOLDER)) and len(found) == 1

@@ -11,7 +11,8 @@ import numpy as np
 
 from vllm_ascend_ext.mtp_output.errors import ChannelClosedError, FrameError, SequenceError, UnknownRosterError
 from vllm_ascend_ext.mtp_output.frames.frame import Frame, FrameReader
-from vllm_ascend_ext.mtp_output.frames.section import Section
+from vllm_ascend_ext.mtp_output.frames.roster import read_roster
+from vllm_ascend_ext.mtp_output.frames.section import Section, Source
 from vllm_ascend_ext.mtp_output.ring.backend import Backend, installed_backend
 from vllm_ascend_ext.mtp_output.ring.counters import SLICE_S
 from vllm_ascend_ext.mtp_output.ring.end_state import State
@@ -45,8 +46,8 @@ class OutputReceiver:
         ring = RingReader(instance, replica, timeout_s, backend)
         self._read_from(ring, _Intake(instance, replica, backend))
         if backend.module:
-            arrays = np.empty, np.dtype(np.int32)
-            self._fast = backend.module.FastReceiver(*ring.memory, Section, Frame, *arrays, SLICE_S)
+            make = Section, Frame, tuple(Source), np.empty, np.dtype(np.int32)
+            self._fast = backend.module.FastReceiver(*ring.memory, ring.rosters, *make, SLICE_S)
             self._receive_fast = self._fast.receive
 
     @classmethod
@@ -99,10 +100,12 @@ class OutputReceiver:
         if frame is not None:
             return frame
         ring, reader = self._ring, self._intake.reader
+        if self._fast is not None and (known := self._fast.roster()) is not None:
+            reader.adopt(*known)
         frame = self._intake.next_frame(ring)
-        ring.keep_roster(reader.roster_sequence, reader.roster_blob)
+        ring.keep_roster(reader.roster_sequence, reader.roster)
         if self._fast is not None:
-            self._fast.cache(reader.roster_sequence, frame.sections)
+            self._fast.adopt(reader.roster_sequence, reader.roster)
         ring.sequence += 1
         return frame
 
@@ -191,7 +194,7 @@ class _Intake:
 
     def __init__(self, instance: int, replica: int, backend: Backend) -> None:
         self._identity = instance, replica
-        self.reader = FrameReader(backend.codec)
+        self.reader = FrameReader(backend.rows)
 
     def next_frame(self, ring: RingReader | RingObserver | ZmqReader) -> Frame:
         """Returns the frame `ring.sequence`, which was published."""
@@ -204,7 +207,7 @@ class _Intake:
             blob = ring.kept_roster(error.sequence)
             if blob is None:
                 raise
-            self.reader.adopt(error.sequence, blob)
+            self.reader.adopt(error.sequence, read_roster(blob))
             frame = self.reader.read(data)
         if frame.sequence != ring.sequence or (frame.instance, frame.replica) != self._identity:
             raise SequenceError(

@@ -7,8 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_ascend_ext.mtp_output.errors import ChannelClosedError
-from vllm_ascend_ext.mtp_output.frames.frame import FrameWriter
+from vllm_ascend_ext.mtp_output.errors import ChannelClosedError, ChannelSizeError
+from vllm_ascend_ext.mtp_output.frames.frame import FrameWriter, KnownRoster
+from vllm_ascend_ext.mtp_output.frames.roster_change import MAX_CHANGES
 from vllm_ascend_ext.mtp_output.frames.section import Section, Source
 from vllm_ascend_ext.mtp_output.ring.backend import Backend, installed_backend
 from vllm_ascend_ext.mtp_output.ring.end_state import State
@@ -61,9 +62,9 @@ class OutputSender:
         backend = backend or installed_backend()
         self._timeout_s = timeout_s
         self._ring = RingWriter(instance, replica, size, backend)
-        self._writer = FrameWriter(instance, replica, backend.codec)
+        self._writer = FrameWriter(instance, replica, backend.rows)
         module = backend.module
-        self._fast = module.FastSender(*self._ring.memory, Section) if module else None
+        self._fast = module.FastSender(*self._ring.memory, Section, MAX_CHANGES) if module else None
         self._send_fast = self._fast.send if self._fast else _no_fast_path
 
     def send(
@@ -95,11 +96,16 @@ class OutputSender:
             raise ValueError(f"a frame's step is an unsigned 64-bit number, not {step}")
         if target.source != Source.TARGET or (draft is not None and draft.source != Source.DRAFT):
             raise ValueError("a frame has a section of the target and, after it, one of the draft or none")
-        if self._fast is not None:
+        ring, writer = self._ring, self._writer
+        if self._fast is not None and (known := self._fast.roster()) is not None:
+            writer.adopt(KnownRoster(*known))
             self._fast.drop()  # until this frame is sent; an exception may come at any place
         sections = (target,) if draft is None else (target, draft)
-        ring, writer = self._ring, self._writer
         bound = writer.bound(sections)
+        if (num_bytes := writer.roster_bytes(sections)) > ring.size.roster_bytes:
+            raise ChannelSizeError(
+                f"request ids of {num_bytes} bytes; {ring.path} was made for {ring.size.roster_bytes}"
+            )
         at = ring.reserve(bound, timeout_s)
         num_bytes = writer.write(ring.frames, at, step, ring.sequence, sections)
         sequence = ring.publish(num_bytes)
@@ -107,7 +113,7 @@ class OutputSender:
         state[State.NUM_SENT] += 1
         state[State.BYTES_SENT] += num_bytes
         if self._fast is not None:
-            self._fast.cache(writer.roster_sequence, bound, target, draft)
+            self._fast.adopt(*writer.last_known)
         state[State.SEND_NS] += time.monotonic_ns() - begin
         return sequence
 

@@ -2,7 +2,7 @@
 """Defines the operators: one file each, with schema, reference, fake and the public function."""
 
 from vllm_ascend_ext.mtp_record import MtpRecord
-from vllm_ascend_ext.ops import ascendc, triton
+from vllm_ascend_ext.ops import ascendc, cpu, triton
 from vllm_ascend_ext.ops._library import MissingKernelError, OpCoverage, coverage, require_kernels
 from vllm_ascend_ext.ops.add_rms_norm import add_rms_norm
 from vllm_ascend_ext.ops.dp_rows import dp_pad, dp_unpad
@@ -16,6 +16,7 @@ from vllm_ascend_ext.ops.speculate_output import (
     speculate_save_output_with_topk,
 )
 
+cpu.register()
 triton.register()
 ascendc.register()
 

@@ -34,17 +34,39 @@ SLOW_S = 2.0
 
 def frames_of(of: Backend, seed: int, number: int = 64) -> list[tuple[bytes, list[Section]]]:
     """Returns whole frames that follow each other, some under the roster of the one before."""
-    rng, writer = np.random.default_rng(seed), FrameWriter(7, 1, of.codec)
+    rng, writer = np.random.default_rng(seed), FrameWriter(7, 1, of.rows)
     memory = np.zeros(1 << 20, np.uint8)
-    frames = []
+    frames, ids = [], ("é0", "é1", "é2", "é3", "é4")
     for sequence in range(number):
-        batch, top_k = int(rng.integers(0, 6)), int(rng.integers(0, 3))
-        sections = [random_section(rng, Source.TARGET, batch, top_k=top_k, prefix=f"é{sequence // 3}")]
+        ids, top_k = next_ids(rng, ids, 8), int(rng.integers(0, 3))
+        sections = [of_ids(random_section(rng, Source.TARGET, len(ids), top_k=top_k), ids)]
         if rng.integers(2):
-            sections.append(random_section(rng, Source.DRAFT, batch, slots=2, prefix=f"é{sequence // 3}"))
+            draft_ids = ids[:: int(rng.integers(1, 3))]
+            sections.append(of_ids(random_section(rng, Source.DRAFT, len(draft_ids), slots=2), draft_ids))
         length = writer.write(memory.data, 0, sequence, sequence, tuple(sections))
         frames.append((memory[:length].tobytes(), sections))
     return frames
+
+
+def next_ids(rng: np.random.Generator, ids: tuple[str, ...], most: int) -> tuple[str, ...]:
+    """Returns the ids of the next batch: mostly some come or go, sometimes all, sometimes none."""
+    changed, new = list(ids), f"é{rng.integers(2**40)}"
+    match rng.integers(6):
+        case 0 if changed:
+            changed[rng.integers(len(changed))] = new
+        case 1 if len(changed) < most:
+            changed.insert(int(rng.integers(len(changed) + 1)), new)
+        case 2 if changed:
+            changed.pop(int(rng.integers(len(changed))))
+        case 3 if changed:
+            rng.shuffle(changed)
+        case 4 if rng.integers(4) == 0:
+            changed = [f"{new}-{row}" for row in range(rng.integers(most + 1))]
+    return tuple(changed)
+
+
+def of_ids(section: Section, ids: tuple[str, ...]) -> Section:
+    return section._replace(request_ids=ids)
 
 
 def damaged(rng: random.Random, data: bytes, other: bytes) -> bytes:
@@ -74,7 +96,7 @@ def sealed(data: bytes) -> bytes:
     body = bytearray(data[:-8])
     if len(body) >= 12:
         body[8:12] = struct.pack("<I", len(data))
-    return bytes(body) + struct.pack("<Q", xxhash.xxh64_intdigest(body))
+    return bytes(body) + struct.pack("<Q", xxhash.xxh3_64_intdigest(body))
 
 
 def fuzz(of: Backend, num_frames: int, seed: int) -> tuple[int, int]:
@@ -88,21 +110,23 @@ def fuzz(of: Backend, num_frames: int, seed: int) -> tuple[int, int]:
     genuine = {data for data, _ in frames}
     refused = accepted = 0
     while refused + accepted < num_frames // 2:
-        reader = FrameReader(of.codec)
+        reader = FrameReader(of.rows)
         for index, (data, sections) in enumerate(frames):
             bad = damaged(rng, data, frames[(index + 5) % len(frames)][0])
             if bad not in genuine:  # a splice may make another whole frame
-                before = reader.roster_sequence, reader.roster_blob
+                before = reader.roster_sequence, reader.roster
                 begin = time.monotonic()
                 try:
                     reader.read(bad)
                 except FrameError as error:
                     assert 0 <= error.offset <= max(len(bad), 64), error
-                    assert (reader.roster_sequence, reader.roster_blob) == before
+                    assert (reader.roster_sequence, reader.roster) == before
                 else:
                     raise AssertionError(f"a damaged frame was accepted: seed {seed}, {bad.hex()}")
+                again = FrameReader(of.rows)
+                again.adopt(*before)
                 try:
-                    FrameReader(of.codec).read(sealed(bad))
+                    again.read(sealed(bad))
                     accepted += 1
                 except FrameError:
                     refused += 1
@@ -114,18 +138,38 @@ def fuzz(of: Backend, num_frames: int, seed: int) -> tuple[int, int]:
 def fuzz_ring(num_frames: int, seed: int) -> tuple[int, int]:
     """Reads damaged frames in a ring by the fast path; returns how many C++ left to Python, and how many it read.
 
+    By turns the frame is under the roster before, changes it, and has one of its own.
+
     Raises:
         AssertionError: it read one that Python refuses, or read it differently.
     """
-    rng, instance, of = random.Random(seed), new_instance(), backend("native")
-    numbers = np.random.default_rng(seed)
+    rng, counts = random.Random(seed), [0, 0]
+    ids = {
+        "the same": (tuple("abcdefgh"), tuple("bdfh")),
+        "a change": (tuple("abcdefgX"), tuple("bdfY")),
+        "all new": (tuple("ABCDEFGH"), tuple("VWXYZ")),
+    }
+    for after in ids.values():
+        left, read = _fuzz_ring(num_frames // len(ids), rng, seed, ids["the same"], after)
+        counts = [counts[0] + left, counts[1] + read]
+    return counts[0], counts[1]
+
+
+def _fuzz_ring(
+    num_frames: int,
+    rng: random.Random,
+    seed: int,
+    before: tuple[tuple[str, ...], ...],
+    after: tuple[tuple[str, ...], ...],
+) -> tuple[int, int]:
+    instance, of, numbers = new_instance(), backend("native"), np.random.default_rng(seed)
     sender, counts = OutputSender(instance, 0, SIZE, backend=of), [0, 0]
     receiver = OutputReceiver(instance, 0, backend=of)
-    for step in range(2):
-        target = random_section(numbers, Source.TARGET, 4, top_k=seed % 2)
-        sender.send(step, target, random_section(numbers, Source.DRAFT, 3, slots=2))
+    for step, (target_ids, draft_ids) in enumerate((before, after)):
+        target = of_ids(random_section(numbers, Source.TARGET, len(target_ids), top_k=seed % 2), target_ids)
+        sender.send(step, target, of_ids(random_section(numbers, Source.DRAFT, len(draft_ids), 2), draft_ids))
     receiver.receive(5)
-    known = receiver._intake.reader
+    known = receiver._fast.roster()
     ring = open_ring(sender.path, writable=True)
     begin, length = ring.words[ring.descriptor(1)], ring.words[ring.descriptor(1) + 1]
     whole = bytes(ring.frames[begin : begin + length])
@@ -137,12 +181,14 @@ def fuzz_ring(num_frames: int, seed: int) -> tuple[int, int]:
         frame = receiver._receive_fast(0)
         counts[frame is not None] += 1
         if frame is not None:
-            reference = FrameReader(backend("python").codec)
-            reference.adopt(known.roster_sequence, known.roster_blob)
+            reference = FrameReader(backend("python").rows)
+            reference.adopt(*known)
             expected = reference.read(data)
             assert frame[:4] == expected[:4] and frame.sent_ns == expected.sent_ns and frame.sequence == 1
             assert same(frame.sections, list(expected.sections)), data.hex()
+            assert receiver._fast.roster() == (reference.roster_sequence, reference.roster), data.hex()
             receiver._ring.sequence = 1
+            receiver._fast.adopt(*known)
     ring.close()
     sender.close()
     receiver.close()

@@ -105,12 +105,12 @@ def same(got: tuple[Section, ...], sent: list[Section]) -> bool:
 
 @contextmanager
 def open_pair(
-    of: Backend, size: RingSize = SIZE, timeout_s: float = 0.2
+    of: Backend, size: RingSize = SIZE, timeout_s: float = 0.2, receiving: Backend | None = None
 ) -> Iterator[tuple[OutputSender, OutputReceiver, Callable[..., Section]]]:
-    """Opens a sender, its receiver, and a maker of sections; nothing may be left of them."""
+    """Opens a sender, its receiver (of another backend if asked), and a maker of sections; nothing may be left."""
     instance, rng = new_instance(), np.random.default_rng(0)
     sender = OutputSender(instance, 0, size, timeout_s=timeout_s, backend=of)
-    receiver = OutputReceiver(instance, 0, timeout_s=5, backend=of)
+    receiver = OutputReceiver(instance, 0, timeout_s=5, backend=receiving or of)
     try:
         yield sender, receiver, lambda source, batch, **kwargs: random_section(rng, source, batch, **kwargs)
     finally:

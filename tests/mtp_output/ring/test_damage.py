@@ -102,7 +102,7 @@ def test_a_second_sender_into_one_ring_is_noticed(name):
         sender.send(0, SECTION)
         assert receiver.receive(1).step == 0
         _, instance, _ = sender.path.name.split("-")
-        writer = FrameWriter(int(instance), 1, of.codec)  # replica 1 writes as replica 0
+        writer = FrameWriter(int(instance), 1, of.rows)  # replica 1 writes as replica 0
         ring: RingWriter = sender._ring
         at = ring.reserve(writer.bound((SECTION,)), 0)
         ring.publish(writer.write(ring.frames, at, 1, 1, (SECTION,)))

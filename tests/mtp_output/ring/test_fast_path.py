@@ -2,6 +2,7 @@
 """The fast path in C++: which frames take it, which do not, and that none is lost between it and Python."""
 
 import gc
+import itertools
 import threading
 import time
 import weakref
@@ -10,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tests.mtp_output.ring.rings import SIZE, backend, new_instance, open_pair, random_section, same
+from tests.mtp_output.ring.fuzz import next_ids, of_ids
+from tests.mtp_output.ring.rings import BACKENDS, SIZE, backend, new_instance, open_pair, random_section, same
 from vllm_ascend_ext.mtp_output import receiver as receiver_module
-from vllm_ascend_ext.mtp_output.errors import FrameError, NoFrameError
+from vllm_ascend_ext.mtp_output.errors import ChannelSizeError, NoFrameError
 from vllm_ascend_ext.mtp_output.frames.frame import Source
-from vllm_ascend_ext.mtp_output.frames.roster import PythonIds
 from vllm_ascend_ext.mtp_output.frames.section import Section
+from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
 from vllm_ascend_ext.mtp_output.ring.end_state import State
 from vllm_ascend_ext.mtp_output.ring.file import Word
 from vllm_ascend_ext.mtp_output.ring.folder import open_ring
@@ -45,12 +47,7 @@ def damaged(word: int, value: int) -> Section:
 
 
 NO_FAST_PATH = {
-    "other ids": (1, SECTION._replace(request_ids=("a", "b", "c", "d")), None),
-    "fewer ids": (1, random_section(RNG, Source.TARGET, 3), None),
-    "other slots": (1, random_section(RNG, Source.TARGET, 4, slots=5), None),
-    "top-k": (1, random_section(RNG, Source.TARGET, 4, top_k=2), None),
     "another source": (1, SECTION._replace(source=Source.DRAFT), None),
-    "a draft": (1, SECTION, DRAFT),
     "records of another type": (1, SECTION._replace(packed_BW=SECTION.packed_BW.astype(np.float32)), None),
     "records of another shape": (1, SECTION._replace(packed_BW=SECTION.packed_BW.ravel()), None),
     "scattered records": (1, SECTION._replace(packed_BW=np.repeat(SECTION.packed_BW, 2, 1)[:, ::2]), None),
@@ -77,7 +74,7 @@ def test_what_has_no_fast_path_is_left_to_python_and_not_sent(case):
         assert sender.stats.frames == 3 and sender.stats.bytes == sum(
             sender._ring._words[sender._ring._file.descriptor(n) + 1] for n in range(3)
         )
-        assert receiver._receive_fast(0) is None  # has a roster
+        assert receiver._receive_fast(0) is None  # it knows no roster
         frames = [receiver.receive(1)] + [receiver._receive_fast(0) for _ in range(2)]
         assert [frame.step for frame in frames] == [0, 1, 2]
         assert all(same(frame.sections, [SECTION]) for frame in frames)
@@ -87,9 +84,9 @@ def test_target_and_draft_take_the_fast_path_together():
     with open_pair(NATIVE) as (sender, receiver, _):
         sender.send(0, SECTION, DRAFT)
         receiver.receive(1)
-        assert sender._send_fast(1, SECTION, None) == -1
-        assert sender._send_fast(1, SECTION, DRAFT) == 1
-        assert same(receiver._receive_fast(0).sections, [SECTION, DRAFT])
+        for step, sections in enumerate(([SECTION, DRAFT], [SECTION], [SECTION, DRAFT]), 1):
+            assert sender._send_fast(step, sections[0], sections[1] if sections[1:] else None) == step
+            assert same(receiver._receive_fast(0).sections, sections)
 
 
 def test_a_full_ring_is_left_to_python():
@@ -119,7 +116,7 @@ def test_what_is_cached_of_a_frame_that_was_not_sent_is_dropped(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(sender._ring, "publish", lambda num_bytes: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
-                sender.send(1, other)
+                sender._send(1, other, None, 1.0)
         for step, section in ((1, SECTION), (2, SECTION), (3, other)):
             sender.send(step, section)
         frames = [receiver.receive(1) for _ in range(4)]
@@ -188,49 +185,102 @@ def test_impossible_numbers_are_refused():
         module.rows_write(SECTION.packed_BW, 4, 4, 0, memory[:90], 8)
     for words in (memoryview(bytearray(64)).cast("Q"), memoryview(bytearray(8192)).cast("Q")):
         with pytest.raises(ValueError, match="not the memory of a ring"):
-            module.FastSender(words, memory, memoryview(bytearray(8 * len(State))), Section)
+            module.FastSender(words, memory, memoryview(bytearray(8 * len(State))), Section, 1)
     with pytest.raises(IndexError):
         module.store(memory, 512, 1)
 
 
-IDS = [(), ("a",), ("a", "bc", "def"), ("é", "b", "\U0001f600" * 3), tuple(f"chatcmpl-{n}" for n in range(300))]
+def test_changed_batches_take_the_fast_path():
+    """In all pairs of backends, with requests that come and go, draft rows of the same and of other requests."""
+    rng = np.random.default_rng(3)
+    for sending, receiving in itertools.product(BACKENDS, repeat=2):
+        with open_pair(backend(sending), receiving=backend(receiving)) as (sender, receiver, _):
+            ids, num_fast = ("a", "b", "c", "d"), 0
+            for step in range(400):
+                ids = next_ids(rng, ids, 8)
+                sections = [of_ids(random_section(rng, Source.TARGET, len(ids)), ids)]
+                if draft_ids := ((), ids, ids[::2])[rng.integers(3)]:
+                    sections.append(of_ids(random_section(rng, Source.DRAFT, len(draft_ids)), draft_ids))
+                by = sender._send_fast(step, sections[0], sections[1] if sections[1:] else None)
+                if sending == "native":
+                    assert (by < 0) == (step == 0)
+                if by < 0:
+                    sender.send(step, *sections)
+                frame = receiver._receive_fast(0)
+                num_fast += frame is not None
+                frame = frame or receiver.receive(1)
+                assert frame.step == step and same(frame.sections, sections)
+            assert num_fast == (399 if receiving == "native" else 0)
 
 
-@pytest.mark.parametrize("ids", IDS, ids=len)
-def test_ids_are_written_and_read_alike(ids):
-    module, python = NATIVE.module, PythonIds()
-    num_bytes, body = python.write(ids)
-    assert module.ids_write(ids) == (num_bytes, body)
-    assert module.ids_read(b"xxxx" + body, 4, len(ids), num_bytes) == ids
-    assert python.read(body, 0, len(ids), num_bytes, 0) == ids
+def test_python_and_the_fast_path_go_on_where_the_other_ended():
+    """And write the same bytes, but for the time."""
+    rng, ids, lengths = np.random.default_rng(4), ("a", "b", "c", "d"), {}
+    batches = [ids := next_ids(rng, ids, 8) for _ in range(200)]
+    for of in ("python", "native", "both"):
+        with open_pair(backend(of if of == "python" else "native")) as (sender, receiver, _):
+            lengths[of] = []
+            for step, ids in enumerate(batches):
+                section = of_ids(random_section(np.random.default_rng(step), Source.TARGET, len(ids)), ids)
+                if of == "both" and step % 3 == 0:
+                    sender._send(step, section, None, 1.0)
+                else:
+                    sender.send(step, section)
+                at = sender._ring._file.descriptor(step)
+                begin, length = sender._ring._words[at] % SIZE.capacity, sender._ring._words[at + 1]
+                data = bytes(sender._ring.frames[begin : begin + length])
+                lengths[of].append(data[32:48] + data[56:-8])
+                frame = receiver._receive(1) if step % 5 == 0 else receiver.receive(1)
+                assert same(frame.sections, [section])
+    assert lengths["python"] == lengths["native"] == lengths["both"]
 
 
-@pytest.mark.parametrize("ids", [("a", "a"), ("x" * 65536,), ("\ud800",)], ids=["twice", "long", "surrogate"])
-def test_ids_that_cannot_be_written_are_left_to_python(ids):
-    assert NATIVE.module.ids_write(ids) is None
-    with pytest.raises(ValueError, match="twice|at most|surrogates"):
-        NATIVE.codec.ids.write(ids)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_reader_that_starts_at_a_change_knows_the_batch(name):
+    """What the reader before it has kept is the roster that the first unacknowledged frame changes."""
+    with open_pair(backend(name)) as (sender, receiver, _):
+        rng, ids = np.random.default_rng(5), tuple("abcdefgh")
+        for step in range(30):
+            section = of_ids(random_section(rng, Source.TARGET, len(ids)), ids)
+            sender.send(step, section)
+            assert same(receiver.receive(1).sections, [section])  # which is not acknowledged
+            _, instance, _ = sender.path.name.split("-")
+            receiver.close()
+            again = OutputReceiver(int(instance), 0, timeout_s=5, backend=backend(name))
+            assert same(again.receive(1).sections, [section])
+            again.acknowledge()
+            again.close()
+            receiver.__init__(int(instance), 0, timeout_s=5, backend=backend(name))
+            ids = (*ids[: step % 8], f"new-{step}", *ids[step % 8 + 1 :])
 
 
-@pytest.mark.parametrize(
-    ("body", "count", "num_bytes"),
-    [
-        (b"\1\0\1\0ab\0\0", 2, 3),
-        (b"\1\0\1\0aa\0\0", 2, 2),
-        (b"\2\0\0\0\xff\xfe\0\0", 1, 2),
-        (b"\3\0\0\0ab\0\0", 1, 2),
-    ],
-    ids=["sum", "twice", "UTF-8", "too long"],
-)
-def test_ids_that_cannot_be_read_are_left_to_python(body, count, num_bytes):
-    assert NATIVE.module.ids_read(body, 0, count, num_bytes) is None
-    with pytest.raises(FrameError):
-        NATIVE.codec.ids.read(body, 0, count, num_bytes, 0)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_ids_longer_than_the_ring_was_made_for_are_refused(name):
+    with open_pair(backend(name)) as (sender, receiver, _):
+        sender.send(0, of_ids(SECTION, tuple("abcd")))
+        with pytest.raises(ChannelSizeError, match="request ids of .* bytes; .* was made for"):
+            sender.send(1, of_ids(SECTION, ("x" * 5000, *"bcd")))
+        assert sender.send(1, of_ids(SECTION, tuple("abcX"))) == 1
+        assert [receiver.receive(1).sections[0].request_ids[3] for _ in range(2)] == ["d", "X"]
 
 
-def test_ids_beyond_the_memory_are_not_read():
-    for arguments in ((0, 5, 0), (0, 2**63, 0), (0, 1, 2**63), (9, 0, 0), (4, 1, 4)):
-        assert NATIVE.module.ids_read(bytes(8), *arguments) is None
+IDS_LEFT_TO_PYTHON = {
+    "twice": ("a", "b", "a", "d"),
+    "long": ("x" * 65536, "b", "c", "d"),
+    "surrogate": ("\ud800", "b", "c", "d"),
+}
+
+
+@pytest.mark.parametrize("case", IDS_LEFT_TO_PYTHON)
+def test_ids_that_cannot_be_written_are_left_to_python(case):
+    with open_pair(NATIVE) as (sender, receiver, _):
+        sender.send(0, SECTION)
+        bad = of_ids(SECTION, IDS_LEFT_TO_PYTHON[case])
+        assert sender._send_fast(1, bad, None) == -1
+        with pytest.raises(ValueError, match="twice|at most|surrogates"):
+            sender.send(1, bad)
+        assert sender.send(1, SECTION) == 1
+        assert all(same(receiver.receive(1).sections, [SECTION]) for _ in range(2))
 
 
 def test_an_end_does_not_keep_arrays_alive():

@@ -1,41 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encodes and decodes a frame: what one data-parallel replica accepted in one step, target and draft together.
 
-Little-endian. A header of 64 bytes, sections, and a trailer of 8 bytes, the XXH64 of all before it. A section is
-u16 kind, u16 zero, u32 bytes of its body, and the body, a multiple of 4 bytes; kinds that a reader does not know
-are skipped, so a minor version may add some.
+Little-endian. A header of 64 bytes, sections, and a trailer of 8 bytes, the XXH3 (64 bits) of all before it. A
+section is u16 kind, u16 zero, u32 bytes of its body, and the body, a multiple of 4 bytes; kinds that a reader does
+not know are skipped, so a minor version may add some.
 """
 
 from __future__ import annotations
 
-import struct
 import time
 from typing import NamedTuple
 
 import xxhash
 
-from vllm_ascend_ext.mtp_output.errors import FrameError, FrameVersionError, UnknownRosterError
+from vllm_ascend_ext.mtp_output.errors import FrameError, UnknownRosterError
 from vllm_ascend_ext.mtp_output.frames import rows
-from vllm_ascend_ext.mtp_output.frames.roster import IdsCodec, Roster, read_roster, write_roster
+from vllm_ascend_ext.mtp_output.frames.parts import (
+    CHANGE_KIND,
+    HEADER,
+    MAGIC,
+    MAJOR,
+    MINOR,
+    ROSTER_KIND,
+    ROSTER_SEQUENCE_AT,
+    SECTION,
+    TRAILER,
+    roster_needed,
+    roster_of,
+    split_frame,
+)
+from vllm_ascend_ext.mtp_output.frames.roster import Roster, write_roster
+from vllm_ascend_ext.mtp_output.frames.roster_change import MAX_CHANGES, write_change
 from vllm_ascend_ext.mtp_output.frames.rows import RowsCodec
 from vllm_ascend_ext.mtp_output.frames.section import RequestStatus, Section, Source
 
 __all__ = ["Frame", "FrameReader", "FrameWriter", "RequestStatus", "Section", "Source"]
-
-MAGIC = b"AXMF"
-MAJOR, MINOR = 1, 0
-HEADER = struct.Struct("<4sHHIHHQIIQQQQ")
-SECTION = struct.Struct("<HHI")
-TRAILER = struct.Struct("<Q")
-_ROSTER_SEQUENCE_AT = 56
-ROSTER_KIND = 16
-
-
-class FrameCodec(NamedTuple):
-    """Bundles the codecs that write and read the parts of frames."""
-
-    rows: RowsCodec
-    ids: IdsCodec
 
 
 class Frame(NamedTuple):
@@ -61,20 +60,33 @@ class Frame(NamedTuple):
         return next((section for section in self.sections if section.source == source), None)
 
 
+class KnownRoster(NamedTuple):
+    """Describes the roster that readers know.
+
+    Attributes:
+        sequence: the frame that carried it.
+        num_changes: changes since the one that was sent whole.
+    """
+
+    sequence: int
+    num_changes: int
+    roster: Roster
+
+
 class FrameWriter:
     """Encodes the frames of one replica.
 
     Attributes:
-        roster_sequence: the frame that carried the roster in force.
+        known: the roster that readers know; None before the first.
     """
 
-    def __init__(self, instance: int, replica: int, codec: FrameCodec) -> None:
+    def __init__(self, instance: int, replica: int, codec: RowsCodec) -> None:
         self.instance, self.replica = instance, replica
         self._codec = codec
-        self._roster: Roster = ()
-        self._blob = b""
-        self._sent: Roster | None = None  # the roster that a reader knows
-        self.roster_sequence = 0
+        self.known: KnownRoster | None = None
+        self._written: tuple[int, KnownRoster] | None = None  # the last frame, which may not have been published
+        self._roster: Roster | None = None
+        self._whole = b""
 
     def bound(self, sections: tuple[Section, ...]) -> int:
         """Returns the most bytes that a frame of `sections` takes.
@@ -82,11 +94,18 @@ class FrameWriter:
         Raises:
             ValueError: ids that no roster can hold.
         """
-        self._refresh_roster(sections)
-        num_bytes = HEADER.size + TRAILER.size + SECTION.size + len(self._blob)
+        num_bytes = HEADER.size + TRAILER.size + SECTION.size + self.roster_bytes(sections)
         for section in sections:
             num_bytes += SECTION.size + rows.bound(len(section.request_ids), section.num_slots, section.top_k)
         return num_bytes
+
+    def roster_bytes(self, sections: tuple[Section, ...]) -> int:
+        """Returns the bytes of the whole roster of `sections`. Raises what `bound` does."""
+        roster = tuple((int(section.source), section.request_ids) for section in sections)
+        if roster != self._roster:  # unchanged ids are mostly the same tuple, which is quick
+            self._whole = write_roster(roster)
+            self._roster = roster
+        return len(self._whole)
 
     def write(self, view: memoryview, begin: int, step: int, sequence: int, sections: tuple[Section, ...]) -> int:
         """Writes a frame to `view` at `begin`, where `bound` bytes are free; returns its length.
@@ -97,17 +116,19 @@ class FrameWriter:
         Raises:
             ValueError: a section with impossible counts or statuses.
         """
-        self._refresh_roster(sections)
+        if self._written is not None and self._written[0] < sequence:
+            self.known = self._written[1]
+        self._written = None
         at, num_sections = begin + HEADER.size, len(sections)
-        roster_sequence = self.roster_sequence
-        if self._sent is not self._roster or self.roster_sequence == sequence:
-            roster_sequence, num_sections = sequence, num_sections + 1
-            SECTION.pack_into(view, at, ROSTER_KIND, 0, len(self._blob))
+        kind, blob, known = self._roster_part(sequence, sections)
+        if blob:
+            num_sections += 1
+            SECTION.pack_into(view, at, kind, 0, len(blob))
             at += SECTION.size
-            view[at : at + len(self._blob)] = self._blob
-            at += len(self._blob)
+            view[at : at + len(blob)] = blob
+            at += len(blob)
         for section in sections:
-            num_bytes = self._codec.rows.write(section, view, at + SECTION.size)
+            num_bytes = self._codec.write(section, view, at + SECTION.size)
             SECTION.pack_into(view, at, section.source, 0, num_bytes)
             at += SECTION.size + num_bytes
         length = at + TRAILER.size - begin
@@ -115,26 +136,34 @@ class FrameWriter:
             view,
             begin,
             *(MAGIC, MAJOR, MINOR, length, num_sections, 0, self.instance, self.replica, 0),
-            *(step, sequence, time.time_ns(), roster_sequence),
+            *(step, sequence, time.time_ns(), known.sequence),
         )
-        TRAILER.pack_into(view, at, xxhash.xxh64_intdigest(view[begin:at]))
-        self._sent, self.roster_sequence = self._roster, roster_sequence
+        TRAILER.pack_into(view, at, xxhash.xxh3_64_intdigest(view[begin:at]))
+        self._written = sequence, known
         return length
 
-    def _refresh_roster(self, sections: tuple[Section, ...]) -> None:
-        """Brings `_roster` and `_blob` up to date. Unchanged ids are mostly the same tuple, which is quick."""
-        known = self._roster
-        if len(known) == len(sections):
-            for section, (kind, request_ids) in zip(sections, known, strict=True):
-                if section.source != kind or (
-                    section.request_ids is not request_ids and section.request_ids != request_ids
-                ):
-                    break
-            else:
-                return
-        roster = tuple((int(section.source), section.request_ids) for section in sections)
-        self._blob = write_roster(roster, self._codec.ids)
-        self._roster = roster
+    def _roster_part(self, sequence: int, sections: tuple[Section, ...]) -> tuple[int, bytes, KnownRoster]:
+        """Returns kind and body of the roster's section, empty when readers know the roster, and what they then
+        know."""
+        self.roster_bytes(sections)
+        roster, known = self._roster, self.known
+        assert roster is not None
+        if known is not None and known.roster == roster:
+            return 0, b"", known
+        if known is not None and known.num_changes < MAX_CHANGES:
+            change = write_change(known.sequence, known.roster, roster)
+            if len(change) < len(self._whole):
+                return CHANGE_KIND, change, KnownRoster(sequence, known.num_changes + 1, roster)
+        return ROSTER_KIND, self._whole, KnownRoster(sequence, 0, roster)
+
+    def adopt(self, known: KnownRoster) -> None:
+        """Takes over what another writer of this replica has sent since."""
+        self.known, self._written = known, None
+
+    @property
+    def last_known(self) -> KnownRoster | None:
+        """Returns what readers know once the frame that was written last is published."""
+        return self.known if self._written is None else self._written[1]
 
 
 class FrameReader:
@@ -142,23 +171,17 @@ class FrameReader:
 
     Attributes:
         roster_sequence: the frame that carried the roster in force; -1 before the first.
-        roster_blob: the roster in force as it was written.
+        roster: the roster in force.
     """
 
-    def __init__(self, codec: FrameCodec) -> None:
+    def __init__(self, codec: RowsCodec) -> None:
         self._codec = codec
         self.roster_sequence = -1
-        self.roster_blob = b""
-        self._ids: dict[int, tuple[str, ...]] = {}
+        self.roster: Roster = ()
 
-    def adopt(self, sequence: int, blob: bytes) -> None:
-        """Takes over a roster that another reader kept.
-
-        Raises:
-            FrameError: it is no roster.
-        """
-        self._ids = dict(read_roster(blob, self._codec.ids))
-        self.roster_sequence, self.roster_blob = sequence, blob
+    def adopt(self, sequence: int, roster: Roster) -> None:
+        """Takes over a roster that another reader knows."""
+        self.roster_sequence, self.roster = sequence, roster
 
     def read(self, data: bytes) -> Frame:
         """Decodes `data`, which must be one whole frame.
@@ -167,27 +190,19 @@ class FrameReader:
             FrameVersionError: of another major version.
             FrameError: it is damaged, or refers to a roster that is not in force. Nothing has changed then.
         """
-        step, sequence, sent_ns, roster_sequence, instance, replica, num_sections = read_header(data)
-        places = section_places(data, num_sections)
-        ids, blob = self._ids, None
-        if ROSTER_KIND in places:
-            at, num_bytes = places[ROSTER_KIND]
-            blob = data[at : at + num_bytes]
-            ids = dict(read_roster(blob, self._codec.ids, at))
-            if roster_sequence != sequence:
-                raise FrameError(
-                    _ROSTER_SEQUENCE_AT, f"frame {sequence} has a roster, and refers to that of {roster_sequence}"
-                )
-        elif roster_sequence != self.roster_sequence:
-            raise UnknownRosterError(_ROSTER_SEQUENCE_AT, roster_sequence)
+        parts = split_frame(data)
+        needed = roster_needed(data, parts)
+        if needed is not None and needed != self.roster_sequence:
+            raise UnknownRosterError(ROSTER_SEQUENCE_AT, needed)
+        roster = roster_of(data, parts, self.roster)
+        ids = dict(roster)
         sections = tuple(
-            self._read_rows(data, source, *places[source], ids.get(source))
+            self._read_rows(data, source, *parts.places[source], ids.get(source))
             for source in Source
-            if source in places
+            if source in parts.places
         )
-        if blob is not None:
-            self._ids, self.roster_sequence, self.roster_blob = ids, sequence, blob
-        return Frame(instance, replica, step, sequence, sections, sent_ns)
+        self.roster, self.roster_sequence = roster, parts.roster_sequence
+        return Frame(parts.instance, parts.replica, parts.step, parts.sequence, sections, parts.sent_ns)
 
     def _read_rows(
         self, data: bytes, source: Source, at: int, num_bytes: int, request_ids: tuple[str, ...] | None
@@ -195,63 +210,5 @@ class FrameReader:
         head = rows.read_head(data, at, num_bytes)
         if request_ids is None or len(request_ids) != head.batch:
             raise FrameError(at, f"{head.batch} rows, and a roster of {request_ids and len(request_ids)}")
-        packed_BW = self._codec.rows.read(data, at, head)
+        packed_BW = self._codec.read(data, at, head)
         return Section(source, request_ids, packed_BW, head.num_slots, head.top_k)
-
-
-def read_header(data: bytes) -> tuple[int, int, int, int, int, int, int]:
-    """Returns step, sequence, sent_ns, roster_sequence, instance, replica and number of sections of a whole frame.
-
-    Raises:
-        FrameVersionError, FrameError: what `FrameReader.read` says; the checksum is right otherwise.
-    """
-    if len(data) < HEADER.size + TRAILER.size:
-        raise FrameError(len(data), f"{len(data)} bytes are no frame")
-    fields = HEADER.unpack_from(data)
-    magic, major, _, length, num_sections, _, instance, replica, _ = fields[:9]
-    step, sequence, sent_ns, roster_sequence = fields[9:]
-    if magic != MAGIC:
-        raise FrameError(0, f"magic {magic!r}, not {MAGIC!r}")
-    if major != MAJOR:
-        raise FrameVersionError(4, f"major version {major}; this reader knows {MAJOR}")
-    if length != len(data):
-        raise FrameError(8, f"a frame of {length} bytes in {len(data)}")
-    end = length - TRAILER.size
-    if TRAILER.unpack_from(data, end)[0] != xxhash.xxh64_intdigest(memoryview(data)[:end]):
-        raise FrameError(end, "the checksum is wrong")
-    return step, sequence, sent_ns, roster_sequence, instance, replica, num_sections
-
-
-def frame_sequence(data: bytes) -> int:
-    """Returns the sequence of a whole frame. Raises what `read_header` does."""
-    return read_header(data)[1]
-
-
-def inline_roster(data: bytes) -> bytes | None:
-    """Returns the roster that a whole frame carries, if it does. Raises what `FrameReader.read` says."""
-    place = section_places(data, read_header(data)[-1]).get(ROSTER_KIND)
-    return data[place[0] : place[0] + place[1]] if place else None
-
-
-def section_places(data: bytes, num_sections: int) -> dict[int, tuple[int, int]]:
-    """Maps the kind of each section to the offset and the length of its body.
-
-    Raises:
-        FrameError: sections that do not fill the frame, or two of one kind.
-    """
-    places: dict[int, tuple[int, int]] = {}
-    at, end = HEADER.size, len(data) - TRAILER.size
-    for _ in range(num_sections):
-        if at + SECTION.size > end:
-            raise FrameError(at, f"the frame ends within the head of a section, {num_sections} are announced")
-        kind, _, num_bytes = SECTION.unpack_from(data, at)
-        begin = at + SECTION.size
-        if num_bytes % 4 or begin + num_bytes > end:
-            raise FrameError(at, f"a section of {num_bytes} bytes, {end - begin} are left")
-        if kind in places:
-            raise FrameError(at, f"a second section of kind {kind}")
-        places[kind] = begin, num_bytes
-        at = begin + num_bytes
-    if at != end:
-        raise FrameError(at, f"{end - at} bytes after the last section")
-    return places

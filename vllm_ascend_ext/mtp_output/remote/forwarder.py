@@ -13,8 +13,9 @@ from collections import deque
 
 import zmq
 
-from vllm_ascend_ext.mtp_output.errors import ChannelError, SequenceError
-from vllm_ascend_ext.mtp_output.frames.frame import frame_sequence, inline_roster
+from vllm_ascend_ext.mtp_output.errors import ChannelError, SequenceError, UnknownRosterError
+from vllm_ascend_ext.mtp_output.frames.parts import ROSTER_SEQUENCE_AT, roster_needed, roster_of, split_frame
+from vllm_ascend_ext.mtp_output.frames.roster import Roster, read_roster, write_roster
 from vllm_ascend_ext.mtp_output.remote.messages import (
     BEAT,
     BEAT_S,
@@ -76,7 +77,8 @@ class RingForwarder:
         self.error: Exception | None = None
         self._reader: bytes | None = None
         self._heard = self._beaten = 0.0
-        self._rosters: deque[tuple[int, bytes]] = deque()  # sent, newest last; one not newer than the acknowledged
+        # sent, newest last; one not newer than the acknowledged
+        self._rosters: deque[tuple[int, Roster]] = deque()
         self._is_closing = threading.Event()
         self._say("nobody has connected")
         self._thread = threading.Thread(target=self._run, name="mtp-forwarder", daemon=True)
@@ -139,9 +141,9 @@ class RingForwarder:
 
     def _roster_before(self, sequence: int) -> tuple[int, bytes]:
         """Returns the roster in force at frame `sequence`; nothing at the very first."""
-        for of, blob in reversed(self._rosters):
+        for of, roster in reversed(self._rosters):
             if of < sequence:
-                return of, blob
+                return of, write_roster(roster)
         return self._ring.newest_kept_roster(sequence) or (0, b"")
 
     def _forward(self) -> None:
@@ -151,14 +153,26 @@ class RingForwarder:
     def _next_frame(self) -> bytes:
         """Reads frame `sequence` of the ring, notes the roster that it carries, and goes on."""
         sequence, data = self._ring.sequence, self._ring.read(self._checked)
-        blob = inline_roster(data)
-        if blob is not None and (not self._rosters or self._rosters[-1][0] < sequence):
-            self._rosters.append((sequence, blob))
+        parts = split_frame(data)
+        if parts.roster_sequence == sequence and (not self._rosters or self._rosters[-1][0] < sequence):
+            needed = roster_needed(data, parts)
+            known = () if needed is None else self._known_roster(needed)
+            self._rosters.append((sequence, roster_of(data, parts, known)))
         self._ring.sequence = sequence + 1
         return data
 
+    def _known_roster(self, sequence: int) -> Roster:
+        """Returns the roster that frame `sequence` carried."""
+        for of, roster in reversed(self._rosters):
+            if of == sequence:
+                return roster
+        blob = self._ring.kept_roster(sequence)
+        if blob is None:
+            raise UnknownRosterError(ROSTER_SEQUENCE_AT, sequence)
+        return read_roster(blob)
+
     def _checked(self, data: bytes) -> bytes:
-        sequence = frame_sequence(data)
+        sequence = split_frame(data).sequence
         if sequence != self._ring.sequence:
             raise SequenceError(f"frame {sequence} where frame {self._ring.sequence} must be: a second sender?")
         return data

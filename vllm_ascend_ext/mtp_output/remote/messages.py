@@ -39,7 +39,7 @@ class WriterState(IntEnum):
     CLOSED = 2
 
 
-VERSION = 2
+VERSION = 3
 HELLO = struct.Struct("<BHQIQ")
 SEQUENCE = struct.Struct("<BQ")
 WELCOME = struct.Struct("<BQQ")

@@ -18,7 +18,8 @@ from vllm_ascend_ext.mtp_output.errors import (
     NoFrameError,
     WriterGoneError,
 )
-from vllm_ascend_ext.mtp_output.frames.frame import frame_sequence
+from vllm_ascend_ext.mtp_output.frames.parts import split_frame
+from vllm_ascend_ext.mtp_output.frames.roster import Roster
 from vllm_ascend_ext.mtp_output.remote.messages import (
     BEAT,
     BEAT_S,
@@ -149,7 +150,7 @@ class ZmqReader:
 
     def _take(self, data: bytes) -> None:
         try:
-            sequence = frame_sequence(data)
+            sequence = split_frame(data).sequence
         except FrameError:
             self._say_hello()  # what the ring has may be whole
             raise
@@ -183,7 +184,7 @@ class ZmqReader:
         """Returns the roster of frame `sequence`, if it is the one that the forwarder began with."""
         return self._roster[1] if self._roster is not None and self._roster[0] == sequence else None
 
-    def keep_roster(self, sequence: int, blob: bytes) -> None:
+    def keep_roster(self, sequence: int, roster: Roster) -> None:
         """Does nothing: the forwarder keeps rosters."""
 
     def acknowledge(self, sequence: int) -> None:

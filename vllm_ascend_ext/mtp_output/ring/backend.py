@@ -12,23 +12,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vllm_ascend_ext import __version__
 from vllm_ascend_ext.mtp_output.errors import FrameError
-from vllm_ascend_ext.mtp_output.frames.frame import FrameCodec
-from vllm_ascend_ext.mtp_output.frames.roster import PythonIds
-from vllm_ascend_ext.mtp_output.frames.rows import HEAD, NumpyRows, RowsHead
+from vllm_ascend_ext.mtp_output.frames.rows import HEAD, NumpyRows, RowsCodec, RowsHead
 from vllm_ascend_ext.mtp_output.frames.section import Int32Array, Section
 from vllm_ascend_ext.mtp_output.ring.counters import Counter, PythonCounter
 from vllm_ascend_ext.mtp_output.ring.end_state import ABI, State
 from vllm_ascend_ext.mtp_output.ring.file import RingFile, Word
+from vllm_ascend_ext.mtp_output.ring.sources import fingerprint
 from vllm_ascend_ext.mtp_record import MtpRecord
 
 MODULE = "ascend_ext_channel"
 FOLDER = Path(__file__).resolve().parents[2] / "lib"
-"""The folder in which ``VLLM_ASCEND_EXT_BUILD=host`` (or npu) puts the module."""
+"""The folder in which an installation puts the module."""
+SOURCES = Path(__file__).resolve().parents[3] / "csrc_channel"
+"""Its sources, in a checkout."""
 
 NO_CPP_NOTE = (
-    "the C++ module is not built, and frames go through Python, tens of times slower; reinstall with "
-    "VLLM_ASCEND_EXT_BUILD=host, or npu"
+    "the C++ module is not built, and frames go through Python, tens of times slower; reinstall where there is a "
+    "C++ compiler (VLLM_ASCEND_EXT_BUILD=channel insists on it)"
 )
 
 
@@ -36,18 +38,19 @@ class Backend(NamedTuple):
     """Bundles how frames are encoded and counters published. Both kinds write the same bytes.
 
     Attributes:
+        rows: the codec of rows sections.
         module: the C++ module, None without one.
     """
 
     name: str
-    codec: FrameCodec
+    rows: RowsCodec
     counter: Callable[[RingFile, Word, Word], Counter]
     module: Any
 
 
 def python_backend() -> Backend:
     """Returns the backend of numpy and system calls, which needs nothing that was compiled here."""
-    return Backend("python", FrameCodec(NumpyRows(), PythonIds()), PythonCounter, None)
+    return Backend("python", NumpyRows(), PythonCounter, None)
 
 
 def native_backend(folder: Path | None = None) -> Backend:
@@ -61,7 +64,7 @@ def native_backend(folder: Path | None = None) -> Backend:
     def counter(file: RingFile, word: Word, waits: Word) -> Counter:
         return NativeCounter(module, file, word, waits)
 
-    return Backend("native", FrameCodec(NativeRows(module), NativeIds(module)), counter, module)
+    return Backend("native", NativeRows(module), counter, module)
 
 
 def installed_backend() -> Backend:
@@ -74,7 +77,7 @@ def installed_backend() -> Backend:
 
 
 def _load(path: Path) -> Any:
-    again = "reinstall with VLLM_ASCEND_EXT_BUILD=host, or remove it"
+    again = "reinstall with VLLM_ASCEND_EXT_BUILD=channel, or host, or remove it"
     if not path.is_file():
         others = sorted(other.name for other in path.parent.glob(f"*{MODULE}.*"))
         only = f", only {others}, of another Python or version: {again}" if others else ""
@@ -86,10 +89,12 @@ def _load(path: Path) -> Any:
     try:
         module = module_from_spec(spec)
         loader.exec_module(module)
-        built_for = module.ABI, module.STATE_WORDS
+        built_for = module.ABI, module.STATE_WORDS, module.VERSION
     except (ImportError, AttributeError) as error:
         raise OSError(f"{stale}: {error}") from error
-    if built_for != (ABI, len(State)):
+    if built_for != (ABI, len(State), __version__) or (
+        SOURCES.is_dir() and fingerprint(SOURCES) != module.SOURCES  # an editable installation that was not redone
+    ):
         raise OSError(stale)
     return module
 
@@ -119,21 +124,6 @@ class NativeRows:
             row = min(-1 - code, batch)
             raise FrameError(at + HEAD.size + row, "counts of accepted tokens that are too large, or not all")
         return packed_BW
-
-
-class NativeIds(PythonIds):
-    """Implements `IdsCodec` in C++."""
-
-    def __init__(self, module: Any) -> None:
-        self._write, self._read = module.ids_write, module.ids_read
-
-    def write(self, request_ids: tuple[str, ...]) -> tuple[int, bytes]:
-        written: tuple[int, bytes] | None = self._write(request_ids)
-        return super().write(request_ids) if written is None else written
-
-    def read(self, blob: bytes, at: int, count: int, num_bytes: int, start: int) -> tuple[str, ...]:
-        request_ids: tuple[str, ...] | None = self._read(blob, at, count, num_bytes)
-        return super().read(blob, at, count, num_bytes, start) if request_ids is None else request_ids
 
 
 class NativeCounter(PythonCounter):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-ABI = 6
+ABI = 7
 """Version of the C++ module's functions, types and `State`; ``kAbi`` in csrc_channel/module.cpp."""
 
 

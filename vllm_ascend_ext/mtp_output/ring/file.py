@@ -18,7 +18,7 @@ from vllm_ascend_ext.mtp_output.ring.lock import DECISION_DEADLINE_S, RingLock, 
 from vllm_ascend_ext.mtp_output.ring.owner import Owner, pid_namespace
 from vllm_ascend_ext.mtp_output.ring.size import DESCRIPTOR_BYTES, HEADER_BYTES, ROSTER_SLOT_HEAD, RingSize
 
-MAGIC = int.from_bytes(b"AEXTRNG3", "little")
+MAGIC = int.from_bytes(b"AEXTRNG4", "little")
 _LABEL_BYTES = 160
 
 
@@ -55,6 +55,7 @@ class RingFile:
 
     Attributes:
         words: the header page and the descriptors as unsigned words; see `Word`.
+        rosters: the places of the rosters kept.
         frames: the bytes of the frames.
         path: the file's path, also after it was unlinked.
         address: memory address of the first word.
@@ -74,6 +75,7 @@ class RingFile:
             self._unmap()
             raise
         self.words = self._all[: self.size.rosters_at].cast("Q")
+        self.rosters = self._all[self.size.rosters_at : self.size.frames_at]
         self.frames = self._all[self.size.frames_at :]
 
     def _checked_size(self) -> RingSize:
@@ -153,7 +155,14 @@ class RingFile:
 
         The one it keeps already for the first frame that is not acknowledged stays: it is needed again when the
         reader dies before the acknowledgement is written.
+
+        Raises:
+            ChannelSizeError: it is longer than the place for it.
         """
+        if len(blob) > self.size.roster_bytes:
+            raise ChannelSizeError(
+                f"request ids of {len(blob)} bytes; {self.path} was made for {self.size.roster_bytes}"
+            )
         if self.kept_roster(sequence) == blob:
             return
         acknowledged = self.words[Word.ACKNOWLEDGED]
@@ -188,8 +197,8 @@ class RingFile:
         return ROSTER_SLOT_HEAD.unpack_from(self._roster_slot(index))
 
     def _roster_slot(self, index: int) -> memoryview:
-        begin = self.size.rosters_at + index * self.size.roster_slot_bytes
-        return self._all[begin : begin + self.size.roster_slot_bytes]
+        begin = index * self.size.roster_slot_bytes
+        return self.rosters[begin : begin + self.size.roster_slot_bytes]
 
     @property
     def num_unread(self) -> int:
@@ -211,6 +220,7 @@ class RingFile:
         if not self.is_closed:
             self.is_closed = True
             self.frames.release()
+            self.rosters.release()
             self._unmap()
             os.close(self._file)
             if self._lock is not None:
@@ -223,4 +233,4 @@ class RingFile:
 
 
 def _roster_checksum(sequence: int, blob: bytes) -> int:
-    return xxhash.xxh64_intdigest(blob, seed=sequence)
+    return xxhash.xxh3_64_intdigest(blob) ^ sequence

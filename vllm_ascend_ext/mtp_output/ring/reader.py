@@ -17,6 +17,7 @@ from vllm_ascend_ext.mtp_output.errors import (
     SequenceError,
     WriterGoneError,
 )
+from vllm_ascend_ext.mtp_output.frames.roster import Roster, write_roster
 from vllm_ascend_ext.mtp_output.ring.backend import Backend
 from vllm_ascend_ext.mtp_output.ring.counters import SLICE_S
 from vllm_ascend_ext.mtp_output.ring.end_state import State, new_state
@@ -182,6 +183,11 @@ class RingReader(_Looker):
     def _say_waiting(self, wanted: int) -> None:
         self._published.announce(wanted)
 
+    @property
+    def rosters(self) -> memoryview:
+        """Returns the places of the rosters kept, for the C++ module, which keeps them likewise."""
+        return self._file.rosters
+
     def label(self, text: str) -> None:
         """Sets what the errors of a writer that waits for this reader say of it."""
         self._file.reader_label = text
@@ -199,10 +205,14 @@ class RingReader(_Looker):
         """Gives up all frames before `sequence`."""
         self._acknowledged.publish(sequence)
 
-    def keep_roster(self, sequence: int, blob: bytes) -> None:
-        """Keeps the roster in force, which `RingFile.keep_roster` explains, if it is not kept yet."""
+    def keep_roster(self, sequence: int, roster: Roster) -> None:
+        """Keeps the roster in force, which `RingFile.keep_roster` explains, if it is not kept yet.
+
+        Raises:
+            ChannelSizeError: the ring was not made for so long ids.
+        """
         if sequence != self._kept:
-            self._file.keep_roster(sequence, blob)
+            self._file.keep_roster(sequence, write_roster(roster))
             self._kept = sequence
 
     def _over_error(self) -> ChannelError:

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 
 from vllm_ascend_ext.mtp_output.errors import ChannelSizeError
 from vllm_ascend_ext.mtp_output.frames import rows
-from vllm_ascend_ext.mtp_output.frames.frame import HEADER, SECTION, TRAILER
+from vllm_ascend_ext.mtp_output.frames.parts import HEADER, SECTION, TRAILER
 from vllm_ascend_ext.mtp_output.frames.section import MAX_SLOTS
 
 HEADER_BYTES = 4096
 DESCRIPTOR_BYTES = 16
 ROSTER_SLOT_HEAD = struct.Struct("<QQQ8x")
+LAP_BYTES = 1 << 20
+"""Where an empty ring is begun anew: memory that both ends have in their caches is several times faster."""
 MAX_REQUEST_ID_BYTES = 256  # on the average of a batch
 
 

@@ -25,7 +25,7 @@ from vllm_ascend_ext.mtp_output.ring.end_state import State, new_state
 from vllm_ascend_ext.mtp_output.ring.file import RingFile, Word
 from vllm_ascend_ext.mtp_output.ring.folder import clear_dead_rings, create, open_ring, ring_path
 from vllm_ascend_ext.mtp_output.ring.owner import Owner
-from vllm_ascend_ext.mtp_output.ring.size import RingSize
+from vllm_ascend_ext.mtp_output.ring.size import LAP_BYTES, RingSize
 from vllm_ascend_ext.printable import printable
 
 _logger = logging.getLogger(__name__)
@@ -141,9 +141,10 @@ class RingWriter:
         words, size, head = self._words, self.size, self.state[State.HEAD]
         acknowledged = words[Word.ACKNOWLEDGED]
         offset = head % size.capacity
-        if offset + num_bytes > size.capacity:  # a frame lies in one piece
+        is_empty = acknowledged == self.sequence
+        if offset + num_bytes > size.capacity or (is_empty and offset > LAP_BYTES):  # a frame lies in one piece
             head, offset = head + size.capacity - offset, 0
-        if acknowledged != self.sequence:
+        if not is_empty:
             oldest = words[self._file.descriptor(acknowledged)]
             if self.sequence - acknowledged >= size.num_descriptors or head + num_bytes - oldest > size.capacity:
                 return None

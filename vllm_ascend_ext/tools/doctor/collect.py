@@ -167,7 +167,7 @@ def _channel_part(problems: list[Problem]) -> dict[str, Any]:
     except ImportError as error:
         return row | {"why": f"no channel at all: {_first_line(error)}"}
     except OSError as error:
-        fix = "reinstall with VLLM_ASCEND_EXT_BUILD=host, or remove that file"
+        fix = "reinstall with VLLM_ASCEND_EXT_BUILD=channel, or remove that file"
         problems.append(Problem(f"mtp_output cannot start: {error}", fix))
         return row | {"why": "its module does not fit this installation"}
     return row | {"active": module is not None, "why": module.__file__ if module else NO_CPP_NOTE}
