@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../order.h"
+#include "../renamed.h"
 #include "kernel_operator.h"
 #include "tiling.h"
 #include "vector_counts.h"
@@ -28,14 +29,15 @@ class ExpertLoadAdd {
     if (begin >= end) return;
 
     pipe_->InitBuffer(histogram_buffer_, tiling_.histogram_bytes);
-    pipe_->InitBuffer(id_buffer_, kNumIdBuffers * tiling_.tile_bytes);
     histogram_ = histogram_buffer_.template Get<int32_t>();
-    AscendC::Duplicate(histogram_, 0, static_cast<int32_t>(tiling_.histogram_bytes / sizeof(int32_t)));
+    if (tiling_.lanes != 0) vector_counts_.Init(pipe_, tiling_, histogram_);  // right behind the histogram
+    pipe_->InitBuffer(id_buffer_, kNumIdBuffers * tiling_.tile_bytes);
     if (tiling_.lanes != 0) {
-      vector_counts_.Init(pipe_, tiling_, (end - begin) * tiling_.top_k, histogram_);
       CountRows<AscendC::HardEvent::MTE2_V, AscendC::HardEvent::V_MTE2>(begin, end);
+      vector_counts_.Finish();
       Order<AscendC::HardEvent::V_MTE3>(pipe_);
     } else {
+      AscendC::Duplicate(histogram_, 0, static_cast<int32_t>(tiling_.histogram_bytes / sizeof(int32_t)));
       Order<AscendC::HardEvent::V_S>(pipe_);
       CountRows<AscendC::HardEvent::MTE2_S, AscendC::HardEvent::S_MTE2>(begin, end);
       Order<AscendC::HardEvent::S_MTE3>(pipe_);
@@ -116,7 +118,7 @@ class ExpertLoadAdd {
     const AscendC::DataCopyExtParams params{1, static_cast<uint32_t>(tiling_.num_experts * sizeof(int32_t)), 0, 0,
                                             0};
     AscendC::DataCopyPad(load_, histogram_, params);
-    AscendC::SetAtomicNone();
+    EndAtomicAdd();
   }
 
   AscendC::TPipe* pipe_;

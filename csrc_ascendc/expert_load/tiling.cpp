@@ -43,9 +43,8 @@ TilingError TileExpertLoad(int64_t num_rows, int64_t top_k, int64_t num_experts,
   const int64_t lanes = num_experts > kMaxVectorExperts ? 0 : RoundUp(num_experts, kDigits * kDigits);
   const int64_t counters = lanes == 0 ? num_experts : lanes;
   const int64_t histogram_bytes = RoundUp(counters * static_cast<int64_t>(sizeof(int32_t)), kBlockBytes);
-  const int64_t vector_bytes = lanes == 0 ? 0 : kVectorBytes + lanes * kVectorLaneBytes;
-  const int64_t bytes_per_buffer =
-      (kUnifiedBufferBytes - histogram_bytes - vector_bytes) / kNumIdBuffers / kBlockBytes * kBlockBytes;
+  const int64_t taken = lanes == 0 ? histogram_bytes : kVectorBytes;
+  const int64_t bytes_per_buffer = (kUnifiedBufferBytes - taken) / kNumIdBuffers / kBlockBytes * kBlockBytes;
   if (bytes_per_buffer <= 0) return TilingError::kTooManyExperts;
   if (top_k > bytes_per_buffer / id_bytes) return TilingError::kRowTooWide;
   const int64_t row_bytes = top_k * id_bytes;

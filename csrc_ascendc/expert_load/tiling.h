@@ -3,31 +3,13 @@
 #pragma once
 
 #include "../tiling.h"
+#include "vector_layout.h"
 
 namespace ascend_ext {
 
 constexpr uint32_t kNumIdBuffers = 2;     // the next tile arrives while this one is counted
-constexpr uint32_t kIdBytes = 24576;      // of a buffer: three batches of int32 ids
+constexpr uint32_t kIdBytes = 16384;      // of a buffer: a batch of int32 ids, half of one of int64 ids
 constexpr uint32_t kMinIdsPerCore = 256;  // a core adds all E counters: fewer ids do not pay for another core
-
-// Up to this many experts the vector unit counts, a batch of ids at a time (kernel.h); beyond, and slower, the
-// scalar unit counts one id after the other.
-constexpr uint32_t kMaxVectorExperts = 512;
-constexpr uint32_t kBatchIds = 2048;
-constexpr uint32_t kGroupIds = 256;  // as many as the bits of a block of 32 bytes
-constexpr uint32_t kDigits = 8;      // an expert is three octal digits: h, m, l = e / 64, e / 8 % 8, e % 8
-constexpr uint32_t kNumGroups = kBatchIds / kGroupIds;
-constexpr uint32_t kRepeatBytes = 256;
-// Rows of bits, a block for each group: those of the digits h, m and l, and l again.
-constexpr uint32_t kDigitRows = kMaxVectorExperts / 64 + 2 * kDigits;
-constexpr uint32_t kDigitBytes = (kDigitRows + kDigits) * kNumGroups * kBlockBytes;
-// The vector unit's buffers: digits in half to compare with, three masks, the ids in float, in int16 and a digit
-// of them in int16 and half, rows of bits.
-constexpr uint32_t kVectorBytes =
-    kDigits * kBatchIds * 2 + 3 * kRepeatBytes + kBatchIds * (4 + 3 * 2) + kDigitBytes;
-// And for each expert: rows of h and m of every group, two rows of fields beside each other and one of bytes, then
-// sums of blocks, of pairs, and these in int32.
-constexpr uint32_t kVectorLaneBytes = kNumGroups * kBlockBytes / kDigits + 3 * kBlockBytes + 2 * 2 + 2 + 4;
 
 struct ExpertLoadTiling {
   uint32_t num_cores;        // cores that get rows; 0 when there are none

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../order.h"
+#include "../renamed.h"
 #include "kernel_operator.h"
 #include "tiling.h"
 
@@ -34,7 +35,7 @@ class ExpertLoadAddCounts {
       AscendC::SetAtomicAdd<int32_t>();
       const AscendC::DataCopyExtParams params{1, static_cast<uint32_t>(num_experts * sizeof(int32_t)), 0, 0, 0};
       AscendC::DataCopyPad(load_[expert], out_buffer_.template Get<int32_t>(), params);
-      AscendC::SetAtomicNone();
+      EndAtomicAdd();
     }
   }
 

@@ -25,9 +25,10 @@ struct Statistics {
   uint64_t gm_bytes_read, gm_bytes_written;
   uint64_t copies, small_copies, unaligned_copies;  // DMA copies; below 16 KB; GM address not on 512 B
   uint64_t vector_instructions, vector_repeats;     // a repeat is 256 B of one operand
+  uint64_t vector_cycles;                           // vector_cycles.h
   uint64_t scalar_accesses;                         // loads and stores of single values
   // of the core that has most
-  uint64_t most_unified_buffer_bytes, most_vector_repeats, most_scalar_accesses, most_copies;
+  uint64_t most_unified_buffer_bytes, most_vector_repeats, most_scalar_accesses, most_copies, most_vector_cycles;
 };
 
 // When an instruction runs: at once, or as late as the flags allow. What no flag holds back then runs in the order

@@ -46,11 +46,13 @@ Statistics Sum(const std::vector<std::unique_ptr<Core>>& cores) {
     sum.unaligned_copies += s.unaligned_copies;
     sum.vector_instructions += s.vector_instructions;
     sum.vector_repeats += s.vector_repeats;
+    sum.vector_cycles += s.vector_cycles;
     sum.scalar_accesses += s.scalar_accesses;
     sum.most_unified_buffer_bytes = std::max(sum.most_unified_buffer_bytes, s.most_unified_buffer_bytes);
     sum.most_vector_repeats = std::max(sum.most_vector_repeats, s.vector_repeats);
     sum.most_scalar_accesses = std::max(sum.most_scalar_accesses, s.scalar_accesses);
     sum.most_copies = std::max(sum.most_copies, s.copies);
+    sum.most_vector_cycles = std::max(sum.most_vector_cycles, s.vector_cycles);
   }
   return sum;
 }

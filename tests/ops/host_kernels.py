@@ -40,11 +40,13 @@ class Statistics(ctypes.Structure):
             "unaligned_copies",
             "vector_instructions",
             "vector_repeats",
+            "vector_cycles",
             "scalar_accesses",
             "most_unified_buffer_bytes",
             "most_vector_repeats",
             "most_scalar_accesses",
             "most_copies",
+            "most_vector_cycles",
         )
     ]
 

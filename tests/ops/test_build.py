@@ -110,9 +110,8 @@ def test_broken_cann_stops_the_build_and_names_the_files(tmp_path: Path, choice:
     done = wheel(tmp_path, ASCEND_HOME_PATH=str(broken), VLLM_ASCEND_EXT_BUILD=choice)
     assert done.returncode != 0 and not list(tmp_path.glob("*.whl"))
     output = done.stdout + done.stderr
-    for file in ("tools/tikcpp", "compiler/tikcpp"):
-        assert f"{broken}/{file}/ascendc_kernel_cmake/ascendc.cmake" in output
-    assert "ASCConfig.cmake" in output and "set_env.sh" in output
+    assert f"{broken}/lib64/cmake" in output and "ASCConfig.cmake" in output
+    assert "unset ASCEND_HOME_PATH" in " ".join(output.split())
 
 
 def test_npu_build_without_cann_says_what_is_missing(tmp_path: Path) -> None:
@@ -122,17 +121,12 @@ def test_npu_build_without_cann_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_npu_build_without_torch_npu_says_what_is_missing(tmp_path: Path) -> None:
-    """The script of a CANN is found, and what it defines is called; the binding then lacks torch_npu."""
-    script = tmp_path / "cann" / "tools" / "tikcpp" / "ascendc_kernel_cmake" / "ascendc.cmake"
-    script.parent.mkdir(parents=True)
-    script.write_text(
-        "function(ascendc_library name)\n"
-        "  add_library(${name} ${ARGN})\n"
-        "endfunction()\n"
-        "function(ascendc_include_directories name)\n"
-        "  target_include_directories(${name} ${ARGN})\n"
-        "endfunction()\n"
-    )
+    """A CANN's package is found, and the language that it defines is used; then the binding lacks torch_npu."""
+    shutil.copytree(ROOT / "tests" / "ops" / "stand_in_cann", tmp_path / "cann" / "lib64" / "cmake")
+    compiler = tmp_path / "cann" / "bin" / "bisheng"
+    compiler.parent.mkdir()
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
     done = wheel(tmp_path, ASCEND_HOME_PATH=str(tmp_path / "cann"))
     output = done.stdout + done.stderr
     assert done.returncode != 0 and not list(tmp_path.glob("*.whl"))

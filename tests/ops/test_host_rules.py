@@ -122,6 +122,7 @@ COMPILE_TIME = {
     "And: unsupported data type": "LocalTensor<int32_t> t; And(t, t, t, 64, 1, {1, 1, 1, 8, 8, 8});",
     "ShiftRight: unsupported data type": "LocalTensor<half> t; ShiftRight(t, t, half(1.0f), 8);",
     "Compare: unsupported data type": "LocalTensor<int16_t> t; Compare(t, t, t, CMPMODE::EQ, 128);",
+    "CompareScalar: unsupported": "LocalTensor<int16_t> t; CompareScalar(t, t, int16_t(1), CMPMODE::EQ, 128);",
     "BlockReduceSum: unsupported data type": "LocalTensor<int32_t> t; BlockReduceSum(t, t, 1, 64, 1, 1, 8);",
     "PairReduceSum: unsupported data type": "LocalTensor<int32_t> t; PairReduceSum(t, t, 1, 64, 1, 1, 8);",
     "SetAtomicAdd: int8, int16, int32": "SetAtomicAdd<int64_t>();",

@@ -59,7 +59,11 @@ def _exercise(kernels: HostKernels) -> dict[str, Callable[[], object]]:
             kernels.expert_load_add_counts_(*counts_case(9000, is_cumsum, torch.int64, 1), is_cumsum)
 
     def load() -> None:
-        for experts in (257, 600):  # by the vector unit, by the scalar unit
+        for experts in (
+            250,
+            257,
+            600,
+        ):  # in an odd and an even number of slots; by the scalar unit
             load, ids, num_tokens = load_case(9000, 8, experts, torch.int64, 1)
             kernels.expert_load_add_(load, ids, num_tokens.fill_(9000))
 

@@ -79,10 +79,18 @@ void And(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTenso
   Core& core = Core::Current();
   const auto now = core.Begin(ascendc_host::kVector, here);
   const int32_t num_blocks = repeatTime * vector::kBlocks;
-  for (int32_t i = 0; i < num_blocks; ++i) {
-    core.TouchUb(now, a.At(i), ascendc_host::kBlock, false);
-    core.TouchUb(now, b.At(i), ascendc_host::kBlock, false);
-    core.TouchUb(now, to.At(i), ascendc_host::kBlock, true);
+  core.statistics.vector_cycles += ascendc_host::kStartUpCycles;
+  for (int32_t r = 0; r < repeatTime; ++r) {
+    ascendc_host::RepeatCycles banks;
+    for (int32_t i = r * vector::kBlocks; i < (r + 1) * vector::kBlocks; ++i) {
+      core.TouchUb(now, to.At(i), ascendc_host::kBlock, true);
+      core.TouchUb(now, a.At(i), ascendc_host::kBlock, false);
+      core.TouchUb(now, b.At(i), ascendc_host::kBlock, false);
+      banks.Read(a.At(i));
+      banks.Read(b.At(i));
+      banks.Write(to.At(i));
+    }
+    core.statistics.vector_cycles += banks.Cycles();
   }
   ++core.statistics.vector_instructions;
   core.statistics.vector_repeats += repeatTime;

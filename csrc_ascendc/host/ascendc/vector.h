@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "../vector_cycles.h"
 #include "copy.h"
 
 namespace AscendC {
@@ -46,20 +47,40 @@ inline void CheckOverlap(const Operand& dst, const Operand& src, Here here) {
   }
 }
 
+// Cycles of `repeats` repeats over operands without gaps.
+inline uint64_t Cycles(const Operand& dst, std::initializer_list<Operand> sources, uint32_t repeats) {
+  uint64_t cycles = ascendc_host::kStartUpCycles;
+  for (uint64_t r = 0; r < repeats; ++r) {
+    ascendc_host::RepeatCycles banks;
+    const auto each_block = [&](const Operand& operand, auto touch) {
+      const uint64_t end = operand.bytes * (r + 1) / repeats;
+      for (uint64_t at = operand.bytes * r / repeats; at < end; at += ascendc_host::kBlock) {
+        touch(static_cast<uint32_t>(operand.offset + at));
+      }
+    };
+    for (const Operand& source : sources) each_block(source, [&](uint32_t at) { banks.Read(at); });
+    each_block(dst, [&](uint32_t at) { banks.Write(at); });
+    cycles += banks.Cycles();
+  }
+  return cycles;
+}
+
 // Orders, counts and issues one instruction: reads `sources`, writes `dst`, does `work`.
 template <typename Work>
 void Instruct(const Operand& dst, std::initializer_list<Operand> sources, Here here, Work work) {
   Core& core = Core::Current();
   const auto now = core.Begin(ascendc_host::kVector, here);
   uint32_t widest = dst.bytes;
+  core.TouchUb(now, dst.offset, dst.bytes, true);  // first: its own reads would hide earlier ones
   for (const Operand& source : sources) {
     CheckOverlap(dst, source, here);
     core.TouchUb(now, source.offset, source.bytes, false);
     widest = std::max(widest, source.bytes);
   }
-  core.TouchUb(now, dst.offset, dst.bytes, true);
   ++core.statistics.vector_instructions;
-  core.statistics.vector_repeats += (widest + 255) / 256;
+  const uint32_t repeats = (widest + 255) / 256;
+  core.statistics.vector_repeats += repeats;
+  core.statistics.vector_cycles += Cycles(dst, sources, repeats);
   core.Issue(ascendc_host::kVector, [&core, dst, inputs = std::vector<Operand>(sources), here, work] {
     for (const Operand& source : inputs) core.RequireInitialised(source.offset, source.bytes, here);
     work(core);
@@ -148,22 +169,45 @@ void ShiftRight(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& s
 
 enum class CMPMODE : uint8_t { EQ };  // of six, the one our kernels use
 
+namespace vector {
+
+template <typename T>
+void CheckCompareCount(uint32_t count, Here here) {
+  if (count * sizeof(T) % 256 != 0) {
+    ascendc_host::Fail("compare-count", here, Text("compares %u elements, which do not fill 256 bytes", count));
+  }
+}
+
+template <typename U, typename Is>
+void SetBits(U* bits, uint32_t count, Is is) {
+  std::fill_n(bits, count / 8, U(0));
+  for (uint32_t i = 0; i < count; ++i) bits[i / 8] = static_cast<U>(bits[i / 8] | (is(i) ? 1 << (i % 8) : 0));
+}
+
+}  // namespace vector
+
 // Bit i % 8 of byte i / 8 of `dst`: whether src0[i] equals src1[i].
 template <typename T, typename U>
 void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE,
              uint32_t count, ASCENDC_HERE) {
   static_assert(vector::kReal<T> && vector::kOneOf<U, int8_t, uint8_t>, "Compare: unsupported data type");
-  if (count * sizeof(T) % 256 != 0) {
-    ascendc_host::Fail("compare-count", here, Text("compares %u elements, which do not fill 256 bytes", count));
-  }
+  vector::CheckCompareCount<T>(count, here);
   vector::Instruct({dst, count / 8, here}, {{src0, count, here}, {src1, count, here}}, here, [=](Core& core) {
-    U* bits = vector::At(core, dst);
     const T *a = vector::At(core, src0), *b = vector::At(core, src1);
-    std::fill_n(bits, count / 8, U(0));
-    for (uint32_t i = 0; i < count; ++i) {
-      const bool equal = static_cast<float>(a[i]) == static_cast<float>(b[i]);
-      bits[i / 8] = static_cast<U>(bits[i / 8] | (equal ? 1 << (i % 8) : 0));
-    }
+    vector::SetBits(vector::At(core, dst), count,
+                    [=](uint32_t i) { return static_cast<float>(a[i]) == static_cast<float>(b[i]); });
+  });
+}
+
+template <typename T, typename U>
+void CompareScalar(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const T src1Scalar, CMPMODE,
+                   uint32_t count, ASCENDC_HERE) {
+  static_assert(vector::kReal<T> && vector::kOneOf<U, uint8_t>, "CompareScalar: unsupported data type");
+  vector::CheckCompareCount<T>(count, here);
+  vector::Instruct({dst, count / 8, here}, {{src0, count, here}}, here, [=](Core& core) {
+    const T* a = vector::At(core, src0);
+    vector::SetBits(vector::At(core, dst), count,
+                    [=](uint32_t i) { return static_cast<float>(a[i]) == static_cast<float>(src1Scalar); });
   });
 }
 
@@ -186,7 +230,7 @@ void Cast(const LocalTensor<To>& dst, const LocalTensor<From>& src, const RoundM
                             (std::is_same_v<To, int64_t> && std::is_same_v<From, int32_t>);
   constexpr bool to_real = (std::is_same_v<To, float> && kOneOf<From, int32_t, int64_t>) ||
                            (std::is_same_v<To, half> && std::is_same_v<From, int16_t>);
-  constexpr bool rounds = (std::is_same_v<To, int32_t> && std::is_same_v<From, half>) ||
+  constexpr bool rounds = (std::is_same_v<To, int32_t> && kOneOf<From, half, float>) ||
                           (std::is_same_v<To, int16_t> && std::is_same_v<From, float>);
   static_assert(widens || narrows || integers || to_real || rounds, "Cast: unsupported pair of data types");
   const bool known = mode == (widens || integers ? RoundMode::CAST_NONE : RoundMode::CAST_RINT);
