@@ -14,6 +14,7 @@ import pytest
 from emulator.findings import Findings
 from tests.engine.test_tokens import assert_drafts_were_verified
 from tests.support.engines.upstream_races import CORRECTED_COUNTS, others
+from tests.support.long_tables import long_table
 from tests.support.reference import QWEN3_MOE, make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
@@ -36,6 +37,10 @@ CASES = {
     "Qwen3-MoE TP2": ("Qwen3-MoE", Layout(tp=2), False),
     "Qwen3-MoE TP2+EP": ("Qwen3-MoE", Layout(tp=2), True),
 }
+RUNNERS = ("theirs", "ours")
+# each model and layout with one runner, each runner with several of them; the nightly command has the rest
+SHORT = {("Qwen3 TP1", "theirs"), ("Qwen3 TP2", "ours"), ("Qwen3-MoE TP1", "ours"), ("Qwen3-MoE TP2", "theirs")}
+SHORT |= {("Qwen3-MoE TP2+EP", "ours")}
 # small steps, so that prompts are prefilled in chunks and requests join and leave the batch
 ENGINE = {"max_num_batched_tokens": 64, "max_num_seqs": 6}
 DEADLINE_S = 240
@@ -62,8 +67,14 @@ def expected(models: dict[str, str], prompts: list[list[int]]) -> dict[str, list
     return tokens
 
 
-@pytest.mark.parametrize("runner", ["theirs", "ours"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "runner"),
+    [
+        pytest.param(name, runner, marks=[long_table] * ((name, runner) not in SHORT))
+        for name in CASES
+        for runner in RUNNERS
+    ],
+)
 def test_tokens_equal_transformers(
     models: dict[str, str],
     prompts: list[list[int]],
@@ -84,8 +95,16 @@ def test_tokens_equal_transformers(
     assert (result.ranks[0].report is not None) == (runner == "ours")
 
 
-@pytest.mark.parametrize("async_scheduling", [False, True], ids=["sync", "async"])
-@pytest.mark.parametrize("layout", [Layout(), Layout(tp=2)], ids=["TP1", "TP2+EP"])
+@pytest.mark.parametrize(
+    ("layout", "async_scheduling"),
+    [
+        (Layout(), False),
+        pytest.param(Layout(), True, marks=long_table),
+        pytest.param(Layout(tp=2), False, marks=long_table),
+        (Layout(tp=2), True),
+    ],
+    ids=["TP1-sync", "TP1-async", "TP2+EP-sync", "TP2+EP-async"],
+)
 def test_deepseek_with_mtp(
     models: dict[str, str],
     prompts: list[list[int]],

@@ -130,7 +130,7 @@ def write_model(folder: Path, tokenizer_of: str, config_name: str, **settings: A
         import transformers
 
         torch.manual_seed(1)
-        config = getattr(transformers, config_name)(**_SHAPE, **settings, tie_word_embeddings=False)
+        config = getattr(transformers, config_name)(**(_SHAPE | settings), tie_word_embeddings=False)
         network = transformers.AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
             for parameter in network.parameters():

@@ -55,6 +55,8 @@ Settings Read() {
   settings.poison = ReadSwitch("EMULATOR_POISON", settings.poison);
   settings.trace = ReadSwitch("EMULATOR_TRACE", settings.trace);
   settings.hccl_timeout_s = ReadSeconds("EMULATOR_HCCL_TIMEOUT_S", settings.hccl_timeout_s);
+  settings.hierarchical =
+      ReadSwitch("HCCL_INTRA_PCIE_ENABLE", false) && !ReadSwitch("HCCL_INTRA_ROCE_ENABLE", true);
   return settings;
 }
 

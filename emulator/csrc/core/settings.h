@@ -17,6 +17,7 @@ struct Settings {
   bool poison = true;               // EMULATOR_POISON: fresh device memory is filled with NaN bytes
   bool trace = false;               // EMULATOR_TRACE: every task on stderr
   double hccl_timeout_s = 30;       // EMULATOR_HCCL_TIMEOUT_S, also for external events and host functions
+  bool hierarchical = false;        // HCCL_INTRA_PCIE_ENABLE=1 with HCCL_INTRA_ROCE_ENABLE=0, which are CANN's
 };
 
 const Settings& GetSettings();

@@ -102,12 +102,19 @@ class Ranks:
         dist.barrier()
         backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("npu"))
         self.rank, self.num_ranks, self.group = rank, num_ranks, backend.get_hccl_comm_name(rank)
+        self.is_a2 = torch.npu.get_device_name().startswith("Ascend910B")
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """Returns the kinds of masks that the operators take: on an A2 none of choices."""
+        return MASKS[:2] if self.is_a2 else MASKS
 
     def _common(self, batch: Batch, inputs: Inputs) -> dict[str, Any]:
         return {
             "expert_ids": inputs.ids, "group_ep": self.group, "ep_world_size": self.num_ranks,
             "ep_rank_id": self.rank, "moe_expert_num": batch.num_experts, "global_bs": batch.global_bs,
-            "x_active_mask": inputs.mask, "group_tp": self.group, "tp_world_size": 1,
+            "x_active_mask": inputs.mask,
+            **({} if self.is_a2 else {"group_tp": self.group, "tp_world_size": 1}),
         }  # fmt: skip
 
     def dispatch(self, batch: Batch, inputs: Inputs | None = None, **changes: Any) -> tuple[Tensor, ...]:
@@ -170,7 +177,7 @@ def values(rank: int, num_ranks: int, folder: str, dtype: str) -> None:
         draw = torch.Generator().manual_seed(100 + seed)
         even = int(torch.randint(1, 9, (1,), generator=draw))
         uneven = torch.randint(1, 9, (num_ranks,), generator=draw).tolist()
-        for tokens, mask in [([even] * num_ranks, mask) for mask in MASKS] + [(uneven, "none")]:
+        for tokens, mask in [([even] * num_ranks, mask) for mask in ranks.masks] + [(uneven, "none")]:
             batch = Batch(seed, tokens, 4 * num_ranks, 1 + seed % 4, 32, getattr(torch, dtype), mask)
             dispatched = ranks.dispatch(batch, expert_token_nums_type=seed % 2)
             rows = check_dispatched(batch, rank, dispatched, totals=seed % 2 == 0)

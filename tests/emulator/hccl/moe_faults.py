@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -49,6 +50,39 @@ def refused(rank: int, num_ranks: int, folder: str) -> None:
     cases.append(
         ("window of 7 MiB (HCCL_BUFFSIZE) is too small", medium, {"group_ep": _group_with_window(rank, 7)})
     )
+    _check_refused(ranks, cases, batch)
+
+
+def refused_on_an_a2(rank: int, num_ranks: int, folder: str) -> None:
+    """Calls dispatch with what only an A2 refuses."""
+    ranks = Ranks(rank, num_ranks, folder)
+    batch = Batch(0, [4] * num_ranks, 2 * num_ranks, 2, 32, torch.bfloat16)
+    many = Batch(0, [257] * num_ranks, 2 * num_ranks, 2, 32, torch.bfloat16)
+    odd = Batch(0, [4] * num_ranks, 2 * num_ranks, 2, 48, torch.bfloat16)
+    large = Batch(0, [64] * num_ranks, 8 * num_ranks, 8, 7168, torch.bfloat16)  # needs 228 MiB
+    cases: list[tuple[str, Batch, dict[str, Any]]] = [
+        ("tp_world_size 1 must be 0 on an A2", batch, {"group_tp": ranks.group, "tp_world_size": 1}),
+        ("25 experts on a rank; an A2 has at most 24", batch, {"moe_expert_num": 25 * num_ranks}),
+        ("257 tokens: BS must be in [1, 256]", many, {}),
+        ("hidden size 48 is no multiple of 32", odd, {}),
+        ("an A2 takes no x_active_mask of choices", batch, {"x_active_mask": torch.ones(4, 2).bool().npu()}),
+        ("comm_alg 'hierarchy' is not emulated", batch, {"comm_alg": "hierarchy"}),
+        ("expert_scales belong to an A2's hierarchical way", batch, {"expert_scales": torch.ones(4, 2).npu()}),
+        ("window of 200 MiB (HCCL_BUFFSIZE) is too small", large, {}),
+    ]
+    _check_refused(ranks, cases, batch)
+
+
+def refused_few_ranks(rank: int, num_ranks: int, folder: str) -> None:
+    """Calls dispatch over fewer ranks than an A2 has for it, which ends without a group to go on with."""
+    ranks = Ranks(rank, num_ranks, folder)
+    batch = Batch(0, [4] * num_ranks, 8, 2, 32, torch.bfloat16)
+    with pytest.raises(RuntimeError, match="ep_world_size 2 is none of 16, 32, 64, 128 and 256"):
+        ranks.dispatch(batch)
+    dist.destroy_process_group()
+
+
+def _check_refused(ranks: Ranks, cases: list[tuple[str, Batch, dict[str, Any]]], batch: Batch) -> None:
     for words, given, changes in cases:
         try:
             ranks.dispatch(given, **changes)
@@ -56,7 +90,8 @@ def refused(rank: int, num_ranks: int, folder: str) -> None:
             assert words in str(error), f"{words!r} is not in {error}"
         else:
             raise AssertionError(f"not refused: {words}")
-    check_dispatched(batch, rank, ranks.dispatch(batch), totals=False)  # nothing was issued in between
+    dispatched = ranks.dispatch(batch)  # nothing was issued in between
+    check_dispatched(batch, ranks.rank, dispatched, totals=False)
     dist.destroy_process_group()
 
 

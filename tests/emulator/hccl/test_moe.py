@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MoE dispatch and combine over the emulated HCCL, on an emulated A3: right values, limits and faults in words."""
+"""MoE dispatch and combine over the emulated HCCL, on an emulated A3 and A2: right values, limits and faults in
+words."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.emulator.hccl.launch import RankServer
 from tests.emulator.hccl.test_hccl import check_good, check_named
+from tests.support.long_tables import long_table
 
 pytestmark = [pytest.mark.emulator, pytest.mark.distributed]
 
@@ -21,6 +23,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
     yield running
     assert not running.left_over()
     running.close()
+
+
+@pytest.fixture(scope="module")
+def a2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
+    running = RankServer(tmp_path_factory.mktemp("A2"), EMULATOR_SOC="Ascend910B1", EMULATOR_DEVICES="16")
+    yield running
+    assert not running.left_over()
+    running.close()
+
+
+@long_table  # sixteen processes
+@pytest.mark.parametrize("program", ["moe.values", "moe_faults.refused_on_an_a2"])
+def test_sixteen_ranks_of_an_a2(a2: RankServer, program: str) -> None:
+    check_good(a2.run(program, 16, 400, **({"dtype": "bfloat16"} if program == "moe.values" else {})))
+
+
+def test_an_a2_needs_sixteen_ranks(a2: RankServer) -> None:
+    check_good(a2.run("moe_faults.refused_few_ranks", 2))
 
 
 @pytest.mark.parametrize(("num_ranks", "dtype"), [(2, "bfloat16"), (4, "float16")])

@@ -43,15 +43,17 @@ def run_on_a3(
     num_tokens: int,
     deadline_s: float,
     splits: Mapping[str, Sequence[int]] | None = None,
+    soc: str = SOC,
 ) -> dict[str, A3Run]:
     """Runs all cases, greedily. Raises CalledProcessError when one of them fails.
 
     splits: by the case's name, the prompts of each replica where they are not as even as possible.
+    soc: another one than an A3.
     """
     asked, answered = folder / "cases", folder / "runs"
     asked.write_bytes(pickle.dumps((dict(cases), prompts, num_tokens, deadline_s, dict(splits or {}))))
     num_ranks = max(case.layout.num_ranks for case in cases.values())
-    environment = os.environ | {"EMULATOR_SOC": SOC, "EMULATOR_DEVICES": str(num_ranks), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"EMULATOR_SOC": soc, "EMULATOR_DEVICES": str(num_ranks), "OMP_NUM_THREADS": "1"}
     environment["VLLM_DISABLE_COMPILE_CACHE"] = "1"  # it would hide what has to be compiled
     command = [sys.executable, "-m", "tests.support.engines.a3", str(asked), str(answered)]
     subprocess.run(command, env=environment, check=True, timeout=60 + deadline_s * len(cases))
