@@ -13,6 +13,7 @@ from emulator.startup import AUTOLOAD, AUTOLOAD_OFF, LIBRARIES
 
 TASK_QUEUE = "TASK_QUEUE_ENABLE"
 KERNELS = "VLLM_ASCEND_EXT_LIB"  # the plug-in's: where its kernels are, instead of in the package
+CANN_VERSION = "8.5.0"  # as aclsysGetCANNVersion tells it (csrc/acl/system.cpp)
 
 
 def real_cann(environ: Mapping[str, str]) -> str | None:
@@ -38,10 +39,18 @@ def checkout_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def cann_home(libraries: Path) -> Path:
-    """Makes the folders that torch_npu looks for in ASCEND_HOME_PATH, empty."""
+    """Makes what torch_npu looks for in ASCEND_HOME_PATH: empty folders, and the file that tells the version.
+
+    torch_npu makes `torch.version.cann` of it (torch_npu/utils/collect_env.py).
+    """
     home = libraries.parent / "cann"
     for name in ("runtime", "compiler", "opp"):
         (home / name).mkdir(parents=True, exist_ok=True)
+    version = home / "ascend_emulator_install.info"
+    if not version.is_file():
+        written = version.with_suffix(f".{os.getpid()}")
+        written.write_text(f"version={CANN_VERSION}\n")
+        written.replace(version)  # other processes read it while this one writes
     return home
 
 

@@ -8,3 +8,4 @@
 #include "opapi/moe.h"
 #include "opapi/quantisation.h"
 #include "opapi/rope.h"
+#include "sparse_attention/sparse_attention.h"

@@ -6,7 +6,8 @@ endif()
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 
 set(opapi_folder ${CMAKE_CURRENT_LIST_DIR})
-file(GLOB opapi_sources CONFIGURE_DEPENDS ${opapi_folder}/*.cpp ${opapi_folder}/../mc2/*.cpp)
+file(GLOB opapi_sources CONFIGURE_DEPENDS ${opapi_folder}/*.cpp ${opapi_folder}/../mc2/*.cpp
+     ${opapi_folder}/../sparse_attention/*.cpp)
 file(GLOB opapi_tables CONFIGURE_DEPENDS ${opapi_folder}/tables/*.def)
 set(opapi_generated)
 foreach(table IN LISTS opapi_tables)

@@ -168,6 +168,12 @@ def test_the_environment_of_a_process_on_the_emulator(tmp_path):
     assert kept["TASK_QUEUE_ENABLE"] == "2"
 
 
+def test_the_version_is_told_in_a_file_as_by_the_library(tmp_path):
+    (told,) = environment.cann_home(tmp_path / "key" / "lib").glob("ascend_*_install.info")
+    version = told.read_text().strip().partition("version=")[2]
+    assert f'kCannVersion = "{version}"' in (ROOT / "emulator/csrc/acl/system.cpp").read_text()
+
+
 def test_a_real_cann_is_noticed_and_the_emulators_own_is_not(tmp_path):
     (tmp_path / "libascendcl.so").touch()
     assert environment.real_cann({"ASCEND_HOME_PATH": "/opt/cann"}) == "ASCEND_HOME_PATH=/opt/cann"
