@@ -31,7 +31,7 @@ pytestmark = [
 
 NUM_TOKENS = 12
 NUM_SERVED = 32  # of the service: enough steps for two cycles of EPLB
-DEADLINE_S = 300
+DEADLINE_S = 600
 ENGINE = {"max_num_seqs": 4, "enable_prefix_caching": False}
 
 
