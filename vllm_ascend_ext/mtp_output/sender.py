@@ -112,8 +112,8 @@ class OutputSender:
         state = ring.state
         state[State.NUM_SENT] += 1
         state[State.BYTES_SENT] += num_bytes
-        if self._fast is not None:
-            self._fast.adopt(*writer.last_known)
+        if self._fast is not None and (sent := writer.last_known) is not None:
+            self._fast.adopt(*sent)
         state[State.SEND_NS] += time.monotonic_ns() - begin
         return sequence
 

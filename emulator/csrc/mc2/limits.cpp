@@ -126,7 +126,8 @@ void CheckCapacity(const Layout& layout, int64_t top_k, const Tensor& rows, cons
 
 void check(const Dispatch& call) {
   CheckLayout(call.layout);
-  Require(!call.expert_scales.defined(), "expert_scales belong to an A2's hierarchical way, which is not emulated");
+  Require(!call.expert_scales.defined(),
+          "expert_scales belong to an A2's hierarchical way, which is not emulated");
   Require(call.x.dim() == 2 && call.experts.dim() == 2 && call.x.size(0) == call.experts.size(0),
           "x and expert_ids must have two dimensions, and as many tokens");
   CheckTokens(call.layout, call.x.size(1), call.experts, call.active);

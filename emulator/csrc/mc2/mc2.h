@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// MoE dispatch and combine as an A2 and an A3 have them: each rank sends every chosen expert's rank its tokens, and
-// gets the experts' results back. Arguments and limits: op-plugin's calls and its documentation of
+// MoE dispatch and combine as an A2 and an A3 have them: each rank sends every chosen expert's rank its tokens,
+// and gets the experts' results back. Arguments and limits: op-plugin's calls and its documentation of
 // npu_moe_distribute_dispatch_v2 and npu_moe_distribute_combine_v2 (BSD-3).
 // T tokens, K experts a token, H hidden, A rows that a rank can receive.
 #pragma once
