@@ -21,6 +21,10 @@ LICENSED = tuple(suffix for suffix in READ if suffix != ".toml")
 VAGUE = ("common", "shared")
 
 
+# lists of files and settings of CMake, by names that setuptools and CMake fix
+NO_SOURCES = ("MANIFEST.in", ".cmake.in")
+
+
 def license_line(path: str, source: str) -> Iterator[str]:
     """Every file begins with its license; a script may name its interpreter first."""
     lines = source.splitlines()[:2]
@@ -41,7 +45,8 @@ def file_names(path: str, _: str) -> Iterator[str]:
 
 def file_kinds(tree: Tree) -> Iterator[str]:
     """C++ is in .cpp and .h, Python in .py: what ends otherwise is read by no rule."""
-    yield from (f"{path}:1: a kind of source that no rule reads" for path in tree.paths if path.endswith(UNREAD))
+    unread = (path for path in tree.paths if path.endswith(UNREAD) and not path.endswith(NO_SOURCES))
+    yield from (f"{path}:1: a kind of source that no rule reads" for path in unread)
 
 
 def script_sizes(path: str, source: str) -> Iterator[str]:
