@@ -24,7 +24,6 @@ from setuptools.command.build_py import build_py
 
 try:
     from setuptools._distutils.ccompiler import new_compiler
-    from setuptools._distutils.errors import CompileError, LinkError
     from setuptools._distutils.sysconfig import customize_compiler
 except ImportError:  # private names: where they move, `channel` must be asked for
     new_compiler = None
@@ -68,7 +67,7 @@ def can_compile():
                 [str(source)], "/", include_dirs=[sysconfig.get_path("include")], extra_postargs=FLAGS
             )
             compiler.link_shared_object(objects, str(Path(folder, "probe.so")), target_lang="c++")
-        except (CompileError, LinkError):
+        except Exception:  # of a class that depends on how setuptools was imported
             return False
     return True
 
