@@ -45,7 +45,7 @@ with warnings.catch_warnings(record=True) as seen:
 print("warned", any("may not alias any inputs" in str(one.message) for one in seen))
 PYTHON
 
-run() { env -u CI -u TORCHINDUCTOR_ERROR_ON_CUSTOM_OP_ALIASING "$@" "$folder/venv/bin/python" "$folder/program.py"; }
+run() { env -i PATH="$PATH" HOME="$folder" "$@" "$folder/venv/bin/python" "$folder/program.py"; }
 status=0
 expect() {
   local wanted="$1" got

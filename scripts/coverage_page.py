@@ -40,7 +40,8 @@ def coverage(table: Table, paragraph: Callable[[str], list[str]]) -> list[Sequen
         paragraph(
             "What `vllm-ascend-ext check` says of the `vllm serve` commands that vllm-ascend publishes for "
             "mixture-of-experts models in its tutorials and test configurations. *Starts* means that a test on "
-            "the emulator has run this class of deployment in small, with tokens and counts compared; "
+            "the emulator has run this class of deployment in small, with tokens and counts compared (for "
+            "`mtp_output`: its layout, drafts and transfer together, and each other value in some engine); "
             "*unverified* that nothing speaks against it and no test has run it; *refused* that start-up says "
             "why not. A command whose SoC is not said counts with the worse of A2 and A3. Everything is judged "
             f"for vllm-ascend {RELEASE}; commands of other releases are here for comparison. How to ask about "
