@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm.config import VllmConfig, set_current_vllm_config
 
 from tests.support.refused import refused
 from tests.support.saved_output import next_instance
@@ -94,6 +95,16 @@ def test_an_instance_whose_engine_lives_is_refused() -> None:
     assert refused("mtp_output", vllm_config(), instance=next_instance()) == []
     sender.close()
     assert refused("mtp_output", vllm_config(), instance=instance) == []
+
+
+def test_an_engine_at_work_is_not_its_own_neighbour() -> None:
+    """A rank that is slow to load derives its drafter's configuration when another one has made the ring."""
+    instance = next_instance()
+    sender = OutputSender(instance, 1, RingSize.for_engine(2, 1))
+    with set_current_vllm_config(VllmConfig()):
+        assert refused("mtp_output", vllm_config(), instance=instance) == []
+    assert refused("mtp_output", vllm_config(), instance=instance) != []
+    sender.close()
 
 
 def test_supported_with_and_without_drafts() -> None:

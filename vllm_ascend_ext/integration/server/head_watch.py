@@ -26,11 +26,8 @@ logger = logging.getLogger(__name__)
 PATIENCE_S = 10.0
 """For which the head may be away: a connection that breaks is made again within it."""
 
-_KEEPALIVE_S, _INTERVAL_S, _PROBES = (
-    10,
-    5,
-    4,
-)  # a cut cable is a broken connection after 30 s, by the kernel's probes
+# a cut cable is a broken connection after 30 s, by the kernel's probes
+_KEEPALIVE_S, _INTERVAL_S, _PROBES = 10, 5, 4
 _WATCH = "AscendExtHeadWatch"
 
 

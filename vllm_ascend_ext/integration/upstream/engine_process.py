@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells the processes that vLLM starts for an engine from the one in which the engine was configured."""
+"""Tells an engine at work, and the processes that vLLM starts for it, from what configures it first."""
 
 from __future__ import annotations
 
 import multiprocessing
 
+from vllm.config import get_current_vllm_config_or_none
+
 
 def is_part_of_an_engine() -> bool:
-    """Returns whether vLLM started this process for an engine whose configuration has been checked before.
+    """Returns whether a configuration that is made now is of an engine whose own has been checked before.
 
-    These are its engine cores, workers and further API servers. They make or complete the configuration once more,
-    at a time when other parts of the same engine may be at work.
+    That is so in its engine cores, workers and further API servers, which make or complete the configuration once
+    more, and in any rank that is loading its model, where vLLM derives the drafter's configuration from it (under
+    `external_launcher` ranks are no processes of vLLM's). Other parts of the same engine may be at work then.
     """
+    if get_current_vllm_config_or_none() is not None:
+        return True
     process = multiprocessing.current_process()
     if multiprocessing.parent_process() is None:
         return False
