@@ -19,7 +19,8 @@ from tests.eplb_load.test_engine import (
     assert_every_scheduled_row_counts,
     summed_load,
 )
-from tests.support.engines.a3 import REPLAY, run_on_a3
+from tests.support.engines.a3 import run_on_a3
+from tests.support.engines.apart import REPLAY
 from tests.support.engines.graph_counts import GraphCounts
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table

@@ -12,7 +12,8 @@ import pytest
 
 from emulator.findings import Findings
 from tests.eplb_load.test_engine import assert_every_scheduled_row_counts, summed_load
-from tests.support.engines.a3 import MOVE, REPLAY, run_on_a3
+from tests.support.engines.a3 import run_on_a3
+from tests.support.engines.apart import MOVE, REPLAY
 from tests.support.engines.near_ties import follow
 from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, others
 from tests.support.long_tables import long_table

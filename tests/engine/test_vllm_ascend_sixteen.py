@@ -11,7 +11,8 @@ import pytest
 
 from emulator.findings import Findings
 from tests.eplb_load.test_engine import assert_equals_transformers
-from tests.support.engines.a3 import REPLAY, run_on_a3
+from tests.support.engines.a3 import run_on_a3
+from tests.support.engines.apart import REPLAY
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
 from tests.support.quantised import integer_network, write_w8a8

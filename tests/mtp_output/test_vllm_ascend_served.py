@@ -24,8 +24,7 @@ from tests.mtp_output.served import (
     Case,
     engine_of,
 )
-from tests.support.engines.a3 import REPLAY
-from tests.support.engines.apart import call_apart
+from tests.support.engines.apart import A3_SOC, REPLAY, call_apart
 from tests.support.engines.eagle3 import write_eagle3
 from tests.support.engines.graph_counts import GraphCounts
 from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, VALID_COUNTS, others
@@ -119,7 +118,7 @@ def test_frames_of_a_pipeline(
     sampling = [{"max_tokens": num_tokens} for _ in prompts]
     options: dict[str, Any] = {
         "num_ranks": case.layout.num_ranks,
-        "on_a3": False,
+        "soc": None,
         "compiles": case.mode is not None,
     }
     run, _ = call_apart(tmp_path, run_in_workers, engine, prompts, sampling, deadline_s=DEADLINE_S, **options)
@@ -136,7 +135,8 @@ def test_frames_of_a_pipeline(
 
 def apart(case: Case) -> dict[str, Any]:
     """Returns what the process of its own has to know."""
-    return {"num_ranks": case.layout.num_ranks, "on_a3": case.soc == "A3", "compiles": case.mode is not None}
+    soc = A3_SOC if case.soc == "A3" else None
+    return {"num_ranks": case.layout.num_ranks, "soc": soc, "compiles": case.mode is not None}
 
 
 def run_case(

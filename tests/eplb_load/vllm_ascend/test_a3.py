@@ -14,7 +14,8 @@ from tests.eplb_load.vllm_ascend.test_dispatch import (
     assert_counts_are_exact,
     engine_of,
 )
-from tests.support.engines.a3 import REPLAY, A3Run, run_on_a3
+from tests.support.engines.a3 import A3Run, run_on_a3
+from tests.support.engines.apart import REPLAY
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.tools.forked_ranks import Layout

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls a function that runs engines in a process of its own, which chooses its SoC and number of NPUs when it
-starts."""
+starts.
+
+How each MoE layer's tokens were sent is counted there; vllm-ascend chooses that by the number of a step's tokens.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.engines.a3 import SOC, count_dispatches
 from tests.support.quantised import allow_float32
+
+A3_SOC = "Ascend910_9391"
+REPLAY = "replay"  # of a captured graph, whose dispatches were counted at the capture
+MOVE = "move"  # of an expert into a place by vllm-ascend's EPLB
+DISPATCHERS = ("MC2", "All2AllV", "AllGather")  # vllm-ascend's TokenDispatcherWith...
 
 
 def call_apart(
@@ -22,28 +29,63 @@ def call_apart(
     function: Callable[..., Any],
     *arguments: Any,
     num_ranks: int,
-    on_a3: bool,
+    soc: str | None,
     compiles: bool,
     deadline_s: float,
     **named: Any,
 ) -> tuple[Any, Counter[str]]:
-    """Returns what the function, of a module, returns, and how often its ranks together dispatched
-    in each way or replayed a graph."""
+    """Returns what the function, of a module, returns, and how often its ranks together dispatched in each way,
+    replayed a graph or moved an expert. Raises CalledProcessError when it raises.
+
+    soc: of the emulated NPUs, None for the emulator's own choice. compiles: whether its engines compile models,
+    which scripts/env.sh turns off.
+    """
     asked, answered = folder / "asked", folder / "answered"
     asked.write_bytes(pickle.dumps((function, arguments, named | {"deadline_s": deadline_s})))
     environment = os.environ | {
         "EMULATOR_DEVICES": str(num_ranks),
         "OMP_NUM_THREADS": "1",
-        "VLLM_DISABLE_COMPILE_CACHE": "1",
+        "VLLM_DISABLE_COMPILE_CACHE": "1",  # it would hide what has to be compiled
     }
-    if on_a3:
-        environment["EMULATOR_SOC"] = SOC
+    if soc is not None:
+        environment["EMULATOR_SOC"] = soc
     if compiles:
         environment.pop("TORCHDYNAMO_DISABLE", None)
     command = [sys.executable, "-m", "tests.support.engines.apart", str(asked), str(answered)]
     subprocess.run(command, env=environment, check=True, timeout=60 + deadline_s)
     answer: tuple[Any, Counter[str]] = pickle.loads(answered.read_bytes())
     return answer
+
+
+def dispatches(folder: Path) -> Path:
+    """Returns the file of what is counted while `call_apart` runs a function with this folder."""
+    return folder / "dispatches"
+
+
+def count_dispatches(log: Path) -> None:
+    """Lets every dispatch and replay of every rank, which are forks of this process, append its kind to a file."""
+    import torch
+    from vllm_ascend.eplb.adaptor.vllm_adaptor import VllmEplbAdaptor
+    from vllm_ascend.ops.fused_moe import token_dispatcher
+    from vllm_ascend.ops.fused_moe.moe_comm_method import FusedMC2CommImpl
+
+    def counted(kind: str, dispatch: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            with log.open("a") as file:
+                file.write(f"{kind}\n")
+            return dispatch(*arguments, **named)
+
+        return call
+
+    for kind in DISPATCHERS:
+        dispatcher = getattr(token_dispatcher, f"TokenDispatcherWith{kind}")
+        dispatcher.token_dispatch = counted(kind, dispatcher.token_dispatch)
+    graph = torch.npu.NPUGraph
+    graph.replay = counted(REPLAY, graph.replay)
+    fused: Any = FusedMC2CommImpl
+    fused.fused_experts = counted("FusedMC2", fused.fused_experts)
+    adaptor: Any = VllmEplbAdaptor
+    adaptor.do_update_expert_weight = counted(MOVE, adaptor.do_update_expert_weight)
 
 
 def main(asked: Path, answered: Path) -> None:
@@ -53,7 +95,7 @@ def main(asked: Path, answered: Path) -> None:
     function, arguments, named = pickle.loads(asked.read_bytes())
     forked_ranks.preload()
     allow_float32()
-    log = asked.with_name("dispatches")
+    log = dispatches(asked.parent)
     log.write_text("")
     count_dispatches(log)
     answer = function(*arguments, **named)
