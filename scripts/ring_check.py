@@ -24,18 +24,21 @@ from vllm_ascend_ext.mtp_output.sender import OutputSender
 MOST, NUM_SLOTS, TOP_K = 24, 4, 3
 
 
+def drawn_topk(rng: np.random.Generator, shape: tuple[int, int], top_k: int) -> tuple[np.ndarray, ...]:
+    """Draws the arrays of the most likely tokens of rows and slots; none for no `top_k`."""
+    if not top_k:
+        return ()
+    return (
+        rng.integers(0, 2**31 - 1, (*shape, top_k)).astype(np.int32),
+        rng.standard_normal((*shape, top_k)).astype(np.float32),
+        rng.integers(0, 1000, shape).astype(np.int32),
+    )
+
+
 def section_of(rng: np.random.Generator, source: Source, ids: tuple[str, ...], top_k: int) -> Section:
     """Draws any counts and tokens."""
     shape = (len(ids), NUM_SLOTS)
-    topk = (
-        (
-            rng.integers(0, 2**31 - 1, (*shape, top_k)).astype(np.int32),
-            rng.standard_normal((*shape, top_k)).astype(np.float32),
-            rng.integers(0, 1000, shape).astype(np.int32),
-        )
-        if top_k
-        else ()
-    )
+    topk = drawn_topk(rng, shape, top_k)
     counts = rng.integers(0, NUM_SLOTS + 1, len(ids)).astype(np.int32)
     tokens = rng.integers(0, 2**31 - 1, shape).astype(np.int32)
     return Section.from_arrays(source, ids, counts, np.zeros_like(counts), tokens, *topk)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scripts.ring_check import drawn_topk
 from tests.support.host_build import build_host
 from vllm_ascend_ext.mtp_output.frames.frame import Section, Source
 from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
@@ -73,15 +74,7 @@ def random_section(
 ) -> Section:
     """Draws any counts, tokens and statuses."""
     shape = (batch, slots)
-    topk = (
-        (
-            rng.integers(0, 2**31 - 1, (*shape, top_k)).astype(np.int32),
-            rng.standard_normal((*shape, top_k)).astype(np.float32),
-            rng.integers(0, 1000, shape).astype(np.int32),
-        )
-        if top_k
-        else ()
-    )
+    topk = drawn_topk(rng, shape, top_k)
     return Section.from_arrays(
         source,
         tuple(f"{prefix}-{row}" for row in range(batch)),

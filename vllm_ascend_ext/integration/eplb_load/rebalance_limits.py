@@ -92,11 +92,10 @@ def _has_other_copies(deployment: Deployment) -> object:
 
 
 def _other_graphs(deployment: Deployment) -> object:
-    if deployment.model is None or deployment.model.enforce_eager:
+    if deployment.model is None or deployment.model.enforce_eager or not deployment.replays_graphs:
         return None
-    mode = deployment.vllm_config.compilation_config.cudagraph_mode
-    name = "NONE" if mode is None else mode.name
-    return None if name in ("NONE", "FULL_DECODE_ONLY") else {"mode": name}
+    mode = deployment.vllm_config.compilation_config.cudagraph_mode.name
+    return None if mode == "FULL_DECODE_ONLY" else {"mode": mode}
 
 
 def _has_too_few_ranks(deployment: Deployment) -> object:

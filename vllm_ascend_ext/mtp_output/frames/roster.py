@@ -3,7 +3,7 @@
 as its change (`roster_change`), and referred to otherwise.
 
 Written as: number of lists (one a rows section), then for each list: kind of its section, number of ids (or
-`_SAME_AS_FIRST`), bytes of their text, lengths of the ids (u16, padded to 4 bytes), their text (UTF-8, padded
+`SAME_AS_FIRST`), bytes of their text, lengths of the ids (u16, padded to 4 bytes), their text (UTF-8, padded
 likewise).
 """
 
@@ -19,7 +19,7 @@ from vllm_ascend_ext.mtp_output.errors import FrameError
 MAX_ID_BYTES = 2**16 - 1
 _COUNT = struct.Struct("<I")
 _LIST = struct.Struct("<III")
-_SAME_AS_FIRST = 2**32 - 1
+SAME_AS_FIRST = 2**32 - 1
 
 Roster = tuple[tuple[int, tuple[str, ...]], ...]
 """The kind and the request ids of each rows section."""
@@ -34,7 +34,7 @@ def write_roster(roster: Roster) -> bytes:
     parts = [_COUNT.pack(len(roster))]
     for kind, request_ids in roster:
         if parts[1:] and request_ids == roster[0][1]:
-            parts.append(_LIST.pack(kind, _SAME_AS_FIRST, 0))
+            parts.append(_LIST.pack(kind, SAME_AS_FIRST, 0))
             continue
         if len(set(request_ids)) != len(request_ids):
             raise ValueError("a request has one row in a section; an id comes twice")
@@ -74,7 +74,7 @@ def _read_list(
     if at + _LIST.size > len(blob):
         raise FrameError(start + at, "the roster ends within the head of a list")
     kind, count, num_bytes = _LIST.unpack_from(blob, at)
-    if count == _SAME_AS_FIRST and num_bytes == 0 and before:
+    if count == SAME_AS_FIRST and num_bytes == 0 and before:
         return (kind, before[0][1]), at + _LIST.size
     end = at + _LIST.size + padded_size(2 * count) + padded_size(num_bytes)
     if end > len(blob):

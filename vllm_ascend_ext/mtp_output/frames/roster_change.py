@@ -2,7 +2,7 @@
 """Encodes what changed between two rosters: where a few requests of a batch come and go, only their ids are sent.
 
 Written as: the frame whose roster this changes (u64), number of lists, zero, then for each list: kind of its
-section, number of ids, number of ids that changed (or `_SAME_AS_FIRST`), bytes of their text, rows of those ids
+section, number of ids, number of ids that changed (or `SAME_AS_FIRST`), bytes of their text, rows of those ids
 (u32, ascending), their lengths (u16, padded to 4 bytes), their text (UTF-8, padded likewise). At all other rows
 the ids are those of the list of the same kind before.
 """
@@ -15,6 +15,7 @@ import numpy as np
 
 from vllm_ascend_ext.mtp_output.errors import FrameError
 from vllm_ascend_ext.mtp_output.frames.roster import (
+    SAME_AS_FIRST,
     Roster,
     check_distinct,
     encode_ids,
@@ -26,7 +27,6 @@ MAX_CHANGES = 63
 """Changes that may follow a whole roster: who looks on and has missed one knows the batch again soon."""
 _HEAD = struct.Struct("<QII")
 _LIST = struct.Struct("<IIII")
-_SAME_AS_FIRST = 2**32 - 1
 
 
 def write_change(base: int, before: Roster, after: Roster) -> bytes:
@@ -35,7 +35,7 @@ def write_change(base: int, before: Roster, after: Roster) -> bytes:
     parts = [_HEAD.pack(base, len(after), 0)]
     for kind, request_ids in after:
         if parts[1:] and request_ids == after[0][1]:
-            parts.append(_LIST.pack(kind, 0, _SAME_AS_FIRST, 0))
+            parts.append(_LIST.pack(kind, 0, SAME_AS_FIRST, 0))
             continue
         old = known.get(kind, ())
         rows = [row for row, request_id in enumerate(request_ids) if row >= len(old) or request_id != old[row]]
@@ -86,7 +86,7 @@ def read_change(blob: bytes, before: Roster, start: int = 0) -> Roster:
         if kind in lists:
             raise FrameError(start + at, f"two lists for sections of kind {kind}")
         at += _LIST.size
-        if num_changed == _SAME_AS_FIRST and not (count or num_bytes) and lists:
+        if num_changed == SAME_AS_FIRST and not (count or num_bytes) and lists:
             lists[kind] = next(iter(lists.values()))
             continue
         end = at + 4 * num_changed + padded_size(2 * num_changed) + padded_size(num_bytes)

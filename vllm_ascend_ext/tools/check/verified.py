@@ -62,6 +62,7 @@ _PIPELINES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_of_a_pipe
 _CUT = ("MC2, ALLTOALL",)
 _FULL = ("FULL_DECODE_ONLY",)
 _FEW = ("none", "mtp 1")
+_SERVED: Mapping[str, _Values] = {"graphs": _FULL, "dispatch": _CUT, "weights": "w8a8", "drafts": "mtp 3"}
 
 
 def _row(features: tuple[str, ...], test: str, family: str, *layouts: str, **more: _Values) -> VerifiedRow:
@@ -115,31 +116,10 @@ ROWS: tuple[VerifiedRow, ...] = (
     _row(_LOAD, _QUANTISED, "GQA", "TP", "TP+EP", weights="w8a8"),
     _row(_LOAD, _QUANTISED_CUT, "GQA", "TP+EP", dispatch=_CUT, weights="w8a8"),
     _row(_LOAD, _QUANTISED_GRAPHS, "GQA", "TP+EP", graphs=_FULL, weights="w8a8"),
-    _row(_LOAD, f"{_SERVICE}test_on_an_a2", "MLA", "TP+EP", weights="w8a8", drafts=("none", "mtp 1")),
-    _row(
-        _LOAD, f"{_SERVICE}test_on_an_a3", "MLA", "TP+EP", dispatch=_CUT, weights="w8a8", drafts=("none", "mtp 1")
-    ),
-    _row(
-        _LOAD,
-        f"{_SERVICE}test_on_an_a3",
-        "MLA",
-        "TP+EP",
-        "DP+TP+EP",
-        graphs=_FULL,
-        dispatch=_CUT,
-        weights="w8a8",
-        drafts="mtp 3",
-    ),
-    _row(
-        ("eplb_load", "mtp_output"),
-        f"{_SERVICE}test_everything_at_once",
-        "MLA",
-        "DP+TP+EP",
-        graphs=_FULL,
-        dispatch=_CUT,
-        weights="w8a8",
-        drafts="mtp 3",
-    ),
+    _row(_LOAD, f"{_SERVICE}test_on_an_a2", "MLA", "TP+EP", weights="w8a8", drafts=_FEW),
+    _row(_LOAD, f"{_SERVICE}test_on_an_a3", "MLA", "TP+EP", dispatch=_CUT, weights="w8a8", drafts=_FEW),
+    _row(_LOAD, f"{_SERVICE}test_on_an_a3", "MLA", "TP+EP", "DP+TP+EP", **_SERVED),
+    _row(("eplb_load", "mtp_output"), f"{_SERVICE}test_everything_at_once", "MLA", "DP+TP+EP", **_SERVED),
     _row(
         ("dp_gather",),
         "tests/dp_gather/test_vllm_ascend.py::test_modes_give_transformers_tokens",
