@@ -58,6 +58,15 @@ def test_a_class_that_a_test_has_run_starts(capsys: pytest.CaptureFixture[str]) 
     assert document["commands"][0]["features"]["mtp_output"]["state"] == "unverified"
 
 
+def test_prompt_embeddings_are_refused_beside_drafts_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("vllm", "serve", TINY, "--enforce-eager", "--enable-prompt-embeds")
+    drafts = ("--speculative-config", '{"method": "deepseek_mtp", "num_speculative_tokens": 2}')
+    for words, is_refused in ((command + drafts, True), (command, False)):
+        _, document, _ = check(capsys, "--soc", "A2", "--feature", "eplb_load", "--", *words)
+        reasons = document["commands"][0]["features"]["eplb_load"]["reasons"]
+        assert [reason["setting"] for reason in reasons] == ["enable_prompt_embeds"] * is_refused
+
+
 def test_every_reason_is_said_with_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
     command = ("VLLM_ASCEND_ENABLE_FLASHCOMM1=1", "vllm", "serve", f"{QWEN}-w8a8", "-tp=2", "-ep", "-dp", "2")
     status, document, _ = check(capsys, "--soc", "A2", "--", *command)
