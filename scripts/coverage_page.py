@@ -12,7 +12,7 @@ from typing import Any
 
 from vllm_ascend_ext import envs
 from vllm_ascend_ext.commands.check import ALONE
-from vllm_ascend_ext.tools.check.socs import ASKED
+from vllm_ascend_ext.tools.check import ASKED
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "tests" / "assets" / "deployments" / "published.jsonl"
 RELEASE = "0.23.0.post1"

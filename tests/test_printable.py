@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from vllm_ascend_ext import cli
-from vllm_ascend_ext.eplb_load.heatmap import Heatmap, write_heatmap
+from vllm_ascend_ext.eplb_load.heatmap.heatmap import Heatmap, write_heatmap
 from vllm_ascend_ext.mtp_output.errors import ChannelError
 from vllm_ascend_ext.mtp_output.frames.frame import Frame, Section, Source
 from vllm_ascend_ext.mtp_output.remote.messages import Kind

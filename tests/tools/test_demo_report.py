@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_ascend_ext.eplb_load.heatmap import layer_label
+from vllm_ascend_ext.eplb_load.heatmap.heatmap import layer_label
 from vllm_ascend_ext.tools.demo.input import DemoOptions
 from vllm_ascend_ext.tools.demo.report import build_document, compare
 from vllm_ascend_ext.tools.demo.run import exit_status

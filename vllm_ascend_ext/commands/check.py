@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_ascend_ext import envs
 from vllm_ascend_ext.commands.console import console_for
-from vllm_ascend_ext.tools.check.socs import ASKED, SOCS
+from vllm_ascend_ext.tools.check import ASKED, SOCS
 
 if TYPE_CHECKING:
     from vllm_ascend_ext.tools.check.answer import Answer

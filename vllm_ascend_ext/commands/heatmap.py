@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from vllm_ascend_ext.eplb_load.heatmap import write_heatmap
+    from vllm_ascend_ext.eplb_load.heatmap.heatmap import write_heatmap
     from vllm_ascend_ext.tools.demo.input import check_picture
     from vllm_ascend_ext.tools.heatmap_source import check_url, from_file, from_server
 

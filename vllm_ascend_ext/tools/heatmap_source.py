@@ -13,7 +13,7 @@ from time import strftime
 from typing import Any
 from urllib.parse import urlsplit
 
-from vllm_ascend_ext.eplb_load.heatmap import Heatmap, heatmap_of
+from vllm_ascend_ext.eplb_load.heatmap.heatmap import Heatmap, heatmap_of
 from vllm_ascend_ext.eplb_load.reported_load import ReportError, loads_of_report
 from vllm_ascend_ext.integration.errors import PlainError
 from vllm_ascend_ext.integration.server.report import NUM_RANKS_HEADER, REPORT_PATH

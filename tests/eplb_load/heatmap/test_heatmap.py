@@ -6,9 +6,9 @@ import torch
 
 from tests.eplb_load.heatmap.heatmap_page import Page
 from vllm_ascend_ext.eplb_load.balance import expert_imbalance
-from vllm_ascend_ext.eplb_load.heatmap import Heatmap, write_heatmap
-from vllm_ascend_ext.eplb_load.heatmap_html import write_heatmap_page
-from vllm_ascend_ext.eplb_load.heatmap_png import heatmap_figure, relative_load, write_heatmap_png
+from vllm_ascend_ext.eplb_load.heatmap.heatmap import Heatmap, write_heatmap
+from vllm_ascend_ext.eplb_load.heatmap.page import write_heatmap_page
+from vllm_ascend_ext.eplb_load.heatmap.picture import heatmap_figure, relative_load, write_heatmap_png
 
 
 def test_rows_are_relative_to_their_mean_and_idle_rows_are_blank():

@@ -33,7 +33,7 @@ _FUSED_RANKS = 32  # the most ranks of fused MC2, enable_fused_mc2=1
 class CommandStack(VllmAscendStack):
     """Answers for vllm-ascend on one SoC, by the command's configuration and environment.
 
-    soc: one of `SOCS` (`socs.py`). environment: what the command sets.
+    soc: one of `tools.check.SOCS`. environment: what the command sets.
     """
 
     def __init__(self, soc: str, environment: Mapping[str, str]) -> None:

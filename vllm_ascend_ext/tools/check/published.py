@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vllm_ascend_ext.tools.check import SOCS
 from vllm_ascend_ext.tools.check.answer import Answer, answer
 from vllm_ascend_ext.tools.check.errors import CommandError
 from vllm_ascend_ext.tools.check.known_models import known_config
 from vllm_ascend_ext.tools.check.shell_text import ServeCommand, read_text, read_words
-from vllm_ascend_ext.tools.check.socs import SOCS
 from vllm_ascend_ext.tools.check.verdicts import Question
 
 _SIZES = {

@@ -32,7 +32,7 @@ import torch
 
 import vllm_ascend_ext
 from vllm_ascend_ext.eplb_load.balance import expert_imbalance, rank_imbalance, top_experts
-from vllm_ascend_ext.eplb_load.heatmap import Heatmap, layer_label
+from vllm_ascend_ext.eplb_load.heatmap.heatmap import Heatmap, layer_label
 from vllm_ascend_ext.eplb_load.reported_load import loads_of_report
 from vllm_ascend_ext.tools.demo.input import DemoOptions, InputError
 from vllm_ascend_ext.tools.engine import EngineResult

@@ -70,7 +70,7 @@ def run_demo(options: DemoOptions, view: DemoView) -> dict[str, Any]:
                 deadline_s=_DEADLINE_S,
                 on_delta=on_delta,
             )
-    from vllm_ascend_ext.eplb_load.heatmap import write_heatmap
+    from vllm_ascend_ext.eplb_load.heatmap.heatmap import write_heatmap
     from vllm_ascend_ext.tools.demo import report
 
     document = report.build_document(options, result, reference, load_seconds)

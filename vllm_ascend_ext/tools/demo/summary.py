@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from vllm_ascend_ext.eplb_load.heatmap import layer_label
+from vllm_ascend_ext.eplb_load.heatmap.heatmap import layer_label
 
 
 def print_summary(document: dict[str, Any], console: Console) -> None:

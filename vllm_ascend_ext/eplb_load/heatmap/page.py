@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from vllm_ascend_ext.eplb_load.balance import expert_imbalance, top_experts
-from vllm_ascend_ext.eplb_load.heatmap_png import names_of_layers
+from vllm_ascend_ext.eplb_load.heatmap.picture import names_of_layers
 from vllm_ascend_ext.printable import printable
 
 _NUM_TOP = 4  # busiest experts named for each layer

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from vllm_ascend_ext.eplb_load.heatmap_html import write_heatmap_page
-from vllm_ascend_ext.eplb_load.heatmap_png import write_heatmap_png
+from vllm_ascend_ext.eplb_load.heatmap.page import write_heatmap_page
+from vllm_ascend_ext.eplb_load.heatmap.picture import write_heatmap_png
 from vllm_ascend_ext.eplb_load.reported_load import ReportedLoad
 
 
