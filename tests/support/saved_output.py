@@ -29,12 +29,18 @@ def next_instance() -> int:
 
 @dataclass
 class Told:
-    """Holds what the frames of a replica say of one request. tokens: of the frames, concatenated."""
+    """Holds what the frames of a replica say of one request. tokens: of the frames, concatenated; counts: of a
+    frame's tokens; drafts: that a frame's step has verified."""
 
     tokens: list[int] = field(default_factory=list)
     statuses: list[RequestStatus] = field(default_factory=list)
     topk: list[tuple[list[int], list[float], int]] = field(default_factory=list)
-    num_drafts: int = 0
+    counts: list[int] = field(default_factory=list)
+    drafts: list[list[int]] = field(default_factory=list)
+
+    @property
+    def num_drafts(self) -> int:
+        return sum(map(len, self.drafts))
 
 
 @dataclass
@@ -70,7 +76,9 @@ def read_frames(frames: Sequence[Frame]) -> dict[str, Told]:
             count = int(target.num_accepted_B[row])
             of_request.tokens += target.token_ids_BS[row, :count].tolist()
             of_request.statuses.append(RequestStatus(target.status_B[row]))
-            of_request.num_drafts += 0 if draft is None else int(draft.num_accepted_B[row])
+            of_request.counts.append(count)
+            num_drafts = 0 if draft is None else int(draft.num_accepted_B[row])
+            of_request.drafts.append([] if draft is None else draft.token_ids_BS[row, :num_drafts].tolist())
             if target.top_k:
                 of_request.topk += [
                     (
