@@ -17,17 +17,18 @@ from emulator.findings import Findings
 from tests.engine.test_vllm_ascend_service import num_shards
 from tests.eplb_load.test_engine import summed_load
 from tests.support.engines.a3 import A3Run, run_on_a3
-from tests.support.engines.apart import A3_SOC, REPLAY
+from tests.support.engines.apart import A3_SOC, REPLAY, call_apart
 from tests.support.engines.file_connector import transfer
 from tests.support.engines.near_ties import follow
 from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, VALID_COUNTS, others
+from tests.support.engines.worker_processes import run_in_workers
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, integer_network, write_w8a8
 from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_qwen3_moe
 from tests.support.saved_output import Told, next_instance
 from vllm_ascend_ext.drafts import decode_tokens
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
-from vllm_ascend_ext.tools.engine import EngineCase
+from vllm_ascend_ext.tools.engine import EngineCase, EngineResult
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
 pytestmark = [
@@ -51,12 +52,14 @@ ONE, TP2, DP2, TP2DP2 = Layout(), Layout(tp=2), Layout(dp=2), Layout(tp=2, dp=2)
 
 @dataclass(frozen=True)
 class Part:
-    """Describes one engine. mode: of graphs, or "" for none. split: prompts of each replica, if not even."""
+    """Describes one engine. mode: of graphs, or "" for none. waits: whether requests wait for their caches, and
+    steps without a pass come. split: prompts of each replica, if not even."""
 
     layout: Layout = ONE
     drafts: int = 0
     mode: str = ""
     is_async: bool = False
+    waits: bool = False
     split: tuple[int, ...] | None = None
     additional: dict[str, Any] = field(default_factory=dict)
 
@@ -67,7 +70,7 @@ class Part:
         }
         settings: dict[str, Any] = {
             "async_scheduling": self.is_async,
-            "kv_transfer_config": transfer(role, folder),
+            "kv_transfer_config": transfer(role, folder, waits=self.waits),
             "additional_config": {"ascend_ext": features, **self.additional},
         }
         if self.mode:
@@ -100,9 +103,12 @@ PAIRS = {
     "MLA TP2 mtp 1, plain": Pair("MLA", Part(TP2, 1), Part(TP2, 1, FULL), is_quantised=False),
     "MLA, plain": Pair("MLA", Part(), Part(), is_quantised=False),
     "MLA, plain, both roles": Pair("MLA", Part(), Part(), is_quantised=False, roles=(BOTH_ROLES, BOTH_ROLES)),
+    "MLA mtp 1 to mtp 3, async, recompute": Pair(
+        "MLA", Part(ONE, 1), Part(ONE, 3, is_async=True, waits=True, additional=RECOMPUTE), is_quantised=False
+    ),
     "MLA mtp 1": Pair("MLA", Part(ONE, 1), Part(ONE, 1, BOTH, is_async=True)),
     "MLA DP2 mtp 1 on an A3": Pair(
-        "MLA", Part(DP2, 1), Part(DP2, 1, FULL, split=(5, 2), additional=RECOMPUTE), A3_SOC
+        "MLA", Part(DP2, 1), Part(DP2, 1, FULL, waits=True, split=(5, 2), additional=RECOMPUTE), A3_SOC
     ),
     "MLA TP2 mtp 1 to mtp 3 on an A3": Pair("MLA", Part(TP2, 1), Part(TP2, 3, FULL), A3_SOC),
     "MLA DP2xTP2 mtp 1 to mtp 3 on an A3": Pair(
@@ -112,6 +118,11 @@ PAIRS = {
         A3_SOC,
     ),
     "GQA DP2xTP2": Pair("GQA", Part(TP2DP2, mode=BOTH), Part(TP2DP2, mode=FULL, is_async=True, split=(5, 2))),
+}
+# stages of a producer
+PIPELINES = {
+    f"TP2xPP2 mtp {drafts}": Part(Layout(tp=2, pp=2), drafts, is_async=True, additional=FLASHCOMM)
+    for drafts in (1, 3)
 }
 
 
@@ -148,7 +159,12 @@ def test_each_row_counts_where_it_is_computed(
     runs = run_on_a3(tmp_path, engines, prompts, lengths, DEADLINE_S, splits, pair.soc)
     told = {which: told_of(run) for which, run in runs.items()}
     prefilled = [(prompt, 0) for prompt in prompts]
-    decoded = [step for prompt, of in zip(prompts, told["consumer"], strict=True) for step in steps(prompt, of)]
+    placeholders = pair.consumer.drafts if RECOMPUTE.items() <= pair.consumer.additional.items() else 0
+    decoded = [
+        step
+        for prompt, of_request in zip(prompts, told["consumer"], strict=True)
+        for step in steps(prompt, of_request, placeholders)
+    ]
     assert_first_tokens(told)
     for which, rows in (("producer", prefilled), ("consumer", decoded)):
         run, part = runs[which], parts[which]
@@ -157,6 +173,33 @@ def test_each_row_counts_where_it_is_computed(
         assert_ways(run, part, pair.soc)
     known = [*CAPTURE, CORRECTED_COUNTS, VALID_COUNTS]
     assert others(race_reports.take(), known) == []
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_prefills(
+    models: dict[str, str], prompts: list[list[int]], race_reports: Findings, tmp_path: Path, name: str
+) -> None:
+    """Each stage counts its own layers, and the last one those of drafts; it sends."""
+    part, model = PIPELINES[name], models["MLA W8A8"]
+    engine = part.engine(model, PRODUCER, tmp_path)
+    apart: dict[str, Any] = {"num_ranks": part.layout.num_ranks, "soc": A3_SOC, "compiles": False}
+    sampling = [{"max_tokens": 1}] * len(prompts)
+    run, ways = call_apart(tmp_path, run_in_workers, engine, prompts, sampling, deadline_s=DEADLINE_S, **apart)
+    assert set(ways) <= {"MC2", "All2AllV"}
+    for index, tokens in run.outputs.items():
+        assert run.told[index].tokens == tokens
+        assert run.told[index].statuses == [RequestStatus.FINISHED]
+    result = run.result(engine)
+    load_LE, num_target = summed_load(result, 0)
+    assert num_target == sum(map(len, prompts))
+    followed = follow(model, prompts, result.token_ids, integer_network(num_shards))
+    followed.assert_tokens()
+    followed.assert_all_of(load_LE)
+    last_stage = EngineResult(engine, result.ranks[part.layout.tp :])
+    draft_LE, num_draft = summed_load(last_stage, 1)
+    assert num_draft == num_target + (part.drafts - 1) * len(prompts)
+    assert [sum(row) for row in draft_LE] == [TOP_K["MLA"] * num_draft]
+    assert others(race_reports.take(), [CORRECTED_COUNTS, VALID_COUNTS]) == []
 
 
 def told_of(run: A3Run) -> list[Told]:
@@ -178,13 +221,15 @@ def assert_first_tokens(told: dict[str, list[Told]]) -> None:
     assert not any(of_request.num_drafts for of_request in told["producer"])
 
 
-def steps(prompt: list[int], told: Told) -> list[tuple[list[int], int]]:
+def steps(prompt: list[int], told: Told, num_placeholders: int) -> list[tuple[list[int], int]]:
     """Returns of each step of a decoded request the sequence and its first row that the step has computed: the
-    last token of what is known, of which only the caches before have come, and its drafts."""
+    last token of what is known, of which only the caches before have come, and its drafts. In the first step the
+    recompute scheduler has placeholders for drafts, which are token 0 for the model."""
     pairs, done = [], 0
     for count, drafts in zip(told.counts, told.drafts, strict=True):
         known = [*prompt, *told.tokens[:done]]
-        pairs.append(([*known, *drafts], len(known) - 1))
+        given = drafts if done else [0] * num_placeholders
+        pairs.append(([*known, *given], len(known) - 1))
         done += count
     return pairs
 

@@ -169,7 +169,8 @@ def _reader_of(case: EngineCase, rank: Rank) -> FrameReader | None:
     return FrameReader(output["instance"], rank.dp_rank, output.get("endpoint", ""))
 
 
-def _forget_warm_up(llm: Any, case: EngineCase) -> None:
+def forget_warm_up(llm: Any, case: EngineCase) -> None:
+    """Forgets the expert load of all workers so far."""
     if "eplb_load" in (case.ascend_ext or {}):
         llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
 
@@ -233,7 +234,7 @@ def _run(
     engine = llm.llm_engine
     core = engine.engine_core.engine_core
     copies = DeviceCopies(core.model_executor.driver_worker.worker.model_runner)
-    _forget_warm_up(llm, case)
+    forget_warm_up(llm, case)
     scheduled = _record_schedules(core.scheduler)
     reader = _reader_of(case, rank)
     _add_requests(engine, indices, prompts, sampling)
