@@ -46,7 +46,7 @@ ENGINE: dict[str, Any] = {"max_num_batched_tokens": 256, "max_num_seqs": 4, "ena
 PRODUCER, CONSUMER, BOTH_ROLES = "kv_producer", "kv_consumer", "kv_both"
 FULL, BOTH = "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE"
 # needs requests that wait for their caches: of others vllm-ascend 0.23.0.post1 takes the placeholders for tokens
-# (core/recompute_scheduler.py:681 reads `num_computed_tokens` before it is set)
+# (core/recompute_scheduler.py:684 reads `num_computed_tokens` before it is set)
 RECOMPUTE = {"recompute_scheduler_enable": True}
 FLASHCOMM = {"enable_flashcomm1": True}
 ONE, TP2, DP2, TP2DP2 = Layout(), Layout(tp=2), Layout(dp=2), Layout(tp=2, dp=2)
