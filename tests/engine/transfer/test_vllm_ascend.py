@@ -103,7 +103,6 @@ class Pair:
 
 PAIRS = {
     "MLA TP2 mtp 1, plain": Pair("MLA", Part(TP2, 1), Part(TP2, 1, FULL), is_quantised=False),
-    "MLA, plain": Pair("MLA", Part(), Part(), is_quantised=False),
     "MLA, plain, both roles": Pair("MLA", Part(), Part(), is_quantised=False, roles=(BOTH_ROLES, BOTH_ROLES)),
     "MLA mtp 1 to mtp 3, async, recompute": Pair(
         "MLA", Part(ONE, 1), Part(ONE, 3, is_async=True, waits=True, additional=RECOMPUTE), is_quantised=False
@@ -111,13 +110,6 @@ PAIRS = {
     "MLA mtp 1": Pair("MLA", Part(ONE, 1), Part(ONE, 1, BOTH, is_async=True)),
     "MLA DP2 mtp 1 on an A3": Pair(
         "MLA", Part(DP2, 1), Part(DP2, 1, FULL, waits=True, split=(5, 2), additional=RECOMPUTE), A3_SOC
-    ),
-    "MLA TP2 mtp 1 to mtp 3 on an A3": Pair("MLA", Part(TP2, 1), Part(TP2, 3, FULL), A3_SOC),
-    "MLA DP2xTP2 mtp 1 to mtp 3 on an A3": Pair(
-        "MLA",
-        Part(TP2DP2, 1, additional=FLASHCOMM),
-        Part(TP2DP2, 3, FULL, is_async=True, waits=True, split=(5, 2), additional=RECOMPUTE),
-        A3_SOC,
     ),
     "GQA DP2xTP2": Pair("GQA", Part(TP2DP2, mode=BOTH), Part(TP2DP2, mode=FULL, is_async=True, split=(5, 2))),
 }
