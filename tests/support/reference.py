@@ -82,10 +82,16 @@ def transformers_tokens(
 
 
 def transformers_load(
-    model: str, sequences: list[list[int]], load_network: Callable[[str], Any] = float_network
+    model: str,
+    sequences: list[list[int]],
+    load_network: Callable[[str], Any] = float_network,
+    since: list[int] | None = None,
 ) -> list[list[int]]:
     """Returns routed tokens per MoE layer and expert, [L][E], when transformers runs each sequence once: a count
-    that shares no code with ours. `load_network` makes the network of the model's folder."""
+    that shares no code with ours.
+
+    load_network: makes the network of the model's folder. since: of each sequence, its first token that counts.
+    """
 
     def job(rank: Rank) -> list[list[int]]:
         import torch
@@ -94,17 +100,19 @@ def transformers_load(
         # DeepseekV3TopkRouter, MixtralTopKRouter, ...: all return (logits, weights, ids)
         routers = [m for m in network.modules() if type(m).__name__.lower().endswith("topkrouter")]
         load = torch.zeros(len(routers), routers[0].weight.shape[0], dtype=torch.int64)
+        first = 0
 
         def count(layer: int) -> Any:
             def hook(module: Any, inputs: Any, outputs: Any) -> None:
-                load[layer] += torch.bincount(outputs[2].flatten(), minlength=load.shape[1])
+                load[layer] += torch.bincount(outputs[2][first:].flatten(), minlength=load.shape[1])
 
             return hook
 
         for layer, router in enumerate(routers):
             router.register_forward_hook(count(layer))
         with torch.inference_mode():
-            for sequence in sequences:
+            for sequence, begin in zip(sequences, since or [0] * len(sequences), strict=True):
+                first = begin
                 network(torch.tensor([sequence]))
         return load.tolist()
 

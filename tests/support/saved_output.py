@@ -29,12 +29,18 @@ def next_instance() -> int:
 
 @dataclass
 class Told:
-    """Holds what the frames of a replica say of one request. tokens: of the frames, concatenated."""
+    """Holds what the frames of a replica say of one request. tokens: of the frames, concatenated; counts: of a
+    frame's tokens; drafts: that a frame's step has verified."""
 
     tokens: list[int] = field(default_factory=list)
     statuses: list[RequestStatus] = field(default_factory=list)
     topk: list[tuple[list[int], list[float], int]] = field(default_factory=list)
-    num_drafts: int = 0
+    counts: list[int] = field(default_factory=list)
+    drafts: list[list[int]] = field(default_factory=list)
+
+    @property
+    def num_drafts(self) -> int:
+        return sum(map(len, self.drafts))
 
 
 @dataclass
@@ -70,7 +76,9 @@ def read_frames(frames: Sequence[Frame]) -> dict[str, Told]:
             count = int(target.num_accepted_B[row])
             of_request.tokens += target.token_ids_BS[row, :count].tolist()
             of_request.statuses.append(RequestStatus(target.status_B[row]))
-            of_request.num_drafts += 0 if draft is None else int(draft.num_accepted_B[row])
+            of_request.counts.append(count)
+            num_drafts = 0 if draft is None else int(draft.num_accepted_B[row])
+            of_request.drafts.append([] if draft is None else draft.token_ids_BS[row, :num_drafts].tolist())
             if target.top_k:
                 of_request.topk += [
                     (
@@ -161,7 +169,8 @@ def _reader_of(case: EngineCase, rank: Rank) -> FrameReader | None:
     return FrameReader(output["instance"], rank.dp_rank, output.get("endpoint", ""))
 
 
-def _forget_warm_up(llm: Any, case: EngineCase) -> None:
+def forget_warm_up(llm: Any, case: EngineCase) -> None:
+    """Forgets the expert load of all workers so far."""
     if "eplb_load" in (case.ascend_ext or {}):
         llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
 
@@ -225,7 +234,7 @@ def _run(
     engine = llm.llm_engine
     core = engine.engine_core.engine_core
     copies = DeviceCopies(core.model_executor.driver_worker.worker.model_runner)
-    _forget_warm_up(llm, case)
+    forget_warm_up(llm, case)
     scheduled = _record_schedules(core.scheduler)
     reader = _reader_of(case, rank)
     _add_requests(engine, indices, prompts, sampling)

@@ -28,18 +28,19 @@ def run_on_a3(
     folder: Path,
     cases: Mapping[str, EngineCase],
     prompts: list[list[int]],
-    num_tokens: int,
+    num_tokens: int | Mapping[str, int],
     deadline_s: float,
     splits: Mapping[str, Sequence[int]] | None = None,
     soc: str = A3_SOC,
 ) -> dict[str, A3Run]:
     """Runs all cases, greedily. Raises CalledProcessError when one of them fails.
 
-    deadline_s: for each case.
+    num_tokens: to generate, or by the case's name. deadline_s: for each case.
     splits: by the case's name, the prompts of each replica where they are not as even as possible.
     soc: another one than an A3.
     """
-    given = (dict(cases), prompts, num_tokens, dict(splits or {}), dispatches(folder))
+    lengths = dict.fromkeys(cases, num_tokens) if isinstance(num_tokens, int) else dict(num_tokens)
+    given = (dict(cases), prompts, lengths, dict(splits or {}), dispatches(folder))
     runs: dict[str, A3Run]
     runs, _ = call_apart(
         folder,
@@ -56,7 +57,7 @@ def run_on_a3(
 def _run_all(
     cases: dict[str, EngineCase],
     prompts: list[list[int]],
-    num_tokens: int,
+    num_tokens: dict[str, int],
     splits: dict[str, Sequence[int]],
     log: Path,
     deadline_s: float,
@@ -66,7 +67,7 @@ def _run_all(
         log.write_text("")
         compiles = not case.engine_args.get("enforce_eager", True)
         os.environ["TORCHDYNAMO_DISABLE"] = "0" if compiles else "1"  # read anew at each call
-        result, saved = _run(case, prompts, num_tokens, deadline_s / len(cases), splits.get(name))
+        result, saved = _run(case, prompts, num_tokens[name], deadline_s / len(cases), splits.get(name))
         runs[name] = A3Run(result, Counter(log.read_text().split()), saved)
     return runs
 

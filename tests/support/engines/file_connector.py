@@ -2,7 +2,9 @@
 """Moves KV caches from a prefill engine to a decode engine of one machine through files: a connector of vLLM.
 
 The producer writes the cache of a prompt when its last token has been computed, on each rank its own part. The
-consumer loads all of it but the last token, whose pass gives the first token.
+consumer loads all of it but the last token, whose pass gives the first token. It loads before a request's first
+pass, or as connectors between machines do: the request waits, meanwhile steps may have no pass, and a later step
+tells that the cache is there.
 """
 
 from __future__ import annotations
@@ -20,22 +22,27 @@ NAME = "FileConnector"
 FIRST = "0-0"  # the first rank's part of a cache
 
 
-def transfer(role: str, folder: Path) -> dict[str, Any]:
-    """Returns the arguments `kv_transfer_config` of an engine. role: kv_producer, kv_consumer or kv_both."""
+def transfer(role: str, folder: Path, *, waits: bool = False) -> dict[str, Any]:
+    """Returns the arguments `kv_transfer_config` of an engine.
+
+    role: kv_producer, kv_consumer or kv_both. waits: whether requests wait for their caches.
+    """
     return {
         "kv_connector": NAME,
         "kv_connector_module_path": __name__,
         "kv_role": role,
-        "kv_connector_extra_config": {"folder": str(folder)},
+        "kv_connector_extra_config": {"folder": str(folder), "waits": waits},
     }
 
 
 @dataclass
 class Moves(KVConnectorMetadata):
-    """Holds a step's moves: of each prompt its name, its blocks, and how many of its tokens move."""
+    """Holds a step's moves: of each prompt its name, its blocks, and how many of its tokens move. awaited: names
+    of the requests that wait for a load of this step."""
 
     saves: list[tuple[str, list[int], int]] = field(default_factory=list)
     loads: list[tuple[str, list[int], int]] = field(default_factory=list)
+    awaited: set[str] = field(default_factory=set)
 
 
 class FileConnector(KVConnectorBase_V1):
@@ -45,6 +52,10 @@ class FileConnector(KVConnectorBase_V1):
         super().__init__(vllm_config, role, kv_cache_config)
         transfer_config = vllm_config.kv_transfer_config
         self._folder = Path(transfer_config.get_from_extra_config("folder", ""))
+        self._waits = bool(transfer_config.get_from_extra_config("waits", False))
+        self._awaited = Moves()  # loads of the next step
+        self._loaded: set[str] = set()
+        self._arrived: set[str] = set()
         self._saves, self._loads = transfer_config.is_kv_producer, transfer_config.is_kv_consumer
         self._block_size = vllm_config.cache_config.block_size
         self._caches: dict[str, Any] = {}
@@ -57,14 +68,19 @@ class FileConnector(KVConnectorBase_V1):
         prompt = request.prompt_token_ids
         if not self._loads or not self._path(_name(prompt), FIRST).exists():
             return 0, False
-        return max(len(prompt) - 1 - num_computed_tokens, 0), False
+        count = max(len(prompt) - 1 - num_computed_tokens, 0)
+        return count, self._waits and count > 0
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        if num_external_tokens:
+        if num_external_tokens and self._waits:
+            name = _name(request.prompt_token_ids)
+            self._awaited.loads.append((name, list(blocks.get_block_ids()[0]), num_external_tokens))
+            self._awaited.awaited.add(request.request_id)
+        elif num_external_tokens:
             self._to_load[request.request_id] = num_external_tokens
 
     def build_connector_meta(self, scheduler_output: Any) -> Moves:
-        moves = Moves()
+        moves, self._awaited = self._awaited, Moves()
         scheduled = scheduler_output.num_scheduled_tokens
         for request in scheduler_output.scheduled_new_reqs:
             prompt, blocks = request.prompt_token_ids, list(request.block_ids[0])
@@ -94,12 +110,19 @@ class FileConnector(KVConnectorBase_V1):
         self._caches = kv_caches
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        self._arrived |= self._loaded
+        self._loaded = self._moves().awaited
         for name, blocks, count in self._moves().loads:
             saved = torch.load(self._path(name, _part()))
             blocks = blocks[: -(-count // self._block_size)]
             for layer, parts in self._parts():
                 for part, values in zip(parts, saved[layer], strict=True):
                     part[blocks] = values[: len(blocks)].to(part.device)
+
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
+        """Tells whose caches came in earlier steps."""
+        arrived, self._arrived = self._arrived, set()
+        return None, arrived
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Everything was loaded in `start_load_kv`, in the order of the stream."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.saved_output import FrameReader, Told, read_frames
-from vllm_ascend_ext.tools.engine import EngineCase
+from tests.support.saved_output import FrameReader, Told, forget_warm_up, read_frames
+from vllm_ascend_ext.tools.engine import Completion, EngineCase, EngineResult, RankResult
 from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 
 
@@ -19,6 +19,15 @@ class WorkersRun:
     outputs: dict[str, list[int]]
     told: dict[str, Told]
     reports: list[dict[str, Any]]
+
+    def result(self, case: EngineCase) -> EngineResult:
+        """Returns what `run_engine` would have of the ranks, but texts, times and metrics."""
+        completions = tuple(Completion(int(index), tuple(tokens), "") for index, tokens in self.outputs.items())
+        ranks = (
+            RankResult(rank, completions if rank == 0 else (), 0.0, 0.0, {}, report)
+            for rank, report in enumerate(self.reports)
+        )
+        return EngineResult(case, tuple(ranks))
 
 
 def run_in_workers(
@@ -33,6 +42,7 @@ def run_in_workers(
         llm = LLM(**(case.llm_arguments() | {"distributed_executor_backend": "mp"}))
         engine = llm.llm_engine
         assert case.ascend_ext is not None
+        forget_warm_up(llm, case)
         reader = FrameReader(case.ascend_ext["mtp_output"]["instance"], 0, "")
         outputs: dict[str, list[int]] = {str(index): [] for index in range(len(prompts))}
         for index, prompt in enumerate(prompts):
