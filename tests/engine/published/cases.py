@@ -80,6 +80,8 @@ CASES = {
     "GQA shared-expert DP PD": Case(
         "GLM-4-MoE W8A8", is_eagle=False, row_split=SHARED_DP, roles=PD, consumer_splits=True
     ),
+    # routed experts in int4
+    "MLA W4A8 eagle3": Case("DeepSeek W4A8", row_split=FLASHCOMM),
 }
 
 
