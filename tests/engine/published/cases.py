@@ -82,6 +82,7 @@ CASES = {
     ),
     # routed experts in int4
     "MLA W4A8 eagle3": Case("DeepSeek W4A8", row_split=FLASHCOMM),
+    "MLA W4A8 eagle3 PD": Case("DeepSeek W4A8", row_split=FLASHCOMM, roles=PD),
 }
 
 
