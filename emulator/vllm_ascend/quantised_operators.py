@@ -21,16 +21,23 @@ _COUNTS = 1
 
 
 def _grouped(
-    x_RK: Tensor, weights: Sequence[Tensor], group_list: Tensor, scales: Sequence[Tensor], x_scale_R: Tensor
+    x_RK: Tensor,
+    weights: Sequence[Tensor],
+    group_list: Tensor,
+    scales: Sequence[Tensor],
+    x_scale_R: Tensor,
+    biases: Sequence[Tensor] | None = None,
+    group_list_type: int = _SUMS,
 ) -> Tensor:
     product_RN: Tensor = torch_npu.npu_grouped_matmul(
         [x_RK],
         list(weights),
+        bias=None if biases is None else list(biases),
         scale=list(scales),
         per_token_scale=[x_scale_R],
         split_item=2,
         group_type=0,
-        group_list_type=_SUMS,
+        group_list_type=group_list_type,
         group_list=group_list,
         output_dtype=torch.float32,
     )[0]
@@ -83,6 +90,37 @@ def grouped_matmul_swiglu_quant(
     )
 
 
+def grouped_matmul_swiglu_quant_v2(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    weight_scale: Sequence[Tensor],
+    x_scale: Tensor,
+    group_list: Tensor,
+    smooth_scale: Tensor | None = None,
+    weight_assist_matrix: Sequence[Tensor] | None = None,
+    bias: Tensor | None = None,
+    dequant_mode: int | None = 0,
+    dequant_dtype: int | None = 0,
+    quant_mode: int | None = 0,
+    quant_dtype: int | None = 0,
+    transpose_weight: bool = False,
+    group_list_type: int = _SUMS,
+    tuning_config: Sequence[int] = (),
+    swiglu_limit: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Does the same for int4 weights, int32 words of eight values [G, K, N / 8], and returns no third tensor.
+
+    weight_scale: [G, N], bits of float32 in int64. weight_assist_matrix: their biases, float32 [G, N], what a
+    lowering of the rows' values by 8 takes away. Raises NotImplementedError for what vllm-ascend does not ask for:
+    other modes, a free bias, smoothing, transposed weights.
+    """
+    asked = (smooth_scale, bias, dequant_mode, dequant_dtype, quant_mode, quant_dtype, transpose_weight)
+    if asked != (None, None, 0, 0, 0, 0, False):
+        raise NotImplementedError(f"emulator: grouped_matmul_swiglu_quant_v2 has no such mode: {asked}")
+    product_RN = _grouped(x, weight, group_list, weight_scale, x_scale, weight_assist_matrix, group_list_type)
+    return _swiglu_quant(product_RN, swiglu_limit)
+
+
 def dequant_swiglu_quant(
     x: Tensor,
     *,
@@ -130,6 +168,15 @@ define(
     "_C_ascend",
     "grouped_matmul_swiglu_quant_weight_nz_tensor_list" + _SIGNATURE.format(tensor="Tensor[]"),
     grouped_matmul_swiglu_quant_tensor_list,
+)
+define(
+    "_C_ascend",
+    "grouped_matmul_swiglu_quant_v2(Tensor x, Tensor[] weight, Tensor[] weight_scale, Tensor x_scale, "
+    "Tensor group_list, Tensor? smooth_scale=None, Tensor[]? weight_assist_matrix=None, Tensor? bias=None, "
+    "int? dequant_mode=0, int? dequant_dtype=0, int? quant_mode=0, int? quant_dtype=0, "
+    "bool transpose_weight=False, int group_list_type=0, int[2] tuning_config=[], float swiglu_limit=0.0) "
+    "-> (Tensor output, Tensor output_scale)",
+    grouped_matmul_swiglu_quant_v2,
 )
 define(
     "_C_ascend",

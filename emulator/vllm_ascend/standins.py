@@ -68,7 +68,8 @@ STAND_INS = (
         reason=_NO_KERNELS,
         does="defines the operators of torch.ops._C_ascend that are called, by torch_npu's own: "
         "npu_add_rms_norm_bias, moe_gating_top_k, npu_moe_init_routing_custom, "
-        "grouped_matmul_swiglu_quant_weight_nz and its tensor_list, npu_dequant_swiglu_quant, "
+        "grouped_matmul_swiglu_quant_weight_nz and its tensor_list, grouped_matmul_swiglu_quant_v2, "
+        "npu_dequant_swiglu_quant, "
         "dispatch_ffn_combine, npu_lightning_indexer, npu_sparse_flash_attention; with shapes for torch.compile",
     ),
     StandIn(

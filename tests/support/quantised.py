@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small W8A8_DYNAMIC checkpoints as ModelSlim writes them, and transformers with the same integer arithmetic."""
+"""Small W8A8_DYNAMIC and W4A8_DYNAMIC checkpoints as ModelSlim writes them, and transformers with the same integer
+arithmetic."""
 
 from __future__ import annotations
 
@@ -12,8 +13,10 @@ from typing import Any
 
 from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 
-METHOD = "W8A8_DYNAMIC"
-_LARGEST = 127
+METHOD, INT4_METHOD = "W8A8_DYNAMIC", "W4A8_DYNAMIC"
+DESCRIPTION = "quant_model_description.json"
+_LARGEST, _LARGEST_INT4 = 127, 7
+_OF_EXPERTS = ".experts."  # in the names of routed experts' projections
 # latent attention reads the values and keys that this one makes in parts, which vllm-ascend takes in floats only
 _FLOAT = "kv_b_proj"
 
@@ -38,16 +41,25 @@ def write_w8a8(model: str, folder: Path) -> str:
     for `integer_network`: `values`, whose projections hold the integers, and `scales`, whose projections hold in
     each row its scale.
     """
+    return _write(model, folder, {"model_quant_type": METHOD})
+
+
+def write_w4a8(model: str, folder: Path) -> str:
+    """Writes the same with the projections of routed experts in int4, two a byte, each row with one scale, as
+    ModelSlim 1.0.0 does."""
+    return _write(model, folder, {"model_quant_type": INT4_METHOD, "version": "1.0.0", "group_size": 0})
+
+
+def _write(model: str, folder: Path, description: dict[str, Any]) -> str:
     num_layers = json.loads((Path(model) / "config.json").read_text())["num_hidden_layers"]
+    has_int4 = description["model_quant_type"] == INT4_METHOD
 
     def job(rank: Rank) -> None:
-        import torch
         from safetensors.torch import load_file, save_file
 
         weights = {name: weight.float() for name, weight in load_file(Path(model) / "model.safetensors").items()}
-        served: dict[str, torch.Tensor] = {}
-        parts: dict[str, dict[str, torch.Tensor]] = {"values": {}, "scales": {}}
-        description = {"model_quant_type": METHOD}
+        served: dict[str, Any] = {}
+        parts: dict[str, dict[str, Any]] = {"values": {}, "scales": {}}
         for name, weight in weights.items():
             stem, _, kind = name.rpartition(".")
             if not (kind == "weight" and weight.dim() == 2 and _is_quantised(stem, num_layers)):
@@ -55,12 +67,12 @@ def write_w8a8(model: str, folder: Path) -> str:
                 for of_name in (served, *parts.values()):
                     of_name[name] = weight
                 continue
-            scale = weight.abs().amax(dim=1, keepdim=True) / _LARGEST
+            is_int4 = has_int4 and _OF_EXPERTS in name
+            scale = weight.abs().amax(dim=1, keepdim=True) / (_LARGEST_INT4 if is_int4 else _LARGEST)
             integers = (weight / scale).round()
-            served[name] = integers.to(torch.int8)
-            served[f"{stem}.weight_scale"] = scale
-            served[f"{stem}.weight_offset"] = torch.zeros_like(scale)
-            description |= dict.fromkeys((name, f"{stem}.weight_scale", f"{stem}.weight_offset"), METHOD)
+            tensors = _served_int4(stem, integers, scale) if is_int4 else _served_int8(stem, integers, scale)
+            served |= tensors
+            description.update(dict.fromkeys(tensors, INT4_METHOD if is_int4 else METHOD))
             parts["values"][name] = integers
             parts["scales"][name] = scale.expand_as(weight).contiguous()
         for target, tensors in ((folder, served), *((folder / part, of) for part, of in parts.items())):
@@ -68,10 +80,32 @@ def write_w8a8(model: str, folder: Path) -> str:
             save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
             for file in Path(model).glob("*.json"):
                 shutil.copy(file, target)
-        (folder / "quant_model_description.json").write_text(json.dumps(description))
+        (folder / DESCRIPTION).write_text(json.dumps(description))
 
     run_ranks(job, Layout(), deadline_s=120)
     return str(folder)
+
+
+def _served_int8(stem: str, integers: Any, scale: Any) -> dict[str, Any]:
+    import torch
+
+    return {
+        f"{stem}.weight": integers.to(torch.int8),
+        f"{stem}.weight_scale": scale,
+        f"{stem}.weight_offset": torch.zeros_like(scale),
+    }
+
+
+def _served_int4(stem: str, integers: Any, scale: Any) -> dict[str, Any]:
+    """Packs each two rows into one, the first in the low bits. The bias is what is lost where an operator lowers a
+    row's int8 values by 8; that of a projection which TP may split by its input comes in sixteen parts."""
+    import torch
+
+    values = integers.to(torch.int8)
+    packed = (values[0::2] & 15) | (values[1::2] << 4)
+    num_parts = 16 if stem.endswith("down_proj") else 1
+    bias = 8 * (integers * scale).unflatten(1, (num_parts, -1)).sum(-1)
+    return _served_int8(stem, packed, scale) | {f"{stem}.scale_bias": bias.contiguous()}
 
 
 def _is_quantised(name: str, num_layers: int) -> bool:
@@ -86,7 +120,8 @@ def integer_network(num_shards: Callable[[str], int]) -> Callable[[str], Any]:
 
     The product of a projection is the exact sum of int8 products, times the scale of the weight's row, times the
     scale of the activation's row. num_shards: function of a projection's name that tells over how many ranks its
-    input is split, each of which quantises its own part.
+    input is split, each of which quantises its own part. What experts with int4 weights give, and their sum, is
+    rounded to bfloat16, as vllm-ascend has it whatever the activations' type.
     """
 
     def load(folder: str) -> Any:
@@ -100,19 +135,29 @@ def integer_network(num_shards: Callable[[str], int]) -> Callable[[str], Any]:
             for part in ("values", "scales")
         )
         scales = dict(of_scales.named_parameters())
+        description = json.loads((Path(folder) / DESCRIPTION).read_text())
+        has_int4 = description["model_quant_type"] == INT4_METHOD
+
+        def rounds(name: str) -> bool:
+            return has_int4 and _OF_EXPERTS in name and "down_proj" in name
+
         quantised = [
-            (parameter, scales[name].detach()[..., 0].flatten(), num_shards(name))
+            (parameter, scales[name].detach()[..., 0].flatten(), num_shards(name), rounds(name))
             for name, parameter in network.named_parameters()
             if _is_quantised(name, network.config.num_hidden_layers)
         ]
+        for name, module in network.named_modules():
+            if has_int4 and name.endswith(_OF_EXPERTS.rstrip(".")):
+                module.register_forward_hook(lambda module, inputs, output: output.bfloat16().float())
         plain = torch.nn.functional.linear
 
         def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-            for parameter, row_scales, shards in quantised:
+            for parameter, row_scales, shards, is_rounded in quantised:
                 offset = (weight.data_ptr() - parameter.data_ptr()) // parameter.element_size()
                 if 0 <= offset < parameter.numel():
                     first = offset // parameter.shape[-1]
-                    return _product(x, weight, row_scales[first : first + weight.shape[0]], shards)
+                    result = _product(x, weight, row_scales[first : first + weight.shape[0]], shards)
+                    return result.bfloat16().float() if is_rounded else result
             return plain(x, weight, bias)
 
         torch.nn.functional.linear = linear

@@ -58,12 +58,30 @@ Tensor OfGroup(const Tensors& tensors, size_t g, int64_t dims_of_one) {
   return tensors.at(g);
 }
 
+// The scales of group g, [N], or of an int4 weight also [Q, N] for Q groups of its rows.
+Tensor ScalesOfGroup(const Grouped& call, size_t g) {
+  const bool is_one_of_all = call.scales.size() == 1 && call.weights[0].dim() > 2;
+  return is_one_of_all ? call.scales[0].select(0, static_cast<int64_t>(g)) : call.scales.at(g);
+}
+
+// As float32, without the row scales.
+Tensor ScaledInt4Product(const Grouped& call, const Tensor& x, size_t g) {
+  if (call.scales.empty() || call.biases.empty()) not_emulated("an int4 product without scales or bias");
+  return int4_product({x, OfGroup(call.weights, g, 2), ScalesOfGroup(call, g), OfGroup(call.biases, g, 1)});
+}
+
+// As int32, without scales.
+Tensor SumsOfProducts(const Grouped& call, const Tensor& x, size_t g) {
+  const auto sums = integer_product(x, OfGroup(call.weights, g, 2));
+  return call.biases.empty() ? sums : sums + OfGroup(call.biases, g, 1);
+}
+
 // As int32 without scales, else as float32. Rows [begin, begin + x's rows) of the row scales are those of x.
 Tensor QuantisedProduct(const Grouped& call, const Tensor& x, size_t g, int64_t begin) {
-  auto sums = integer_product(x, OfGroup(call.weights, g, 2));
-  if (!call.biases.empty()) sums = sums + OfGroup(call.biases, g, 1);
-  if (call.scales.empty()) return sums;
-  auto y = sums.to(at::kFloat) * scale_of(OfGroup(call.scales, g, 1));
+  const bool is_int4 = call.weights[0].scalar_type() == at::kInt;
+  if (!is_int4 && call.scales.empty()) return SumsOfProducts(call, x, g);
+  auto y = is_int4 ? ScaledInt4Product(call, x, g)
+                   : SumsOfProducts(call, x, g).to(at::kFloat) * scale_of(OfGroup(call.scales, g, 1));
   if (!call.row_scales.empty()) {
     y = y * call.row_scales[0].flatten().slice(0, begin, begin + x.size(0)).to(at::kFloat).unsqueeze(-1);
   }

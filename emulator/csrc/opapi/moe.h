@@ -65,7 +65,9 @@ struct Grouped {
   Tensors x, weights, biases;
   Ints ends;  // of the groups; empty: each x has its weight
   int64_t group_type = 0, activation = 0;
-  Tensors scales, row_scales;  // of int8 operands: [N] of each weight, or [G, N], and [rows] of x
+  // of int8 rows: [N] of each weight, or [G, N], and [rows] of x; of int4 weights, int32 words of eight, also
+  // [Q, N] or [G, Q, N] of Q groups of a weight's rows
+  Tensors scales, row_scales;
 };
 void grouped_matmul(const Grouped& call, const Tensors& out);
 // The groups' ends from a list in the form of `type`: 0 running totals, 1 sizes, 2 pairs of group and size.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Semantics from op-plugin's public API documentation of npu_dynamic_quant, npu_quant_matmul and
-// npu_trans_quant_param (BSD-3 repository).
+// Semantics from op-plugin's public API documentation of npu_dynamic_quant, npu_quant_matmul,
+// npu_trans_quant_param, npu_convert_weight_to_int4pack and npu_grouped_matmul (BSD-3 repository); what an int4
+// product's bias makes up for, from vllm-ascend's quantization/methods/w4a8.py (Apache-2.0), which prepares it.
 #include "opapi/quantisation.h"
 
 #include "opapi/bodies.h"
@@ -9,6 +10,7 @@ namespace emu::opapi {
 namespace {
 
 constexpr double kLargest = 127;
+constexpr int64_t kInt4Offset = 8;
 
 }  // namespace
 
@@ -33,6 +35,27 @@ Tensor scale_of(const Tensor& scale) {
 }
 
 Tensor scale_bits(const Tensor& scale) { return scale.contiguous().view(at::kInt).to(at::kLong); }
+
+Tensor unpack_int4(const Tensor& words) {
+  const auto shifts = at::arange(0, 32, 4, words.options());
+  const auto nibbles = at::bitwise_right_shift(words.unsqueeze(-1), shifts).bitwise_and(15);
+  return at::where(nibbles >= 8, nibbles - 16, nibbles).flatten(-2).to(at::kChar);
+}
+
+Tensor int4_product(const Int4Product& call) {
+  if (!call.bias.defined()) not_emulated("an int4 product without a bias");
+  const auto weight = unpack_int4(call.words);
+  const auto scale = scale_of(call.scale).view({-1, weight.size(1)});
+  const int64_t num_groups = scale.size(0), group = weight.size(0) / num_groups;
+  const auto x = call.x.to(at::kInt) - kInt4Offset;
+  auto result = f32(call.bias).expand({x.size(0), weight.size(1)});
+  for (int64_t g = 0; g < num_groups; ++g) {
+    const auto sums = at::matmul(x.narrow(1, g * group, group).to(at::kDouble),
+                                 weight.narrow(0, g * group, group).to(at::kDouble));  // exact
+    result = result + sums.to(at::kFloat) * scale[g];
+  }
+  return result;
+}
 
 void quant_matmul(const QuantMatmul& call, const Tensor& out) {
   const auto x = call.transpose_x ? call.x.transpose(-1, -2) : call.x;

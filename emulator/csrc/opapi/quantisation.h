@@ -21,6 +21,19 @@ Tensor scale_of(const Tensor& scale);
 // The reverse.
 Tensor scale_bits(const Tensor& scale);
 
+// Int4 values of int32 words, which hold eight each, the first in the lowest bits: int8 [..., 8 N] from [..., N].
+Tensor unpack_int4(const Tensor& words);
+
+// Products of int8 rows x [M, K] and int4 weights, int32 words [K, N / 8].
+struct Int4Product {
+  Tensor x, words;
+  Tensor scale;  // [Q, N] of Q groups of rows of the weight, or [N]
+  Tensor bias;   // [N]
+};
+// The scaled products as float32 [M, N]. The rows' values are lowered by 8 before they are multiplied; the bias, 8
+// times the sum of the scaled weights, makes up for it.
+Tensor int4_product(const Int4Product& call);
+
 // The operands of QuantMatmul; undefined ones do not count.
 struct QuantMatmul {
   Tensor x, weight;

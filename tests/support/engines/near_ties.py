@@ -18,6 +18,7 @@ from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 NOISE = 0.02  # of the root mean square of what a router reads
 NUM_TRIES = 24
 TIE = 0.03  # of logits whose standard deviation is about 5
+TIE_BFLOAT16 = 0.3  # where layers round to bfloat16
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,10 @@ class Followed:
     least: list[list[int]]
     most: list[list[int]]
 
-    def assert_tokens(self) -> None:
-        """Raises AssertionError for a token that is not the network's choice, unless two are tied."""
-        assert self.largest_gap <= TIE
+    def assert_tokens(self, tie: float = TIE) -> None:
+        """Raises AssertionError for a token that is not the network's choice, unless the logits of both differ by
+        `tie` at most."""
+        assert self.largest_gap <= tie
         assert self.num_others <= 2
 
     def assert_all_of(self, load_LE: list[list[int]]) -> None:

@@ -39,6 +39,17 @@ VALID_COUNTS = UpstreamRace(
     "main stream may get the same memory while the copy is pending (vllm-ascend 0.23.0.post1 "
     "model_runner_v1.py:1655).",
 )
+# with asynchronous scheduling and drafts of EAGLE-3
+DRAFT_QUERIES = UpstreamRace(
+    (
+        r"vllm_ascend/attention/attention_v1\.py:\d+ in build",
+        r"from vllm_ascend/spec_decode/llm_base_proposer\.py:\d+ in _propose",
+        r"at vllm_ascend/worker/model_runner_v1\.py:\d+ in _prepare_inputs",
+    ),
+    "the next step writes its query lengths while the copy that the drafter's attention metadata made of the last "
+    "ones may be pending: the event that orders the buffer is recorded before the drafts (vllm-ascend "
+    "0.23.0.post1 attention_v1.py:315, model_runner_v1.py:1066). Drafts depend on it, and no token that stays.",
+)
 # in warm-up before a capture, and while capturing; no request is there yet; mended (`mend_races`)
 _WARM_UP = r"from vllm/v1/worker/gpu_model_runner\.py:\d+ in _warmup_and_capture"
 _IN_DUMMY_RUN = r"at vllm_ascend/worker/model_runner_v1\.py:\d+ in _dummy_run"
