@@ -77,7 +77,8 @@ def softmax_sums(
     rows = (blocks_TK * block_size + places_TK % block_size).flatten()
     scores_TNK = torch.zeros((), device=query.device)
     for of_query, of_key in ((query, key), (query_rope, key_rope)):
-        keys = of_key.flatten(0, 2).index_select(0, rows).unflatten(0, places_TK.shape)
+        keys = of_key.flatten(0, 2).index_select(0, rows)
+        keys = keys.unflatten(0, places_TK.shape)  # type: ignore[no-untyped-call]
         scores_TNK = scores_TNK + of_query.float() @ keys.float().transpose(1, 2)
     scores_TNK = (scores_TNK * scale_value).masked_fill(~is_there_TK[:, None], float("-inf"))
     largest_TN = scores_TNK.amax(-1)
