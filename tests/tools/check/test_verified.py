@@ -95,7 +95,7 @@ def test_the_rows_of_pairs_are_its_cases() -> None:
         if row.test.endswith("test_vllm_ascend_pairs.py::test_pairs_of_what_is_served")
     }
     cases = [case.deployment for case in pairs.CASES.values()]
-    assert classes <= {tuple((getattr(case, dimension),) for dimension in DIMENSIONS) for case in cases}
+    assert classes == {tuple((getattr(case, dimension),) for dimension in DIMENSIONS) for case in cases}
 
 
 def test_pairs_of_the_rows_of_frames_are_run() -> None:

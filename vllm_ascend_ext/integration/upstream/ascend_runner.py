@@ -57,7 +57,7 @@ class MendedAscendRunner:
         if self._mends_races and self._is_capturing:
             import torch
 
-            torch.npu.current_stream().synchronize()
+            torch.npu.current_stream().synchronize()  # type: ignore[attr-defined]
         return super()._dummy_run(*args, **kwargs)  # type: ignore[misc]
 
     # attributes of vllm-ascend's runner that the mixin reads
@@ -84,7 +84,7 @@ def _ordered(random_sample: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
     @functools.wraps(random_sample)
     def ordered(probs: Any, generators: Any) -> Any:
         token_ids = random_sample(probs, generators)
-        global_stream().wait_stream(torch.npu.current_stream())
+        global_stream().wait_stream(torch.npu.current_stream())  # type: ignore[attr-defined]
         return token_ids
 
     return ordered

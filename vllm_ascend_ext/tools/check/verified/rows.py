@@ -44,6 +44,7 @@ _OFF = {
 
 _Values = str | tuple[str, ...]
 _LOAD = ("eplb_load",)
+_BOTH = ("eplb_load", "mtp_output")
 _A2 = "tests/eplb_load/test_vllm_ascend.py::"
 _DISPATCH = "tests/eplb_load/vllm_ascend/test_dispatch.py::test_gathered_rows_count_once"
 _A3 = "tests/eplb_load/vllm_ascend/test_a3.py::test_cut_rows_count_once"
@@ -52,11 +53,14 @@ _QUANTISED = "tests/engine/test_vllm_ascend_quantised.py::test_tokens_and_load_e
 _QUANTISED_CUT = "tests/engine/test_vllm_ascend_quantised.py::test_quantised_rows_travel_on_an_a3"
 _QUANTISED_GRAPHS = "tests/engine/test_vllm_ascend_quantised.py::test_quantised_layers_in_graphs"
 _SERVICE = "tests/engine/test_vllm_ascend_service.py::"
+_PAIRS = "tests/engine/test_vllm_ascend_pairs.py::test_pairs_of_what_is_served"
 _FRAMES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_are_the_engines_tokens"
 _PIPELINES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_of_a_pipeline"
 _CUT = ("MC2, ALLTOALL",)
 _FULL = ("FULL_DECODE_ONLY",)
+_MIXED = ("FULL_AND_PIECEWISE",)
 _FEW = ("none", "mtp 1")
+_FC1 = ("FlashComm v1",)
 _SERVED: Mapping[str, _Values] = {"graphs": _FULL, "dispatch": _CUT, "weights": "w8a8", "drafts": "mtp 3"}
 
 
@@ -109,7 +113,21 @@ ROWS: tuple[VerifiedRow, ...] = (
     _row(_LOAD, f"{_SERVICE}test_on_an_a2", "MLA", "TP+EP", weights="w8a8", drafts=_FEW),
     _row(_LOAD, f"{_SERVICE}test_on_an_a3", "MLA", "TP+EP", dispatch=_CUT, weights="w8a8", drafts=_FEW),
     _row(_LOAD, f"{_SERVICE}test_on_an_a3", "MLA", "TP+EP", "DP+TP+EP", **_SERVED),
-    _row(("eplb_load", "mtp_output"), f"{_SERVICE}test_everything_at_once", "MLA", "DP+TP+EP", **_SERVED),
+    _row(_BOTH, f"{_SERVICE}test_everything_at_once", "MLA", "DP+TP+EP", **_SERVED),
+    _row(_BOTH, _PAIRS, "MLA", "DP+TP+EP", **_SERVED, row_split=_FC1),
+    _row(_BOTH, _PAIRS, "MLA", "DP+TP+EP", graphs=_FULL, weights="w8a8", drafts="mtp 3", row_split=_FC1),
+    _row(_BOTH, _PAIRS, "MLA", "DP+TP+EP", graphs=_FULL, dispatch=_CUT, weights="w8a8", drafts="mtp 5"),
+    _row(_BOTH, _PAIRS, "MLA", "DP+TP+EP", dispatch=_CUT, weights="w8a8", drafts="mtp 1", row_split=_FC1),
+    _row(_BOTH, _PAIRS, "MLA", "DP+EP", graphs=_MIXED, dispatch=_CUT, weights="w8a8"),
+    _row(_BOTH, _PAIRS, "MLA", "DP+EP", graphs=_FULL, dispatch=_CUT, drafts="mtp 3"),
+    _row(_BOTH, _PAIRS, "MLA", "TP+EP", graphs=_FULL, dispatch=_CUT, weights="w8a8", drafts="mtp 2"),
+    _row(_BOTH, _PAIRS, "GQA", "DP+TP+EP", graphs=_MIXED, dispatch=_CUT, weights="w8a8", row_split=_FC1),
+    _row(_BOTH, _PAIRS, "GQA", "DP+TP+EP", graphs=_FULL),
+    _row(_BOTH, _PAIRS, "MLA", "1", graphs=_MIXED, weights="w8a8", drafts="mtp 1"),
+    _row(_BOTH, _PAIRS, "MLA", "1", drafts="mtp 3"),
+    _row(_BOTH, _PAIRS, "GQA", "1"),
+    _row(_BOTH, _PAIRS, "GQA", "TP", graphs=_MIXED),
+    _row(_BOTH, _PAIRS, "GQA", "TP", graphs=_FULL),
     _row(
         ("dp_gather",),
         "tests/dp_gather/test_vllm_ascend.py::test_modes_give_transformers_tokens",
