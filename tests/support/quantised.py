@@ -17,8 +17,8 @@ METHOD, INT4_METHOD = "W8A8_DYNAMIC", "W4A8_DYNAMIC"
 DESCRIPTION = "quant_model_description.json"
 _LARGEST, _LARGEST_INT4 = 127, 7
 _OF_EXPERTS = ".experts."  # in the names of routed experts' projections
-# latent attention reads the values and keys that this one makes in parts, which vllm-ascend takes in floats only
-_FLOAT = "kv_b_proj"
+# latent attention reads the values and keys that the first makes in parts, which vllm-ascend takes in floats only
+_FLOAT = ("kv_b_proj", ".indexer.")
 
 
 def allow_float32() -> None:
@@ -37,9 +37,9 @@ def write_w8a8(model: str, folder: Path) -> str:
     """Writes `model` with int8 projections into `folder` and returns the folder.
 
     Every two-dimensional projection, of attention and of experts, has a scale for each of its rows; routers,
-    norms, embeddings, `kv_b_proj` and the layer of drafts stay in floats. Beside the checkpoint lie two in float32
-    for `integer_network`: `values`, whose projections hold the integers, and `scales`, whose projections hold in
-    each row its scale.
+    norms, embeddings, indexers, `kv_b_proj` and the layer of drafts stay in floats. Beside the checkpoint lie two
+    in float32 for `integer_network`: `values`, whose projections hold the integers, and `scales`, whose
+    projections hold in each row its scale.
     """
     return _write(model, folder, {"model_quant_type": METHOD})
 
@@ -63,7 +63,8 @@ def _write(model: str, folder: Path, description: dict[str, Any]) -> str:
         for name, weight in weights.items():
             stem, _, kind = name.rpartition(".")
             if not (kind == "weight" and weight.dim() == 2 and _is_quantised(stem, num_layers)):
-                description[name] = "FLOAT"
+                if not name.endswith("norm.bias"):  # it would say so of every norm (ops/layernorm.py:44)
+                    description[name] = "FLOAT"
                 for of_name in (served, *parts.values()):
                     of_name[name] = weight
                 continue
@@ -111,7 +112,7 @@ def _served_int4(stem: str, integers: Any, scale: Any) -> dict[str, Any]:
 def _is_quantised(name: str, num_layers: int) -> bool:
     layer = re.search(r"\.layers\.(\d+)\.", name)
     is_draft = layer is not None and int(layer[1]) >= num_layers
-    return "_proj" in name and _FLOAT not in name and not is_draft
+    return "_proj" in name and not any(part in name for part in _FLOAT) and not is_draft
 
 
 def integer_network(num_shards: Callable[[str], int]) -> Callable[[str], Any]:

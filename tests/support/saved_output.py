@@ -147,10 +147,16 @@ def run_saved(
 
 def engine_result(case: EngineCase, runs: Sequence[SavedRun]) -> EngineResult:
     """Returns what `run_engine` would have, but texts and times."""
+    num_stages = case.layout.pp
     ranks = (
         RankResult(
             run.tp_rank,
-            tuple(Completion(int(index), tuple(tokens), "") for index, tokens in run.outputs.items()),
+            # all stages see the tokens; the first one tells
+            tuple(
+                Completion(int(index), tuple(tokens), "")
+                for index, tokens in run.outputs.items()
+                if run.rank // case.layout.tp % num_stages == 0
+            ),
             0.0,
             0.0,
             run.metrics,

@@ -144,6 +144,41 @@ def test_sparse_flash_attention(
     assert (expected == 0).all(-1).any() == (sparse_mode == 3)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_of_vllm_ascends_own(operands: Operands, dtype: torch.dtype) -> None:
+    """Its attention tells the sums for paged keys, of which ranks that hold parts of the keys make one softmax."""
+    from vllm_ascend.utils import enable_custom_op
+
+    assert enable_custom_op()
+    query = torch.randn(NUM_QUERIES + 2, 2, LATENT + ROPE, dtype=dtype)  # the last two are of no request
+    key = torch.randn(NUM_KEYS, 1, LATENT + ROPE, dtype=dtype)
+    indices = torch.full((NUM_QUERIES + 2, 1, 6), -1, dtype=torch.int32)
+    largest, sums = torch.full((NUM_QUERIES + 2, 2), -torch.inf), torch.zeros(NUM_QUERIES + 2, 2)
+    expected = torch.zeros(NUM_QUERIES + 2, 2, LATENT, dtype=torch.float64)
+    for queries, keys in operands.spans:
+        for row in range(queries.start, queries.stop):
+            chosen = torch.randperm(keys.stop - keys.start)[: row % 6]
+            indices[row, 0, : len(chosen)] = chosen
+            if not len(chosen):
+                continue
+            rows = key[keys, 0][chosen].double()
+            scores = query[row].double() @ rows.T * 0.05
+            largest[row], sums[row] = scores.amax(-1), (scores - scores.amax(-1, keepdim=True)).exp().sum(-1)
+            expected[row] = scores.softmax(-1) @ rows[:, :LATENT]
+    cache = operands.laid_out(key[..., :LATENT].contiguous(), "PA_BSND")
+    out, npu_largest, npu_sums = torch.ops._C_ascend.npu_sparse_flash_attention(
+        query=query[..., :LATENT].contiguous().npu(), key=cache, value=cache, sparse_indices=indices.npu(),
+        scale_value=0.05, query_rope=query[..., LATENT:].contiguous().npu(),
+        key_rope=operands.laid_out(key[..., LATENT:].contiguous(), "PA_BSND"), sparse_block_size=1,
+        layout_query="TND", layout_kv="PA_BSND", sparse_mode=0, attention_mode=2, return_softmax_lse=True,
+        **operands.named("PA_BSND", "actual_seq_lengths_kv"),
+    )  # fmt: skip
+    assert_close(out, expected)
+    assert npu_largest.shape == npu_sums.shape == (1, NUM_QUERIES + 2, 2)
+    torch.testing.assert_close(npu_largest[0].cpu(), largest, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(npu_sums[0].cpu(), sums, rtol=1e-4, atol=1e-4)
+
+
 def test_padded_queries_and_keys() -> None:
     """In layout BSND a request has a row; without lengths all of it counts, and with them the rest is not used."""
     import torch_npu

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.quantised import allow_float32
+from tests.support import quantised
+from tests.support.engines import sparse
 
 A3_SOC = "Ascend910_9391"
 REPLAY = "replay"  # of a captured graph, whose dispatches were counted at the capture
@@ -94,7 +95,8 @@ def main(asked: Path, answered: Path) -> None:
 
     function, arguments, named = pickle.loads(asked.read_bytes())
     forked_ranks.preload()
-    allow_float32()
+    quantised.allow_float32()
+    sparse.allow_float32()
     log = dispatches(asked.parent)
     log.write_text("")
     count_dispatches(log)
