@@ -14,14 +14,16 @@ QWEN3_NEXT = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 64,
     "shared_expert_intermediate_size": 64,
-    "layer_types": ["linear_attention", "full_attention"],
+    # vllm-ascend takes the drafts' layer to have the blocks of full attention: as many layers of each kind
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"],
     # vLLM has the state of a block as wide as the keys of one: whole blocks of 128 tokens, at TP 1 and 2
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 64,
     "linear_value_head_dim": 64,
 }
-_FULL = "model.layers.1."  # the layer of full attention
+_FULL = "model.layers.2."  # the layer of full attention
 _TOKENS = 28.0  # of embeddings, beside those that were drawn
 _KEPT = (0.02, 0.5)  # what a state loses with a token, as a logarithm: long memories and short ones
 
