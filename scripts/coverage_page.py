@@ -39,11 +39,12 @@ def coverage(table: Table, paragraph: Callable[[str], list[str]]) -> list[Sequen
     parts: list[Sequence[str]] = [
         paragraph(
             "What `vllm-ascend-ext check` says of the `vllm serve` commands that vllm-ascend publishes for "
-            "mixture-of-experts models in its tutorials and test configurations. *Starts* means that a test on "
-            "the emulator has run this class of deployment in small, with tokens and counts compared (for "
-            "`mtp_output`: its layout, drafts and transfer together, and each other value in some engine); "
-            "*unverified* that nothing speaks against it and no test has run it; *refused* that start-up says "
-            "why not. A command whose SoC is not said counts with the worse of A2 and A3. Everything is judged "
+            "mixture-of-experts models in its tutorials and test configurations. *Starts* means that tests on the "
+            "emulator have run this class of deployment in small, with tokens and counts compared: each of its "
+            "values, and any two that meet in the feature in one engine (for `mtp_output` those of layout, drafts "
+            "and transfer); *unverified* that nothing speaks against it and tests lack some of that; *refused* "
+            "that start-up says why not. A command whose SoC is not said counts with the worse of A2 and A3. "
+            "Everything is judged "
             f"for vllm-ascend {RELEASE}; commands of other releases are here for comparison. How to ask about "
             "your own command: [check a command](check.md)."
         )
@@ -65,7 +66,7 @@ _BY_CLASS = (
 )
 _ROWS = (
     "A row is one test, with the values that it runs; what a row leaves out is eager, ALLGATHER, unquantised, and "
-    "off. The table is `vllm_ascend_ext/tools/check/verified.py`."
+    "off. The table is `vllm_ascend_ext/tools/check/verified/rows.py`."
 )
 _STATES = ("starts", "unverified", "refused")
 
@@ -133,7 +134,7 @@ def _unreadable(table: Table, answers: Sequence[Any]) -> list[Sequence[str]]:
 
 
 def _verified(table: Table) -> list[str]:
-    from vllm_ascend_ext.tools.check.verified import ROWS
+    from vllm_ascend_ext.tools.check.verified.rows import ROWS
 
     rows = [
         (

@@ -64,20 +64,28 @@ def options() -> str:
         )
     ]
     summaries = {feature.name: feature.summary for feature in FEATURES}
-    for name, field in ExtConfig.model_fields.items():
-        section = field.annotation
+    for name in ExtConfig.sections():
+        section = ExtConfig.model_fields[name].annotation
         assert isinstance(section, type) and issubclass(section, BaseModel)
-        meanings = attributes_of(section)
-        rows = [
-            (f"`{key}`", value_type(option), f"`{json.dumps(option.default)}`", meanings[key])
-            for key, option in section.model_fields.items()
-        ]
         parts += [
             [f"## {name}"],
             paragraph(f"It {summaries[name]}. Use: [{name}](features/{name}.md)."),
-            table(("key", "type", "default", "meaning"), rows),
+            keys_of(section, section.model_fields),
         ]
+    others = [name for name in ExtConfig.model_fields if name not in ExtConfig.sections()]
+    parts += [["## Beside the sections"], keys_of(ExtConfig, others)]
     return page("Options", *parts)
+
+
+def keys_of(section: type[BaseModel], names: Iterable[str]) -> list[str]:
+    """Returns the table of keys of a model in config.py."""
+    meanings = attributes_of(section)
+    options = {name: section.model_fields[name] for name in names}
+    rows = [
+        (f"`{key}`", value_type(option), f"`{json.dumps(option.default)}`", meanings[key])
+        for key, option in options.items()
+    ]
+    return table(("key", "type", "default", "meaning"), rows)
 
 
 def attributes_of(section: type[BaseModel]) -> dict[str, str]:
@@ -87,7 +95,8 @@ def attributes_of(section: type[BaseModel]) -> dict[str, str]:
     meanings = {"enabled": "turns the feature on"} | {
         name: re.sub(r"\s+", " ", meaning).strip().removesuffix(".") for name, meaning in found
     }
-    if missing := set(section.model_fields) - set(meanings):
+    plain = {name for name, field in section.model_fields.items() if not isinstance(field.default, BaseModel)}
+    if missing := plain - set(meanings):
         raise SystemExit(f"docs_pages: the docstring of {section.__name__} says nothing of {sorted(missing)}")
     return meanings
 

@@ -125,12 +125,23 @@ class MtpOutputConfig(_Section):
 
 
 class ExtConfig(_Section):
-    """Holds all sections. Equal configurations hash equally, as vLLM's own hash of its configuration needs."""
+    """Holds all sections. Equal configurations hash equally, as vLLM's own hash of its configuration needs.
+
+    Attributes:
+        mend_races: whether races of vllm-ascend itself are mended in our worker, as with temperature > 0
+            (vllm-ascend #13673). Nothing that is computed changes.
+    """
 
     eplb_load: EplbLoadConfig = EplbLoadConfig()
     dp_gather: DpGatherConfig = DpGatherConfig()
     attn_scatter: AttnScatterConfig = AttnScatterConfig()
     mtp_output: MtpOutputConfig = MtpOutputConfig()
+    mend_races: bool = True
+
+    @classmethod
+    def sections(cls) -> tuple[str, ...]:
+        """Returns the names of the features' sections, in the order of their declaration."""
+        return tuple(name for name in cls.model_fields if _section(cls, name) is not None)
 
     @classmethod
     def from_additional_config(cls, additional_config: Mapping[str, object] | None) -> ExtConfig | None:
@@ -181,7 +192,7 @@ class ExtConfig(_Section):
 
     def features(self) -> tuple[str, ...]:
         """Returns the names of the enabled sections, in the order of their declaration."""
-        return tuple(name for name in type(self).model_fields if getattr(self, name).enabled)
+        return tuple(name for name in self.sections() if getattr(self, name).enabled)
 
 
 def _is_misspelt(key: str) -> bool:

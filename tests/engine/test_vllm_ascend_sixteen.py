@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from emulator.findings import Findings
-from tests.eplb_load.test_engine import assert_equals_transformers
+from tests.eplb_load.test_engine import assert_equals_transformers, summed_load
 from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.apart import REPLAY
+from tests.support.engines.near_ties import follow
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
 from tests.support.quantised import integer_network, write_w8a8
 from tests.support.reference import QWEN3_MOE, float_network, make_prompts, transformers_tokens, write_model
+from tests.support.saved_output import next_instance
 from vllm_ascend_ext.tools.engine import EngineCase
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -28,9 +30,8 @@ pytestmark = [
 ]
 
 SOC = "Ascend910B1"
-NUM_TOKENS = 8
+NUM_TOKENS = 12
 DEADLINE_S = 1000
-LOAD = {"eplb_load": {"enabled": True, "interval": 2, "deadline_s": 120.0}}
 # heads and experts for every rank; MC2 takes the steps of decode, those with more tokens are gathered
 SHAPE = {"num_attention_heads": 16, "num_key_value_heads": 2}
 ENGINE = {
@@ -52,11 +53,17 @@ class Case:
     ascend: dict[str, Any] = field(default_factory=dict)
 
     def engine(self, model: str) -> EngineCase:
-        settings: dict[str, Any] = {"additional_config": {"ascend_ext": LOAD, **self.ascend}}
+        features = {
+            "eplb_load": {"enabled": True, "interval": 2, "deadline_s": 120.0},
+            "mtp_output": {"enabled": True, "instance": next_instance()},
+        }
+        settings: dict[str, Any] = {"additional_config": {"ascend_ext": features, **self.ascend}}
         if self.mode:
             graphs = {"cudagraph_mode": self.mode, "cudagraph_capture_sizes": [2, 4]}
             settings |= {"enforce_eager": False, "compilation_config": graphs}
-        return EngineCase(model, self.layout, expert_parallel=True, ascend_ext=LOAD, engine_args=ENGINE | settings)
+        return EngineCase(
+            model, self.layout, expert_parallel=True, ascend_ext=features, engine_args=ENGINE | settings
+        )
 
 
 CASES = {
@@ -85,9 +92,18 @@ def test_load_by_mc2(
     model = models[case.is_quantised]
     splits = {name: case.split} if case.split is not None else None
     run = run_on_a3(tmp_path, {name: case.engine(model)}, prompts, NUM_TOKENS, DEADLINE_S, splits, SOC)[name]
-    network = integer_network(lambda name: case.layout.tp if "o_proj" in name else 1)
-    load_network = network if case.is_quantised else float_network
-    assert run.result.token_ids == transformers_tokens(model, prompts, NUM_TOKENS, load_network)
-    assert_equals_transformers(model, prompts, run.result, load_network)
+    if case.is_quantised:
+        network = integer_network(lambda name: case.layout.tp if "o_proj" in name else 1)
+        followed = follow(model, prompts, run.result.token_ids, network)
+        followed.assert_tokens()
+        load_LE, num_tokens = summed_load(run.result, 0)
+        assert num_tokens == sum(len(prompt) + NUM_TOKENS - 1 for prompt in prompts)
+        followed.assert_all_of(load_LE)
+    else:
+        assert run.result.token_ids == transformers_tokens(model, prompts, NUM_TOKENS, float_network)
+        assert_equals_transformers(model, prompts, run.result)
+    for rank in run.saved:
+        told = {name: told.tokens for name, told in rank.told.items()}
+        assert told == (rank.outputs if rank.tp_rank == 0 else {})
     assert set(run.dispatches) == {"MC2", "AllGather"} | ({REPLAY} if case.mode else set())
     assert others(race_reports.take(), CAPTURE) == []

@@ -33,14 +33,20 @@ ACCEPTED_COUNTS = UpstreamRace(
     "step's counts may be pending; only later it waits for that copy (vLLM 0.23.0 gpu_model_runner.py:1536, "
     "gpu_input_batch.py:466 and 786; vllm-ascend 0.23.0.post1 waits at model_runner_v1.py:1152).",
 )
-# with asynchronous scheduling and drafts, across data-parallel replicas
+# with a temperature above 0; mended (`mend_races`)
+SAMPLES = UpstreamRace(
+    (r"sample/sampler\.py:\d+ in random_sample",),
+    "vllm-ascend draws random numbers on a side stream and divides by them on the main stream; the side stream "
+    "may get their memory again while the division is pending (vllm-ascend #13673).",
+)
+# with asynchronous scheduling and drafts, across data-parallel replicas; mended (`mend_races`)
 VALID_COUNTS = UpstreamRace(
     ("_copy_valid_sampled_token_count",),
     "vllm-ascend copies the numbers of valid tokens on a side stream, which the allocator is not told of; the "
     "main stream may get the same memory while the copy is pending (vllm-ascend 0.23.0.post1 "
     "model_runner_v1.py:1655).",
 )
-# in warm-up before a capture, and while capturing; no request is there yet
+# in warm-up before a capture, and while capturing; no request is there yet; mended (`mend_races`)
 _WARM_UP = r"from vllm/v1/worker/gpu_model_runner\.py:\d+ in _warmup_and_capture"
 _IN_DUMMY_RUN = r"at vllm_ascend/worker/model_runner_v1\.py:\d+ in _dummy_run"
 CAPTURE = (

@@ -52,10 +52,11 @@ def test_a_class_that_a_test_has_run_starts(capsys: pytest.CaptureFixture[str]) 
     found = document["commands"][0]["features"]
     assert status == 0 and set(found) == {"eplb_load", "mtp_output"}
     assert {feature["state"] for feature in found.values()} == {"starts"}
-    assert found["mtp_output"]["classes"]["A2"]["test"].startswith("tests/mtp_output/")
+    assert all(test.startswith("tests/") for test in found["mtp_output"]["classes"]["A2"]["tests"])
     status, document, _ = check(capsys, *asked, *command, *(word.replace("2", "7") for word in drafts))
     assert status == 0
-    assert document["commands"][0]["features"]["mtp_output"]["state"] == "unverified"
+    found = document["commands"][0]["features"]["mtp_output"]
+    assert found["state"] == "unverified" and found["classes"]["A2"]["lacks"] == ["mtp 7"]
 
 
 def test_prompt_embeddings_are_refused_beside_drafts_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,8 @@ def test_every_command_has_an_answer(rows: list[dict[str, Any]], answers: list[A
 def test_nothing_starts_without_a_test(answers: list[Answer]) -> None:
     for one in answers:
         for verdict in one.verdicts:
-            assert (verdict.state == "starts") == (verdict.test is not None)
+            assert (verdict.state == "starts") == bool(verdict.tests)
+            assert (verdict.state == "unverified") == bool(verdict.lacks)
             assert (verdict.state == "refused") == bool(verdict.reasons)
             assert all(str(reason) and reason.instead for reason in verdict.reasons)
     for feature in FEATURES:

@@ -4,12 +4,13 @@
 # the runner from there too: vllm-ascend's modules import each other in a circle that only opens at this one
 from vllm_ascend.worker.worker import NPUModelRunner, NPUWorker
 
+from vllm_ascend_ext.integration.upstream.ascend_runner import MendedAscendRunner
 from vllm_ascend_ext.integration.upstream.seams.rows import runner
 from vllm_ascend_ext.integration.worker import ExtWorker
 from vllm_ascend_ext.runner.mixin import ExtModelRunner
 
 
-class ExtNPUModelRunner(ExtModelRunner, NPUModelRunner):
+class ExtNPUModelRunner(ExtModelRunner, MendedAscendRunner, NPUModelRunner):
     """Runs models on Ascend NPUs and calls our observers and outputs."""
 
 

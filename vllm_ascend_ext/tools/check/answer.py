@@ -85,7 +85,10 @@ def _feature(verdicts: Sequence[Verdict]) -> dict[str, Any]:
             {"setting": reason.setting, "why": str(reason), "instead": reason.instead, "socs": socs}
             for reason, socs in reasons_of(verdicts).items()
         ],
-        "classes": {verdict.soc: asdict(verdict.deployment) | {"test": verdict.test} for verdict in verdicts},
+        "classes": {
+            verdict.soc: asdict(verdict.deployment) | {"tests": verdict.tests, "lacks": verdict.lacks}
+            for verdict in verdicts
+        },
     }
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SIGNS = {"starts": "✓ starts", "unverified": "? starts, unverified", "refused": "✗ refused"}
-_WIDTH, _INDENT = 100, 4
+_WIDTH, _INDENT, _SHOWN = 100, 4, 6
 
 
 def print_answer(answer: Answer, console: Console) -> None:
@@ -35,9 +35,15 @@ def _lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
         yield f"{reason}{where}"
     for verdict in verdicts:
         if verdict.state == "unverified":
-            yield f"no test has run this class on {verdict.soc}: {verdict.deployment}"
-        elif verdict.test:
-            yield f"{verdict.soc}: {verdict.test}"
+            yield f"{verdict.soc}: {verdict.deployment}"
+            yield f"no test has run on {verdict.soc}: {_some(verdict.lacks)}"
+        else:
+            yield from (f"{verdict.soc}: {test}" for test in verdict.tests)
+
+
+def _some(words: Sequence[str]) -> str:
+    more = len(words) - _SHOWN
+    return "; ".join(words[:_SHOWN]) + (f"; {more} more" if more > 0 else "")
 
 
 def print_totals(answers: Sequence[Answer], console: Console) -> None:

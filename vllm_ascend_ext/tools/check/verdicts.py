@@ -21,7 +21,7 @@ from vllm_ascend_ext.tools.check.model_facts import read_model, scheme_of
 from vllm_ascend_ext.tools.check.parsed_config import build
 from vllm_ascend_ext.tools.check.serve_options import model_of, read_options
 from vllm_ascend_ext.tools.check.shell_text import ServeCommand
-from vllm_ascend_ext.tools.check.verified import proof_of
+from vllm_ascend_ext.tools.check.verified.proof import proof_of
 
 State = Literal["starts", "unverified", "refused"]
 NAMES = tuple(feature.name for feature in FEATURES)
@@ -32,9 +32,11 @@ class Verdict:
     """Holds what comes of a command for one feature on one SoC.
 
     Attributes:
-        state: "starts": a test has run this class; "unverified": nothing speaks against it, but no test ran it.
+        state: "starts": tests have verified this class; "unverified": nothing speaks against it, but tests lack
+            something of it.
         reasons: every refusal.
-        test: the test that has run the class, of a feature that starts.
+        tests: those that verify the class, of a feature that starts.
+        lacks: what no test has run, of a feature that is unverified.
     """
 
     feature: str
@@ -42,7 +44,8 @@ class Verdict:
     state: State
     reasons: tuple[Refusal, ...]
     deployment: DeploymentClass
-    test: str | None
+    tests: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +86,17 @@ def judge(question: Question) -> list[Verdict]:
             only = _only(config, name)
             refused = refusals_in(Deployment(vllm_config, only, DEVICES["npu"], stack))
             reasons = (*problems, *refused)
-            test = None if reasons else proof_of(name, deployment)
-            state: State = "refused" if reasons else "starts" if test else "unverified"
-            verdicts.append(Verdict(name, soc, state, reasons, deployment, test))
+            verdicts.append(_verdict(name, soc, reasons, deployment))
     return verdicts
+
+
+def _verdict(feature: str, soc: str, reasons: tuple[Refusal, ...], deployment: DeploymentClass) -> Verdict:
+    if reasons:
+        return Verdict(feature, soc, "refused", reasons, deployment)
+    proof = proof_of(feature, deployment)
+    if proof.is_verified:
+        return Verdict(feature, soc, "starts", (), deployment, tests=proof.tests)
+    return Verdict(feature, soc, "unverified", (), deployment, lacks=proof.lacks)
 
 
 def _only(config: ExtConfig, feature: str) -> ExtConfig:

@@ -183,7 +183,7 @@ def _feature_parts() -> list[dict[str, Any]]:
             "why": f"{summary}: off until asked for, "
             f'additional_config={{"{KEY}": {{"{name}": {{"enabled": true}}}}}}',
         }
-        for name, summary in zip(ExtConfig.model_fields, _summaries(), strict=False)
+        for name, summary in zip(ExtConfig.sections(), _summaries(), strict=False)
     ]
 
 
@@ -194,7 +194,7 @@ def _summaries() -> list[str]:
     except (ImportError, OSError):
         from vllm_ascend_ext.config import ExtConfig
 
-        return ["needs torch"] * len(ExtConfig.model_fields)
+        return ["needs torch"] * len(ExtConfig.sections())
     return [feature.summary for feature in FEATURES]
 
 

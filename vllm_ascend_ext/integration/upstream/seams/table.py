@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from vllm_ascend_ext.integration.upstream.seams.rows import (
     ascend_dispatch,
+    ascend_runner,
     attn_scatter,
     cpu_layers,
     cpu_platform,
@@ -22,6 +23,7 @@ SEAMS: tuple[Seam, ...] = (
     *startup.ROWS,
     *server.ROWS,
     *runner.ROWS,
+    *ascend_runner.ROWS,
     *eplb_load.ROWS,
     *dp_gather.ROWS,
     *ascend_dispatch.ROWS,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists the classes of deployments in which tests have run features on vllm-ascend: a row a test.
+"""Lists what tests have run of features on vllm-ascend, in small on the emulator: a row a test.
 
-A test proves a class in small on the emulator: tokens equal to transformers', and what the feature counts or sends
-equal to an independent count. A row names for each dimension of `DeploymentClass` the values that its test runs; a
-test that runs its values pairwise may name them all. What no row holds reads "unverified".
+Such a test compares tokens with transformers' and what the feature counts or sends with an independent count. A
+row names for each dimension of `DeploymentClass` the values that its test runs; a test that runs several values of
+two dimensions runs each with each, or has a row for each. What follows from the rows: `proof.py`.
 
 To add a row: name the test as pytest does, without what is in brackets, and every value that it runs.
 """
@@ -13,12 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from vllm_ascend_ext.tools.check.deployment_class import DIMENSIONS, DeploymentClass
-
 
 @dataclass(frozen=True, slots=True)
 class VerifiedRow:
-    """Holds the classes that one test proves.
+    """Holds what one test has run.
 
     Attributes:
         features: names of the features that the test runs.
@@ -30,12 +28,9 @@ class VerifiedRow:
     test: str
     values: Mapping[str, tuple[str, ...]]
 
-    def holds(self, deployment: DeploymentClass) -> bool:
-        """Returns whether the test ran this class."""
-        return all(self._has(name, getattr(deployment, name)) for name in DIMENSIONS)
-
-    def _has(self, dimension: str, value: str) -> bool:
-        return value in self.values.get(dimension, _OFF.get(dimension, ()))
+    def of(self, dimension: str) -> tuple[str, ...]:
+        """Returns the values that the test runs of a dimension."""
+        return self.values.get(dimension, _OFF.get(dimension, ()))
 
 
 _OFF = {
@@ -49,6 +44,7 @@ _OFF = {
 
 _Values = str | tuple[str, ...]
 _LOAD = ("eplb_load",)
+_BOTH = ("eplb_load", "mtp_output")
 _A2 = "tests/eplb_load/test_vllm_ascend.py::"
 _DISPATCH = "tests/eplb_load/vllm_ascend/test_dispatch.py::test_gathered_rows_count_once"
 _A3 = "tests/eplb_load/vllm_ascend/test_a3.py::test_cut_rows_count_once"
@@ -57,11 +53,14 @@ _QUANTISED = "tests/engine/test_vllm_ascend_quantised.py::test_tokens_and_load_e
 _QUANTISED_CUT = "tests/engine/test_vllm_ascend_quantised.py::test_quantised_rows_travel_on_an_a3"
 _QUANTISED_GRAPHS = "tests/engine/test_vllm_ascend_quantised.py::test_quantised_layers_in_graphs"
 _SERVICE = "tests/engine/test_vllm_ascend_service.py::"
+_PAIRS = "tests/engine/test_vllm_ascend_pairs.py::test_pairs_of_what_is_served"
 _FRAMES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_are_the_engines_tokens"
 _PIPELINES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_of_a_pipeline"
 _CUT = ("MC2, ALLTOALL",)
 _FULL = ("FULL_DECODE_ONLY",)
+_MIXED = ("FULL_AND_PIECEWISE",)
 _FEW = ("none", "mtp 1")
+_FC1 = ("FlashComm v1",)
 _SERVED: Mapping[str, _Values] = {"graphs": _FULL, "dispatch": _CUT, "weights": "w8a8", "drafts": "mtp 3"}
 
 
@@ -70,12 +69,7 @@ def _row(features: tuple[str, ...], test: str, family: str, *layouts: str, **mor
     return VerifiedRow(features, test, {"family": (family,), "layout": layouts, **values})
 
 
-# What `mtp_output` reads of a step comes after the last layer: the sampler's output, the step's requests and
-# the numbers of its drafts (integration/mtp_output/runner_outputs.py, called by `ExtModelRunner._sample`). Kind
-# of attention, dispatch, widths of weights and the split of rows end before the logits. No graph holds a
-# sampling: what is captured is `_dummy_run`, which does not call `_sample`, and `RecordCopier.launch` refuses
-# to be captured. So these dimensions need no pairs; a value counts once a test has run it, and not before. It does
-# see ranks, stages, drafts and schedulers, and the steps without a pass that KV transfer brings.
+# what some engine with `mtp_output` has run of the dimensions that do not meet in it (`proof.MEET`)
 _RAN: Mapping[str, tuple[str, ...]] = {
     "family": ("GQA", "MLA"),
     "graphs": ("eager", "PIECEWISE", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE"),
@@ -119,7 +113,21 @@ ROWS: tuple[VerifiedRow, ...] = (
     _row(_LOAD, f"{_SERVICE}test_on_an_a2", "MLA", "TP+EP", weights="w8a8", drafts=_FEW),
     _row(_LOAD, f"{_SERVICE}test_on_an_a3", "MLA", "TP+EP", dispatch=_CUT, weights="w8a8", drafts=_FEW),
     _row(_LOAD, f"{_SERVICE}test_on_an_a3", "MLA", "TP+EP", "DP+TP+EP", **_SERVED),
-    _row(("eplb_load", "mtp_output"), f"{_SERVICE}test_everything_at_once", "MLA", "DP+TP+EP", **_SERVED),
+    _row(_BOTH, f"{_SERVICE}test_everything_at_once", "MLA", "DP+TP+EP", **_SERVED),
+    _row(_BOTH, _PAIRS, "MLA", "DP+TP+EP", **_SERVED, row_split=_FC1),
+    _row(_BOTH, _PAIRS, "MLA", "DP+TP+EP", graphs=_FULL, weights="w8a8", drafts="mtp 3", row_split=_FC1),
+    _row(_BOTH, _PAIRS, "MLA", "DP+TP+EP", graphs=_FULL, dispatch=_CUT, weights="w8a8", drafts="mtp 5"),
+    _row(_BOTH, _PAIRS, "MLA", "DP+TP+EP", dispatch=_CUT, weights="w8a8", drafts="mtp 1", row_split=_FC1),
+    _row(_BOTH, _PAIRS, "MLA", "DP+EP", graphs=_MIXED, dispatch=_CUT, weights="w8a8"),
+    _row(_BOTH, _PAIRS, "MLA", "DP+EP", graphs=_FULL, dispatch=_CUT, drafts="mtp 3"),
+    _row(_BOTH, _PAIRS, "MLA", "TP+EP", graphs=_FULL, dispatch=_CUT, weights="w8a8", drafts="mtp 2"),
+    _row(_BOTH, _PAIRS, "GQA", "DP+TP+EP", graphs=_MIXED, dispatch=_CUT, weights="w8a8", row_split=_FC1),
+    _row(_BOTH, _PAIRS, "GQA", "DP+TP+EP", graphs=_FULL),
+    _row(_BOTH, _PAIRS, "MLA", "1", graphs=_MIXED, weights="w8a8", drafts="mtp 1"),
+    _row(_BOTH, _PAIRS, "MLA", "1", drafts="mtp 3"),
+    _row(_BOTH, _PAIRS, "GQA", "1"),
+    _row(_BOTH, _PAIRS, "GQA", "TP", graphs=_MIXED),
+    _row(_BOTH, _PAIRS, "GQA", "TP", graphs=_FULL),
     _row(
         ("dp_gather",),
         "tests/dp_gather/test_vllm_ascend.py::test_modes_give_transformers_tokens",
@@ -137,9 +145,3 @@ ROWS: tuple[VerifiedRow, ...] = (
     _output(_PIPELINES, "PP", "TP+EP+PP"),
     _output(_PIPELINES, "TP+EP+PP", drafts="mtp 3", transfer="producer"),
 )
-
-
-def proof_of(feature: str, deployment: DeploymentClass) -> str | None:
-    """Returns the test that has run a feature in a class of deployments, else None."""
-    rows = (row for row in ROWS if feature in row.features and row.holds(deployment))
-    return next((row.test for row in rows), None)
