@@ -8,18 +8,13 @@ that the race checker and the limits are the same.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch_npu
 from torch import Tensor
 
-# aclDataType (CANN API documentation)
-_TYPES = {torch.float32: 0, torch.int8: 2, torch.int32: 3, torch.int64: 9, torch.bool: 12}
-_FORMAT_ND = 2
+from emulator.vllm_ascend.launch import run
+
 _ORIGIN_INTS = 128  # of each row in assist_info_for_combine
 
 
@@ -61,7 +56,7 @@ def npu_moe_distribute_dispatch_v2(
     recv_counts = x.new_empty(ep_world_size * num_local, dtype=torch.int32)
     tp_counts = x.new_empty(tp_world_size, dtype=torch.int32)
     outputs = (rows, row_scales, origins, counts, recv_counts, tp_counts, expanded_scales)
-    _run(
+    run(
         "aclnnMoeDistributeDispatchV2",
         *(x, expert_ids, scales, x_active_mask, expert_scales),
         *(group_ep, ep_world_size, ep_rank_id, moe_expert_num, group_tp, tp_world_size, tp_rank_id),
@@ -103,7 +98,7 @@ def npu_moe_distribute_combine_v2(
         combined: Tensor = torch.ops.npu.npu_moe_distribute_combine_v2(**given)
         return combined
     out = expand_x.new_empty(expert_ids.shape[0], expand_x.shape[1])
-    _run(
+    run(
         "aclnnMoeDistributeCombineV2",
         *(expand_x, expert_ids, assist_info_for_combine, ep_send_counts, expert_scales, tp_send_counts),
         *(x_active_mask, None, None, None, expand_scales, shared_expert_x),
@@ -112,51 +107,3 @@ def npu_moe_distribute_combine_v2(
         *(global_bs or expert_ids.shape[0] * ep_world_size, 0, comm_quant_mode, 0, comm_alg, out),
     )
     return out
-
-
-def _run(name: str, *arguments: Tensor | None | str | int) -> None:
-    """Runs an operator on the current stream. Raises RuntimeError with its message where it refuses."""
-    opapi, runtime = ctypes.CDLL("libopapi.so"), ctypes.CDLL("libascendcl.so")
-    runtime.aclGetRecentErrMsg.restype = ctypes.c_char_p
-    stream = ctypes.c_void_p(torch_npu.npu.current_stream().npu_stream)
-    size, executor = ctypes.c_uint64(), ctypes.c_void_p()
-    with contextlib.ExitStack() as handles:
-        passed = [_passed(opapi, argument, handles) for argument in arguments]
-        failed = getattr(opapi, f"{name}GetWorkspaceSize")(*passed, ctypes.byref(size), ctypes.byref(executor))
-        if failed == 0:
-            failed = getattr(opapi, name)(None, size, executor, stream)
-    if failed != 0:
-        raise RuntimeError((runtime.aclGetRecentErrMsg() or name.encode()).decode())
-
-
-def _passed(opapi: ctypes.CDLL, argument: Tensor | None | str | int, handles: contextlib.ExitStack) -> Any:
-    if argument is None:
-        return None
-    if isinstance(argument, str):
-        return ctypes.c_char_p(argument.encode())
-    return (
-        ctypes.c_int64(argument) if isinstance(argument, int) else handles.enter_context(_handle(opapi, argument))
-    )
-
-
-@contextlib.contextmanager
-def _handle(opapi: ctypes.CDLL, tensor: Tensor) -> Iterator[ctypes.c_void_p]:
-    """Makes a tensor's handle (op-plugin utils/op_api_common.h: view, strides, offset, format, storage)."""
-
-    def numbers(values: tuple[int, ...]) -> Any:
-        return (ctypes.c_int64 * len(values))(*values)
-
-    opapi.aclCreateTensor.restype = ctypes.c_void_p
-    storage = tensor.untyped_storage()
-    elements = storage.nbytes() // tensor.element_size()
-    handle = ctypes.c_void_p(
-        opapi.aclCreateTensor(
-            numbers(tuple(tensor.shape)), ctypes.c_uint64(tensor.dim()), _TYPES[tensor.dtype],
-            numbers(tensor.stride()), ctypes.c_int64(int(tensor.storage_offset())), _FORMAT_ND,
-            numbers((elements,)), ctypes.c_uint64(1), ctypes.c_void_p(storage.data_ptr()),
-        )
-    )  # fmt: skip
-    try:
-        yield handle
-    finally:
-        opapi.aclDestroyTensor(handle)

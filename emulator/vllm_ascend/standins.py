@@ -53,6 +53,7 @@ class StandIn:
 
 _ATB = "torch_npu.op_plugin.atb._atb_ops:atb::"
 _NO_ATB = "ATB (libatb.so) is a closed C++ library with virtual classes; ours only loads"
+_NO_TRITON = "a Triton kernel, and Triton has no back end for an emulated NPU"
 _NO_KERNELS = "vllm-ascend's kernels are AscendC, compiled by CANN for the NPU"
 
 STAND_INS = (
@@ -70,7 +71,9 @@ STAND_INS = (
         "npu_add_rms_norm_bias, moe_gating_top_k, npu_moe_init_routing_custom, "
         "grouped_matmul_swiglu_quant_weight_nz and its tensor_list, grouped_matmul_swiglu_quant_v2, "
         "npu_dequant_swiglu_quant, "
-        "dispatch_ffn_combine, npu_lightning_indexer, npu_sparse_flash_attention; with shapes for torch.compile",
+        "dispatch_ffn_combine, npu_lightning_indexer, npu_sparse_flash_attention, npu_gemma_rms_norm, "
+        "npu_causal_conv1d_custom, npu_fused_gdn_gating, npu_recurrent_gated_delta_rule; with shapes for "
+        "torch.compile",
     ),
     StandIn(
         target="vllm_ascend._build_info:__device_type__",
@@ -123,10 +126,22 @@ STAND_INS = (
         )
         for name in ("nms", "qnms")
     ),
+    *(
+        StandIn(
+            target=f"vllm_ascend.ops.{name}", source=f"linear_attention.py:{ours}", reason=_NO_TRITON, does=does
+        )
+        for name, ours, does in (
+            ("gdn:chunk_gated_delta_rule", "chunk_gated_delta_rule", "the delta rule by the emulated operator"),
+            ("gdn:l2norm_fwd", "l2norm", "rows of length one"),
+            ("gdn:clear_ssm_states", "clear_ssm_states", "zeroes the states of sequences that begin"),
+            ("gdn:fused_qkvzba_split_reshape_cat", "split_qkvzba", "takes a projection apart"),
+            ("layernorm:layer_norm_fwd_npu", "gated_norm", "an RMS norm with a gate"),
+        )
+    ),
     StandIn(
         target="vllm.v1.worker.block_table:_compute_slot_mapping_kernel",
         source="slot_mapping.py:compute_slot_mapping",
-        reason="a Triton kernel, and Triton has no back end for an emulated NPU",
+        reason=_NO_TRITON,
         does="the slots of all tokens in a few torch operations",
     ),
 )

@@ -2,6 +2,7 @@
 // Everything that a body in a table may use; precompiled once for all tables.
 #pragma once
 
+#include "gated_delta/gated_delta.h"
 #include "mc2/mc2.h"
 #include "opapi/attention.h"
 #include "opapi/bodies.h"

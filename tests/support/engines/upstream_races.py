@@ -26,6 +26,13 @@ CORRECTED_COUNTS = UpstreamRace(
     "device, queued behind the previous step, may be pending (vLLM 0.23.0 gpu_model_runner.py:2067 and 1484, and "
     "the same in vllm-ascend). It corrects rows that the device computes itself: no token depends on the copy.",
 )
+# with drafts of a model whose layers have states
+ACCEPTED_COUNTS = UpstreamRace(
+    ("_update_states_after_model_execute", r"at vllm/v1/worker/gpu_input_batch\.py:\d+ in (add_request|condense)"),
+    "the batch of the next step reads and writes the pinned `num_accepted_tokens_cpu` while the copy of the last "
+    "step's counts may be pending; only later it waits for that copy (vLLM 0.23.0 gpu_model_runner.py:1536, "
+    "gpu_input_batch.py:466 and 786; vllm-ascend 0.23.0.post1 waits at model_runner_v1.py:1152).",
+)
 # with a temperature above 0; mended (`mend_races`)
 SAMPLES = UpstreamRace(
     (r"sample/sampler\.py:\d+ in random_sample",),

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qwen3-Next on the emulated NPU with our features, against transformers: gated delta nets, whose states live
+beside keys and values. Decode steps are captured graphs, prompts are prefilled in chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from emulator.findings import Findings
+from tests.eplb_load.test_engine import assert_equals_transformers, summed_load
+from tests.support.engines.a3 import run_on_a3
+from tests.support.engines.apart import REPLAY
+from tests.support.engines.qwen3_next import write_qwen3_next
+from tests.support.engines.upstream_races import ACCEPTED_COUNTS, CAPTURE, others
+from tests.support.long_tables import long_table
+from tests.support.reference import make_prompts, transformers_tokens
+from tests.support.saved_output import SavedRun, next_instance
+from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
+from vllm_ascend_ext.tools.engine import EngineCase, EngineResult
+from vllm_ascend_ext.tools.forked_ranks import Layout
+
+pytestmark = [
+    pytest.mark.emulator,
+    pytest.mark.engine,
+    pytest.mark.usefixtures("vllm_preloaded"),
+    long_table,
+]
+
+NUM_TOKENS = 12
+DEADLINE_S = 400
+NUM_CHOSEN = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """ways: how rows travel to their experts on an A3."""
+
+    layout: Layout
+    ways: frozenset[str]
+    with_experts_apart: bool = True
+    drafts: int = 0
+
+    def engine(self, model: str) -> EngineCase:
+        sizes = [of_all * (1 + self.drafts) for of_all in (2, 4)]  # tokens of a decode step
+        return EngineCase(
+            model,
+            self.layout,
+            expert_parallel=self.with_experts_apart,
+            num_speculative_tokens=self.drafts,
+            ascend_ext={
+                "eplb_load": {"enabled": True, "interval": 2},
+                "mtp_output": {"enabled": True, "instance": next_instance()},
+            },
+            engine_args={
+                "max_num_seqs": 4,
+                "max_num_batched_tokens": 256 if self.drafts else 48,
+                "enable_prefix_caching": False,
+                "async_scheduling": False,
+                "enforce_eager": False,
+                "compilation_config": {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": sizes},
+            },
+        )
+
+
+APART = frozenset({"MC2", "All2AllV"})
+CASES = {
+    "TP2": Case(Layout(tp=2), frozenset({"AllGather"}), with_experts_apart=False),
+    "TP2+EP, MTP3": Case(Layout(tp=2), APART, drafts=3),
+    "TP2+EP": Case(Layout(tp=2), APART),
+}
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_model: str) -> list[list[int]]:
+    return make_prompts(tiny_model)[:7]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preloaded: None) -> str:
+    return write_qwen3_next(tmp_path_factory.mktemp("Qwen3-Next"), tiny_model)
+
+
+@pytest.fixture(scope="module")
+def expected(model: str, prompts: list[list[int]]) -> list[tuple[int, ...]]:
+    tokens = transformers_tokens(model, prompts, NUM_TOKENS)
+    assert len(set(tokens)) > 4  # not degenerate
+    return tokens
+
+
+def assert_every_row_counts(runs: list[SavedRun], result: EngineResult) -> None:
+    """Some drafts stay and some do not; every row that the scheduler scheduled counts once."""
+    replicas = [saved for saved in runs if saved.tp_rank == 0]
+    drafted, accepted = (
+        sum(saved.metrics[f"vllm:spec_decode_num_{kind}_tokens"] for saved in replicas)
+        for kind in ("draft", "accepted")
+    )
+    assert 0.1 * drafted < accepted < 0.8 * drafted
+    (target_LE, num_target), (draft_LE, num_draft) = summed_load(result, 0), summed_load(result, 1)
+    later_passes = result.case.num_speculative_tokens - 1
+    assert num_target == sum(saved.num_rows for saved in replicas)
+    assert num_draft == num_target + later_passes * sum(saved.num_rows_of_requests for saved in replicas)
+    assert {sum(row) for row in target_LE} == {NUM_CHOSEN * num_target}
+    assert [sum(row) for row in draft_LE] == [NUM_CHOSEN * num_draft]
+
+
+def assert_frames(runs: list[SavedRun]) -> None:
+    """The first TP rank of each replica sends its requests' tokens, all of them once."""
+    for saved in runs:
+        told = {name: told.tokens for name, told in saved.told.items()}
+        assert told == (saved.outputs if saved.tp_rank == 0 else {})
+        assert all(told.statuses[-1] == RequestStatus.FINISHED for told in saved.told.values())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_in_graphs_on_an_a3(
+    model: str,
+    prompts: list[list[int]],
+    expected: list[tuple[int, ...]],
+    race_reports: Findings,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    case = CASES[name]
+    run = run_on_a3(tmp_path, {"": case.engine(model)}, prompts, NUM_TOKENS, DEADLINE_S)[""]
+    assert run.result.token_ids == expected
+    if case.drafts:
+        assert_every_row_counts(run.saved, run.result)
+    else:
+        assert_equals_transformers(model, prompts, run.result)
+    assert_frames(run.saved)
+    assert set(run.dispatches) == case.ways | {REPLAY}
+    assert others(race_reports.take(), (ACCEPTED_COUNTS, *CAPTURE)) == []
