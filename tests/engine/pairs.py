@@ -89,9 +89,10 @@ class Case:
         return integer_network(self._num_shards)(folder)
 
     def _num_shards(self, name: str) -> int:
-        """With EP all projections that TP splits by their input are split but those of routed experts."""
-        is_split = "o_proj" in name or ("down_proj" in name and ".experts." not in name)
-        return self.layout.tp if is_split else 1
+        """With EP all projections that TP splits by their input are split but those of routed experts, and with
+        FlashComm v1 those of shared ones."""
+        is_whole = ".experts." in name or (self.row_split and ".shared_experts." in name)
+        return self.layout.tp if "o_proj" in name or ("down_proj" in name and not is_whole) else 1
 
 
 FULL, BOTH = "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE"
