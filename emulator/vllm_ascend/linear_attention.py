@@ -103,8 +103,8 @@ def split_qkvzba(
     """
     num_tokens, shared = mixed_qkvz.shape[0], num_heads_v // num_heads_qk
     heads = mixed_qkvz.view(num_tokens, num_heads_qk, -1)
-    *qkv, z = heads.split([head_qk, head_qk, shared * head_v, shared * head_v], dim=-1)
-    b, a = mixed_ba.view(num_tokens, num_heads_qk, -1).split(shared, dim=-1)
+    *qkv, z = torch.split(heads, [head_qk, head_qk, shared * head_v, shared * head_v], dim=-1)
+    b, a = torch.split(mixed_ba.view(num_tokens, num_heads_qk, -1), shared, dim=-1)
     mixed_qkv = torch.cat([part.reshape(num_tokens, -1) for part in qkv], dim=-1)
     z, b, a = (part.reshape(num_tokens, num_heads_v, -1) for part in (z, b, a))
     return mixed_qkv, z, b[..., 0], a[..., 0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists small engines as published commands have them, on an A3: with quantised weights and drafts."""
+"""Lists small engines as published commands have them: with quantised weights and drafts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tests.support.engines.apart import A3_SOC
 from tests.support.engines.eagle3 import write_eagle3
 from tests.support.engines.file_connector import transfer
 from tests.support.engines.glm4_moe import write_glm4_moe
+from tests.support.engines.sparse import write_sparse
 from tests.support.quantised import write_w4a8, write_w8a8
 from tests.support.reference import write_qwen3_moe
 from tests.support.saved_output import next_instance
@@ -23,7 +25,8 @@ ENGINE: dict[str, Any] = {"max_num_seqs": 4, "enable_prefix_caching": False}
 PRODUCER, CONSUMER = "kv_producer", "kv_consumer"
 FLASHCOMM = "enable_flashcomm1"
 SHARED_DP = "enable_shared_expert_dp"
-DP2XTP2 = Layout(tp=2, dp=2)
+TP2, DP2XTP2 = Layout(tp=2), Layout(tp=2, dp=2)
+A2_SOC = "Ascend910B1"
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,12 @@ class Case:
     roles: tuple[str, ...] = ("",)
     consumer_splits: bool = False
     split: tuple[int, ...] = (5, 2)
+    soc: str = A3_SOC
 
     @property
     def ways(self) -> set[str]:
-        """Returns how rows may go to their experts on an A3."""
-        return {"MC2", "All2AllV"} if self.layout.num_ranks > 1 else {"AllGather"}
+        """Returns how rows may go to their experts."""
+        return {"MC2", "All2AllV"} if self.layout.num_ranks > 1 and self.soc == A3_SOC else {"AllGather"}
 
     @property
     def top_k(self) -> int:
@@ -83,6 +87,11 @@ CASES = {
     # routed experts in int4
     "MLA W4A8 eagle3": Case("DeepSeek W4A8", row_split=FLASHCOMM),
     "MLA W4A8 eagle3 PD": Case("DeepSeek W4A8", row_split=FLASHCOMM, roles=PD),
+    "GQA W4A8 eagle3 TP2": Case("Qwen3-MoE W4A8", TP2, row_split=FLASHCOMM),
+    "sparse MLA W4A8 PD": Case("DeepSeek-V3.2 W4A8", is_eagle=False, row_split=FLASHCOMM, roles=PD),
+    # on an A2, where rows are gathered
+    "MLA W4A8 eagle3 PD, A2": Case("DeepSeek W4A8", row_split=FLASHCOMM, roles=PD, soc=A2_SOC),
+    "MLA shared-expert DP, A2": Case("DeepSeek W8A8", is_eagle=False, row_split=SHARED_DP, soc=A2_SOC),
 }
 
 
@@ -94,7 +103,10 @@ def write_models(folder: Path, tiny_model: str) -> dict[str, str]:
         return folder / name
 
     qwen = write_qwen3_moe(new("qwen3"), tiny_model)
+    sparse = write_sparse(tiny_model, new("v32"), "DeepSeek-V3.2")
     return {
+        "Qwen3-MoE W4A8": write_w4a8(qwen, new("qwen3-w4a8")),
+        "DeepSeek-V3.2 W4A8": write_w4a8(sparse, new("v32-w4a8")),
         "Qwen3-MoE W8A8": write_w8a8(qwen, new("qwen3-w8a8")),
         "DeepSeek W8A8": write_w8a8(tiny_model, new("deepseek-w8a8")),
         "DeepSeek W4A8": write_w4a8(tiny_model, new("deepseek-w4a8")),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes of published deployments in small, on an emulated A3: quantised weights, drafts of EAGLE-3 or MTP,
+"""Classes of published deployments in small: quantised weights, drafts of EAGLE-3 or MTP,
 FlashComm v1 or shared experts by data parallelism, graphs, both roles of KV transfer, with both our features.
 
 Tokens and load are held to transformers with the same integer arithmetic, frames to the engine's tokens.
@@ -14,6 +14,7 @@ import pytest
 from emulator.findings import Findings
 from tests.engine.published.cases import CASES, DEADLINE_S, NUM_TOKENS, PRODUCER, Case, engine_of, write_models
 from tests.eplb_load.test_engine import summed_load
+from tests.support.engines import sparse
 from tests.support.engines.a3 import A3Run, run_on_a3
 from tests.support.engines.apart import REPLAY
 from tests.support.engines.near_ties import TIE, TIE_BFLOAT16, Followed, follow
@@ -38,6 +39,7 @@ def prompts(tiny_model: str) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preloaded: None) -> dict[str, str]:
     allow_float32()  # the ranks are forks of this process
+    sparse.allow_float32()
     return write_models(tmp_path_factory.mktemp("models"), tiny_model)
 
 
@@ -53,7 +55,7 @@ def test_load_and_frames_are_exact(
         engine = engine_of(case, models, role, tmp_path)
         part = case.part(role)
         splits = {"": part.split} if part.layout.dp > 1 else {}
-        run = run_on_a3(tmp_path, {"": engine}, prompts, num_tokens, DEADLINE_S, splits)[""]
+        run = run_on_a3(tmp_path, {"": engine}, prompts, num_tokens, DEADLINE_S, splits, case.soc)[""]
         followed = follow(models[case.model], prompts, run.result.token_ids, integer_network(part.num_shards))
         followed.assert_tokens(TIE_BFLOAT16 if "W4A8" in case.model else TIE)
         check_frames(run, case, num_tokens)

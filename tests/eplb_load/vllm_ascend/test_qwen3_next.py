@@ -70,6 +70,7 @@ CASES = {
     "TP2": Case(Layout(tp=2), frozenset({"AllGather"}), with_experts_apart=False),
     "TP2+EP, MTP3": Case(Layout(tp=2), APART, drafts=3),
     "TP2+EP": Case(Layout(tp=2), APART),
+    "DP2xTP2+EP, MTP3": Case(Layout(tp=2, dp=2), APART, drafts=3),
 }
 
 

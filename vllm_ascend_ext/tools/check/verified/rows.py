@@ -54,19 +54,40 @@ _QUANTISED_CUT = "tests/engine/test_vllm_ascend_quantised.py::test_quantised_row
 _QUANTISED_GRAPHS = "tests/engine/test_vllm_ascend_quantised.py::test_quantised_layers_in_graphs"
 _SERVICE = "tests/engine/test_vllm_ascend_service.py::"
 _PAIRS = "tests/engine/test_vllm_ascend_pairs.py::test_pairs_of_what_is_served"
+_PUBLISHED = "tests/engine/published/test_published.py::test_load_and_frames_are_exact"
+_SPARSE = "tests/engine/sparse/test_vllm_ascend_sparse.py::test_with_both_features"
+_LINEAR = "tests/eplb_load/vllm_ascend/test_qwen3_next.py::test_in_graphs_on_an_a3"
+_TRANSFER = "tests/engine/transfer/test_vllm_ascend.py::"
+_TWO_ENGINES = f"{_TRANSFER}test_each_row_counts_where_it_is_computed"
+_SIXTEEN = "tests/engine/test_vllm_ascend_sixteen.py::test_load_by_mc2"
 _FRAMES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_are_the_engines_tokens"
 _PIPELINES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_of_a_pipeline"
 _CUT = ("MC2, ALLTOALL",)
 _FULL = ("FULL_DECODE_ONLY",)
 _MIXED = ("FULL_AND_PIECEWISE",)
 _FEW = ("none", "mtp 1")
-_FC1 = ("FlashComm v1",)
+_FC1, _SHARED = ("FlashComm v1",), ("shared-expert DP",)
+_SENDS, _TAKES = ("producer",), ("consumer",)
+_TURNS = ("MC2, ALLGATHER",)
 _SERVED: Mapping[str, _Values] = {"graphs": _FULL, "dispatch": _CUT, "weights": "w8a8", "drafts": "mtp 3"}
 
 
 def _row(features: tuple[str, ...], test: str, family: str, *layouts: str, **more: _Values) -> VerifiedRow:
     values = {name: value if isinstance(value, tuple) else (value,) for name, value in more.items()}
     return VerifiedRow(features, test, {"family": (family,), "layout": layouts, **values})
+
+
+def _served(
+    test: str, family: str, weights: _Values, drafts: _Values, layout: str = "DP+TP+EP", **more: _Values
+) -> VerifiedRow:
+    """Returns a row of both features on an A3, in graphs unless it says otherwise."""
+    return _row(
+        _BOTH,
+        test,
+        family,
+        layout,
+        **{"graphs": _FULL, "dispatch": _CUT, "weights": weights, "drafts": drafts} | more,
+    )
 
 
 # what some engine with `mtp_output` has run of the dimensions that do not meet in it (`proof.MEET`)
@@ -128,6 +149,45 @@ ROWS: tuple[VerifiedRow, ...] = (
     _row(_BOTH, _PAIRS, "GQA", "1"),
     _row(_BOTH, _PAIRS, "GQA", "TP", graphs=_MIXED),
     _row(_BOTH, _PAIRS, "GQA", "TP", graphs=_FULL),
+    _row(_BOTH, _SIXTEEN, "GQA", "DP+TP+EP", dispatch=_TURNS),
+    _row(_BOTH, _SIXTEEN, "GQA", "TP+EP", graphs=_MIXED, dispatch=_TURNS),
+    _row(_BOTH, _SIXTEEN, "GQA", "DP+TP+EP", graphs=_FULL, dispatch=_TURNS, weights="w8a8", row_split=_FC1),
+    _served(_PUBLISHED, "GQA", "w8a8", "eagle3 3", row_split=_FC1),
+    _served(_PUBLISHED, "GQA", "w8a8", "eagle3 1", graphs="eager", row_split=_FC1, transfer=_SENDS),
+    _served(_PUBLISHED, "GQA", "w8a8", "eagle3 3", transfer=_TAKES),
+    _served(_PUBLISHED, "MLA", "w8a8", "mtp 3", row_split=_SHARED),
+    _served(_PUBLISHED, "GQA", "w8a8", "mtp 1", graphs="eager", row_split=_SHARED, transfer=_SENDS),
+    _served(_PUBLISHED, "GQA", "w8a8", "mtp 3", row_split=_SHARED, transfer=_TAKES),
+    _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", row_split=_FC1),
+    _served(_PUBLISHED, "MLA", "w4a8", "eagle3 1", graphs="eager", row_split=_FC1, transfer=_SENDS),
+    _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", transfer=_TAKES),
+    _row(_BOTH, _SPARSE, "sparse MLA", "TP+EP"),
+    _row(_BOTH, _SPARSE, "sparse MLA", "TP+EP", graphs=_FULL, drafts="mtp 1"),
+    _served(_SPARSE, "sparse MLA", "w8a8", "mtp 3", row_split=_FC1),
+    _served(_SPARSE, "sparse MLA", "w8a8", "mtp 1", graphs="eager", row_split=_FC1),
+    _served(_SPARSE, "sparse MLA", "unquantised", "mtp 3", row_split=_FC1),
+    _row(_BOTH, _LINEAR, "linear attention", "TP", graphs=_FULL),
+    _row(_BOTH, _LINEAR, "linear attention", "TP+EP", graphs=_FULL, dispatch=_CUT, drafts=("none", "mtp 3")),
+    _row(_BOTH, _TWO_ENGINES, "MLA", "TP+EP", drafts="mtp 1", transfer=_SENDS),
+    _row(_BOTH, _TWO_ENGINES, "MLA", "TP+EP", graphs=_FULL, drafts="mtp 1", transfer=_TAKES),
+    _row(_BOTH, _TWO_ENGINES, "MLA", "1", transfer="both"),
+    _row(_BOTH, _TWO_ENGINES, "MLA", "1", drafts="mtp 1", transfer=_SENDS),
+    _row(_BOTH, _TWO_ENGINES, "MLA", "1", drafts="mtp 3", transfer=_TAKES),
+    _row(_BOTH, _TWO_ENGINES, "MLA", "1", weights="w8a8", drafts="mtp 1", transfer=_SENDS),
+    _row(_BOTH, _TWO_ENGINES, "MLA", "1", graphs=_MIXED, weights="w8a8", drafts="mtp 1", transfer=_TAKES),
+    _served(_TWO_ENGINES, "MLA", "w8a8", "mtp 1", "DP+EP", graphs="eager", transfer=_SENDS),
+    _served(_TWO_ENGINES, "MLA", "w8a8", "mtp 1", "DP+EP", transfer=_TAKES),
+    _row(_BOTH, _TWO_ENGINES, "GQA", "DP+TP+EP", graphs=_FULL, weights="w8a8", transfer=_TAKES),
+    _served(
+        f"{_TRANSFER}test_a_pipeline_prefills",
+        "MLA",
+        "w8a8",
+        ("mtp 1", "mtp 3"),
+        "TP+EP+PP",
+        graphs="eager",
+        row_split=_FC1,
+        transfer=_SENDS,
+    ),
     _row(
         ("dp_gather",),
         "tests/dp_gather/test_vllm_ascend.py::test_modes_give_transformers_tokens",
