@@ -41,6 +41,14 @@ def captured(body: Callable[[], None]) -> torch.npu.NPUGraph:
     return graph
 
 
+def side_stream() -> torch.npu.Stream:
+    """Makes a stream that is not the one which captures: torch hands out 32 of them in turn."""
+    import torch
+
+    side = torch.npu.Stream()
+    return torch.npu.Stream() if side == torch.npu.graph.default_capture_stream else side
+
+
 def replay_from(graph: torch.npu.NPUGraph, source: torch.Tensor, value: float) -> None:
     import torch
 
@@ -65,7 +73,7 @@ def test_a_graph_replays_on_new_inputs() -> None:
 def test_a_joined_side_stream_is_captured() -> None:
     import torch
 
-    side = torch.npu.Stream()
+    side = side_stream()
     source, between, target, beside = filled(1), filled(0), filled(0), filled(0)
 
     def body() -> None:
@@ -86,7 +94,7 @@ def test_a_joined_side_stream_is_captured() -> None:
 def test_an_unjoined_side_stream_is_reported(race_reports: Findings) -> None:
     import torch
 
-    side = torch.npu.Stream()
+    side = side_stream()
     source, target = filled(1), filled(0)
 
     def body() -> None:
@@ -143,7 +151,7 @@ def test_a_task_group_is_updated_between_replays() -> None:
     import torch
 
     first, second, target = filled(1), filled(2), filled(0)
-    update_stream = torch.npu.Stream()
+    update_stream = side_stream()
     event = torch.npu.ExternalEvent()
     handles = []
 
@@ -195,7 +203,7 @@ def test_a_wrong_number_of_updated_tasks_is_an_error() -> None:
         handles.append(torch.npu.graph_task_group_end(stream))
 
     graph = captured(body)
-    stream = torch.npu.Stream()
+    stream = side_stream()
     torch.npu.graph_task_update_begin(stream, handles[0])
     with pytest.raises(RuntimeError, match="the group has 1 tasks, the update 0"):
         torch.npu.graph_task_update_end(stream)
@@ -209,7 +217,7 @@ def test_a_host_function_reads_what_its_graph_has_copied() -> None:
     source = torch.full((1024,), 2.0, device="npu")
     pinned = torch.empty(1024, pin_memory=True)
     sums: list[float] = []
-    graph, stream = torch.npu.NPUGraph(), torch.npu.Stream()
+    graph, stream = torch.npu.NPUGraph(), side_stream()
     torch.npu.synchronize()
     with torch.npu.graph(graph, stream=stream):
         pinned.copy_(source, non_blocking=True)
