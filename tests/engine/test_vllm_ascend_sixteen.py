@@ -44,19 +44,19 @@ ENGINE = {
 
 @dataclass(frozen=True)
 class Case:
-    """mode: of the graphs, or "" for none. split: prompts of each replica."""
+    """mode: of the graphs, or "" for none. split: prompts of each replica. sends: whether `mtp_output` is on."""
 
     layout: Layout
     mode: str = ""
     is_quantised: bool = False
     split: tuple[int, ...] | None = None
+    sends: bool = True
     ascend: dict[str, Any] = field(default_factory=dict)
 
     def engine(self, model: str) -> EngineCase:
-        features = {
-            "eplb_load": {"enabled": True, "interval": 2, "deadline_s": 120.0},
-            "mtp_output": {"enabled": True, "instance": next_instance()},
-        }
+        features: dict[str, Any] = {"eplb_load": {"enabled": True, "interval": 2, "deadline_s": 120.0}}
+        if self.sends:
+            features["mtp_output"] = {"enabled": True, "instance": next_instance()}
         settings: dict[str, Any] = {"additional_config": {"ascend_ext": features, **self.ascend}}
         if self.mode:
             graphs = {"cudagraph_mode": self.mode, "cudagraph_capture_sizes": [2, 4]}
@@ -67,10 +67,10 @@ class Case:
 
 
 CASES = {
-    "DP8xTP2": Case(Layout(tp=2, dp=8), split=(2, 2, 1, 1, 1, 1, 1, 0)),
+    "DP8xTP2": Case(Layout(tp=2, dp=8), split=(2, 1, 1, 1, 1, 1, 1, 1)),
     "TP16 FULL_AND_PIECEWISE": Case(Layout(tp=16), "FULL_AND_PIECEWISE"),
     "DP8xTP2 W8A8 FULL_DECODE_ONLY, cut": Case(
-        Layout(tp=2, dp=8), "FULL_DECODE_ONLY", True, (2, 2, 1, 1, 1, 1, 1, 0), {"enable_flashcomm1": True}
+        Layout(tp=2, dp=8), "FULL_DECODE_ONLY", True, (2, 2, 1, 1, 1, 1, 1, 0), False, {"enable_flashcomm1": True}
     ),
 }
 
