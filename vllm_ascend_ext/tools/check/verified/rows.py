@@ -69,7 +69,6 @@ _FEW = ("none", "mtp 1")
 _FC1, _SHARED = ("FlashComm v1",), ("shared-expert DP",)
 _SENDS, _TAKES = ("producer",), ("consumer",)
 _TURNS = ("MC2, ALLGATHER",)
-_EAGER_A2: Mapping[str, _Values] = {"graphs": "eager", "dispatch": "ALLGATHER"}
 _SERVED: Mapping[str, _Values] = {"graphs": _FULL, "dispatch": _CUT, "weights": "w8a8", "drafts": "mtp 3"}
 
 
@@ -164,7 +163,16 @@ ROWS: tuple[VerifiedRow, ...] = (
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", transfer=_TAKES),
     _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 1", graphs="eager", row_split=_FC1, transfer=_SENDS),
     _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 3", transfer=_TAKES),
-    _served(_PUBLISHED, "MLA", "w4a8", "eagle3 1", **_EAGER_A2, row_split=_FC1, transfer=_SENDS),
+    _served(
+        _PUBLISHED,
+        "MLA",
+        "w4a8",
+        "eagle3 1",
+        graphs="eager",
+        dispatch="ALLGATHER",
+        row_split=_FC1,
+        transfer=_SENDS,
+    ),
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", dispatch="ALLGATHER", transfer=_TAKES),
     _served(_PUBLISHED, "MLA", "w8a8", "mtp 3", dispatch="ALLGATHER", row_split=_SHARED),
     _row(_BOTH, _SPARSE, "sparse MLA", "TP+EP"),
