@@ -104,6 +104,14 @@ def command_of(fence: Fence) -> list[str]:
     return [shutil.which("bash") or "/bin/bash", "-euo", "pipefail", "-c", fence.text]
 
 
+def shown(fence: Fence) -> list[str]:
+    """Returns the lines that the page shows as what a command prints: a text right after it."""
+    after = fence.line + fence.text.count("\n") + 3
+    found = fences(fence.page, (ROOT / fence.page).read_text(encoding="utf-8"))
+    texts = [other.text for other in found if other.language == "text" and other.line == after]
+    return [line for text in texts for line in text.splitlines()]
+
+
 def run(fence: Fence, folder: Path, bound_s: float) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command_of(fence), cwd=folder, env=environment(), capture_output=True, text=True, timeout=bound_s
@@ -129,6 +137,8 @@ def test_every_fence_is_of_the_form_that_is_read() -> None:
 def test_command_runs(fence: Fence, checkout: Path) -> None:
     result = run(fence, checkout, BOUNDS_S[fence.mark])
     assert result.returncode == 0, f"{fence}\n{result.stdout}\n{result.stderr}"
+    missing = [line for line in shown(fence) if line not in result.stdout.splitlines()]
+    assert not missing, f"{fence} does not print\n{missing}\nbut\n{result.stdout}"
 
 
 @pytest.mark.parametrize("fence", [f for f in all_fences() if f.mark == "runs: ci"], ids=str)
