@@ -65,6 +65,7 @@ def test_frozen_and_hashable():
             "ascend_ext.eplb_load.phase: expected one of 'all', 'prefill', 'decode', got 'both' (str)",
         ),
         ({"eplb_load": True}, "ascend_ext.eplb_load: expected a mapping, got True (bool)"),
+        ({"mend_races": 1}, "ascend_ext.mend_races: expected bool, got 1 (int)"),
         ({"eplb_load": None}, "ascend_ext.eplb_load: expected a mapping, got None (NoneType)"),
         ({7: {}}, f"ascend_ext.7: unknown key; did you mean {NEAREST_TO_7!r}? Valid keys: {SECTIONS}"),
         (None, "ascend_ext: expected a mapping, got None (NoneType)"),

@@ -8,6 +8,7 @@ together in one engine (a table that covers pairs). Which dimensions meet in a f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -50,11 +51,7 @@ class Proof:
 def proof_of(feature: str, deployment: DeploymentClass, rows: Iterable[VerifiedRow] = ROWS) -> Proof:
     """Returns what the rows' tests say of a feature in a class of deployments."""
     needed = _facts(feature, {name: (getattr(deployment, name),) for name in DIMENSIONS})
-    shown = [
-        (row.test, _facts(feature, {name: row.of(name) for name in DIMENSIONS}) & needed)
-        for row in rows
-        if feature in row.features
-    ]
+    shown = [(row.test, _shown(feature, row) & needed) for row in rows if feature in row.features]
     missing, tests = set(needed), list[str]()
     while shown:
         test, facts = max(shown, key=lambda item: len(item[1] & missing))
@@ -63,6 +60,11 @@ def proof_of(feature: str, deployment: DeploymentClass, rows: Iterable[VerifiedR
         tests.append(test)
         missing -= facts
     return Proof(tuple(dict.fromkeys(tests)), _in_words(missing))
+
+
+@functools.cache
+def _shown(feature: str, row: VerifiedRow) -> frozenset[Fact]:
+    return _facts(feature, {name: row.of(name) for name in DIMENSIONS})
 
 
 def _facts(feature: str, values: Mapping[str, Iterable[str]]) -> frozenset[Fact]:
