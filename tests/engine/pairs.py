@@ -6,18 +6,17 @@ Each is a class of deployments, with a row in `tools/check/verified/rows.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from tests.support.engines.apart import A3_SOC
-from tests.support.quantised import integer_network
+from tests.support.engines.apart import A2_SOC, A3_SOC
+from tests.support.quantised import integer_network, split_by_tp
 from tests.support.reference import float_network
 from tests.support.saved_output import next_instance
 from vllm_ascend_ext.tools.check.deployment_class import DeploymentClass
 from vllm_ascend_ext.tools.engine import EngineCase
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
-A2_SOC = "Ascend910B1"
 TP2, DP2, DP2_TP2 = Layout(tp=2), Layout(dp=2), Layout(tp=2, dp=2)
 
 
@@ -34,7 +33,6 @@ class Case:
     soc: str = A3_SOC
     expert_parallel: bool = True
     is_async: bool = False
-    arguments: dict[str, Any] = field(default_factory=dict)
 
     def engine(self, model: str) -> EngineCase:
         features = {
@@ -58,7 +56,7 @@ class Case:
             expert_parallel="EP" in self.deployment.layout,
             num_speculative_tokens=self.drafts,
             ascend_ext=features,
-            engine_args=settings | self.arguments,
+            engine_args=settings,
         )
 
     @property
@@ -86,13 +84,7 @@ class Case:
         """Makes the network that the tokens are compared with."""
         if self.weights == "unquantised":
             return float_network(folder)
-        return integer_network(self._num_shards)(folder)
-
-    def _num_shards(self, name: str) -> int:
-        """With EP all projections that TP splits by their input are split but those of routed experts, and with
-        FlashComm v1 those of shared ones."""
-        is_whole = ".experts." in name or (self.row_split and ".shared_experts." in name)
-        return self.layout.tp if "o_proj" in name or ("down_proj" in name and not is_whole) else 1
+        return integer_network(split_by_tp(self.layout.tp, cut=self.row_split))(folder)
 
 
 FULL, BOTH = "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE"

@@ -14,13 +14,10 @@ from typing import Any
 import pytest
 
 from emulator.findings import Findings
-from tests.eplb_load.test_engine import (
-    assert_equals_transformers,
-    assert_every_scheduled_row_counts,
-    summed_load,
-)
+from tests.eplb_load.test_engine import assert_equals_transformers, assert_every_scheduled_row_counts
 from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.apart import REPLAY
+from tests.support.engines.expert_load import summed_load
 from tests.support.engines.graph_counts import GraphCounts
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from emulator.findings import Findings
-from tests.engine.pairs import A2_SOC
 from tests.support.engines.a3 import run_on_a3
+from tests.support.engines.apart import A2_SOC
 from tests.support.engines.upstream_races import (
     CAPTURE,
     SAMPLES,

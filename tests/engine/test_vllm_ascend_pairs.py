@@ -9,14 +9,15 @@ import pytest
 
 from emulator.findings import Findings
 from tests.engine.pairs import CASES, Case
-from tests.eplb_load.test_engine import summed_load
 from tests.support.engines.a3 import A3Run, run_on_a3
 from tests.support.engines.apart import REPLAY
+from tests.support.engines.expert_load import assert_every_row_counts, summed_load
 from tests.support.engines.near_ties import follow
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, write_w8a8
 from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_qwen3_moe
+from tests.support.saved_output import assert_frames_are_the_tokens
 
 pytestmark = [
     pytest.mark.emulator,
@@ -57,8 +58,8 @@ def test_pairs_of_what_is_served(
     splits = {name: case.split} if case.split else None
     run = run_on_a3(tmp_path, {name: case.engine(model)}, prompts, NUM_TOKENS, DEADLINE_S, splits, case.soc)[name]
     assert_ways(case, run)
-    assert_frames(run)
-    assert_every_row_counts(case, run)
+    assert_frames_are_the_tokens(run.saved)
+    assert_every_row_counts(run.saved, run.result, TOP_K[case.family])
     assert_follows(case, model, prompts, run)
     assert others(race_reports.take(), CAPTURE) == []
 
@@ -67,26 +68,6 @@ def assert_ways(case: Case, run: A3Run) -> None:
     """Steps of decode replay graphs; on an A3 small steps travel by MC2, others by all-to-all."""
     ways = {"AllGather"} if case.deployment.dispatch == "ALLGATHER" else {"MC2", "All2AllV"}
     assert set(run.dispatches) == ways | ({REPLAY} if case.mode else set())
-
-
-def assert_frames(run: A3Run) -> None:
-    for rank in run.saved:
-        told = {name: told.tokens for name, told in rank.told.items()}
-        assert told == (rank.outputs if rank.tp_rank == 0 else {})
-
-
-def assert_every_row_counts(case: Case, run: A3Run) -> None:
-    """Each row that the schedulers have scheduled counts once a layer, and so do those of later drafts."""
-    replicas = [rank for rank in run.saved if rank.tp_rank == 0]
-    load_LE, num_tokens = summed_load(run.result, 0)
-    top_k = TOP_K[case.family]
-    assert num_tokens == sum(rank.num_rows for rank in replicas)
-    assert {sum(load_E) for load_E in load_LE} == {top_k * num_tokens}
-    if case.drafts:
-        draft_LE, num_draft = summed_load(run.result, 1)
-        later = (case.drafts - 1) * sum(rank.num_rows_of_requests for rank in replicas)
-        assert num_draft == num_tokens + later
-        assert [sum(load_E) for load_E in draft_LE] == [top_k * num_draft]
 
 
 def assert_follows(case: Case, model: str, prompts: list[list[int]], run: A3Run) -> None:

@@ -16,7 +16,7 @@ from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.graph_counts import GraphCounts
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
-from tests.support.quantised import allow_float32, integer_network, write_w8a8
+from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
@@ -84,12 +84,7 @@ def test_tokens_and_load_equal_integer_reference(
     w8a8: str, prompts: list[list[int]], layout: Layout, expert_parallel: bool, extension: dict[str, Any] | None
 ) -> None:
     """Each rank quantises its own part of what enters a projection that TP splits by its input."""
-
-    def num_shards(name: str) -> int:
-        splits_input = "o_proj" in name or ("down_proj" in name and not expert_parallel)
-        return layout.tp if splits_input else 1
-
-    network = integer_network(num_shards)
+    network = integer_network(split_by_tp(layout.tp, expert_parallel=expert_parallel))
     case = w8a8_case(w8a8, layout, expert_parallel, extension)
     result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=DEADLINE_S)
     expected = transformers_tokens(w8a8, prompts, NUM_TOKENS, network)
@@ -106,7 +101,7 @@ def test_quantised_experts_move(w8a8: str, prompts: list[list[int]], monkeypatch
     extension = {"eplb_load": LOAD["eplb_load"] | {"rebalance": True, "rebalance_lead": 2, "deadline_s": 20.0}}
     case = w8a8_case(w8a8, Layout(tp=2), True, extension, eplb_config=DYNAMIC_EPLB)
     result = run_engine(case, prompts, max_tokens=NUM_STEPS, deadline_s=DEADLINE_S)
-    network = integer_network(lambda name: 2 if "o_proj" in name else 1)
+    network = integer_network(split_by_tp(2))
     assert result.token_ids == transformers_tokens(w8a8, prompts, NUM_STEPS, network)
     assert_equals_transformers(w8a8, prompts, result, network)
     for rank in result.ranks:
@@ -117,7 +112,7 @@ def test_quantised_rows_travel_on_an_a3(w8a8: str, prompts: list[list[int]], tmp
     """MC2 quantises what it sends; all-to-all sends what was quantised. The load counts each rank's own rows."""
     case = w8a8_case(w8a8, Layout(tp=2), True, LOAD)
     run = run_on_a3(tmp_path, {"W8A8": case}, prompts, NUM_TOKENS, DEADLINE_S)["W8A8"]
-    network = integer_network(lambda name: 2 if "o_proj" in name else 1)
+    network = integer_network(split_by_tp(2))
     assert run.dispatches["MC2"] > 0
     assert run.dispatches["All2AllV"] > 0
     assert run.result.token_ids == transformers_tokens(w8a8, prompts, NUM_TOKENS, network)
@@ -137,7 +132,7 @@ def test_quantised_layers_in_graphs(
     }
     case = replace(case, engine_args=case.engine_args | settings)
     result = run_engine(case, prompts, max_tokens=NUM_TOKENS, deadline_s=DEADLINE_S)
-    network = integer_network(lambda name: 2 if "o_proj" in name else 1)
+    network = integer_network(split_by_tp(2))
     assert result.token_ids == transformers_tokens(w8a8, prompts, NUM_TOKENS, network)
     assert_equals_transformers(w8a8, prompts, result, network)
     assert graphs.captures >= 4

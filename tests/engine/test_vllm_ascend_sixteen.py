@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 
 from emulator.findings import Findings
-from tests.eplb_load.test_engine import assert_equals_transformers, summed_load
+from tests.eplb_load.test_engine import assert_equals_transformers
 from tests.support.engines.a3 import run_on_a3
-from tests.support.engines.apart import REPLAY
+from tests.support.engines.apart import A2_SOC, REPLAY
+from tests.support.engines.expert_load import summed_load
 from tests.support.engines.near_ties import follow
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
-from tests.support.quantised import integer_network, write_w8a8
+from tests.support.quantised import integer_network, split_by_tp, write_w8a8
 from tests.support.reference import QWEN3_MOE, float_network, make_prompts, transformers_tokens, write_model
-from tests.support.saved_output import next_instance
+from tests.support.saved_output import assert_frames_are_the_tokens, next_instance
 from vllm_ascend_ext.tools.engine import EngineCase
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -29,7 +30,6 @@ pytestmark = [
     long_table,
 ]
 
-SOC = "Ascend910B1"
 NUM_TOKENS = 12
 DEADLINE_S = 1000
 # heads and experts for every rank; MC2 takes the steps of decode, those with more tokens are gathered
@@ -44,19 +44,19 @@ ENGINE = {
 
 @dataclass(frozen=True)
 class Case:
-    """mode: of the graphs, or "" for none. split: prompts of each replica. sends: whether `mtp_output` is on."""
+    """mode: of the graphs, or "" for none. split: prompts of each replica."""
 
     layout: Layout
     mode: str = ""
     is_quantised: bool = False
     split: tuple[int, ...] | None = None
-    sends: bool = True
     ascend: dict[str, Any] = field(default_factory=dict)
 
     def engine(self, model: str) -> EngineCase:
-        features: dict[str, Any] = {"eplb_load": {"enabled": True, "interval": 2, "deadline_s": 120.0}}
-        if self.sends:
-            features["mtp_output"] = {"enabled": True, "instance": next_instance()}
+        features = {
+            "eplb_load": {"enabled": True, "interval": 2, "deadline_s": 120.0},
+            "mtp_output": {"enabled": True, "instance": next_instance()},
+        }
         settings: dict[str, Any] = {"additional_config": {"ascend_ext": features, **self.ascend}}
         if self.mode:
             graphs = {"cudagraph_mode": self.mode, "cudagraph_capture_sizes": [2, 4]}
@@ -67,10 +67,10 @@ class Case:
 
 
 CASES = {
-    "DP8xTP2": Case(Layout(tp=2, dp=8), split=(2, 1, 1, 1, 1, 1, 1, 1)),
+    "DP8xTP2": Case(Layout(tp=2, dp=8), split=(2, 2, 1, 1, 1, 1, 1, 0)),
     "TP16 FULL_AND_PIECEWISE": Case(Layout(tp=16), "FULL_AND_PIECEWISE"),
     "DP8xTP2 W8A8 FULL_DECODE_ONLY, cut": Case(
-        Layout(tp=2, dp=8), "FULL_DECODE_ONLY", True, (2, 2, 1, 1, 1, 1, 1, 0), False, {"enable_flashcomm1": True}
+        Layout(tp=2, dp=8), "FULL_DECODE_ONLY", True, (2, 2, 1, 1, 1, 1, 1, 0), {"enable_flashcomm1": True}
     ),
 }
 
@@ -91,9 +91,9 @@ def test_load_by_mc2(
     case, prompts = CASES[name], make_prompts(tiny_model)[:9]
     model = models[case.is_quantised]
     splits = {name: case.split} if case.split is not None else None
-    run = run_on_a3(tmp_path, {name: case.engine(model)}, prompts, NUM_TOKENS, DEADLINE_S, splits, SOC)[name]
+    run = run_on_a3(tmp_path, {name: case.engine(model)}, prompts, NUM_TOKENS, DEADLINE_S, splits, A2_SOC)[name]
     if case.is_quantised:
-        network = integer_network(lambda name: case.layout.tp if "o_proj" in name else 1)
+        network = integer_network(split_by_tp(case.layout.tp))
         followed = follow(model, prompts, run.result.token_ids, network)
         followed.assert_tokens()
         load_LE, num_tokens = summed_load(run.result, 0)
@@ -102,8 +102,6 @@ def test_load_by_mc2(
     else:
         assert run.result.token_ids == transformers_tokens(model, prompts, NUM_TOKENS, float_network)
         assert_equals_transformers(model, prompts, run.result)
-    for rank in run.saved:
-        told = {name: told.tokens for name, told in rank.told.items()}
-        assert told == (rank.outputs if rank.tp_rank == 0 else {})
+    assert_frames_are_the_tokens(run.saved)
     assert set(run.dispatches) == {"MC2", "AllGather"} | ({REPLAY} if case.mode else set())
     assert others(race_reports.take(), CAPTURE) == []

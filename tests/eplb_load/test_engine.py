@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.engines.expert_load import summed_load
 from tests.support.reference import float_network, make_prompts, transformers_load, write_model
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
@@ -23,19 +24,6 @@ FEATURES = {"eplb_load": {"enabled": True, "interval": 3}}
 @pytest.fixture(scope="module")
 def prompts(tiny_model: str) -> list[list[int]]:
     return make_prompts(tiny_model)[:9]
-
-
-def summed_load(result: EngineResult, model: int) -> tuple[list[list[int]], int]:
-    """(load [L][E], tokens) over all ranks of the target (0) or the draft (1) model."""
-    parts = [rank.report["eplb_load"]["load"][model] for rank in result.ranks if rank.report is not None]
-    layers: dict[str, list[list[int]]] = {}  # the stages of a pipeline have layers of their own
-    tokens = dict.fromkeys((name for part in parts for name in part["layers"]), 0)
-    for part in parts:
-        for name, load_E in zip(part["layers"], part["load_LE"], strict=True):
-            layers.setdefault(name, []).append(load_E)
-            tokens[name] += part["num_tokens"]
-    assert len(set(tokens.values())) == 1
-    return [[sum(values) for values in zip(*rows, strict=True)] for rows in layers.values()], max(tokens.values())
 
 
 def assert_equals_transformers(

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.eplb_load.test_engine import assert_equals_transformers, summed_load
+from tests.eplb_load.test_engine import assert_equals_transformers
+from tests.support.engines.expert_load import summed_load
 from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.eplb_load.host_sum import HostSum
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine

@@ -17,7 +17,7 @@ import pytest
 from tests.support.host_build import build_host
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts
-from tests.support.saved_output import SavedRun, Told, next_instance, run_saved
+from tests.support.saved_output import SavedRun, Told, assert_frames_are_the_tokens, next_instance, run_saved
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
 from vllm_ascend_ext.mtp_output.ring import backend
 from vllm_ascend_ext.mtp_output.ring.folder import ring_path
@@ -106,6 +106,16 @@ def stop_of(plain: SavedRun) -> tuple[int, list[int]]:
     tokens = plain.outputs[str(STOPS)]
     stop = tokens[NUM_TOKENS // 2]
     return stop, tokens[: tokens.index(stop) + 1]
+
+
+@long_table
+def test_a_replica_without_requests_sends_nothing(tiny_model: str, prompts: list[list[int]]) -> None:
+    """It goes along in the steps of the other one to the end, also of those that only tell who has ended."""
+    case = case_of(tiny_model, "DP2 k3 async", next_instance())
+    sampling = [{"max_tokens": NUM_TOKENS}] * 2
+    runs = run_saved(case, prompts[:2], sampling, deadline_s=300, split=(2, 0))
+    assert_frames_are_the_tokens(runs)
+    assert [run.num_frames > 0 for run in runs] == [True, False]
 
 
 @pytest.mark.parametrize(

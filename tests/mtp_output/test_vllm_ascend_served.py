@@ -30,7 +30,7 @@ from tests.support.engines.graph_counts import GraphCounts
 from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, VALID_COUNTS, others
 from tests.support.engines.worker_processes import run_in_workers
 from tests.support.long_tables import LONG, long_table
-from tests.support.quantised import allow_float32, integer_network, write_w8a8
+from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
 from tests.support.reference import float_network, make_prompts, transformers_tokens, write_qwen3_moe
 from tests.support.saved_output import SavedRun, run_saved
 from vllm_ascend_ext.drafts import decode_tokens
@@ -69,7 +69,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_prelo
 @pytest.fixture(scope="module")
 def expected(models: dict[str, str], prompts: list[list[int]]) -> dict[str, list[tuple[int, ...]]]:
     """Transformers' tokens; of W8A8 with the integer arithmetic of two TP ranks."""
-    w8a8 = integer_network(lambda name: 2 if "o_proj" in name else 1)
+    w8a8 = integer_network(split_by_tp(2))
     return {
         name: transformers_tokens(model, prompts, NUM_TOKENS, w8a8 if name == "W8A8" else float_network)
         for name, model in models.items()

@@ -115,6 +115,21 @@ def _is_quantised(name: str, num_layers: int) -> bool:
     return "_proj" in name and not any(part in name for part in _FLOAT) and not is_draft
 
 
+def split_by_tp(tp: int, *, expert_parallel: bool = True, cut: bool = False) -> Callable[[str], int]:
+    """Returns a function of a projection's name that tells over how many ranks of `tp` its input is split: that of
+    attention's output and of down projections.
+
+    expert_parallel: routed experts are whole. cut: rows are cut, by FlashComm v1 or for data-parallel shared
+    experts, and shared experts are whole.
+    """
+
+    def num_shards(name: str) -> int:
+        is_whole = (expert_parallel and _OF_EXPERTS in name) or (cut and "shared_expert" in name)
+        return tp if ("o_proj" in name or "down_proj" in name) and not is_whole else 1
+
+    return num_shards
+
+
 def integer_network(num_shards: Callable[[str], int]) -> Callable[[str], Any]:
     """Returns a loader of such a checkpoint into transformers, for a process of its own: it changes torch's
     `linear`.

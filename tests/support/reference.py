@@ -32,18 +32,12 @@ _SHAPE = {
 }
 
 
-def source_tokens(model: str) -> list[int]:
-    """Returns some twenty thousand tokens of the standard library's source."""
+def make_prompts(model: str) -> list[list[int]]:
+    """Cuts 32 prompts of 1, 17, 40 and 90 tokens from the standard library's source."""
     from transformers import AutoTokenizer
 
     text = "".join(inspect.getsource(module) for module in (heapq, textwrap, json))
-    token_ids: list[int] = AutoTokenizer.from_pretrained(model)(text, add_special_tokens=False)["input_ids"]
-    return token_ids
-
-
-def make_prompts(model: str) -> list[list[int]]:
-    """Cuts 32 prompts of 1, 17, 40 and 90 tokens from the standard library's source."""
-    token_ids = source_tokens(model)
+    token_ids = AutoTokenizer.from_pretrained(model)(text, add_special_tokens=False)["input_ids"]
     stride = len(token_ids) // NUM_PROMPTS
     return [token_ids[i * stride : i * stride + _LENGTHS[i % len(_LENGTHS)]] for i in range(NUM_PROMPTS)]
 

@@ -145,6 +145,15 @@ def run_saved(
     return run_ranks(job, case.layout, deadline_s=deadline_s)
 
 
+def assert_frames_are_the_tokens(runs: Sequence[SavedRun]) -> None:
+    """The first TP rank of each replica tells the tokens of each of its requests once, and as the last its end."""
+    for run in runs:
+        assert {name: told.tokens for name, told in run.told.items()} == (run.outputs if run.tp_rank == 0 else {})
+        for told in run.told.values():
+            assert told.statuses[-1] == RequestStatus.FINISHED
+            assert told.statuses.count(RequestStatus.FINISHED) == 1
+
+
 def engine_result(case: EngineCase, runs: Sequence[SavedRun]) -> EngineResult:
     """Returns what `run_engine` would have, but texts and times."""
     num_stages = case.layout.pp
@@ -219,10 +228,23 @@ def _add_requests(
         engine.add_request(str(index), {"prompt_token_ids": list(prompts[index])}, params)
 
 
-def _tell_the_last_ends(core: Any) -> None:
-    """Lets the scheduler tell its workers who has ended; its `has_requests` goes on counting whom it sent back."""
-    while core.scheduler.has_unfinished_requests() or core.scheduler.finished_req_ids:
-        core.step_fn()
+def _tell_the_last_ends(engine: Any) -> None:
+    """Lets the scheduler tell its workers who has ended; its `has_requests` goes on counting whom it sent back.
+
+    Those steps have passes where there are replicas, and one that has nothing to tell runs a dummy pass with them.
+    """
+    from vllm.config import ParallelConfig
+
+    core, group = engine.engine_core.engine_core, engine.dp_group
+    scheduler = core.scheduler
+    while True:
+        is_left = bool(scheduler.has_unfinished_requests() or scheduler.finished_req_ids)
+        if not (is_left if group is None else ParallelConfig.has_unfinished_dp(group, is_left)):
+            return
+        if is_left:
+            core.step_fn()
+        else:
+            core.execute_dummy_batch()
 
 
 def _run(
@@ -255,7 +277,7 @@ def _run(
         if step == reset_at:
             assert engine.reset_prefix_cache(reset_running_requests=True)
         engine.abort_request([str(index) for index, at in aborts.items() if at == step and index in indices])
-    _tell_the_last_ends(core)
+    _tell_the_last_ends(engine)
     report = llm.collective_rpc("ascend_ext_report")[0] if case.ascend_ext is not None else {}
     metrics = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
     engine.engine_core.shutdown()

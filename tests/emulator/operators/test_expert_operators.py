@@ -16,11 +16,6 @@ from tests.emulator.operators.comparison import assert_close
 pytestmark = pytest.mark.emulator
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 def random_experts(tokens: int, experts: int, k: int) -> torch.Tensor:
     return torch.rand(tokens, experts).argsort(-1)[:, :k].int()
 

@@ -6,7 +6,6 @@ Shapes: T = tokens, E = experts, K = input, N = output, Q = groups of a weight's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,25 +13,10 @@ import torch
 
 from tests.emulator.operators.comparison import assert_close
 
-pytestmark = pytest.mark.emulator
+pytestmark = [pytest.mark.emulator, pytest.mark.usefixtures("with_private_formats")]
 
 T, E, K, N = 9, 3, 48, 16
 GROUP_OF_ROW = (0, 0, 0, 0, 2, 2, 2)  # the last two rows belong to none
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def with_private_formats() -> Iterator[None]:
-    """As vllm-ascend sets it; otherwise a cast to a private format does nothing."""
-    import torch_npu  # noqa: F401
-
-    torch.npu.config.allow_internal_format = True
-    yield
-    torch.npu.config.allow_internal_format = False
 
 
 def words(weight_EKN: torch.Tensor) -> torch.Tensor:

@@ -23,11 +23,6 @@ DTYPES = (torch.float32, torch.bfloat16)
 PAD = -1
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 def operands(num_tokens: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     key = torch.nn.functional.normalize(torch.randn(num_tokens, NUM_KEY_HEADS, KEY_SIZE), dim=-1)
     return {

@@ -7,7 +7,6 @@ Shapes: T = tokens, E = experts, K = experts a token, H = hidden, N = width of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,24 +14,9 @@ import torch
 
 from tests.emulator.operators.comparison import assert_close
 
-pytestmark = pytest.mark.emulator
+pytestmark = [pytest.mark.emulator, pytest.mark.usefixtures("with_private_formats")]
 
 NZ = 29
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def with_private_formats() -> Iterator[None]:
-    """As vllm-ascend sets it; otherwise a cast to a private format does nothing."""
-    import torch_npu  # noqa: F401
-
-    torch.npu.config.allow_internal_format = True
-    yield
-    torch.npu.config.allow_internal_format = False
 
 
 def int8(*shape: int) -> torch.Tensor:

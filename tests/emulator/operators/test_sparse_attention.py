@@ -23,11 +23,6 @@ REQUESTS = ((5, 5), (7, 40), (1, 33), (0, 9))
 NUM_QUERIES, NUM_KEYS = (sum(lengths) for lengths in zip(*REQUESTS, strict=True))
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 @dataclass
 class Operands:
     """Queries and keys of all requests, packed, and their lengths as the operators take them."""

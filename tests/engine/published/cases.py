@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.support.engines.apart import A3_SOC
+from tests.support.engines.apart import A2_SOC, A3_SOC
 from tests.support.engines.eagle3 import write_eagle3
 from tests.support.engines.file_connector import transfer
 from tests.support.engines.glm4_moe import write_glm4_moe
@@ -26,7 +26,6 @@ PRODUCER, CONSUMER = "kv_producer", "kv_consumer"
 FLASHCOMM = "enable_flashcomm1"
 SHARED_DP = "enable_shared_expert_dp"
 DP2XTP2 = Layout(tp=2, dp=2)
-A2_SOC = "Ascend910B1"
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,6 @@ class Case:
         if role == CONSUMER and not self.consumer_splits:
             return replace(self, row_split="")
         return self
-
-    def num_shards(self, name: str) -> int:
-        """Returns over how many ranks a projection's input is split: of attention's output and of dense layers."""
-        is_whole = ".experts." in name or (self.row_split and "shared_expert" in name)
-        splits_input = "o_proj" in name or "down_proj" in name
-        return self.layout.tp if splits_input and not is_whole else 1
 
 
 PD = (PRODUCER, CONSUMER)

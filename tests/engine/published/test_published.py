@@ -13,16 +13,16 @@ import pytest
 
 from emulator.findings import Findings
 from tests.engine.published.cases import CASES, DEADLINE_S, NUM_TOKENS, PRODUCER, Case, engine_of, write_models
-from tests.eplb_load.test_engine import summed_load
 from tests.support.engines import sparse
 from tests.support.engines.a3 import A3Run, run_on_a3
 from tests.support.engines.apart import REPLAY
+from tests.support.engines.expert_load import assert_every_row_counts, summed_load
 from tests.support.engines.near_ties import TIE, TIE_BFLOAT16, Followed, follow
 from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, DRAFT_QUERIES, VALID_COUNTS, others
 from tests.support.long_tables import long_table
-from tests.support.quantised import allow_float32, integer_network
+from tests.support.quantised import allow_float32, integer_network, split_by_tp
 from tests.support.reference import make_prompts
-from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
+from tests.support.saved_output import assert_frames_are_the_tokens
 
 pytestmark = [
     pytest.mark.emulator,
@@ -56,9 +56,10 @@ def test_load_and_frames_are_exact(
         part = case.part(role)
         splits = {"": part.split} if part.layout.dp > 1 else {}
         run = run_on_a3(tmp_path, {"": engine}, prompts, num_tokens, DEADLINE_S, splits, case.soc)[""]
-        followed = follow(models[case.model], prompts, run.result.token_ids, integer_network(part.num_shards))
+        network = integer_network(split_by_tp(part.layout.tp, cut=bool(part.row_split)))
+        followed = follow(models[case.model], prompts, run.result.token_ids, network)
         followed.assert_tokens(TIE_BFLOAT16 if "W4A8" in case.model else TIE)
-        check_frames(run, case, num_tokens)
+        check_frames(run, num_tokens)
         loads.append(check_rows(run, part))
         graphs = {REPLAY} if part.is_in_graphs else set()
         assert graphs <= set(run.dispatches) <= graphs | case.ways
@@ -70,35 +71,18 @@ def test_load_and_frames_are_exact(
     assert others(race_reports.take(), known) == []
 
 
-def check_frames(run: A3Run, case: Case, num_tokens: int) -> None:
-    """A replica's first rank tells each request's tokens once and in order, and its end."""
+def check_frames(run: A3Run, num_tokens: int) -> None:
+    assert_frames_are_the_tokens(run.saved)
     for rank in run.saved:
-        assert {name: told.tokens for name, told in rank.told.items()} == (
-            rank.outputs if rank.tp_rank == 0 else {}
-        )
         assert all(len(tokens) == num_tokens for tokens in rank.outputs.values())
-        for told in rank.told.values():
-            assert told.statuses.count(RequestStatus.FINISHED) == 1
-            assert told.statuses[-1] == RequestStatus.FINISHED
-            assert bool(told.num_drafts) == (num_tokens > 1)
+        assert all(bool(told.num_drafts) == (num_tokens > 1) for told in rank.told.values())
 
 
 def check_rows(run: A3Run, case: Case) -> list[list[int]]:
-    """Each row that a scheduler scheduled is routed once, and once more by the passes of drafts that have experts;
-    returns the target's load."""
-    replicas = [rank for rank in run.saved if rank.tp_rank == 0]
-    load_LE, num_target = summed_load(run.result, 0)
-    num_rows = sum(rank.num_rows for rank in replicas)
-    assert num_target == num_rows
-    assert [sum(row) for row in load_LE] == [case.top_k * num_rows] * len(load_LE)
-    models = {len(rank.report["eplb_load"]["load"]) for rank in run.saved}
-    assert models == {1 if case.is_eagle else 2}
-    if not case.is_eagle:
-        draft_LE, num_draft = summed_load(run.result, 1)
-        later = (case.drafts - 1) * sum(rank.num_rows_of_requests for rank in replicas)
-        assert num_draft == num_rows + later
-        assert [sum(row) for row in draft_LE] == [case.top_k * num_draft]
-    return load_LE
+    """Every row counts, of the target and of drafters that have experts; returns the target's load."""
+    assert_every_row_counts(run.saved, run.result, case.top_k)
+    assert {len(rank.report["eplb_load"]["load"]) for rank in run.saved} == {1 if case.is_eagle else 2}
+    return summed_load(run.result, 0)[0]
 
 
 def check_load(followed: Followed, loads: list[list[list[int]]]) -> None:

@@ -14,18 +14,17 @@ from typing import Any
 import pytest
 
 from emulator.findings import Findings
-from tests.engine.test_vllm_ascend_service import num_shards
-from tests.eplb_load.test_engine import summed_load
 from tests.support.engines.a3 import A3Run, run_on_a3
-from tests.support.engines.apart import A3_SOC, REPLAY, call_apart
+from tests.support.engines.apart import A2_SOC, A3_SOC, REPLAY, call_apart
+from tests.support.engines.expert_load import assert_every_row_counts, summed_load
 from tests.support.engines.file_connector import transfer
 from tests.support.engines.near_ties import follow
 from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, VALID_COUNTS, others
 from tests.support.engines.worker_processes import run_in_workers
 from tests.support.long_tables import long_table
-from tests.support.quantised import allow_float32, integer_network, write_w8a8
+from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
 from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_qwen3_moe
-from tests.support.saved_output import Told, next_instance
+from tests.support.saved_output import Told, assert_frames_are_the_tokens, next_instance
 from vllm_ascend_ext.drafts import decode_tokens
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult
@@ -40,7 +39,6 @@ pytestmark = [
 
 NUM_TOKENS = 12
 DEADLINE_S = 280  # of each engine
-A2_SOC = "Ascend910B1"
 TOP_K = {"MLA": 4, "GQA": 2}
 ENGINE: dict[str, Any] = {"max_num_batched_tokens": 256, "max_num_seqs": 4, "enable_prefix_caching": False}
 PRODUCER, CONSUMER, BOTH_ROLES = "kv_producer", "kv_consumer", "kv_both"
@@ -186,7 +184,7 @@ def test_a_pipeline_prefills(
     result = run.result(engine)
     load_LE, num_target = summed_load(result, 0)
     assert num_target == sum(map(len, prompts))
-    followed = follow(model, prompts, result.token_ids, integer_network(num_shards))
+    followed = follow(model, prompts, result.token_ids, integer_network(split_by_tp(part.layout.tp, cut=True)))
     followed.assert_tokens()
     followed.assert_all_of(load_LE)
     last_stage = EngineResult(engine, result.ranks[part.layout.tp :])
@@ -198,14 +196,8 @@ def test_a_pipeline_prefills(
 
 def told_of(run: A3Run) -> list[Told]:
     """Returns what the frames of an engine say of each prompt, which is what it puts out."""
-    told: dict[str, Told] = {}
-    for saved in run.saved:
-        tokens = {name: of_request.tokens for name, of_request in saved.told.items()}
-        assert tokens == (saved.outputs if saved.tp_rank == 0 else {})
-        told |= saved.told
-    for of_request in told.values():
-        assert of_request.statuses[-1] == RequestStatus.FINISHED
-        assert of_request.statuses.count(RequestStatus.FINISHED) == 1
+    assert_frames_are_the_tokens(run.saved)
+    told = {name: of_request for saved in run.saved for name, of_request in saved.told.items()}
     return [told[str(index)] for index in range(len(told))]
 
 
@@ -231,17 +223,10 @@ def steps(prompt: list[int], told: Told, num_placeholders: int) -> list[tuple[li
 def assert_rows(run: A3Run, part: Part, rows: list[tuple[list[int], int]], top_k: int) -> None:
     """Every row that is scheduled counts once, and of the drafts' passes every row of the first and of each other
     one row a request. With async scheduling also the rows of requests that have ended before the host knew."""
-    replicas = [saved for saved in run.saved if saved.tp_rank == 0]
-    target_LE, num_target = summed_load(run.result, 0)
-    assert num_target == sum(saved.num_rows for saved in replicas)
+    assert_every_row_counts(run.saved, run.result, top_k)
+    _, num_target = summed_load(run.result, 0)
     num_rows = sum(len(sequence) - first for sequence, first in rows)
     assert num_target >= num_rows if part.is_async else num_target == num_rows
-    assert [sum(row) for row in target_LE] == [top_k * num_target] * len(target_LE)
-    if part.drafts:
-        draft_LE, num_draft = summed_load(run.result, 1)
-        later = (part.drafts - 1) * sum(saved.num_rows_of_requests for saved in replicas)
-        assert num_draft == num_target + later
-        assert [sum(row) for row in draft_LE] == [top_k * num_draft]
 
 
 def assert_tokens_and_experts(
@@ -256,8 +241,8 @@ def assert_tokens_and_experts(
             sequences, since = map(list, zip(*rows, strict=True))
             assert load_LE == transformers_load(model, sequences, since=since)
         return
-    shards = num_shards if run.result.case.layout.tp > 1 else lambda name: 1
-    followed = follow(model, prompts, tokens, integer_network(shards), rows)
+    network = integer_network(split_by_tp(run.result.case.layout.tp))
+    followed = follow(model, prompts, tokens, network, rows)
     followed.assert_tokens()
     if rows is not None:
         followed.assert_all_of(load_LE)

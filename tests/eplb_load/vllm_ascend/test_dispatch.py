@@ -8,11 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.eplb_load.test_engine import (
-    assert_equals_transformers,
-    assert_every_scheduled_row_counts,
-    summed_load,
-)
+from tests.eplb_load.test_engine import assert_equals_transformers, assert_every_scheduled_row_counts
+from tests.support.engines.expert_load import summed_load
 from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout

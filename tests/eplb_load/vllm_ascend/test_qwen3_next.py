@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from emulator.findings import Findings
-from tests.eplb_load.test_engine import assert_equals_transformers, summed_load
+from tests.eplb_load.test_engine import assert_equals_transformers
 from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.apart import REPLAY
+from tests.support.engines.expert_load import assert_every_row_counts
 from tests.support.engines.qwen3_next import write_qwen3_next
 from tests.support.engines.upstream_races import ACCEPTED_COUNTS, CAPTURE, others
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts, transformers_tokens
-from tests.support.saved_output import SavedRun, next_instance
-from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
-from vllm_ascend_ext.tools.engine import EngineCase, EngineResult
+from tests.support.saved_output import SavedRun, assert_frames_are_the_tokens, next_instance
+from vllm_ascend_ext.tools.engine import EngineCase
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
 pytestmark = [
@@ -91,28 +91,13 @@ def expected(model: str, prompts: list[list[int]]) -> list[tuple[int, ...]]:
     return tokens
 
 
-def assert_every_row_counts(runs: list[SavedRun], result: EngineResult) -> None:
-    """Some drafts stay and some do not; every row that the scheduler scheduled counts once."""
+def assert_some_drafts_stay(runs: list[SavedRun]) -> None:
     replicas = [saved for saved in runs if saved.tp_rank == 0]
     drafted, accepted = (
         sum(saved.metrics[f"vllm:spec_decode_num_{kind}_tokens"] for saved in replicas)
         for kind in ("draft", "accepted")
     )
     assert 0.1 * drafted < accepted < 0.8 * drafted
-    (target_LE, num_target), (draft_LE, num_draft) = summed_load(result, 0), summed_load(result, 1)
-    later_passes = result.case.num_speculative_tokens - 1
-    assert num_target == sum(saved.num_rows for saved in replicas)
-    assert num_draft == num_target + later_passes * sum(saved.num_rows_of_requests for saved in replicas)
-    assert {sum(row) for row in target_LE} == {NUM_CHOSEN * num_target}
-    assert [sum(row) for row in draft_LE] == [NUM_CHOSEN * num_draft]
-
-
-def assert_frames(runs: list[SavedRun]) -> None:
-    """The first TP rank of each replica sends its requests' tokens, all of them once."""
-    for saved in runs:
-        told = {name: told.tokens for name, told in saved.told.items()}
-        assert told == (saved.outputs if saved.tp_rank == 0 else {})
-        assert all(told.statuses[-1] == RequestStatus.FINISHED for told in saved.told.values())
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -127,10 +112,11 @@ def test_in_graphs_on_an_a3(
     case = CASES[name]
     run = run_on_a3(tmp_path, {"": case.engine(model)}, prompts, NUM_TOKENS, DEADLINE_S)[""]
     assert run.result.token_ids == expected
+    assert_every_row_counts(run.saved, run.result, NUM_CHOSEN)
     if case.drafts:
-        assert_every_row_counts(run.saved, run.result)
+        assert_some_drafts_stay(run.saved)
     else:
         assert_equals_transformers(model, prompts, run.result)
-    assert_frames(run.saved)
+    assert_frames_are_the_tokens(run.saved)
     assert set(run.dispatches) == case.ways | {REPLAY}
     assert others(race_reports.take(), (ACCEPTED_COUNTS, *CAPTURE)) == []

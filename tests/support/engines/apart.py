@@ -19,7 +19,7 @@ from typing import Any
 from tests.support import quantised
 from tests.support.engines import sparse
 
-A3_SOC = "Ascend910_9391"
+A2_SOC, A3_SOC = "Ascend910B1", "Ascend910_9391"
 REPLAY = "replay"  # of a captured graph, whose dispatches were counted at the capture
 MOVE = "move"  # of an expert into a place by vllm-ascend's EPLB
 DISPATCHERS = ("MC2", "All2AllV", "AllGather")  # vllm-ascend's TokenDispatcherWith...

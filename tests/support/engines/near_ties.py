@@ -60,7 +60,7 @@ def follow(
     load_network: Callable[[str], Any],
     steps: list[tuple[list[int], int]] | None = None,
 ) -> Followed:
-    """Runs each prompt with its completion once in transformers, in a process of its own.
+    """Runs each prompt with its completion in transformers, in a process of its own, and the rows that count.
 
     load_network: makes the network of the model's folder. steps: sequences, each with its first token whose row
     counts; by default all rows of the prompts and completions count.
@@ -73,17 +73,16 @@ def follow(
         network = load_network(model)
         routers = [m for m in network.modules() if type(m).__name__.lower().endswith("topkrouter")]
         bounds = torch.zeros(2, len(routers), routers[0].weight.shape[0], dtype=torch.int64)
-        counts = steps is None
-        first = 0
-        for layer, router in enumerate(routers):
-            router.register_forward_hook(_count(bounds[:, layer], lambda: first if counts else None))
         gaps = []
         for prompt, tokens in zip(prompts, token_ids, strict=True):
             with torch.inference_mode():
                 logits = network(torch.tensor([[*prompt, *tokens[:-1]]])).logits[0, len(prompt) - 1 :]
             gaps.append(logits.amax(-1) - logits.gather(-1, torch.tensor(tokens)[:, None])[:, 0])
-        counts = True
-        for sequence, begin in steps or ():
+        first = 0
+        for layer, router in enumerate(routers):
+            router.register_forward_hook(_count(bounds[:, layer], lambda: first))
+        whole = [([*prompt, *tokens[:-1]], 0) for prompt, tokens in zip(prompts, token_ids, strict=True)]
+        for sequence, begin in whole if steps is None else steps:
             first = begin
             with torch.inference_mode():
                 network(torch.tensor([sequence]))
@@ -93,22 +92,19 @@ def follow(
     return run_ranks(job, Layout(), deadline_s=300)[0]
 
 
-def _count(bounds_2E: Any, first: Callable[[], int | None]) -> Callable[[Any, Any, Any], None]:
+def _count(bounds_2E: Any, first: Callable[[], int]) -> Callable[[Any, Any, Any], None]:
     """Returns a hook that adds the rows that a router gives to each expert: surely, and perhaps. first: tells the
-    first row that counts in the present pass, or that none does."""
+    first row that counts in the present pass."""
     import torch
 
     def hook(router: Any, inputs: Any, outputs: Any) -> None:
         (x,) = inputs
-        begin = first()
-        if begin is None:
-            return
         size = NOISE * x.square().mean(-1, keepdim=True).sqrt()
         num_chosen = torch.zeros(outputs[2].shape[0], bounds_2E.shape[1])
         for _ in range(NUM_TRIES):
             ids = router.forward(x + size * torch.randn_like(x))[2]
             num_chosen.scatter_add_(1, ids, torch.ones_like(ids, dtype=num_chosen.dtype))
-        counted = num_chosen[begin:]
+        counted = num_chosen[first() :]
         bounds_2E.add_(torch.stack([(counted == NUM_TRIES).sum(0), (counted > 0).sum(0)]))
 
     return hook

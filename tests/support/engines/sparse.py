@@ -12,7 +12,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.support.reference import float_network
 from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 
 ARCHITECTURES = {"DeepSeek-V3.2": "DeepseekV32ForCausalLM", "GLM-5": "GlmMoeDsaForCausalLM"}
@@ -79,12 +78,3 @@ def write_sparse(model: str, folder: Path, family: str) -> str:
 
     run_ranks(job, Layout(), deadline_s=120)
     return str(folder)
-
-
-def dense_network(model: str) -> Any:
-    """Loads such a checkpoint into transformers, in float32, with an indexer that chooses every key."""
-    network = float_network(model)
-    for module in network.modules():
-        if hasattr(module, "index_topk"):
-            module.index_topk = _MAX_POSITIONS
-    return network
