@@ -17,8 +17,9 @@ METHOD, INT4_METHOD = "W8A8_DYNAMIC", "W4A8_DYNAMIC"
 DESCRIPTION = "quant_model_description.json"
 _LARGEST, _LARGEST_INT4 = 127, 7
 _OF_EXPERTS = ".experts."  # in the names of routed experts' projections
-# latent attention reads the values and keys that the first makes in parts, which vllm-ascend takes in floats only
-_FLOAT = ("kv_b_proj", ".indexer.")
+# latent attention reads the values and keys that the first makes in parts, which vllm-ascend takes in floats only;
+# of a quantised shared expert with a gate of its own vllm-ascend forgets the gate (ops/fused_moe_0_23_0.py:572)
+_FLOAT = ("kv_b_proj", ".indexer.", ".shared_expert.")
 
 
 def allow_float32() -> None:
@@ -37,9 +38,9 @@ def write_w8a8(model: str, folder: Path) -> str:
     """Writes `model` with int8 projections into `folder` and returns the folder.
 
     Every two-dimensional projection, of attention and of experts, has a scale for each of its rows; routers,
-    norms, embeddings, indexers, `kv_b_proj` and the layer of drafts stay in floats. Beside the checkpoint lie two
-    in float32 for `integer_network`: `values`, whose projections hold the integers, and `scales`, whose
-    projections hold in each row its scale.
+    norms, embeddings, indexers, `kv_b_proj`, gated shared experts and the layer of drafts stay in floats. Beside
+    the checkpoint lie two in float32 for `integer_network`: `values`, whose projections hold the integers, and
+    `scales`, whose projections hold in each row its scale.
     """
     return _write(model, folder, {"model_quant_type": METHOD})
 
@@ -51,7 +52,8 @@ def write_w4a8(model: str, folder: Path) -> str:
 
 
 def _write(model: str, folder: Path, description: dict[str, Any]) -> str:
-    num_layers = json.loads((Path(model) / "config.json").read_text())["num_hidden_layers"]
+    config = json.loads((Path(model) / "config.json").read_text())
+    num_layers, is_bfloat16 = config["num_hidden_layers"], config.get("dtype") == "bfloat16"
     has_int4 = description["model_quant_type"] == INT4_METHOD
 
     def job(rank: Rank) -> None:
@@ -70,6 +72,8 @@ def _write(model: str, folder: Path, description: dict[str, Any]) -> str:
                 continue
             is_int4 = has_int4 and _OF_EXPERTS in name
             scale = weight.abs().amax(dim=1, keepdim=True) / (_LARGEST_INT4 if is_int4 else _LARGEST)
+            if is_bfloat16:  # as the engine then has it
+                scale = scale.bfloat16().float()
             integers = (weight / scale).round()
             tensors = _served_int4(stem, integers, scale) if is_int4 else _served_int8(stem, integers, scale)
             served |= tensors
@@ -111,13 +115,13 @@ def _served_int4(stem: str, integers: Any, scale: Any) -> dict[str, Any]:
 
 def _is_quantised(name: str, num_layers: int) -> bool:
     layer = re.search(r"\.layers\.(\d+)\.", name)
-    is_draft = layer is not None and int(layer[1]) >= num_layers
+    is_draft = name.startswith("mtp.") or (layer is not None and int(layer[1]) >= num_layers)
     return "_proj" in name and not any(part in name for part in _FLOAT) and not is_draft
 
 
 def split_by_tp(tp: int, *, expert_parallel: bool = True, cut: bool = False) -> Callable[[str], int]:
     """Returns a function of a projection's name that tells over how many ranks of `tp` its input is split: that of
-    attention's output and of down projections.
+    attention's output, linear attention's too, and of down projections.
 
     expert_parallel: routed experts are whole. cut: rows are cut, by FlashComm v1 or for data-parallel shared
     experts, and shared experts are whole.
@@ -125,7 +129,7 @@ def split_by_tp(tp: int, *, expert_parallel: bool = True, cut: bool = False) -> 
 
     def num_shards(name: str) -> int:
         is_whole = (expert_parallel and _OF_EXPERTS in name) or (cut and "shared_expert" in name)
-        return tp if ("o_proj" in name or "down_proj" in name) and not is_whole else 1
+        return tp if any(part in name for part in ("o_proj", "out_proj", "down_proj")) and not is_whole else 1
 
     return num_shards
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.device_copies import CopyCounts, DeviceCopies, DeviceTraffic
+from tests.support.engines import apart
 from vllm_ascend_ext.mtp_output.errors import ChannelClosedError
 from vllm_ascend_ext.mtp_output.frames.frame import Frame, RequestStatus, Source
 from vllm_ascend_ext.mtp_output.outlet import replica_endpoint
@@ -185,7 +186,8 @@ def _reader_of(case: EngineCase, rank: Rank) -> FrameReader | None:
 
 
 def forget_warm_up(llm: Any, case: EngineCase) -> None:
-    """Forgets the expert load of all workers so far."""
+    """Forgets the expert load of all workers so far; what they dispatch from now on is told apart."""
+    llm.collective_rpc(apart.serve)
     if "eplb_load" in (case.ascend_ext or {}):
         llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
 
@@ -241,10 +243,7 @@ def _tell_the_last_ends(engine: Any) -> None:
         is_left = bool(scheduler.has_unfinished_requests() or scheduler.finished_req_ids)
         if not (is_left if group is None else ParallelConfig.has_unfinished_dp(group, is_left)):
             return
-        if is_left:
-            core.step_fn()
-        else:
-            core.execute_dummy_batch()
+        (core.step_fn if is_left else core.execute_dummy_batch)()
 
 
 def _run(

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tests.support.engines.apart import A2_SOC, A3_SOC
+from tests.support.engines.bfloat16 import write_bfloat16
 from tests.support.engines.eagle3 import write_eagle3
 from tests.support.engines.file_connector import transfer
 from tests.support.engines.glm4_moe import write_glm4_moe
@@ -25,16 +26,20 @@ ENGINE: dict[str, Any] = {"max_num_seqs": 4, "enable_prefix_caching": False}
 PRODUCER, CONSUMER = "kv_producer", "kv_consumer"
 FLASHCOMM = "enable_flashcomm1"
 SHARED_DP = "enable_shared_expert_dp"
-DP2XTP2 = Layout(tp=2, dp=2)
+DCP = {"decode_context_parallel_size": 2}
+ONE, TP2, DP2, DP2XTP2 = Layout(), Layout(tp=2), Layout(dp=2), Layout(tp=2, dp=2)
+IN_BFLOAT16 = "Qwen3-MoE in bfloat16"
 
 
 @dataclass(frozen=True)
 class Case:
     """Describes an engine, or a producer of KV caches and their consumer.
 
-    model: its name in `write_models`. is_eagle: drafts are those of EAGLE-3, else of the model's MTP layer.
+    model: its name in `Models`. is_eagle: drafts are those of EAGLE-3, else of the model's MTP layer.
     row_split: FLASHCOMM, SHARED_DP, or none. roles: of KV transfer; a producer runs eager with one draft, as the
     published ones do, with the row split, which its consumer leaves out where `consumer_splits` says no.
+    num_captured: requests of the largest captured decode step; a step of more is eager, and on an A3 too large for
+    MC2. has_large_steps: those, or of prompts.
     """
 
     model: str
@@ -48,11 +53,16 @@ class Case:
     consumer_splits: bool = False
     split: tuple[int, ...] = (5, 2)
     soc: str = A3_SOC
+    num_captured: int = 4
+    arguments: dict[str, Any] = field(default_factory=dict)
+    has_large_steps: bool = True
 
     @property
     def ways(self) -> set[str]:
-        """Returns how rows may go to their experts."""
-        return {"MC2", "All2AllV"} if self.layout.num_ranks > 1 and self.soc == A3_SOC else {"AllGather"}
+        """Returns how rows go to their experts."""
+        if self.layout.num_ranks == 1 or self.soc != A3_SOC:
+            return {"AllGather"}
+        return {"MC2", "All2AllV"} if self.has_large_steps else {"MC2"}
 
     @property
     def top_k(self) -> int:
@@ -61,9 +71,10 @@ class Case:
     def part(self, role: str) -> Case:
         """Returns the engine of one role."""
         if role == PRODUCER:
-            return replace(self, drafts=1, is_in_graphs=False)
-        if role == CONSUMER and not self.consumer_splits:
-            return replace(self, row_split="")
+            return replace(self, drafts=min(1, self.drafts), is_in_graphs=False)
+        if role == CONSUMER:
+            row_split = self.row_split if self.consumer_splits else ""
+            return replace(self, row_split=row_split, has_large_steps=self.num_captured < ENGINE["max_num_seqs"])
         return self
 
 
@@ -80,31 +91,61 @@ CASES = {
     # routed experts in int4
     "MLA W4A8 eagle3": Case("DeepSeek W4A8", row_split=FLASHCOMM),
     "MLA W4A8 eagle3 PD": Case("DeepSeek W4A8", row_split=FLASHCOMM, roles=PD),
+    "MLA W4A8 eagle3 DP2 PD": Case("DeepSeek W4A8", DP2, roles=PD, num_captured=2),
     "sparse MLA W4A8 PD": Case("DeepSeek-V3.2 W4A8", is_eagle=False, row_split=FLASHCOMM, roles=PD),
+    # without shared experts, so that what int4 experts give is bfloat16 and so all has to be
+    "GQA W4A8 eagle3 on TP2": Case(f"{IN_BFLOAT16} W4A8", TP2, row_split=FLASHCOMM),
+    "GQA W4A8 on TP2": Case(f"{IN_BFLOAT16} W4A8", TP2, drafts=0),
+    "GQA W4A8 eagle3": Case(f"{IN_BFLOAT16} W4A8", ONE),
+    "sparse MLA mtp 2 PD": Case("DeepSeek-V3.2 W8A8", drafts=2, is_eagle=False, roles=PD, num_captured=2),
+    "GQA PD": Case("Qwen3-MoE W8A8", drafts=0, row_split=FLASHCOMM, roles=PD, num_captured=2),
+    # decode context parallelism: the caches of 128 tokens are on one rank, those of the next 128 on the other
+    "sparse MLA DCP PD": Case(
+        "DeepSeek-V3.2 W8A8",
+        drafts=5,
+        is_eagle=False,
+        row_split=FLASHCOMM,
+        roles=PD,
+        num_captured=2,
+        arguments=DCP | {"cp_kv_cache_interleave_size": 128},
+    ),
+    "sparse MLA DCP, A2": Case(
+        "DeepSeek-V3.2 W8A8", is_eagle=False, row_split=FLASHCOMM, soc=A2_SOC, arguments=DCP
+    ),
     # on an A2, where rows are gathered
     "MLA W4A8 eagle3 PD, A2": Case("DeepSeek W4A8", row_split=FLASHCOMM, roles=PD, soc=A2_SOC),
     "MLA shared-expert DP, A2": Case("DeepSeek W8A8", is_eagle=False, row_split=SHARED_DP, soc=A2_SOC),
 }
 
 
-def write_models(folder: Path, tiny_model: str) -> dict[str, str]:
-    """Writes the checkpoints of all cases and returns their folders by name; drafters are "eagle3 of" a model."""
+class Models(dict[str, str]):
+    """Holds the folders of checkpoints by name, each written when it is first asked for into one of `folder`;
+    drafters are "eagle3 of" a model."""
 
-    def new(name: str) -> Path:
-        (folder / name).mkdir()
-        return folder / name
+    def __init__(self, folder: Path, tiny_model: str) -> None:
+        super().__init__({"DeepSeek": tiny_model})
+        self._folder = folder
 
-    qwen = write_qwen3_moe(new("qwen3"), tiny_model)
-    sparse = write_sparse(tiny_model, new("v32"), "DeepSeek-V3.2")
-    return {
-        "DeepSeek-V3.2 W4A8": write_w4a8(sparse, new("v32-w4a8")),
-        "Qwen3-MoE W8A8": write_w8a8(qwen, new("qwen3-w8a8")),
-        "DeepSeek W8A8": write_w8a8(tiny_model, new("deepseek-w8a8")),
-        "DeepSeek W4A8": write_w4a8(tiny_model, new("deepseek-w4a8")),
-        "GLM-4-MoE W8A8": write_w8a8(write_glm4_moe(new("glm4"), tiny_model), new("glm4-w8a8")),
-        "eagle3 of Qwen3-MoE": write_eagle3(new("qwen3-eagle3"), qwen),
-        "eagle3 of DeepSeek": write_eagle3(new("deepseek-eagle3"), tiny_model),
-    }
+    def __missing__(self, name: str) -> str:
+        folder = self._folder / name.replace(" ", "-")
+        folder.mkdir()
+        self[name] = self._write(name, folder)
+        return self[name]
+
+    def _write(self, name: str, folder: Path) -> str:
+        if name.startswith("eagle3 of "):
+            return write_eagle3(folder, self[name.removeprefix("eagle3 of ")])
+        model, _, weights = name.rpartition(" ")
+        if weights in _QUANTISE:
+            return _QUANTISE[weights](self[model], folder)
+        if name == IN_BFLOAT16:
+            return write_bfloat16(self["Qwen3-MoE"], folder)
+        if name == "DeepSeek-V3.2":
+            return write_sparse(self["DeepSeek"], folder, name)
+        return {"Qwen3-MoE": write_qwen3_moe, "GLM-4-MoE": write_glm4_moe}[name](folder, self["DeepSeek"])
+
+
+_QUANTISE = {"W8A8": write_w8a8, "W4A8": write_w4a8}
 
 
 def engine_of(case: Case, models: dict[str, str], role: str, folder: Path) -> EngineCase:
@@ -116,6 +157,7 @@ def engine_of(case: Case, models: dict[str, str], role: str, folder: Path) -> En
     }
     splits = {case.row_split: True} if case.row_split else {}
     settings: dict[str, Any] = {
+        **case.arguments,
         "async_scheduling": case.is_async,
         "additional_config": {"ascend_ext": extension} | splits,
     }
@@ -123,9 +165,10 @@ def engine_of(case: Case, models: dict[str, str], role: str, folder: Path) -> En
         settings["kv_transfer_config"] = transfer(role, folder)
     if case.is_in_graphs:
         tokens = decode_tokens(case.drafts)  # of a request in a decode step
-        graphs = {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [2 * tokens, 4 * tokens]}
+        sizes = sorted({2 * tokens, case.num_captured * tokens})
+        graphs = {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": sizes}
         settings |= {"enforce_eager": False, "compilation_config": graphs}
-    if case.is_eagle:
+    if case.is_eagle and case.drafts:
         drafter = {"method": "eagle3", "model": models[f"eagle3 of {case.model.rpartition(' ')[0]}"]}
         settings["speculative_config"] = drafter | {"num_speculative_tokens": case.drafts}
     return EngineCase(
@@ -134,5 +177,13 @@ def engine_of(case: Case, models: dict[str, str], role: str, folder: Path) -> En
         expert_parallel=case.layout.num_ranks > 1,
         num_speculative_tokens=0 if case.is_eagle else case.drafts,
         ascend_ext=extension,
+        dtype="bfloat16" if case.model.startswith(IN_BFLOAT16) else "float32",
         engine_args=ENGINE | settings,
     )
+
+
+def without_features(engine: EngineCase) -> EngineCase:
+    """Returns the same engine as vllm-ascend has it."""
+    given = engine.engine_args
+    additional = {name: value for name, value in given["additional_config"].items() if name != "ascend_ext"}
+    return replace(engine, ascend_ext=None, engine_args=given | {"additional_config": additional})

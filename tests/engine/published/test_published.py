@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from emulator.findings import Findings
-from tests.engine.published.cases import CASES, DEADLINE_S, NUM_TOKENS, PRODUCER, Case, engine_of, write_models
+from tests.engine.published.cases import (
+    CASES,
+    DEADLINE_S,
+    IN_BFLOAT16,
+    NUM_TOKENS,
+    PRODUCER,
+    Case,
+    Models,
+    engine_of,
+    without_features,
+)
 from tests.support.engines import sparse
 from tests.support.engines.a3 import A3Run, run_on_a3
 from tests.support.engines.apart import REPLAY
@@ -37,32 +47,44 @@ def prompts(tiny_model: str) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preloaded: None) -> dict[str, str]:
+def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preloaded: None) -> Models:
     allow_float32()  # the ranks are forks of this process
     sparse.allow_float32()
-    return write_models(tmp_path_factory.mktemp("models"), tiny_model)
+    return Models(tmp_path_factory.mktemp("models"), tiny_model)
 
 
 @long_table
 @pytest.mark.parametrize("name", CASES)
 def test_load_and_frames_are_exact(
-    models: dict[str, str], prompts: list[list[int]], race_reports: Findings, tmp_path: Path, name: str
+    models: Models, prompts: list[list[int]], race_reports: Findings, tmp_path: Path, name: str
 ) -> None:
+    """Tokens are the reference's but for ties, and each row counts once, where it is computed.
+
+    The reference rounds activations to int8 and int4 experts' results to bfloat16, and no more. An engine that is
+    in bfloat16 as a whole rounds all else too, so that more tokens tie; they are also held to those of the same
+    engine without our features, which has to give exactly the same.
+    """
     case = CASES[name]
+    if case.arguments:  # in two blocks of the KV cache, 128 tokens each
+        prompts = [*prompts[:6], prompts[3] + prompts[6]]
     loads = []
     for role in case.roles:
         num_tokens = 1 if role == PRODUCER else NUM_TOKENS
-        engine = engine_of(case, models, role, tmp_path)
+        engines = {"": engine_of(case, models, role, tmp_path)}
         part = case.part(role)
-        splits = {"": part.split} if part.layout.dp > 1 else {}
-        run = run_on_a3(tmp_path, {"": engine}, prompts, num_tokens, DEADLINE_S, splits, case.soc)[""]
+        if case.model.startswith(IN_BFLOAT16):
+            engines["plain"] = without_features(engines[""])
+        splits = dict.fromkeys(engines, part.split) if part.layout.dp > 1 else {}
+        runs = run_on_a3(tmp_path, engines, prompts, num_tokens, DEADLINE_S, splits, case.soc)
+        run = runs[""]
+        assert {tuple(other.result.token_ids) for other in runs.values()} == {tuple(run.result.token_ids)}
         network = integer_network(split_by_tp(part.layout.tp, cut=bool(part.row_split)))
         followed = follow(models[case.model], prompts, run.result.token_ids, network)
-        followed.assert_tokens(TIE_BFLOAT16 if "W4A8" in case.model else TIE)
-        check_frames(run, num_tokens)
+        followed.assert_tokens(*ties(case))
+        check_frames(run, num_tokens, bool(part.drafts))
         loads.append(check_rows(run, part))
-        graphs = {REPLAY} if part.is_in_graphs else set()
-        assert graphs <= set(run.dispatches) <= graphs | case.ways
+        assert run.ways == part.ways
+        assert bool(run.served[REPLAY]) == part.is_in_graphs
         if role == PRODUCER:  # each row of the prompts, and no other
             followed.assert_all_of(loads[-1])
     assert len(set(run.result.token_ids)) > 4  # not degenerate
@@ -71,17 +93,27 @@ def test_load_and_frames_are_exact(
     assert others(race_reports.take(), known) == []
 
 
-def check_frames(run: A3Run, num_tokens: int) -> None:
+def ties(case: Case) -> tuple[float, int]:
+    """Returns by how much logits of tied tokens differ at most, and how many tokens may be tied. A whole engine in
+    bfloat16 rounds more often than the reference, so that more of them are."""
+    if case.model.startswith(IN_BFLOAT16):
+        return TIE_BFLOAT16, 6
+    return (TIE_BFLOAT16 if "W4A8" in case.model else TIE), 2
+
+
+def check_frames(run: A3Run, num_tokens: int, has_drafts: bool) -> None:
     assert_frames_are_the_tokens(run.saved)
     for rank in run.saved:
         assert all(len(tokens) == num_tokens for tokens in rank.outputs.values())
-        assert all(bool(told.num_drafts) == (num_tokens > 1) for told in rank.told.values())
+        has_some = has_drafts and num_tokens > 1
+        assert all(bool(told.num_drafts) == has_some for told in rank.told.values())
 
 
 def check_rows(run: A3Run, case: Case) -> list[list[int]]:
     """Every row counts, of the target and of drafters that have experts; returns the target's load."""
     assert_every_row_counts(run.saved, run.result, case.top_k)
-    assert {len(rank.report["eplb_load"]["load"]) for rank in run.saved} == {1 if case.is_eagle else 2}
+    has_experts = bool(case.drafts) and not case.is_eagle
+    assert {len(rank.report["eplb_load"]["load"]) for rank in run.saved} == {has_experts + 1}
     return summed_load(run.result, 0)[0]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from emulator.findings import Findings
+from tests.engine.test_vllm_ascend_service import assert_follows_the_reference
 from tests.eplb_load.test_engine import assert_equals_transformers
 from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.apart import REPLAY
@@ -17,6 +18,7 @@ from tests.support.engines.expert_load import assert_every_row_counts
 from tests.support.engines.qwen3_next import write_qwen3_next
 from tests.support.engines.upstream_races import ACCEPTED_COUNTS, CAPTURE, others
 from tests.support.long_tables import long_table
+from tests.support.quantised import allow_float32, write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens
 from tests.support.saved_output import SavedRun, assert_frames_are_the_tokens, next_instance
 from vllm_ascend_ext.tools.engine import EngineCase
@@ -36,25 +38,29 @@ NUM_CHOSEN = 2
 
 @dataclass(frozen=True)
 class Case:
-    """ways: how rows travel to their experts on an A3."""
+    """ways: how rows travel to their experts on an A3. is_quantised: in W8A8. cut: rows are, by FlashComm v1."""
 
     layout: Layout
     ways: frozenset[str]
     with_experts_apart: bool = True
     drafts: int = 0
+    is_quantised: bool = False
+    cut: bool = False
 
     def engine(self, model: str) -> EngineCase:
         sizes = [of_all * (1 + self.drafts) for of_all in (2, 4)]  # tokens of a decode step
+        features = {
+            "eplb_load": {"enabled": True, "interval": 2},
+            "mtp_output": {"enabled": True, "instance": next_instance()},
+        }
         return EngineCase(
             model,
             self.layout,
             expert_parallel=self.with_experts_apart,
             num_speculative_tokens=self.drafts,
-            ascend_ext={
-                "eplb_load": {"enabled": True, "interval": 2},
-                "mtp_output": {"enabled": True, "instance": next_instance()},
-            },
+            ascend_ext=features,
             engine_args={
+                "additional_config": {"ascend_ext": features, "enable_flashcomm1": self.cut},
                 "max_num_seqs": 4,
                 "max_num_batched_tokens": 256 if self.drafts else 48,
                 "enable_prefix_caching": False,
@@ -71,6 +77,7 @@ CASES = {
     "TP2+EP, MTP3": Case(Layout(tp=2), APART, drafts=3),
     "TP2+EP": Case(Layout(tp=2), APART),
     "DP2xTP2+EP, MTP3": Case(Layout(tp=2, dp=2), APART, drafts=3),
+    "DP2xTP2+EP, W8A8, cut": Case(Layout(tp=2, dp=2), APART, is_quantised=True, cut=True),
 }
 
 
@@ -82,6 +89,12 @@ def prompts(tiny_model: str) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preloaded: None) -> str:
     return write_qwen3_next(tmp_path_factory.mktemp("Qwen3-Next"), tiny_model)
+
+
+@pytest.fixture(scope="module")
+def w8a8(tmp_path_factory: pytest.TempPathFactory, model: str) -> str:
+    allow_float32()  # the ranks are forks of this process
+    return write_w8a8(model, tmp_path_factory.mktemp("W8A8"))
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +116,7 @@ def assert_some_drafts_stay(runs: list[SavedRun]) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_in_graphs_on_an_a3(
     model: str,
+    w8a8: str,
     prompts: list[list[int]],
     expected: list[tuple[int, ...]],
     race_reports: Findings,
@@ -110,12 +124,16 @@ def test_in_graphs_on_an_a3(
     name: str,
 ) -> None:
     case = CASES[name]
-    run = run_on_a3(tmp_path, {"": case.engine(model)}, prompts, NUM_TOKENS, DEADLINE_S)[""]
-    assert run.result.token_ids == expected
+    engine = case.engine(w8a8 if case.is_quantised else model)
+    run = run_on_a3(tmp_path, {"": engine}, prompts, NUM_TOKENS, DEADLINE_S)[""]
     assert_every_row_counts(run.saved, run.result, NUM_CHOSEN)
+    if case.is_quantised:
+        assert_follows_the_reference(prompts, run.result, cut=case.cut)
+    else:
+        assert run.result.token_ids == expected
     if case.drafts:
         assert_some_drafts_stay(run.saved)
-    else:
+    elif not case.is_quantised:
         assert_equals_transformers(model, prompts, run.result)
     assert_frames_are_the_tokens(run.saved)
     assert set(run.dispatches) == case.ways | {REPLAY}

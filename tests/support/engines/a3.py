@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.engines.apart import A3_SOC, call_apart, dispatches
+from tests.support.engines.apart import A3_SOC, MOVE, REPLAY, call_apart, dispatches, served
 from tests.support.saved_output import SavedRun, engine_result, run_saved
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 
@@ -17,11 +17,18 @@ from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
 @dataclass(frozen=True, slots=True)
 class A3Run:
     """Holds an engine's result, how often all ranks together dispatched in each way, replayed a graph or moved an
-    expert, and with `mtp_output` what each rank sent."""
+    expert, and with `mtp_output` what each rank sent, and how often they did so after the warm-up."""
 
     result: EngineResult
     dispatches: Counter[str]
     saved: list[SavedRun]
+    served: Counter[str]
+
+    @property
+    def ways(self) -> set[str]:
+        """Returns how rows of requests went: in eager steps, and in replayed ones, by MC2 where there is any."""
+        captured = {"MC2"} & set(self.dispatches) or set(self.dispatches)
+        return (set(self.served) | (captured if self.served[REPLAY] else set())) - {REPLAY, MOVE}
 
 
 def run_on_a3(
@@ -64,11 +71,13 @@ def _run_all(
 ) -> dict[str, A3Run]:
     runs = {}
     for name, case in cases.items():
-        log.write_text("")
+        for of_these in (log, served(log)):
+            of_these.write_text("")
         compiles = not case.engine_args.get("enforce_eager", True)
         os.environ["TORCHDYNAMO_DISABLE"] = "0" if compiles else "1"  # read anew at each call
         result, saved = _run(case, prompts, num_tokens[name], deadline_s / len(cases), splits.get(name))
-        runs[name] = A3Run(result, Counter(log.read_text().split()), saved)
+        counts = (Counter(of_these.read_text().split()) for of_these in (log, served(log)))
+        runs[name] = A3Run(result, next(counts), saved, next(counts))
     return runs
 
 

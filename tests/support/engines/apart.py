@@ -63,6 +63,20 @@ def dispatches(folder: Path) -> Path:
     return folder / "dispatches"
 
 
+def served(log: Path) -> Path:
+    """Returns the file of what of it is counted after the warm-up, from the call of `serve` on."""
+    return log.with_name("served")
+
+
+def serve(worker: Any = None) -> None:
+    """Tells that this process's rank has warmed up: its profile run and captures are over, which dispatch too."""
+    global _is_warm
+    _is_warm = True
+
+
+_is_warm = False  # of this process, a rank
+
+
 def count_dispatches(log: Path) -> None:
     """Lets every dispatch and replay of every rank, which are forks of this process, append its kind to a file."""
     import torch
@@ -72,8 +86,9 @@ def count_dispatches(log: Path) -> None:
 
     def counted(kind: str, dispatch: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            with log.open("a") as file:
-                file.write(f"{kind}\n")
+            for of_these in (log, served(log)) if _is_warm else (log,):
+                with of_these.open("a") as file:
+                    file.write(f"{kind}\n")
             return dispatch(*arguments, **named)
 
         return call
@@ -98,7 +113,8 @@ def main(asked: Path, answered: Path) -> None:
     quantised.allow_float32()
     sparse.allow_float32()
     log = dispatches(asked.parent)
-    log.write_text("")
+    for of_these in (log, served(log)):
+        of_these.write_text("")
     count_dispatches(log)
     answer = function(*arguments, **named)
     answered.write_bytes(pickle.dumps((answer, Counter(log.read_text().split()))))

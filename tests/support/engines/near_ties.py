@@ -35,11 +35,11 @@ class Followed:
     least: list[list[int]]
     most: list[list[int]]
 
-    def assert_tokens(self, tie: float = TIE) -> None:
+    def assert_tokens(self, tie: float = TIE, most_others: int = 2) -> None:
         """Raises AssertionError for a token that is not the network's choice, unless the logits of both differ by
-        `tie` at most."""
+        `tie` at most, and for more than `most_others` of those."""
         assert self.largest_gap <= tie
-        assert self.num_others <= 2
+        assert self.num_others <= most_others
 
     def assert_all_of(self, load_LE: list[list[int]]) -> None:
         """Raises AssertionError where a load of just these rows lies outside, or where the bounds tell little."""
