@@ -157,7 +157,7 @@ def test_metrics_of_two_replicas(tiny_model: str, tmp_path: Path) -> None:
                 assert values[f"{OURS}eplb_load_tokens_total"] >= total - 8
         assert all(reader.num_tokens > 0 for reader in readers)
         reports = json.loads(server.get("/ascend_ext/report")[1])
-        assert [report["rank"] for report in reports] == [0, 1]
+        assert [(report["replica"], report["rank"]) for report in reports] == [(0, 0), (1, 0)]
         assert sum(report["mtp_output"]["tokens"] for report in reports) == total
         server._process.send_signal(signal.SIGTERM)
         assert server.wait_until_ended(60) == 0

@@ -25,7 +25,7 @@ class MtpOutputFeature(Feature):
 
     def bind(self, worker: Any, config: MtpOutputConfig, stack: Stack) -> BoundOutput:
         """Makes the worker's runner give its output to us."""
-        replica = rank_place(worker.vllm_config.parallel_config).dp_rank
+        replica = rank_place(worker.vllm_config.parallel_config).replica
         return BoundOutput(attach(worker, config), replica)
 
 
