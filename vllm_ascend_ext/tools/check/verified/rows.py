@@ -59,13 +59,14 @@ _SPARSE = "tests/engine/sparse/test_vllm_ascend_sparse.py::test_with_both_featur
 _LINEAR = "tests/eplb_load/vllm_ascend/test_qwen3_next.py::test_in_graphs_on_an_a3"
 _TRANSFER = "tests/engine/transfer/test_vllm_ascend.py::"
 _TWO_ENGINES = f"{_TRANSFER}test_each_row_counts_where_it_is_computed"
+_STAGES = f"{_TRANSFER}test_a_pipeline_prefills"
 _SIXTEEN = "tests/engine/test_vllm_ascend_sixteen.py::test_load_by_mc2"
 _FRAMES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_are_the_engines_tokens"
 _PIPELINES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_of_a_pipeline"
-_CUT = ("MC2, ALLTOALL",)
+_CUT, _SMALL = ("MC2, ALLTOALL",), ("MC2",)
 _FULL = ("FULL_DECODE_ONLY",)
 _MIXED = ("FULL_AND_PIECEWISE",)
-_FEW = ("none", "mtp 1")
+_FEW, _SOME = ("none", "mtp 1"), ("mtp 1", "mtp 3")
 _FC1, _SHARED = ("FlashComm v1",), ("shared-expert DP",)
 _SENDS, _TAKES = ("producer",), ("consumer",)
 _TURNS = ("MC2, ALLGATHER",)
@@ -154,15 +155,24 @@ ROWS: tuple[VerifiedRow, ...] = (
     _row(_BOTH, _SIXTEEN, "GQA", "DP+TP+EP", graphs=_FULL, dispatch=_TURNS, weights="w8a8", row_split=_FC1),
     _served(_PUBLISHED, "GQA", "w8a8", "eagle3 3", row_split=_FC1),
     _served(_PUBLISHED, "GQA", "w8a8", "eagle3 1", graphs="eager", row_split=_FC1, transfer=_SENDS),
-    _served(_PUBLISHED, "GQA", "w8a8", "eagle3 3", transfer=_TAKES),
+    _served(_PUBLISHED, "GQA", "w8a8", "eagle3 3", dispatch=_SMALL, transfer=_TAKES),
     _served(_PUBLISHED, "MLA", "w8a8", "mtp 3", row_split=_SHARED),
     _served(_PUBLISHED, "GQA", "w8a8", "mtp 1", graphs="eager", row_split=_SHARED, transfer=_SENDS),
-    _served(_PUBLISHED, "GQA", "w8a8", "mtp 3", row_split=_SHARED, transfer=_TAKES),
+    _served(_PUBLISHED, "GQA", "w8a8", "mtp 3", dispatch=_SMALL, row_split=_SHARED, transfer=_TAKES),
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", row_split=_FC1),
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 1", graphs="eager", row_split=_FC1, transfer=_SENDS),
-    _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", transfer=_TAKES),
+    _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", dispatch=_SMALL, transfer=_TAKES),
+    _served(_PUBLISHED, "MLA", "w4a8", "eagle3 1", "DP+EP", graphs="eager", transfer=_SENDS),
+    _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", "DP+EP", transfer=_TAKES),
     _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 1", graphs="eager", row_split=_FC1, transfer=_SENDS),
-    _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 3", transfer=_TAKES),
+    _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 3", dispatch=_SMALL, transfer=_TAKES),
+    _served(_PUBLISHED, "sparse MLA", "w8a8", "mtp 1", graphs="eager", transfer=_SENDS),
+    _served(_PUBLISHED, "sparse MLA", "w8a8", "mtp 2", transfer=_TAKES),
+    _served(_PUBLISHED, "GQA", "w4a8", "eagle3 3", "TP+EP", row_split=_FC1),
+    _served(_PUBLISHED, "GQA", "w4a8", "none", "TP+EP"),
+    _served(_PUBLISHED, "GQA", "w4a8", "eagle3 3", "1", dispatch="ALLGATHER"),
+    _served(_PUBLISHED, "GQA", "w8a8", "none", graphs="eager", row_split=_FC1, transfer=_SENDS),
+    _served(_PUBLISHED, "GQA", "w8a8", "none", transfer=_TAKES),
     _served(
         _PUBLISHED,
         "MLA",
@@ -183,6 +193,7 @@ ROWS: tuple[VerifiedRow, ...] = (
     _row(_BOTH, _LINEAR, "linear attention", "TP", graphs=_FULL),
     _row(_BOTH, _LINEAR, "linear attention", "TP+EP", graphs=_FULL, dispatch=_CUT, drafts=("none", "mtp 3")),
     _served(_LINEAR, "linear attention", "unquantised", "mtp 3"),
+    _served(_LINEAR, "linear attention", "w8a8", "none", row_split=_FC1),
     _row(_BOTH, _TWO_ENGINES, "MLA", "TP+EP", drafts="mtp 1", transfer=_SENDS),
     _row(_BOTH, _TWO_ENGINES, "MLA", "TP+EP", graphs=_FULL, drafts="mtp 1", transfer=_TAKES),
     _row(_BOTH, _TWO_ENGINES, "MLA", "1", transfer="both"),
@@ -191,18 +202,11 @@ ROWS: tuple[VerifiedRow, ...] = (
     _row(_BOTH, _TWO_ENGINES, "MLA", "1", weights="w8a8", drafts="mtp 1", transfer=_SENDS),
     _row(_BOTH, _TWO_ENGINES, "MLA", "1", graphs=_MIXED, weights="w8a8", drafts="mtp 1", transfer=_TAKES),
     _served(_TWO_ENGINES, "MLA", "w8a8", "mtp 1", "DP+EP", graphs="eager", transfer=_SENDS),
-    _served(_TWO_ENGINES, "MLA", "w8a8", "mtp 1", "DP+EP", transfer=_TAKES),
+    _served(_TWO_ENGINES, "MLA", "w8a8", "mtp 1", "DP+EP", dispatch=_SMALL, transfer=_TAKES),
+    _row(_BOTH, _TWO_ENGINES, "GQA", "DP+TP+EP", graphs=_MIXED, weights="w8a8", transfer=_SENDS),
     _row(_BOTH, _TWO_ENGINES, "GQA", "DP+TP+EP", graphs=_FULL, weights="w8a8", transfer=_TAKES),
-    _served(
-        f"{_TRANSFER}test_a_pipeline_prefills",
-        "MLA",
-        "w8a8",
-        ("mtp 1", "mtp 3"),
-        "TP+EP+PP",
-        graphs="eager",
-        row_split=_FC1,
-        transfer=_SENDS,
-    ),
+    _served(_STAGES, "MLA", "w8a8", _SOME, "TP+EP+PP", graphs="eager", row_split=_FC1, transfer=_SENDS),
+    _served(_STAGES, "sparse MLA", "w8a8", "mtp 1", "TP+EP+PP", graphs="eager", row_split=_FC1, transfer=_SENDS),
     _row(
         ("dp_gather",),
         "tests/dp_gather/test_vllm_ascend.py::test_modes_give_transformers_tokens",
