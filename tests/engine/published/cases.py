@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ ENGINE: dict[str, Any] = {"max_num_seqs": 4, "enable_prefix_caching": False}
 PRODUCER, CONSUMER = "kv_producer", "kv_consumer"
 FLASHCOMM = "enable_flashcomm1"
 SHARED_DP = "enable_shared_expert_dp"
-DCP = {"decode_context_parallel_size": 2}
 ONE, TP2, DP2, DP2XTP2 = Layout(), Layout(tp=2), Layout(dp=2), Layout(tp=2, dp=2)
 IN_BFLOAT16 = "Qwen3-MoE in bfloat16"
 
@@ -54,7 +53,6 @@ class Case:
     split: tuple[int, ...] = (5, 2)
     soc: str = A3_SOC
     num_captured: int = 4
-    arguments: dict[str, Any] = field(default_factory=dict)
     has_large_steps: bool = True
 
     @property
@@ -99,19 +97,6 @@ CASES = {
     "GQA W4A8 eagle3": Case(f"{IN_BFLOAT16} W4A8", ONE),
     "sparse MLA mtp 2 PD": Case("DeepSeek-V3.2 W8A8", drafts=2, is_eagle=False, roles=PD, num_captured=2),
     "GQA PD": Case("Qwen3-MoE W8A8", drafts=0, row_split=FLASHCOMM, roles=PD, num_captured=2),
-    # decode context parallelism: the caches of 128 tokens are on one rank, those of the next 128 on the other
-    "sparse MLA DCP PD": Case(
-        "DeepSeek-V3.2 W8A8",
-        drafts=5,
-        is_eagle=False,
-        row_split=FLASHCOMM,
-        roles=PD,
-        num_captured=2,
-        arguments=DCP | {"cp_kv_cache_interleave_size": 128},
-    ),
-    "sparse MLA DCP, A2": Case(
-        "DeepSeek-V3.2 W8A8", is_eagle=False, row_split=FLASHCOMM, soc=A2_SOC, arguments=DCP
-    ),
     # on an A2, where rows are gathered
     "MLA W4A8 eagle3 PD, A2": Case("DeepSeek W4A8", row_split=FLASHCOMM, roles=PD, soc=A2_SOC),
     "MLA shared-expert DP, A2": Case("DeepSeek W8A8", is_eagle=False, row_split=SHARED_DP, soc=A2_SOC),
@@ -157,7 +142,6 @@ def engine_of(case: Case, models: dict[str, str], role: str, folder: Path) -> En
     }
     splits = {case.row_split: True} if case.row_split else {}
     settings: dict[str, Any] = {
-        **case.arguments,
         "async_scheduling": case.is_async,
         "additional_config": {"ascend_ext": extension} | splits,
     }

@@ -65,8 +65,6 @@ def test_load_and_frames_are_exact(
     engine without our features, which has to give exactly the same.
     """
     case = CASES[name]
-    if case.arguments:  # in two blocks of the KV cache, 128 tokens each
-        prompts = [*prompts[:6], prompts[3] + prompts[6]]
     loads = []
     for role in case.roles:
         num_tokens = 1 if role == PRODUCER else NUM_TOKENS
