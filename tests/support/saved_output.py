@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.device_copies import CopyCounts, DeviceCopies, DeviceTraffic
-from tests.support.engines import apart
 from vllm_ascend_ext.mtp_output.errors import ChannelClosedError
 from vllm_ascend_ext.mtp_output.frames.frame import Frame, RequestStatus, Source
 from vllm_ascend_ext.mtp_output.outlet import replica_endpoint
@@ -20,6 +19,7 @@ from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
 from vllm_ascend_ext.tools.engine import Completion, EngineCase, EngineResult, RankResult, even_split
 from vllm_ascend_ext.tools.forked_ranks import Rank, run_ranks
 
+WARM = "RANK_IS_WARM"  # a variable of processes whose profile runs and captures are over
 _instances = itertools.count(os.getpid() << 8)
 
 
@@ -187,7 +187,7 @@ def _reader_of(case: EngineCase, rank: Rank) -> FrameReader | None:
 
 def forget_warm_up(llm: Any, case: EngineCase) -> None:
     """Forgets the expert load of all workers so far; what they dispatch from now on is told apart."""
-    llm.collective_rpc(apart.serve)
+    llm.collective_rpc(lambda worker: os.environ.update({WARM: "1"}))
     if "eplb_load" in (case.ascend_ext or {}):
         llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
 

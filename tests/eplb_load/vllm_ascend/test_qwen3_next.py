@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from emulator.findings import Findings
-from tests.engine.test_vllm_ascend_service import assert_follows_the_reference
 from tests.eplb_load.test_engine import assert_equals_transformers
 from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.apart import REPLAY
-from tests.support.engines.expert_load import assert_every_row_counts
+from tests.support.engines.expert_load import assert_every_row_counts, summed_load
+from tests.support.engines.near_ties import follow
 from tests.support.engines.qwen3_next import write_qwen3_next
 from tests.support.engines.upstream_races import ACCEPTED_COUNTS, CAPTURE, others
 from tests.support.long_tables import long_table
-from tests.support.quantised import allow_float32, write_w8a8
+from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens
 from tests.support.saved_output import SavedRun, assert_frames_are_the_tokens, next_instance
 from vllm_ascend_ext.tools.engine import EngineCase
@@ -128,7 +128,10 @@ def test_in_graphs_on_an_a3(
     run = run_on_a3(tmp_path, {"": engine}, prompts, NUM_TOKENS, DEADLINE_S)[""]
     assert_every_row_counts(run.saved, run.result, NUM_CHOSEN)
     if case.is_quantised:
-        assert_follows_the_reference(prompts, run.result, cut=case.cut)
+        network = integer_network(split_by_tp(case.layout.tp, cut=case.cut))
+        followed = follow(w8a8, prompts, run.result.token_ids, network)
+        followed.assert_tokens()
+        followed.assert_all_of(summed_load(run.result, 0)[0])
     else:
         assert run.result.token_ids == expected
     if case.drafts:

@@ -18,6 +18,7 @@ from typing import Any
 
 from tests.support import quantised
 from tests.support.engines import sparse
+from tests.support.saved_output import WARM
 
 A2_SOC, A3_SOC = "Ascend910B1", "Ascend910_9391"
 REPLAY = "replay"  # of a captured graph, whose dispatches were counted at the capture
@@ -64,17 +65,8 @@ def dispatches(folder: Path) -> Path:
 
 
 def served(log: Path) -> Path:
-    """Returns the file of what of it is counted after the warm-up, from the call of `serve` on."""
+    """Returns the file of what of it is counted after the warm-up."""
     return log.with_name("served")
-
-
-def serve(worker: Any = None) -> None:
-    """Tells that this process's rank has warmed up: its profile run and captures are over, which dispatch too."""
-    global _is_warm
-    _is_warm = True
-
-
-_is_warm = False  # of this process, a rank
 
 
 def count_dispatches(log: Path) -> None:
@@ -86,7 +78,7 @@ def count_dispatches(log: Path) -> None:
 
     def counted(kind: str, dispatch: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            for of_these in (log, served(log)) if _is_warm else (log,):
+            for of_these in (log, served(log)) if WARM in os.environ else (log,):
                 with of_these.open("a") as file:
                     file.write(f"{kind}\n")
             return dispatch(*arguments, **named)
