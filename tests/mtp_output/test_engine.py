@@ -17,7 +17,8 @@ import pytest
 from tests.support.host_build import build_host
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts
-from tests.support.saved_output import SavedRun, Told, assert_frames_are_the_tokens, next_instance, run_saved
+from tests.support.saved_output import SavedRun, assert_frames_are_the_tokens, next_instance, run_saved
+from tests.support.told_frames import Told
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
 from vllm_ascend_ext.mtp_output.ring import backend
 from vllm_ascend_ext.mtp_output.ring.folder import ring_path
@@ -139,7 +140,7 @@ def test_frames_are_the_engines_tokens(
         options(stop),
         deadline_s=300,
         aborts=ABORTS,
-        reset_at=None if CASES[name][2] else 8,  # not while tokens are on their way
+        reset_at=8,
     )
     expected = plain.outputs | {str(STOPS): stopped}
     seen: set[str] = set()
