@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.device_copies import CopyCounts, DeviceCopies, DeviceTraffic
-from tests.support.told_frames import FrameReader, Told, read_frames
+from tests.support.engines.told_frames import FrameReader, Told, read_frames
 from vllm_ascend_ext.integration.errors import MidStepResetError
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
 from vllm_ascend_ext.tools.engine import Completion, EngineCase, EngineResult, RankResult, even_split
