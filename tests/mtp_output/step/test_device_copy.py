@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from tests.support.packed_run import LARGEST, PackedRun
+from tests.mtp_output.step.packed_run import LARGEST, PackedRun
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.mtp_output.step.device_copy import (
     PackedShape,

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from tests.support.packed_run import PackedRun
+from tests.mtp_output.step.packed_run import PackedRun
 from vllm_ascend_ext.device import create_device
 from vllm_ascend_ext.device.base import Event, NativeEvent
 from vllm_ascend_ext.device.npu import NpuDevice
