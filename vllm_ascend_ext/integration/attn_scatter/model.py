@@ -51,7 +51,7 @@ def scatter(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
     )
     traffic.register(GROUP, collectives)
     model = runner.get_model().model
-    layers = [_Layer(layer, index, full=config.full) for index, layer in enumerate(model.layers)]
+    layers = [ScatteredLayer(layer, index, full=config.full) for index, layer in enumerate(model.layers)]
     sizes = [layer.sizes(runner.model_config.dtype.itemsize) for layer in layers]
     threshold = config.min_tokens or scatter_cost.min_tokens(
         sizes,
@@ -103,25 +103,31 @@ class ScatteredModel:
     def __init__(
         self,
         model: Any,
-        layers: list[_Layer],
+        layers: list[ScatteredLayer],
         sizes: list[LayerSizes],
         scatter: AttentionScatter,
         min_tokens: int,
     ) -> None:
         self.min_tokens = min_tokens
         self.num_scattered = self.num_plain = self.predicted_bytes = 0
-        self._model, self._layers, self._sizes, self._scatter = model, layers, sizes, scatter
+        self.layers, self.exchange = layers, scatter
+        self._model, self._sizes = model, sizes
         self._changes = [change for layer in layers for change in layer.changes]
         self._norm = _norm(model.norm)
         self._plain_forward = model.forward
-        replace(row_for(seams.FORWARDS, model), self.forward, model)
+        self._row = row_for(seams.FORWARDS, model)
+        self.put_forward(self.forward)
+
+    def put_forward(self, forward: Callable[..., Any]) -> None:
+        """Puts a function in the place of the model's forward."""
+        replace(self._row, forward, self._model)
 
     def report(self) -> dict[str, Any]:
         """Returns the forward passes so far, and the bytes that the cost model predicts for scattered ones."""
         return {
             "min_tokens": self.min_tokens,
-            "full": self._scatter.full,
-            "odd_rows": "uneven" if self._scatter.uneven else "pad",
+            "full": self.exchange.full,
+            "odd_rows": "uneven" if self.exchange.uneven else "pad",
             "num_scattered": self.num_scattered,
             "num_plain": self.num_plain,
             "predicted_bytes": self.predicted_bytes,
@@ -148,18 +154,18 @@ class ScatteredModel:
         self.predicted_bytes += scatter_cost.scattered_forward(
             self._sizes,
             rows.shape[0],
-            self._scatter.num_ranks,
+            self.exchange.num_ranks,
             entry_owes_sum=isinstance(hidden, PartialSum),
-            full=self._scatter.full,
-            fp8_wire=self._scatter.fp8_wire,
-            uneven=self._scatter.uneven,
-            rank=self._scatter.rank,
+            full=self.exchange.full,
+            fp8_wire=self.exchange.fp8_wire,
+            uneven=self.exchange.uneven,
+            rank=self.exchange.rank,
         )
         with temporarily(self._changes):
-            stream = self._scatter.enter(hidden)
-            for layer in self._layers:
-                stream = self._scatter.layer(layer.parts, stream, positions)
-            return self._scatter.leave(stream, self._norm).tensor
+            stream = self.exchange.enter(hidden)
+            for layer in self.layers:
+                stream = self.exchange.layer(layer.parts, stream, positions)
+            return self.exchange.leave(stream, self._norm).tensor
 
     def _embed(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
@@ -174,7 +180,7 @@ class ScatteredModel:
         return Replicated(self._model.embed_input_ids(input_ids), "embedding")
 
 
-class _Layer:
+class ScatteredLayer:
     """Takes a decoder layer apart, and lists the changes that keep its modules from summing over the ranks."""
 
     def __init__(self, layer: Any, index: int, *, full: bool) -> None:

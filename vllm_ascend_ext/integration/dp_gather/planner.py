@@ -22,6 +22,7 @@ from vllm_ascend_ext.integration.dp_gather.counts.row_counts import AskedCounts,
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.ranks import agreement, traffic
 from vllm_ascend_ext.integration.upstream.runner_device import device_of
+from vllm_ascend_ext.runner.step_cost import Method, Place
 
 _CACHED_PLANS = 4096
 
@@ -116,6 +117,13 @@ class LayerPlanner:
     def counts_report(self) -> dict[str, Any] | None:
         """Returns how the replicas learned their counts since `reset`, or None if vLLM exchanges the counts."""
         return self.counts.report() or None
+
+    def cost_places(self) -> list[Place]:
+        """Returns the parts of an exchange, and the collectives inside them."""
+        parts = ("gather", "combine", "drop_padding", "restore_padding", "fill_padding_")
+        places: list[Place] = [Method("plan", self, "plan_exchange"), Method("layer", self, "layer")]
+        places += [Method(part, self.gather, part) for part in parts]
+        return places + [place for group in self.gather.groups for place in group.cost_places()]
 
     def reset(self) -> None:
         """Forgets what was counted."""

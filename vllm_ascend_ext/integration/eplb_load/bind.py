@@ -7,7 +7,7 @@ import functools
 import logging
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,11 +21,19 @@ from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.upstream.stack import Stack
 from vllm_ascend_ext.rank_place import RankPlace
 from vllm_ascend_ext.runner.step import StepFacts
+from vllm_ascend_ext.runner.step_cost import Handed, Place
 
 logger = logging.getLogger(__name__)
 
 
-def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadCollection | None:
+class Collected(NamedTuple):
+    """Holds a runner's collection and the places of its routing hooks."""
+
+    collection: ExpertLoadCollection
+    hooks: list[Place]
+
+
+def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> Collected | None:
     """Returns the collection of a runner with loaded models, hooked into their routers. Every rank calls this.
 
     Returns None on a pipeline stage that has no mixture-of-experts layer.
@@ -51,17 +59,18 @@ def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadColl
         decode_rows=aggregation.decode_rows(runner),
         largest_replica=functools.partial(aggregation.largest_replica, runner),
     )
+    hooks: list[Place] = []
     try:
         if collection.target is not None:
-            _hook(stack, place, target, collection.target.recorder)
+            hooks += _hook(stack, place, target, collection.target.recorder)
         if collection.draft is not None:
-            _hook_draft(stack, place, runner, draft, collection.draft)
+            hooks += _hook_draft(stack, place, runner, draft, collection.draft)
         if config.rebalance:
             stack.feed_eplb(runner, collection, config)
     except BaseException:
         collection.close()
         raise
-    return collection
+    return Collected(collection, hooks)
 
 
 def _layers_to_count(runner: Any, stack: Stack) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -122,14 +131,15 @@ def _num_to_count(stack: Stack, place: RankPlace, facts: StepFacts, model: Route
     return stack.num_to_count(facts, place, sequence_parallel=model.sequence_parallel)
 
 
-def _hook_draft(stack: Stack, place: RankPlace, runner: Any, layers: dict[str, Any], load: LoadOfModel) -> None:
+def _hook_draft(
+    stack: Stack, place: RankPlace, runner: Any, layers: dict[str, Any], load: LoadOfModel
+) -> list[Place]:
     """Has the draft's layers counted: pass by pass where the host sees every pass, else by whole runs."""
     if not _runs_in_graphs(runner):
-        _hook(stack, place, layers, load.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
-        return
+        return _hook(stack, place, layers, load.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
     passes = load.follow_passes(stack.draft_passes(runner))
     stack.watch_drafts(runner, functools.partial(runner.begin_draft_passes, passes.num_passes))
-    _hook(stack, place, layers, passes)
+    return _hook(stack, place, layers, passes)
 
 
 def _hook(
@@ -138,11 +148,14 @@ def _hook(
     layers: dict[str, Any],
     recorder: ExpertLoadRecorder | DraftPasses,
     before_pass: _DraftPasses | None = None,
-) -> None:
+) -> list[Place]:
     """Has the recorder count what the layers route, by the hook that the stack has for it."""
+    hooks: list[Place] = []
     for index, (name, layer) in enumerate(layers.items()):
         rows = functools.partial(stack.own_rows, layer, place=place)
-        stack.watch_routing(name, layer, _count(index, rows, recorder, before_pass))
+        count = _count(index, rows, recorder, before_pass)
+        hooks.append(Handed("routing", count, stack.watch_routing(name, layer, count)))
+    return hooks
 
 
 def _count(

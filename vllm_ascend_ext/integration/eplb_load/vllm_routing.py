@@ -10,14 +10,19 @@ import torch
 
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
+Count = Callable[[torch.Tensor], None]
 
-def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
+
+def capture(name: str, layer: Any, count: Count) -> Callable[[Count], None]:
     """Passes the ids that `layer` routes in each forward to `count`.
 
     Args:
         name: name of the layer, for messages.
         layer: a loaded mixture-of-experts layer.
         count: function of the ids ``[T, K]``.
+
+    Returns:
+        Function that puts another in the place of `count`.
 
     Raises:
         UnsupportedCombinationError: the layer does not route through vLLM's router objects.
@@ -34,7 +39,9 @@ def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> Non
             f"ascend_ext.eplb_load cannot count {name}: {type(layer.quant_method).__name__} routes inside its "
             "kernel; choose another moe_backend or set eplb_load.enabled to false"
         )
-    layer.router.set_capture_fn(count)
+    put: Callable[[Count], None] = layer.router.set_capture_fn
+    put(count)
+    return put
 
 
 def own_rows(layer: Any) -> slice:

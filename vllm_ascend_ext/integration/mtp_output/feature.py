@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from vllm_ascend_ext.config import MtpOutputConfig
 from vllm_ascend_ext.integration.feature import BoundFeature, Feature
 from vllm_ascend_ext.integration.mtp_output import limits
-from vllm_ascend_ext.integration.mtp_output.bind import attach, report_of
+from vllm_ascend_ext.integration.mtp_output.bind import attach, cost_places, report_of
 from vllm_ascend_ext.integration.mtp_output.metrics import MtpOutputMetrics
+from vllm_ascend_ext.integration.mtp_output.runner_outputs import RunnerHooks
 from vllm_ascend_ext.integration.upstream.stack import Stack
-from vllm_ascend_ext.mtp_output.step.pipeline import StepPipeline
+from vllm_ascend_ext.runner.step_cost import Place
 
 
 class MtpOutputFeature(Feature):
@@ -30,8 +32,8 @@ class MtpOutputFeature(Feature):
 class BoundOutput(BoundFeature):
     """Holds the output pipeline of one worker."""
 
-    def __init__(self, outputs: StepPipeline) -> None:
-        self.outputs = outputs
+    def __init__(self, hooks: RunnerHooks) -> None:
+        self.outputs, self._hooks = hooks.outputs, hooks
 
     def report(self) -> dict[str, Any]:
         """Returns what this rank copied, received and sent."""
@@ -44,6 +46,10 @@ class BoundOutput(BoundFeature):
         """Returns the values for /metrics, or None on ranks that do not send."""
         document = self.report()
         return document if "frames" in document else None
+
+    def cost_places(self) -> Sequence[Place]:
+        """Returns the calls of the runner and the parts of the pipeline."""
+        return cost_places(self._hooks)
 
     def close(self) -> None:
         """Closes the ring or socket, after the last frames."""

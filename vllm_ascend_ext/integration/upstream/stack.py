@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from vllm_ascend_ext.rank_place import RankPlace
     from vllm_ascend_ext.runner.step import StepFacts
 
+    Count = Callable[[torch.Tensor], None]
+
 
 class Stack(Protocol):
     """Knows where a stack's mixture-of-experts layers are, where they route and exchange rows, and its EPLB.
@@ -47,10 +49,11 @@ class Stack(Protocol):
         """Raises UnsupportedCombinationError when a loaded runner dispatches in a way that `dispatches` missed."""
         ...
 
-    def watch_routing(self, name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
+    def watch_routing(self, name: str, layer: Any, count: Count) -> Callable[[Count], None]:
         """Has `count` called with the routed ids ``[T, K]`` of each forward of a layer: logical experts.
 
-        Raises UnsupportedCombinationError when the layer's routing cannot be seen.
+        Returns a function that puts another function in the place of `count`. Raises UnsupportedCombinationError
+        when the layer's routing cannot be seen.
         """
         ...
 

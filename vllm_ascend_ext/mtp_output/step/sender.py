@@ -74,7 +74,7 @@ class StepSender:
 
     def __init__(self, outlet: Outlet, history: History, *, top_k: int, max_rows: int) -> None:
         self.stats = StepSenderStats()
-        self._outlet, self._top_k, self._max_rows = outlet, top_k, max_rows
+        self.outlet, self._top_k, self._max_rows = outlet, top_k, max_rows
         self._states = RequestStates(history)
         self._announced: deque[tuple[int, Sequence[str]]] = deque()
 
@@ -120,11 +120,11 @@ class StepSender:
     @property
     def outlet_stats(self) -> SenderStats:
         """Returns the ring's statistics."""
-        return self._outlet.stats
+        return self.outlet.stats
 
     def close(self) -> None:
         """Closes the outlet; no frame follows."""
-        self._outlet.close()
+        self.outlet.close()
 
     def _send(self, step: int, rows: StepRows, sampled: SampledBatch | None) -> None:
         if not rows.request_ids:
@@ -133,7 +133,7 @@ class StepSender:
             target, draft = sections_of_step(rows, None, None, self._top_k)
         else:
             target, draft = sections_of_step(rows, sampled.shape, sampled.words_N, self._top_k)
-        self._outlet.send(step, target, draft)
+        self.outlet.send(step, target, draft)
         self.stats.num_frames += 1
         if sampled is not None:
             self.stats.latency_s += time.monotonic() - sampled.sampled_s
