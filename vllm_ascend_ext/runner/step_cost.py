@@ -32,19 +32,21 @@ class Place(Protocol):
     Attributes:
         part: name of the work, the same in places that do the same work.
         is_theirs: whether the work is not the feature's own (`THEIRS`).
-        function: the function that is there.
     """
 
     part: str
     is_theirs: bool
-    function: Function
+
+    def take(self) -> Function:
+        """Returns the function that is there, which `restore` brings back."""
+        ...
 
     def put(self, function: Function) -> None:
         """Puts another function there."""
         ...
 
     def restore(self) -> None:
-        """Puts `function` there again."""
+        """Puts there again what `take` returned."""
         ...
 
 
@@ -53,9 +55,14 @@ class Method:
 
     def __init__(self, part: str, owner: object, name: str, *, is_theirs: bool = False) -> None:
         self.part, self.is_theirs = part, is_theirs
-        self.function: Function = getattr(owner, name)
         self._owner, self._name = owner, name
-        self._is_own = name in vars(owner)
+        self._own: Function | None = None
+
+    def take(self) -> Function:
+        """Returns the method, bound to its object."""
+        self._own = vars(self._owner).get(self._name)
+        function: Function = getattr(self._owner, self._name)
+        return function
 
     def put(self, function: Function) -> None:
         """Puts another function in the place of the method."""
@@ -63,8 +70,8 @@ class Method:
 
     def restore(self) -> None:
         """Puts the method back: the object's own, or the class's, which then shows again."""
-        if self._is_own:
-            self.put(self.function)
+        if self._own is not None:
+            self.put(self._own)
         else:
             delattr(self._owner, self._name)
 
@@ -75,12 +82,16 @@ class Handed:
     def __init__(
         self, part: str, function: Function, put: Callable[[Function], Any], *, is_theirs: bool = False
     ) -> None:
-        self.part, self.function, self.is_theirs = part, function, is_theirs
-        self.put = put
+        self.part, self.is_theirs = part, is_theirs
+        self.put, self._function = put, function
+
+    def take(self) -> Function:
+        """Returns the function that was handed over."""
+        return self._function
 
     def restore(self) -> None:
         """Hands the function over again."""
-        self.put(self.function)
+        self.put(self._function)
 
 
 @dataclass(slots=True)
@@ -114,11 +125,11 @@ class StepCost:
         self._clock_ns = self._call_ns = 0.0
         self._calibrate()
         timed = [
-            (place, self._timed(place.function, self._part(THEIRS if place.is_theirs else feature, place.part)))
+            (place, self._timed(place.take(), self._part(THEIRS if place.is_theirs else feature, place.part)))
             for feature, its_places in places.items()
             for place in its_places
         ]
-        timed.append((end, self._counted(self._timed(end.function, self._part("runner", end.part)))))
+        timed.append((end, self._counted(self._timed(end.take(), self._part("runner", end.part)))))
         for place, function in timed:
             place.put(function)
         self._places: Sequence[Place] = [place for place, _ in timed]
