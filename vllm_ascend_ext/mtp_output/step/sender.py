@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from vllm_ascend_ext.mtp_output.acceptance import Acceptance
 from vllm_ascend_ext.mtp_output.frames.section import Int32Array, RequestStatus, Section
 from vllm_ascend_ext.mtp_output.sender import SenderStats
@@ -141,7 +139,8 @@ class StepSender:
     def _count(self, rows: StepRows, sampled: SampledBatch) -> None:
         """Counts as vLLM does: of requests that had not ended before, all that was sampled, also beyond a stop."""
         counted = [row for row in rows.sampled if row != NO_ROW]
-        num_tokens_B = np.array([len(sampled.token_ids[row]) for row in counted], np.int32)
         _, draft_BW = sampled.shape.split(sampled.words_N)
-        num_drafts_B = np.zeros_like(num_tokens_B) if draft_BW is None else draft_BW[counted, 0]
-        self.stats.acceptance.add(num_drafts_B, num_tokens_B)
+        num_drafts = [0] * len(sampled.token_ids) if draft_BW is None else draft_BW[:, 0].tolist()
+        self.stats.acceptance.add(
+            [num_drafts[row] for row in counted], [len(sampled.token_ids[row]) for row in counted]
+        )
