@@ -64,6 +64,8 @@ class ExpertLoadRecorder:
         self.max_routed_ids = max_routed_ids
         self.load_LE = torch.zeros(num_layers, num_experts, dtype=torch.int32, device=device)
         self.num_tokens = torch.zeros((), dtype=torch.int32, device=device)
+        self._rows_E = [self.load_LE[layer] for layer in range(num_layers)]  # views, made once
+        self._present_tokens = 0  # what `num_tokens` holds once the device is there
         self._total_tokens = 0
         self._num_steps = 0
         self._largest_top_k = 1
@@ -76,7 +78,9 @@ class ExpertLoadRecorder:
             LoadOverflowError: the step could overflow a counter; nothing has changed.
         """
         self.expect([num_tokens])
-        self.num_tokens.fill_(num_tokens)
+        if num_tokens != self._present_tokens:
+            self.num_tokens.fill_(num_tokens)
+            self._present_tokens = num_tokens
 
     def expect(self, num_tokens_S: Sequence[int]) -> None:  # noqa: N803
         """Adds steps to the totals, for a caller that gives `record` scalars of its own instead of `num_tokens`.
@@ -107,14 +111,13 @@ class ExpertLoadRecorder:
             ValueError, TypeError: see `expert_load_add_`.
             LoadOverflowError: the step could overflow a counter; nothing was counted.
         """
-        num_layers = self.load_LE.shape[0]
-        if not 0 <= layer < num_layers:
-            raise IndexError(f"layer {layer} is not one of the {num_layers} recorded layers")
+        if not 0 <= layer < len(self._rows_E):
+            raise IndexError(f"layer {layer} is not one of the {len(self._rows_E)} recorded layers")
         top_k = topk_ids_TK.shape[-1] if topk_ids_TK.dim() else 0
         if top_k > self._largest_top_k:
             self._check_overflow(self._total_tokens, top_k)
             self._largest_top_k = top_k
-        expert_load_add_(self.load_LE[layer], topk_ids_TK, self.num_tokens if num_tokens is None else num_tokens)
+        expert_load_add_(self._rows_E[layer], topk_ids_TK, self.num_tokens if num_tokens is None else num_tokens)
 
     @property
     def num_routed_ids(self) -> int:
@@ -143,6 +146,7 @@ class ExpertLoadRecorder:
         """Zeroes all counts and the present step's number of tokens. Call it between steps."""
         self.load_LE.zero_()
         self.num_tokens.zero_()
+        self._present_tokens = 0
         self._total_tokens = 0
         self._num_steps = 0
 

@@ -152,8 +152,7 @@ def _hook(
     """Has the recorder count what the layers route, by the hook that the stack has for it."""
     hooks: list[Place] = []
     for index, (name, layer) in enumerate(layers.items()):
-        rows = functools.partial(stack.own_rows, layer, place=place)
-        count = _count(index, rows, recorder, before_pass)
+        count = _count(index, stack.own_rows(layer, place), recorder, before_pass)
         hooks.append(Handed("routing", count, stack.watch_routing(name, layer, count)))
     return hooks
 
@@ -168,7 +167,10 @@ def _count(
         num_routed = topk_ids_TK.shape[0]
         if before_pass is not None:
             before_pass(num_routed)
-        recorder.record(index, topk_ids_TK[own_rows(num_routed)])
+        rows = own_rows(num_routed)
+        if rows.start != 0 or rows.stop != num_routed:
+            topk_ids_TK = topk_ids_TK[rows]
+        recorder.record(index, topk_ids_TK)
 
     return count
 
@@ -181,14 +183,14 @@ class _DraftPasses:
     """
 
     def __init__(self, begin: Callable[..., None]) -> None:
-        self._begin = begin
+        from vllm.forward_context import get_forward_context
+
+        self._begin, self._present_context = begin, get_forward_context
         self._context: weakref.ref[Any] | None = None
         self._metadata = 0
 
     def __call__(self, num_routed_rows: int) -> None:
-        from vllm.forward_context import get_forward_context
-
-        context = get_forward_context()
+        context = self._present_context()
         metadata = id(context.attn_metadata)
         is_new = self._context is None or self._context() is not context
         if is_new or self._metadata != metadata:

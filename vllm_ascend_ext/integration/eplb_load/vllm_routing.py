@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -44,13 +45,20 @@ def capture(name: str, layer: Any, count: Count) -> Callable[[Count], None]:
     return put
 
 
-def own_rows(layer: Any) -> slice:
-    """Returns this rank's rows among the routed ones: vLLM's naive dispatch gathers every rank's rows first."""
+def own_rows(layer: Any) -> Callable[[int], slice]:
+    """Returns a function from the number of a loaded layer's routed rows to this rank's rows among them: vLLM's
+    naive dispatch gathers every rank's rows first."""
+    return functools.partial(_own_of_gathered, layer) if layer.runner.do_naive_dispatch_combine else _all_rows
+
+
+def _all_rows(num_routed: int) -> slice:
+    return slice(0, num_routed)
+
+
+def _own_of_gathered(layer: Any, num_routed: int) -> slice:
     from vllm.distributed import get_dp_group, get_ep_group
     from vllm.forward_context import get_forward_context
 
-    if not layer.runner.do_naive_dispatch_combine:
-        return slice(None)
     manager = get_ep_group().device_communicator.all2all_manager
     own_rows_by_plan = getattr(manager, "own_rows", None)  # of `dp_gather`, where it is on
     if own_rows_by_plan is not None:

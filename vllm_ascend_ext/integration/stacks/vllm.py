@@ -49,8 +49,8 @@ class VllmStack:
 
         return vllm_routing.capture(name, layer, count)
 
-    def own_rows(self, layer: Any, num_routed: int, place: RankPlace) -> slice:
-        """Returns this rank's part of the rows that vLLM's naive dispatch has gathered, else all rows."""
+    def own_rows(self, layer: Any, place: RankPlace) -> Callable[[int], slice]:
+        """Returns what says this rank's part of the rows that vLLM's naive dispatch has gathered, else all."""
         from vllm_ascend_ext.integration.eplb_load import vllm_routing
 
         return vllm_routing.own_rows(layer)

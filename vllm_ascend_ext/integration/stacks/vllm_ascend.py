@@ -55,11 +55,11 @@ class VllmAscendStack:
 
         return ascend_routing.capture(name, layer, count)
 
-    def own_rows(self, layer: Any, num_routed: int, place: RankPlace) -> slice:
-        """Returns this replica's gathered rows, or this rank's slice of them, by the present pass's dispatch."""
+    def own_rows(self, layer: Any, place: RankPlace) -> Callable[[int], slice]:
+        """Returns what says this replica's gathered rows, or this rank's slice, by the present pass's dispatch."""
         from vllm_ascend_ext.integration.eplb_load import ascend_rows
 
-        return ascend_rows.own_rows(layer, num_routed, place)
+        return lambda num_routed: ascend_rows.own_rows(layer, num_routed, place)
 
     def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
         """Returns the real rows of this rank, by the present pass's dispatch. No model splits rows by itself."""
