@@ -8,6 +8,7 @@ import torch
 
 from vllm_ascend_ext.ops.expert_load import check
 
+_FEW_IDS = 128  # for which numpy's loops take longer to fetch into a cache than to run
 _UNSIGNED = {torch.int32: np.uint32, torch.int64: np.uint64}
 
 
@@ -20,9 +21,14 @@ def expert_load_add_(load_E: torch.Tensor, topk_ids_TK: torch.Tensor, num_tokens
         ids = ids[: max(num_rows, 0)]
     if num_experts == 0 or ids.size == 0:
         return
-    ids = ids.ravel()
+    load, ids = load_E.numpy(), ids.ravel()
+    if ids.size <= _FEW_IDS:
+        counters = memoryview(load)
+        for expert in ids.tolist():
+            if 0 <= expert < num_experts:
+                counters[expert] += 1
+        return
     unsigned = ids.view(_UNSIGNED[topk_ids_TK.dtype])  # a negative id is a very large one
     if np.maximum.reduce(unsigned) >= num_experts:
         ids = ids[unsigned < num_experts]
-    load = load_E.numpy()
     load += np.bincount(ids, minlength=num_experts).astype(load.dtype, copy=False)
