@@ -12,6 +12,7 @@ from vllm_ascend_ext.integration.mtp_output import limits
 from vllm_ascend_ext.integration.mtp_output.bind import attach, cost_places, report_of
 from vllm_ascend_ext.integration.mtp_output.metrics import MtpOutputMetrics
 from vllm_ascend_ext.integration.mtp_output.runner_outputs import RunnerHooks
+from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.upstream.stack import Stack
 from vllm_ascend_ext.runner.step_cost import Place
 
@@ -26,14 +27,15 @@ class MtpOutputFeature(Feature):
 
     def bind(self, worker: Any, config: MtpOutputConfig, stack: Stack) -> BoundOutput:
         """Makes the worker's runner give its output to us."""
-        return BoundOutput(attach(worker, config))
+        replica = rank_place(worker.vllm_config.parallel_config).replica
+        return BoundOutput(attach(worker, config), replica)
 
 
 class BoundOutput(BoundFeature):
-    """Holds the output pipeline of one worker."""
+    """Holds the output pipeline of one worker of a replica."""
 
-    def __init__(self, hooks: RunnerHooks) -> None:
-        self.outputs, self._hooks = hooks.outputs, hooks
+    def __init__(self, hooks: RunnerHooks, replica: int) -> None:
+        self.outputs, self.replica, self._hooks = hooks.outputs, replica, hooks
 
     def report(self) -> dict[str, Any]:
         """Returns what this rank copied, received and sent."""
@@ -45,7 +47,7 @@ class BoundOutput(BoundFeature):
     def metric_values(self) -> dict[str, Any] | None:
         """Returns the values for /metrics, or None on ranks that do not send."""
         document = self.report()
-        return document if "frames" in document else None
+        return document | {"replica": self.replica} if "frames" in document else None
 
     def cost_places(self) -> Sequence[Place]:
         """Returns the calls of the runner and the parts of the pipeline."""
