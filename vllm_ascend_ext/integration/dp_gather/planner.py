@@ -56,6 +56,9 @@ class LayerPlanner:
         machine: Machine | None,
         counts: RowCounts,
     ) -> None:
+        from vllm.config import CUDAGraphMode
+        from vllm.forward_context import get_forward_context
+
         self.gather = gather
         self.topology = topology
         self.stats: dict[str, ModeStats] = {}
@@ -64,6 +67,7 @@ class LayerPlanner:
         self._config = config
         self._machine = machine
         self._layer: ExitStack | None = None
+        self._present_context, self._no_graph = get_forward_context, CUDAGraphMode.NONE
         self._plan = functools.lru_cache(_CACHED_PLANS)(self._make_plan)
 
     def bound_padding(self) -> slice:
@@ -90,16 +94,13 @@ class LayerPlanner:
 
         The plan is in force until the layer ends.
         """
-        from vllm.config import CUDAGraphMode
-        from vllm.forward_context import get_forward_context
-
         assert self._layer is not None, "rows are exchanged outside a layer"
-        context = get_forward_context()
-        widths = RowWidths(tuple(x.shape[1] * x.element_size() for x in tensors), _combine_bytes(tensors[0]))
+        context = self._present_context()
         plan = self._plan(
             tuple(context.dp_metadata.num_tokens_across_dp_cpu.tolist()),
-            widths,
-            context.cudagraph_runtime_mode != CUDAGraphMode.NONE,  # the same on all ranks in a step
+            tuple([x.shape[1] * x.element_size() for x in tensors]),
+            _combine_bytes(tensors[0]),
+            context.cudagraph_runtime_mode is not self._no_graph,  # the same on all ranks in a step
             self.mode,
         )
         self._layer.enter_context(self.gather.under(plan))
@@ -131,12 +132,17 @@ class LayerPlanner:
         self.counts.reset()
 
     def _make_plan(
-        self, counts: tuple[int, ...], widths: RowWidths, in_graph: bool, mode: GatherMode | None
+        self,
+        counts: tuple[int, ...],
+        row_bytes: tuple[int, ...],
+        combine_bytes: int,
+        in_graph: bool,
+        mode: GatherMode | None,
     ) -> GatherPlan:
         return make_plan(
             counts,
             self.topology,
-            widths,
+            RowWidths(row_bytes, combine_bytes),
             rule=self._config.rule,
             machine=self._machine,
             in_graph=in_graph,
