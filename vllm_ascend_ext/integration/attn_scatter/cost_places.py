@@ -29,6 +29,7 @@ def _put(layer: ScatteredLayer, name: str) -> Callable[[Callable[..., Any]], Non
     """Returns a function that puts another in the place of one of a layer's parts."""
 
     def put(part: Callable[..., Any]) -> None:
-        layer.parts = dataclasses.replace(layer.parts, **{name: part})
+        changed: dict[str, Any] = {name: part}
+        layer.parts = dataclasses.replace(layer.parts, **changed)
 
     return put

@@ -23,7 +23,7 @@ def expert_load_add_(load_E: torch.Tensor, topk_ids_TK: torch.Tensor, num_tokens
         return
     load, ids = load_E.numpy(), ids.ravel()
     if ids.size <= _FEW_IDS:
-        counters = memoryview(load)
+        counters = load.data
         for expert in ids.tolist():
             if 0 <= expert < num_experts:
                 counters[expert] += 1
