@@ -15,6 +15,7 @@ log-probability: NaN):
 
 from __future__ import annotations
 
+import functools
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -37,14 +38,27 @@ class MtpRecord(NamedTuple):
         return [slots, top, top, slots] if self.top_k else [slots]
 
     @property
-    def starts(self) -> list[int]:
+    def starts(self) -> tuple[int, ...]:
         """Returns the word at which each of `sections` begins."""
-        return list(accumulate(self.sections, initial=HEADER_WORDS))[:-1]
+        return tuple(accumulate(self.sections, initial=HEADER_WORDS))[:-1]
 
     @property
     def words(self) -> int:
         """Returns W, the words of a record."""
         return HEADER_WORDS + sum(self.sections)
+
+
+# what every step asks for several times; a graph's symbolic sizes ask the record
+@functools.lru_cache(maxsize=1024)
+def record_words(num_slots: int, top_k: int) -> int:
+    """Returns W, the words of a record of these slots and columns."""
+    return MtpRecord(num_slots, top_k).words
+
+
+@functools.lru_cache(maxsize=1024)
+def record_starts(num_slots: int, top_k: int) -> tuple[int, ...]:
+    """Returns the word at which each section of a record of these slots and columns begins."""
+    return MtpRecord(num_slots, top_k).starts
 
 
 def _round_up(words: int) -> int:

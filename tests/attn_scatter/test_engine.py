@@ -36,7 +36,7 @@ def prompts(tiny_model: str) -> list[list[int]]:
 
 def _set(worker: Any, min_tokens: int, uneven: bool) -> None:
     model = worker.bound_features["attn_scatter"].model
-    model.min_tokens, model._scatter.uneven = min_tokens, uneven
+    model.min_tokens, model.exchange.uneven = min_tokens, uneven
 
 
 def _generate(llm: Any, prompts: list[list[int]]) -> list[tuple[int, ...]]:

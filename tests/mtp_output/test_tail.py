@@ -76,6 +76,7 @@ def test_no_server_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_acceptance_counts_positions_apart() -> None:
     acceptance = Acceptance()
-    acceptance.add(np.array([3, 2, 0, 3], np.int32), np.array([4, 1, 1, 0], np.int32))
+    acceptance.add([3, 2], [4, 1])
+    acceptance.add([0, 3], [1, 0])
     assert (acceptance.num_drafts, acceptance.num_accepted, acceptance.num_tokens) == ([2, 2, 1], [1, 1, 1], 6)
     assert acceptance.rates == [0.5, 0.5, 1.0]

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_ascend_ext.ops import MissingKernelError, coverage, expert_load_add_, require_kernels
+from vllm_ascend_ext.ops import MissingKernelError, coverage, expert_load_add_, expert_load_adder, require_kernels
 from vllm_ascend_ext.ops.expert_load import _reference
 
 INTEGERS = [torch.int32, torch.int64]
@@ -45,6 +45,23 @@ def test_equals_the_slow_loop(add, case, one_element):
     add(load, topk_ids, _scalar(num_tokens).reshape((1,) if one_element else ()))
     assert load.dtype == expected.dtype and torch.equal(load, expected)
     assert torch.equal(topk_ids, ids_before)
+
+
+@pytest.mark.parametrize("num_rows", [1, 31, 32, 33, 34, 500])
+def test_few_and_many_ids_are_counted_alike(num_rows):
+    """Few ids are counted without numpy; a quarter of these is foreign, and two rows do not count."""
+    ids = torch.randint(-2, 8, (num_rows, 4), generator=torch.Generator().manual_seed(num_rows))
+    for add in (expert_load_add_, expert_load_adder("cpu")):
+        for dtype in INTEGERS:
+            load, slow = torch.full((6,), 3, dtype=dtype), torch.full((6,), 3, dtype=dtype)
+            add(load, ids.to(dtype), _scalar(num_rows - 2))
+            _slow(slow, ids, num_rows - 2)
+            assert torch.equal(load, slow)
+
+
+def test_only_a_host_goes_without_the_dispatcher():
+    assert expert_load_adder("cpu") is not OP
+    assert expert_load_adder("npu") is OP and expert_load_adder("cuda") is OP
 
 
 def test_padding_rows_and_invalid_ids_do_not_count():

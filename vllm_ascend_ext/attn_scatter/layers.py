@@ -93,7 +93,7 @@ class AttentionScatter:
     ) -> None:
         if fp8_wire and not full:
             raise ValueError("fp8_wire belongs to the gather before the experts, which only full=True has")
-        self._collectives = collectives
+        self.collectives = collectives
         self.rank, self.num_ranks = collectives.rank, collectives.num_ranks
         self.full, self.fp8_wire, self.uneven = full, fp8_wire, uneven
 
@@ -136,14 +136,14 @@ class AttentionScatter:
         """Gathers the rows of all ranks and cuts off the pad rows."""
         split, x = shard.split, shard.tensor.contiguous()
         if not split.has_equal_shards:
-            return Replicated(self._collectives.all_gather_variable(x, split.counts), shard.name)
+            return Replicated(self.collectives.all_gather_variable(x, split.counts), shard.name)
         out = x.new_empty(split.num_held, *x.shape[1:])
-        self._collectives.all_gather_into(out, x)
+        self.collectives.all_gather_into(out, x)
         return Replicated(out[: split.num_rows], shard.name)
 
     def _mlp_from_all_rows(self, parts: LayerParts, output: PartialSum, residual: RowShard) -> ScatteredStream:
         total = add_once(output, residual, f"{parts.name} attention + residual")
-        self._collectives.all_reduce_(total.tensor)
+        self.collectives.all_reduce_(total.tensor)
         complete = Replicated(total.tensor, total.name)
         hidden = parts.mlp(parts.output_norm.apply(complete.tensor), None)
         return ScatteredStream(PartialSum(hidden, f"{parts.name} mlp"), complete)
@@ -185,9 +185,9 @@ class AttentionScatter:
         if isinstance(rows, Replicated):
             return own_rows(rows, split, self.rank)
         if not split.has_equal_shards:
-            out = self._collectives.reduce_scatter_variable(rows.tensor, split.counts)
+            out = self.collectives.reduce_scatter_variable(rows.tensor, split.counts)
             return RowShard(out, rows.name, split, self.rank)
         x = padded(rows.tensor, split.num_held).contiguous()
         out = x.new_empty(split.held(self.rank), *x.shape[1:])
-        self._collectives.reduce_scatter_into(out, x)
+        self.collectives.reduce_scatter_into(out, x)
         return RowShard(out, rows.name, split, self.rank)

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from vllm_ascend_ext.collectives.roll_call import RollCall, world_ranks
+from vllm_ascend_ext.runner.step_cost import Method, Place
 
 _LONGEST_SLICE_S = 1.0  # of a wait, after which a rank looks whether others failed
 _ROLL_CALL_SLICES = 4
@@ -83,6 +84,10 @@ class GroupCalls:
     def reset_traffic(self) -> None:
         """Forgets all counts."""
         self._traffic.clear()
+
+    def cost_places(self) -> list[Place]:
+        """Returns the places of the backend's work, which is not that of the feature that makes the calls."""
+        return [Method("collectives", self, name, is_theirs=True) for name in ("_begin", "_wait")]
 
     def _count(self, op: str, x: torch.Tensor, sent: int) -> None:
         counts = self._traffic.setdefault(op, Traffic())

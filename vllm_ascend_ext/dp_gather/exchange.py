@@ -39,6 +39,11 @@ class DpGather:
         self._plan: GatherPlan | None = None
 
     @property
+    def groups(self) -> list[Collectives]:
+        """Returns the groups of ranks among which rows are exchanged."""
+        return [self._ranks] if self._attn_tp is None else [self._ranks, self._attn_tp]
+
+    @property
     def rank(self) -> int:
         """Returns this process's rank in the group of the gather."""
         return self._ranks.rank

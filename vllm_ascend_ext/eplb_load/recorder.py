@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from vllm_ascend_ext.ops import expert_load_add_
+from vllm_ascend_ext.ops.expert_load import AddLoad
 
 INT32_MAX = 2**31 - 1
 
@@ -48,6 +49,7 @@ class ExpertLoadRecorder:
         device: the device where routing happens.
         max_routed_ids: routed ids (tokens times top-k) that a counter may hold; less than INT32_MAX when counters
             of several ranks are added up in int32.
+        add: what does `expert_load_add_` on the device.
 
     Attributes:
         load_LE: ``[L, E]`` int32 on `device`; the same storage for life.
@@ -55,15 +57,23 @@ class ExpertLoadRecorder:
     """
 
     def __init__(
-        self, num_layers: int, num_experts: int, device: torch.device, max_routed_ids: int = INT32_MAX
+        self,
+        num_layers: int,
+        num_experts: int,
+        device: torch.device,
+        max_routed_ids: int = INT32_MAX,
+        add: AddLoad = expert_load_add_,
     ) -> None:
         if num_layers < 1 or num_experts < 1:
             raise ValueError(f"num_layers and num_experts are at least 1, not {num_layers} and {num_experts}")
         if not 1 <= max_routed_ids <= INT32_MAX:
             raise ValueError(f"max_routed_ids={max_routed_ids} is not in [1, {INT32_MAX}]")
         self.max_routed_ids = max_routed_ids
+        self._add = add
         self.load_LE = torch.zeros(num_layers, num_experts, dtype=torch.int32, device=device)
         self.num_tokens = torch.zeros((), dtype=torch.int32, device=device)
+        self._rows_E = [self.load_LE[layer] for layer in range(num_layers)]  # views, made once
+        self._present_tokens = 0  # what `num_tokens` holds once the device is there
         self._total_tokens = 0
         self._num_steps = 0
         self._largest_top_k = 1
@@ -76,7 +86,9 @@ class ExpertLoadRecorder:
             LoadOverflowError: the step could overflow a counter; nothing has changed.
         """
         self.expect([num_tokens])
-        self.num_tokens.fill_(num_tokens)
+        if num_tokens != self._present_tokens:
+            self.num_tokens.fill_(num_tokens)
+            self._present_tokens = num_tokens
 
     def expect(self, num_tokens_S: Sequence[int]) -> None:  # noqa: N803
         """Adds steps to the totals, for a caller that gives `record` scalars of its own instead of `num_tokens`.
@@ -107,14 +119,13 @@ class ExpertLoadRecorder:
             ValueError, TypeError: see `expert_load_add_`.
             LoadOverflowError: the step could overflow a counter; nothing was counted.
         """
-        num_layers = self.load_LE.shape[0]
-        if not 0 <= layer < num_layers:
-            raise IndexError(f"layer {layer} is not one of the {num_layers} recorded layers")
+        if not 0 <= layer < len(self._rows_E):
+            raise IndexError(f"layer {layer} is not one of the {len(self._rows_E)} recorded layers")
         top_k = topk_ids_TK.shape[-1] if topk_ids_TK.dim() else 0
         if top_k > self._largest_top_k:
             self._check_overflow(self._total_tokens, top_k)
             self._largest_top_k = top_k
-        expert_load_add_(self.load_LE[layer], topk_ids_TK, self.num_tokens if num_tokens is None else num_tokens)
+        self._add(self._rows_E[layer], topk_ids_TK, self.num_tokens if num_tokens is None else num_tokens)
 
     @property
     def num_routed_ids(self) -> int:
@@ -143,6 +154,7 @@ class ExpertLoadRecorder:
         """Zeroes all counts and the present step's number of tokens. Call it between steps."""
         self.load_LE.zero_()
         self.num_tokens.zero_()
+        self._present_tokens = 0
         self._total_tokens = 0
         self._num_steps = 0
 

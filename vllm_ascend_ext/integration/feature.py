@@ -12,6 +12,7 @@ from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
 from vllm_ascend_ext.integration.upstream.metric_set import MetricSet
 from vllm_ascend_ext.integration.upstream.stack import Stack
+from vllm_ascend_ext.runner.step_cost import Place
 
 
 class BoundFeature(Protocol):
@@ -28,6 +29,10 @@ class BoundFeature(Protocol):
     def metric_values(self) -> dict[str, Any] | None:
         """Returns the values for the feature's `MetricSet`, without waiting; None on ranks that do not answer."""
         return None
+
+    def cost_places(self) -> Sequence[Place]:
+        """Returns the places where the feature takes time of a step, of its own or for others."""
+        return ()
 
     def close(self) -> None:
         """Ends the threads and other resources that `Feature.bind` started."""

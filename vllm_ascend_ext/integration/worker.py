@@ -137,6 +137,24 @@ class ExtWorker:
         values = {name: feature.metric_values() for name, feature in self.bound_features.items()}
         return {name: shown for name, shown in values.items() if shown is not None}
 
+    def ascend_ext_step_cost(self, measure: bool | None = None) -> dict[str, Any] | None:
+        """Returns the thread time that our features have taken of the steps of this rank, by RPC.
+
+        Args:
+            measure: True to begin anew, False to end; by default a measurement that runs goes on.
+
+        Returns:
+            `StepCost.report` with the rank, of what was measured until this call; None where nothing was.
+        """
+        runner = self.model_runner
+        measured = runner.step_cost
+        if measured is not None and measure is not None:
+            measured.stop()
+        report = None if measured is None else {"rank": self.rank, **measured.report()}
+        if measure:
+            runner.measure_cost({name: bound.cost_places() for name, bound in self.bound_features.items()})
+        return report
+
     def _close_features(self) -> None:
         """Closes the features, the last bound first, each of them even if another's end fails."""
         with ExitStack() as closing:

@@ -4,35 +4,43 @@ are sent."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from vllm_ascend_ext.mtp_output.frames.section import Int32Array
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 
 class Acceptance:
-    """Sums over requests and steps.
-
-    Attributes:
-        num_drafts, num_accepted: per position, the first draft first.
-        num_tokens: tokens accepted in all, those that follow a rejected or the last draft included.
-    """
+    """Sums over requests and steps."""
 
     def __init__(self) -> None:
-        self.num_drafts: list[int] = []
-        self.num_accepted: list[int] = []
-        self.num_tokens = 0
+        self._requests: Counter[tuple[int, int]] = Counter()  # by drafts verified and tokens that came out
 
-    def add(self, num_drafts_B: Int32Array, num_tokens_B: Int32Array) -> None:
-        """Adds a step of B requests: ``[B]`` drafts that were verified, ``[B]`` tokens that came out (0: none)."""
-        self.num_tokens += int(num_tokens_B.sum())
-        drafts_B = np.where(num_tokens_B > 0, num_drafts_B, 0)
-        accepted_B = np.minimum(num_tokens_B - 1, drafts_B)
-        for position in range(int(drafts_B.max(initial=0))):
-            if position == len(self.num_drafts):
-                self.num_drafts.append(0)
-                self.num_accepted.append(0)
-            self.num_drafts[position] += int(np.count_nonzero(drafts_B > position))
-            self.num_accepted[position] += int(np.count_nonzero(accepted_B > position))
+    def add(self, num_drafts_B: Iterable[int], num_tokens_B: Iterable[int]) -> None:  # noqa: N803
+        """Adds a step of B requests: drafts that were verified, and tokens that came out (0: none), of each."""
+        self._requests.update(zip(num_drafts_B, num_tokens_B, strict=True))
+
+    @property
+    def num_tokens(self) -> int:
+        """Returns the tokens accepted in all, those that follow a rejected or the last draft included."""
+        return sum(tokens * number for (_, tokens), number in self._requests.copy().items())
+
+    @property
+    def num_drafts(self) -> list[int]:
+        """Returns the drafts that were verified, per position, the first draft first."""
+        return self._by_position(lambda drafts, tokens: drafts)
+
+    @property
+    def num_accepted(self) -> list[int]:
+        """Returns the drafts that were accepted, per position, as long as `num_drafts`."""
+        return self._by_position(lambda drafts, tokens: min(tokens - 1, drafts))
+
+    def _by_position(self, count: Callable[[int, int], int]) -> list[int]:
+        """Returns how many requests reach each position, those without tokens left out."""
+        requests = {pair: number for pair, number in self._requests.copy().items() if pair[1] > 0}
+        longest = max((drafts for drafts, _ in requests), default=0)
+        return [
+            sum(number for pair, number in requests.items() if count(*pair) > position)
+            for position in range(longest)
+        ]
 
     @property
     def rates(self) -> list[float]:

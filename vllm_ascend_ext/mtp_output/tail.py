@@ -97,7 +97,7 @@ class Tail:
             return
         num_drafts_B = np.zeros_like(target.num_accepted_B) if draft is None else draft.num_accepted_B
         has_ended_B = target.status_B == RequestStatus.FINISHED
-        self.acceptance.add(np.where(has_ended_B, 0, num_drafts_B), target.num_accepted_B)
+        self.acceptance.add(np.where(has_ended_B, 0, num_drafts_B).tolist(), target.num_accepted_B.tolist())
 
     def _print(self, line: str) -> None:
         print(line, file=self.out, flush=True)

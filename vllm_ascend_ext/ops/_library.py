@@ -35,6 +35,7 @@ _BACKENDS: Mapping[str, _Backend] = MappingProxyType(
     }
 )
 _op_names: list[str] = []
+_host_kernels: dict[tuple[str, str], Callable[..., Any]] = {}  # device type and operator → what runs in Python
 _why_missing: dict[str, str] = {"cpu": "the reference is what runs on the CPU"}
 
 
@@ -79,6 +80,17 @@ def register_kernels(device_type: str, kernels: Mapping[str, Callable[..., Any]]
     """
     for name, kernel in kernels.items():
         LIBRARY.impl(name, kernel, _BACKENDS[device_type].dispatch_key)  # type: ignore[no-untyped-call]
+        if _BACKENDS[device_type].kind == "numpy":
+            _host_kernels[device_type, name] = kernel
+
+
+def undispatched(op: torch._ops.OpOverload, device_type: str) -> Callable[..., Any]:
+    """Returns what serves `op` on `device_type`, for a caller whose calls no graph captures and no compiler sees.
+
+    Where that is a function of the host, it is called without torch's dispatcher, which takes longer than counting
+    a small step does. Elsewhere it is the operator itself.
+    """
+    return _host_kernels.get((device_type, op._schema.name.partition("::")[2]), op)
 
 
 def explain_missing(device_type: str, reason: str) -> None:

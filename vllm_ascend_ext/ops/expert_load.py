@@ -6,10 +6,13 @@ Shapes: T = rows (tokens, padding included), K = experts a token, E = experts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
-from vllm_ascend_ext.ops._library import define_op
+from vllm_ascend_ext.ops._library import define_op, undispatched
 
+AddLoad = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 _INTEGERS = (torch.int32, torch.int64)
 
 
@@ -69,3 +72,8 @@ def expert_load_add_(load_E: torch.Tensor, topk_ids_TK: torch.Tensor, num_tokens
     `num_tokens` and so counts padding and dummy tokens.
     """
     _OP(load_E, topk_ids_TK, num_tokens)
+
+
+def expert_load_adder(device_type: str) -> AddLoad:
+    """Returns what does the same for tensors of one device, for a caller outside of graphs; see `undispatched`."""
+    return undispatched(_OP, device_type)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -161,19 +162,18 @@ def mtp_unpack_output(buffer_BW_cpu: torch.Tensor, num_slots: int, top_k: int) -
             f"{buffer_BW_cpu.dtype} {list(buffer_BW_cpu.shape)}"
         )
     num_accepted_B = buffer_BW_cpu[:, 0]
-    if bool(((num_accepted_B < 0) | (num_accepted_B > num_slots)).any()):
+    if (num_accepted_B.numpy().view(np.uint32) > num_slots).any():  # a negative count is a very large one
         raise ValueError(f"a record says that it holds none of 0 to {num_slots} tokens: {num_accepted_B.tolist()}")
-    places = zip(record.starts, record.sections, strict=True)
-    parts = [buffer_BW_cpu.narrow(1, start, words) for start, words in places]
-    token_ids_BS = parts[0][:, :num_slots]
+    status_B, starts = buffer_BW_cpu[:, 1], record.starts
+    token_ids_BS = buffer_BW_cpu[:, starts[0] : starts[0] + num_slots]
     if not top_k:
-        return MtpOutput(num_accepted_B, buffer_BW_cpu[:, 1], token_ids_BS, None, None, None)
-    top = [part[:, : num_slots * top_k].view(-1, num_slots, top_k) for part in parts[1:3]]
+        return MtpOutput(num_accepted_B, status_B, token_ids_BS, None, None, None)
+    top = [buffer_BW_cpu[:, start : start + num_slots * top_k].view(-1, num_slots, top_k) for start in starts[1:3]]
     return MtpOutput(
         num_accepted_B,
-        buffer_BW_cpu[:, 1],
+        status_B,
         token_ids_BS,
         top[0],
         top[1].view(torch.float32),
-        parts[3][:, :num_slots],
+        buffer_BW_cpu[:, starts[3] : starts[3] + num_slots],
     )

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from vllm_ascend_ext.runner.observers import RunnerOutputs, StepObserver
 from vllm_ascend_ext.runner.step import StepFacts
+from vllm_ascend_ext.runner.step_cost import Method, Place, StepCost
 
 
 class ExtModelRunner:
@@ -20,6 +21,7 @@ class ExtModelRunner:
 
     step_observers: tuple[StepObserver, ...] = ()
     step_outputs: RunnerOutputs | None = None
+    step_cost: StepCost | None = None
     _step = 0
     _num_scheduled_tokens = 0
     _num_requests = 0
@@ -32,6 +34,18 @@ class ExtModelRunner:
     def attach_outputs(self, outputs: RunnerOutputs) -> None:
         """Has `outputs` take what this runner samples to the host; called once the models are loaded."""
         self.step_outputs = outputs
+
+    def measure_cost(self, places: Mapping[str, Iterable[Place]]) -> StepCost:
+        """Begins to measure the thread time that features take of a step; call `stop` of the result at the end.
+
+        Args:
+            places: places of each feature, to which those of this mixin are added.
+        """
+        if self.step_cost is not None:
+            self.step_cost.stop()
+        own = [Method("begin step", self, "_begin_step")]
+        self.step_cost = StepCost({"runner": own, **places}, Method("end step", self, "_end_step"))
+        return self.step_cost
 
     def wait_for_row_counts(self) -> None:
         """Waits until the replicas' row counts of the present pass are known. vLLM knows them before the pass."""

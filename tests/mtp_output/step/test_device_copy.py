@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
 import pytest
 import torch
 
 from tests.mtp_output.step.packed_run import LARGEST, PackedRun
-from vllm_ascend_ext.device import create_device
+from vllm_ascend_ext.device import Capabilities, create_device
+from vllm_ascend_ext.device.cpu import CpuDevice
 from vllm_ascend_ext.mtp_output.step.device_copy import (
     PackedShape,
     RecordCopier,
@@ -58,3 +61,33 @@ def test_an_id_outside_of_the_vocabulary_does_not_count() -> None:
         assert [row[row >= 0].tolist() for row in target.token_ids_BS] == [
             ids[:count] for ids, count in zip(ids_BS, counts, strict=True)
         ]
+
+
+class SideStreams(CpuDevice):
+    """Is a CPU that packs as accelerators do: by the operator, with a copy on a side stream."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return dataclasses.replace(super().capabilities, side_streams=True)
+
+
+@pytest.mark.parametrize("top_k", [0, 3])
+@pytest.mark.parametrize("num_slots", [1, 2, 4])
+@pytest.mark.parametrize("num_requests", [1, 5, 33])
+def test_a_host_packs_the_words_of_the_operator(num_requests: int, num_slots: int, top_k: int) -> None:
+    seed = torch.Generator().manual_seed(num_requests)
+    shape = (num_requests, num_slots)
+    tokens_BS = torch.randint(-1, 12, shape, generator=seed, dtype=torch.int32)  # also beyond the vocabulary
+    drafts_BD = torch.randint(-1, 12, (num_requests, num_slots), generator=seed, dtype=torch.int32)
+    topk: list[torch.Tensor] = []
+    if top_k:
+        ids = torch.randint(0, 99, (*shape, top_k), generator=seed, dtype=torch.int32)
+        topk = [ids, -torch.rand(ids.shape, generator=seed), ids[:, :, 0] + 1]
+    words = []
+    for device in (create_device("cpu"), SideStreams()):
+        largest = PackedShape(40, 4, 3, 4)
+        copier = RecordCopier(device, largest, num_buffers=1, deadline_s=1.0, vocab_size=9)
+        for buffer in copier.free:
+            buffer.words_N_cpu.fill_(77)  # what a step before has left
+        words.append(copier.launch(SampledTensors(tokens_BS, drafts_BD, *topk)).words())
+    assert torch.equal(*words) and words[0].numel() == PackedShape(*shape, top_k, num_slots).words

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from vllm_ascend_ext.config import AttnScatterConfig
 from vllm_ascend_ext.integration.attn_scatter import limits
+from vllm_ascend_ext.integration.attn_scatter.cost_places import cost_places
 from vllm_ascend_ext.integration.attn_scatter.model import ScatteredModel, scatter
 from vllm_ascend_ext.integration.feature import BoundFeature, Feature
 from vllm_ascend_ext.integration.upstream.stack import Stack
+from vllm_ascend_ext.runner.step_cost import Place
 
 
 class AttnScatterFeature(Feature):
@@ -33,6 +36,10 @@ class BoundScatter(BoundFeature):
     def report(self) -> dict[str, Any]:
         """Returns how many forward passes were scattered and how many not, and the bytes that were predicted."""
         return self.model.report()
+
+    def cost_places(self) -> Sequence[Place]:
+        """Returns the forward and the model's parts in it."""
+        return cost_places(self.model)
 
     def reset(self) -> None:
         """Forgets what was counted."""

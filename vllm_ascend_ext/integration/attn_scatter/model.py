@@ -18,10 +18,11 @@ from torch import nn
 
 from vllm_ascend_ext.attn_scatter import cost as scatter_cost
 from vllm_ascend_ext.attn_scatter.cost import RATES, LayerSizes
-from vllm_ascend_ext.attn_scatter.layers import AttentionScatter, LayerParts, Norm
+from vllm_ascend_ext.attn_scatter.layers import AttentionScatter, LayerParts
 from vllm_ascend_ext.attn_scatter.row_layouts import PartialSum, Replicated
 from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.config import AttnScatterConfig
+from vllm_ascend_ext.integration.attn_scatter.layer_parts import attend, norm, own_vocabulary, takes_scaling
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.ranks import agreement, traffic
 from vllm_ascend_ext.integration.ranks.deadline import deadline_s
@@ -51,7 +52,7 @@ def scatter(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
     )
     traffic.register(GROUP, collectives)
     model = runner.get_model().model
-    layers = [_Layer(layer, index, full=config.full) for index, layer in enumerate(model.layers)]
+    layers = [ScatteredLayer(layer, index, full=config.full) for index, layer in enumerate(model.layers)]
     sizes = [layer.sizes(runner.model_config.dtype.itemsize) for layer in layers]
     threshold = config.min_tokens or scatter_cost.min_tokens(
         sizes,
@@ -103,25 +104,32 @@ class ScatteredModel:
     def __init__(
         self,
         model: Any,
-        layers: list[_Layer],
+        layers: list[ScatteredLayer],
         sizes: list[LayerSizes],
         scatter: AttentionScatter,
         min_tokens: int,
     ) -> None:
         self.min_tokens = min_tokens
         self.num_scattered = self.num_plain = self.predicted_bytes = 0
-        self._model, self._layers, self._sizes, self._scatter = model, layers, sizes, scatter
+        self.layers, self.exchange = layers, scatter
+        self._model, self._sizes = model, sizes
+        self._bytes: dict[tuple[int, bool, bool], int] = {}
         self._changes = [change for layer in layers for change in layer.changes]
-        self._norm = _norm(model.norm)
+        self._norm = norm(model.norm)
         self._plain_forward = model.forward
-        replace(row_for(seams.FORWARDS, model), self.forward, model)
+        self._row = row_for(seams.FORWARDS, model)
+        self.put_forward(self.forward)
+
+    def put_forward(self, forward: Callable[..., Any]) -> None:
+        """Puts a function in the place of the model's forward."""
+        replace(self._row, forward, self._model)
 
     def report(self) -> dict[str, Any]:
         """Returns the forward passes so far, and the bytes that the cost model predicts for scattered ones."""
         return {
             "min_tokens": self.min_tokens,
-            "full": self._scatter.full,
-            "odd_rows": "uneven" if self._scatter.uneven else "pad",
+            "full": self.exchange.full,
+            "odd_rows": "uneven" if self.exchange.uneven else "pad",
             "num_scattered": self.num_scattered,
             "num_plain": self.num_plain,
             "predicted_bytes": self.predicted_bytes,
@@ -145,21 +153,28 @@ class ScatteredModel:
             return self._plain_forward(input_ids, positions, intermediate_tensors, inputs_embeds)
         self.num_scattered += 1
         hidden = self._embed(input_ids, inputs_embeds)
-        self.predicted_bytes += scatter_cost.scattered_forward(
-            self._sizes,
-            rows.shape[0],
-            self._scatter.num_ranks,
-            entry_owes_sum=isinstance(hidden, PartialSum),
-            full=self._scatter.full,
-            fp8_wire=self._scatter.fp8_wire,
-            uneven=self._scatter.uneven,
-            rank=self._scatter.rank,
-        )
+        self._count_bytes(rows.shape[0], isinstance(hidden, PartialSum))
         with temporarily(self._changes):
-            stream = self._scatter.enter(hidden)
-            for layer in self._layers:
-                stream = self._scatter.layer(layer.parts, stream, positions)
-            return self._scatter.leave(stream, self._norm).tensor
+            stream = self.exchange.enter(hidden)
+            for layer in self.layers:
+                stream = self.exchange.layer(layer.parts, stream, positions)
+            return self.exchange.leave(stream, self._norm).tensor
+
+    def _count_bytes(self, num_rows: int, entry_owes_sum: bool) -> None:
+        """Adds the bytes that are predicted for a forward, which few numbers of rows ask for again and again."""
+        key = num_rows, entry_owes_sum, self.exchange.uneven
+        if key not in self._bytes:
+            self._bytes[key] = scatter_cost.scattered_forward(
+                self._sizes,
+                num_rows,
+                self.exchange.num_ranks,
+                entry_owes_sum=entry_owes_sum,
+                full=self.exchange.full,
+                fp8_wire=self.exchange.fp8_wire,
+                uneven=self.exchange.uneven,
+                rank=self.exchange.rank,
+            )
+        self.predicted_bytes += self._bytes[key]
 
     def _embed(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
@@ -170,11 +185,11 @@ class ScatteredModel:
         if inputs_embeds is not None:
             return Replicated(inputs_embeds, "input embeddings")
         if type(embedding) is VocabParallelEmbedding:
-            return PartialSum(_own_vocabulary(embedding, input_ids), "embedding")
+            return PartialSum(own_vocabulary(embedding, input_ids), "embedding")
         return Replicated(self._model.embed_input_ids(input_ids), "embedding")
 
 
-class _Layer:
+class ScatteredLayer:
     """Takes a decoder layer apart, and lists the changes that keep its modules from summing over the ranks."""
 
     def __init__(self, layer: Any, index: int, *, full: bool) -> None:
@@ -187,10 +202,10 @@ class _Layer:
         mlp, on_shards, route = self._mlp(layer.mlp, full)
         self.parts = LayerParts(
             self.name,
-            _norm(layer.input_layernorm),
+            norm(layer.input_layernorm),
             project,
-            functools.partial(_attend, attention, _takes_scaling(attention)),
-            _norm(layer.post_attention_layernorm),
+            functools.partial(attend, attention, takes_scaling(attention)),
+            norm(layer.post_attention_layernorm),
             mlp,
             mlp_on_shards=on_shards,
             route=route,
@@ -255,38 +270,3 @@ class _AlreadyProjected(nn.Module):
 def _own_addend(states: torch.Tensor, trunc_size: int) -> torch.Tensor:
     """Does what vLLM's `MoERunner._maybe_reduce_final_output` does, without the all-reduce."""
     return states[..., :trunc_size]
-
-
-def _attend(attention: Any, takes_scaling: bool, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    scaling = {"llama_4_scaling": None} if takes_scaling else {}
-    return attention(positions=positions, hidden_states=x, **scaling)
-
-
-def _takes_scaling(attention: Any) -> bool:
-    from vllm.model_executor.models.deepseek_v2 import DeepseekV2Attention, DeepseekV2MLAAttention
-
-    return isinstance(attention, DeepseekV2Attention | DeepseekV2MLAAttention)
-
-
-def _norm(module: Any) -> Norm:
-    return Norm(module.weight.data, module.variance_epsilon, module)
-
-
-def _own_vocabulary(embedding: Any, input_ids: torch.Tensor | None) -> torch.Tensor:
-    """Returns the embeddings of the ids in this rank's part of the vocabulary, and zero rows for all other ids.
-
-    This is vLLM's `VocabParallelEmbedding.forward` up to its all-reduce.
-    """
-    from vllm.model_executor.layers.vocab_parallel_embedding import get_masked_input_and_mask
-
-    shard = embedding.shard_indices
-    ids, elsewhere = get_masked_input_and_mask(
-        input_ids,
-        shard.org_vocab_start_index,
-        shard.org_vocab_end_index,
-        shard.num_org_vocab_padding,
-        shard.added_vocab_start_index,
-        shard.added_vocab_end_index,
-    )
-    rows = embedding.quant_method.embedding(embedding, ids.long())
-    return rows.masked_fill_(elsewhere.unsqueeze(-1), 0)

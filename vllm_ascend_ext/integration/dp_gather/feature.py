@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from vllm_ascend_ext.config import DpGatherConfig
@@ -13,6 +14,7 @@ from vllm_ascend_ext.integration.dp_gather.counts import limits as counts_limits
 from vllm_ascend_ext.integration.dp_gather.planner import LayerPlanner
 from vllm_ascend_ext.integration.feature import BoundFeature, Feature
 from vllm_ascend_ext.integration.upstream.stack import Stack
+from vllm_ascend_ext.runner.step_cost import Place
 
 
 class DpGatherFeature(Feature):
@@ -46,6 +48,10 @@ class BoundGather(BoundFeature):
     def report(self) -> dict[str, Any]:
         """Returns what was exchanged in each mode, and how the replicas learned each other's row counts."""
         return {"modes": self.planner.report(), "counts": self.planner.counts_report()}
+
+    def cost_places(self) -> Sequence[Place]:
+        """Returns the parts of the exchanges."""
+        return self.planner.cost_places()
 
     def reset(self) -> None:
         """Forgets what was counted."""

@@ -22,6 +22,7 @@ from vllm_ascend_ext.integration.dp_gather.counts.row_counts import AskedCounts,
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.ranks import agreement, traffic
 from vllm_ascend_ext.integration.upstream.runner_device import device_of
+from vllm_ascend_ext.runner.step_cost import Method, Place
 
 _CACHED_PLANS = 4096
 
@@ -55,6 +56,9 @@ class LayerPlanner:
         machine: Machine | None,
         counts: RowCounts,
     ) -> None:
+        from vllm.config import CUDAGraphMode
+        from vllm.forward_context import get_forward_context
+
         self.gather = gather
         self.topology = topology
         self.stats: dict[str, ModeStats] = {}
@@ -63,6 +67,7 @@ class LayerPlanner:
         self._config = config
         self._machine = machine
         self._layer: ExitStack | None = None
+        self._present_context, self._no_graph = get_forward_context, CUDAGraphMode.NONE
         self._plan = functools.lru_cache(_CACHED_PLANS)(self._make_plan)
 
     def bound_padding(self) -> slice:
@@ -89,16 +94,13 @@ class LayerPlanner:
 
         The plan is in force until the layer ends.
         """
-        from vllm.config import CUDAGraphMode
-        from vllm.forward_context import get_forward_context
-
         assert self._layer is not None, "rows are exchanged outside a layer"
-        context = get_forward_context()
-        widths = RowWidths(tuple(x.shape[1] * x.element_size() for x in tensors), _combine_bytes(tensors[0]))
+        context = self._present_context()
         plan = self._plan(
             tuple(context.dp_metadata.num_tokens_across_dp_cpu.tolist()),
-            widths,
-            context.cudagraph_runtime_mode != CUDAGraphMode.NONE,  # the same on all ranks in a step
+            tuple([x.shape[1] * x.element_size() for x in tensors]),
+            _combine_bytes(tensors[0]),
+            context.cudagraph_runtime_mode is not self._no_graph,  # the same on all ranks in a step
             self.mode,
         )
         self._layer.enter_context(self.gather.under(plan))
@@ -117,18 +119,30 @@ class LayerPlanner:
         """Returns how the replicas learned their counts since `reset`, or None if vLLM exchanges the counts."""
         return self.counts.report() or None
 
+    def cost_places(self) -> list[Place]:
+        """Returns the parts of an exchange, and the collectives inside them."""
+        parts = ("gather", "combine", "drop_padding", "restore_padding", "fill_padding_")
+        places: list[Place] = [Method("plan", self, "plan_exchange"), Method("layer", self, "layer")]
+        places += [Method(part, self.gather, part) for part in parts]
+        return places + [place for group in self.gather.groups for place in group.cost_places()]
+
     def reset(self) -> None:
         """Forgets what was counted."""
         self.stats.clear()
         self.counts.reset()
 
     def _make_plan(
-        self, counts: tuple[int, ...], widths: RowWidths, in_graph: bool, mode: GatherMode | None
+        self,
+        counts: tuple[int, ...],
+        row_bytes: tuple[int, ...],
+        combine_bytes: int,
+        in_graph: bool,
+        mode: GatherMode | None,
     ) -> GatherPlan:
         return make_plan(
             counts,
             self.topology,
-            widths,
+            RowWidths(row_bytes, combine_bytes),
             rule=self._config.rule,
             machine=self._machine,
             in_graph=in_graph,

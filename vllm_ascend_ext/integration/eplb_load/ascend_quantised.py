@@ -57,8 +57,11 @@ def _expert_methods(description: dict[str, Any]) -> set[str]:
     }
 
 
-def watch(name: str, layer: Any, count: Count) -> None:
+def watch(name: str, layer: Any, count: Count) -> Callable[[Count], None]:
     """Passes the ids that a quantised layer routes in each forward to `count`, a function of the ids ``[T, K]``.
+
+    Returns:
+        Function that puts another in the place of `count`.
 
     Raises:
         UnsupportedCombinationError: the layer's method routes by another function than those that are watched.
@@ -72,12 +75,24 @@ def watch(name: str, layer: Any, count: Count) -> None:
             f"{', '.join(WATCHED)} or an unquantised model, or set eplb_load.enabled to false"
         )
     _show_choices(seam)
-    change.wrap(seams.QUANTISED_APPLY, layer.quant_method, functools.partial(_watched, name, count))
+    counting = _Counting(count)
+    change.wrap(seams.QUANTISED_APPLY, layer.quant_method, functools.partial(_watched, name, counting))
+    return counting.put
 
 
 @functools.cache  # once a process
 def _show_choices(seam: Seam) -> None:
     change.wrap(seam, None, _shown)
+
+
+class _Counting:
+    """Holds the function that counts a layer's ids."""
+
+    def __init__(self, count: Count) -> None:
+        self.count = count
+
+    def put(self, count: Count) -> None:
+        self.count = count
 
 
 class _Watch:
@@ -107,15 +122,15 @@ def _shown(select_experts: Callable[..., Any]) -> Callable[..., Any]:
     return select
 
 
-def _watched(name: str, count: Count, apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a layer's method with `count` told of its ids.
+def _watched(name: str, counting: _Counting, apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a layer's method with `counting` told of its ids.
 
     Raises, when called, RuntimeError: the method did not route once, so that rows would be missed or doubled.
     """
 
     @functools.wraps(apply)
     def watched(*args: Any, **kwargs: Any) -> Any:
-        before, watch = _Watch.current, _Watch(count)
+        before, watch = _Watch.current, _Watch(counting.count)
         _Watch.current = watch
         try:
             result = apply(*args, **kwargs)

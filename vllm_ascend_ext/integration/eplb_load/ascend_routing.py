@@ -29,13 +29,19 @@ from vllm_ascend_ext.integration.upstream.versions import TESTED_VLLM_ASCEND
 _HOOK = "_ascend_routed_experts_capturer"
 
 
-def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
+Count = Callable[[torch.Tensor], None]
+
+
+def capture(name: str, layer: Any, count: Count) -> Callable[[Count], None]:
     """Passes the ids that `layer` routes in each forward to `count`.
 
     Args:
         name: name of the layer, for messages.
         layer: a loaded mixture-of-experts layer.
         count: function of the ids ``[T, K]``.
+
+    Returns:
+        Function that puts another in the place of `count`.
 
     Raises:
         UnsupportedCombinationError: the layer's method does not offer the ids.
@@ -51,8 +57,7 @@ def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> Non
             "AscendFusedMoE; set eplb_load.enabled to false"
         )
     if type(method) is AscendFusedMoEMethod:
-        ascend_quantised.watch(name, layer, count)
-        return
+        return ascend_quantised.watch(name, layer, count)
     if type(method).apply is not AscendUnquantizedFusedMoEMethod.apply:
         raise UnsupportedCombinationError(
             f"ascend_ext.eplb_load cannot count {name}: {type(method).__name__} keeps what it routes to itself; "
@@ -64,17 +69,23 @@ def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> Non
             "this vllm-ascend's AscendUnquantizedFusedMoEMethod.apply no longer offers what it routed to the "
             f"layer's {_HOOK}; install vllm-ascend=={TESTED_VLLM_ASCEND[-1]}"
         )
-    change.mark(seams.CAPTURER, layer, _HOOK, _Capturer(count))
+    capturer = _Capturer(count)
+    change.mark(seams.CAPTURER, layer, _HOOK, capturer)
     # every forward reads the flag from here; set here, it turns on nothing else
     change.wrap(seams.LAYER_CONFIG, layer, copy.copy)
     change.wrap(seams.MODEL_CONFIG, layer.vllm_config, copy.copy)
     change.replace(seams.RETURNS_EXPERTS, True, layer.vllm_config.model_config)
+    return capturer.put
 
 
 class _Capturer:
     """Receives the routed ids from `AscendUnquantizedFusedMoEMethod.apply`."""
 
-    def __init__(self, count: Callable[[torch.Tensor], None]) -> None:
+    def __init__(self, count: Count) -> None:
+        self._count = count
+
+    def put(self, count: Count) -> None:
+        """Has another function count from now on."""
         self._count = count
 
     def capture(self, layer_id: int, topk_ids: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ import functools
 import logging
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,13 +19,22 @@ from vllm_ascend_ext.integration.eplb_load import aggregation
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.upstream.stack import Stack
+from vllm_ascend_ext.ops import expert_load_adder
 from vllm_ascend_ext.rank_place import RankPlace
 from vllm_ascend_ext.runner.step import StepFacts
+from vllm_ascend_ext.runner.step_cost import Handed, Place
 
 logger = logging.getLogger(__name__)
 
 
-def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadCollection | None:
+class Collected(NamedTuple):
+    """Holds a runner's collection and the places of its routing hooks."""
+
+    collection: ExpertLoadCollection
+    hooks: list[Place]
+
+
+def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> Collected | None:
     """Returns the collection of a runner with loaded models, hooked into their routers. Every rank calls this.
 
     Returns None on a pipeline stage that has no mixture-of-experts layer.
@@ -50,18 +59,20 @@ def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> ExpertLoadColl
         is_first=aggregation.is_first_rank(),
         decode_rows=aggregation.decode_rows(runner),
         largest_replica=functools.partial(aggregation.largest_replica, runner),
+        add=expert_load_adder(runner.device.type),
     )
+    hooks: list[Place] = []
     try:
         if collection.target is not None:
-            _hook(stack, place, target, collection.target.recorder)
+            hooks += _hook(stack, place, target, collection.target.recorder)
         if collection.draft is not None:
-            _hook_draft(stack, place, runner, draft, collection.draft)
+            hooks += _hook_draft(stack, place, runner, draft, collection.draft)
         if config.rebalance:
             stack.feed_eplb(runner, collection, config)
     except BaseException:
         collection.close()
         raise
-    return collection
+    return Collected(collection, hooks)
 
 
 def _layers_to_count(runner: Any, stack: Stack) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -122,14 +133,15 @@ def _num_to_count(stack: Stack, place: RankPlace, facts: StepFacts, model: Route
     return stack.num_to_count(facts, place, sequence_parallel=model.sequence_parallel)
 
 
-def _hook_draft(stack: Stack, place: RankPlace, runner: Any, layers: dict[str, Any], load: LoadOfModel) -> None:
+def _hook_draft(
+    stack: Stack, place: RankPlace, runner: Any, layers: dict[str, Any], load: LoadOfModel
+) -> list[Place]:
     """Has the draft's layers counted: pass by pass where the host sees every pass, else by whole runs."""
     if not _runs_in_graphs(runner):
-        _hook(stack, place, layers, load.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
-        return
+        return _hook(stack, place, layers, load.recorder, before_pass=_DraftPasses(runner.begin_draft_pass))
     passes = load.follow_passes(stack.draft_passes(runner))
     stack.watch_drafts(runner, functools.partial(runner.begin_draft_passes, passes.num_passes))
-    _hook(stack, place, layers, passes)
+    return _hook(stack, place, layers, passes)
 
 
 def _hook(
@@ -138,11 +150,13 @@ def _hook(
     layers: dict[str, Any],
     recorder: ExpertLoadRecorder | DraftPasses,
     before_pass: _DraftPasses | None = None,
-) -> None:
+) -> list[Place]:
     """Has the recorder count what the layers route, by the hook that the stack has for it."""
+    hooks: list[Place] = []
     for index, (name, layer) in enumerate(layers.items()):
-        rows = functools.partial(stack.own_rows, layer, place=place)
-        stack.watch_routing(name, layer, _count(index, rows, recorder, before_pass))
+        count = _count(index, stack.own_rows(layer, place), recorder, before_pass)
+        hooks.append(Handed("routing", count, stack.watch_routing(name, layer, count)))
+    return hooks
 
 
 def _count(
@@ -155,7 +169,10 @@ def _count(
         num_routed = topk_ids_TK.shape[0]
         if before_pass is not None:
             before_pass(num_routed)
-        recorder.record(index, topk_ids_TK[own_rows(num_routed)])
+        rows = own_rows(num_routed)
+        if rows.start != 0 or rows.stop != num_routed:
+            topk_ids_TK = topk_ids_TK[rows]
+        recorder.record(index, topk_ids_TK)
 
     return count
 
@@ -168,14 +185,14 @@ class _DraftPasses:
     """
 
     def __init__(self, begin: Callable[..., None]) -> None:
-        self._begin = begin
+        from vllm.forward_context import get_forward_context
+
+        self._begin, self._present_context = begin, get_forward_context
         self._context: weakref.ref[Any] | None = None
         self._metadata = 0
 
     def __call__(self, num_routed_rows: int) -> None:
-        from vllm.forward_context import get_forward_context
-
-        context = get_forward_context()
+        context = self._present_context()
         metadata = id(context.attn_metadata)
         is_new = self._context is None or self._context() is not context
         if is_new or self._metadata != metadata:

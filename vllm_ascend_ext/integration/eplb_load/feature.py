@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +16,7 @@ from vllm_ascend_ext.integration.eplb_load.metrics import ExpertLoadMetrics, met
 from vllm_ascend_ext.integration.feature import BoundFeature, Feature
 from vllm_ascend_ext.integration.upstream.moe_layers import expert_placements
 from vllm_ascend_ext.integration.upstream.stack import Stack
+from vllm_ascend_ext.runner.step_cost import Method, Place
 
 
 class EplbLoadFeature(Feature):
@@ -36,11 +38,11 @@ class EplbLoadFeature(Feature):
 
     def bind(self, worker: Any, config: EplbLoadConfig, stack: Stack) -> BoundFeature:
         """Hooks recorders into the routers of the loaded models."""
-        collection = collect(worker.model_runner, config, stack)
-        if collection is None:
+        collected = collect(worker.model_runner, config, stack)
+        if collected is None:
             return NothingToCount()
-        worker.model_runner.add_observer(collection)
-        return BoundLoad(worker, collection)
+        worker.model_runner.add_observer(collected.collection)
+        return BoundLoad(worker, *collected)
 
 
 class NothingToCount(BoundFeature):
@@ -54,9 +56,9 @@ class NothingToCount(BoundFeature):
 class BoundLoad(BoundFeature):
     """Reports and ends the collection of one worker."""
 
-    def __init__(self, worker: Any, collection: ExpertLoadCollection) -> None:
+    def __init__(self, worker: Any, collection: ExpertLoadCollection, hooks: list[Place]) -> None:
         self.collection = collection
-        self._worker = worker
+        self._worker, self._hooks = worker, hooks
 
     def report(self) -> dict[str, Any]:
         """Returns the loads by model and how the collection went on this rank.
@@ -92,6 +94,11 @@ class BoundLoad(BoundFeature):
         """Returns the values for /metrics; None on all ranks of a stage but the first."""
         runner = self._worker.model_runner
         return metric_values(self.collection, expert_placements(runner), self._worker.vllm_config.parallel_config)
+
+    def cost_places(self) -> Sequence[Place]:
+        """Returns the routing hooks, which a captured graph replays without, and the calls of the runner."""
+        calls = ("begin_forward", "begin_draft", "begin_drafts", "end_step")
+        return [*self._hooks, *(Method(name, self.collection, name) for name in calls)]
 
     def close(self) -> None:
         """Ends the thread that sums, where there is one."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +11,19 @@ import torch
 
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 
+Count = Callable[[torch.Tensor], None]
 
-def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
+
+def capture(name: str, layer: Any, count: Count) -> Callable[[Count], None]:
     """Passes the ids that `layer` routes in each forward to `count`.
 
     Args:
         name: name of the layer, for messages.
         layer: a loaded mixture-of-experts layer.
         count: function of the ids ``[T, K]``.
+
+    Returns:
+        Function that puts another in the place of `count`.
 
     Raises:
         UnsupportedCombinationError: the layer does not route through vLLM's router objects.
@@ -34,16 +40,25 @@ def capture(name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> Non
             f"ascend_ext.eplb_load cannot count {name}: {type(layer.quant_method).__name__} routes inside its "
             "kernel; choose another moe_backend or set eplb_load.enabled to false"
         )
-    layer.router.set_capture_fn(count)
+    put: Callable[[Count], None] = layer.router.set_capture_fn
+    put(count)
+    return put
 
 
-def own_rows(layer: Any) -> slice:
-    """Returns this rank's rows among the routed ones: vLLM's naive dispatch gathers every rank's rows first."""
+def own_rows(layer: Any) -> Callable[[int], slice]:
+    """Returns a function from the number of a loaded layer's routed rows to this rank's rows among them: vLLM's
+    naive dispatch gathers every rank's rows first."""
+    return functools.partial(_own_of_gathered, layer) if layer.runner.do_naive_dispatch_combine else _all_rows
+
+
+def _all_rows(num_routed: int) -> slice:
+    return slice(0, num_routed)
+
+
+def _own_of_gathered(layer: Any, num_routed: int) -> slice:
     from vllm.distributed import get_dp_group, get_ep_group
     from vllm.forward_context import get_forward_context
 
-    if not layer.runner.do_naive_dispatch_combine:
-        return slice(None)
     manager = get_ep_group().device_communicator.all2all_manager
     own_rows_by_plan = getattr(manager, "own_rows", None)  # of `dp_gather`, where it is on
     if own_rows_by_plan is not None:

@@ -26,9 +26,10 @@ from vllm_ascend_ext.mtp_output.step.sampling_mark import SamplingMark
 from vllm_ascend_ext.mtp_output.step.sender import StepSender
 from vllm_ascend_ext.mtp_output.step.sender_rank import route_output
 from vllm_ascend_ext.rank_place import RankPlace
+from vllm_ascend_ext.runner.step_cost import Method, Place
 
 
-def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
+def attach(worker: Any, config: MtpOutputConfig) -> RunnerHooks:
     """Makes the worker's runner give its output to us. Every rank of a replica calls it, as a group is made.
 
     Raises:
@@ -64,8 +65,9 @@ def attach(worker: Any, config: MtpOutputConfig) -> StepPipeline:
         sampling_mark=SamplingMark(device_of(runner), config.deadline_s) if receives else None,
         launches_ahead=max(1, place.pp_size - 1),  # vLLM's V1 engine has as many batches on their way as stages
     )
-    runner.attach_outputs(RunnerHooks(runner, outputs))
-    return outputs
+    hooks = RunnerHooks(runner, outputs)
+    runner.attach_outputs(hooks)
+    return hooks
 
 
 def replacements(device_type: str) -> list[tuple[Seam, Any]]:
@@ -125,6 +127,21 @@ def _peers(vllm_config: Any, config: MtpOutputConfig, place: RankPlace, *, is_as
         return ReplicaPeers(None, False)
     collectives = own_group(ranks, "gloo", config.deadline_s, "mtp output")
     return ReplicaPeers(collectives, launcher or not is_async, sender)
+
+
+def cost_places(hooks: RunnerHooks) -> list[Place]:
+    """Returns the calls of the runner, and of what is inside them those that take time."""
+    outputs = hooks.outputs
+    calls = ("begin_step", "sampled", "on_host", "nothing_sampled")
+    places: list[Place] = [Method(name, hooks, name) for name in calls]
+    places.append(Method("resolve", outputs, "resolve"))
+    if outputs.copier is not None and outputs.sender is not None:
+        places.append(Method("pack and copy", outputs.copier, "launch"))
+        places.append(Method("judge and frame", outputs.sender, "send"))
+        places.append(Method("ring", outputs.sender.outlet, "send"))
+    if outputs.peers.collectives is not None:
+        places += outputs.peers.collectives.cost_places()
+    return places
 
 
 def report_of(outputs: StepPipeline) -> dict[str, Any]:

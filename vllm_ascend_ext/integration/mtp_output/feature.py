@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from vllm_ascend_ext.config import MtpOutputConfig
 from vllm_ascend_ext.integration.feature import BoundFeature, Feature
 from vllm_ascend_ext.integration.mtp_output import limits
-from vllm_ascend_ext.integration.mtp_output.bind import attach, report_of
+from vllm_ascend_ext.integration.mtp_output.bind import attach, cost_places, report_of
 from vllm_ascend_ext.integration.mtp_output.metrics import MtpOutputMetrics
+from vllm_ascend_ext.integration.mtp_output.runner_outputs import RunnerHooks
 from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.upstream.stack import Stack
-from vllm_ascend_ext.mtp_output.step.pipeline import StepPipeline
+from vllm_ascend_ext.runner.step_cost import Place
 
 
 class MtpOutputFeature(Feature):
@@ -38,8 +40,8 @@ class MtpOutputFeature(Feature):
 class BoundOutput(BoundFeature):
     """Holds the output pipeline of one worker of a replica."""
 
-    def __init__(self, outputs: StepPipeline, replica: int) -> None:
-        self.outputs, self.replica = outputs, replica
+    def __init__(self, hooks: RunnerHooks, replica: int) -> None:
+        self.outputs, self.replica, self._hooks = hooks.outputs, replica, hooks
 
     def report(self) -> dict[str, Any]:
         """Returns what this rank copied, received and sent."""
@@ -52,6 +54,10 @@ class BoundOutput(BoundFeature):
         """Returns the values for /metrics, or None on ranks that do not send."""
         document = self.report()
         return document | {"replica": self.replica} if "frames" in document else None
+
+    def cost_places(self) -> Sequence[Place]:
+        """Returns the calls of the runner and the parts of the pipeline."""
+        return cost_places(self._hooks)
 
     def close(self) -> None:
         """Closes the ring or socket, after the last frames."""

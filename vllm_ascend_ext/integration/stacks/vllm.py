@@ -15,6 +15,8 @@ from vllm_ascend_ext.integration.upstream.seams.rows.eplb_load import EPLB_STATE
 from vllm_ascend_ext.rank_place import RankPlace
 from vllm_ascend_ext.runner.step import StepFacts
 
+Count = Callable[[torch.Tensor], None]
+
 
 class VllmStack:
     """Implements `Stack`. Methods import their adaptors on first use, as these import vLLM's modules."""
@@ -41,14 +43,14 @@ class VllmStack:
     def check_loaded(self, runner: Any, feature: str) -> None:
         """Does nothing: `dispatches` alone tells how vLLM's layers dispatch."""
 
-    def watch_routing(self, name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
+    def watch_routing(self, name: str, layer: Any, count: Count) -> Callable[[Count], None]:
         """Passes the ids that a layer routes to `count`, by the capture hook of vLLM's routers."""
         from vllm_ascend_ext.integration.eplb_load import vllm_routing
 
-        vllm_routing.capture(name, layer, count)
+        return vllm_routing.capture(name, layer, count)
 
-    def own_rows(self, layer: Any, num_routed: int, place: RankPlace) -> slice:
-        """Returns this rank's part of the rows that vLLM's naive dispatch has gathered, else all rows."""
+    def own_rows(self, layer: Any, place: RankPlace) -> Callable[[int], slice]:
+        """Returns what says this rank's part of the rows that vLLM's naive dispatch has gathered, else all."""
         from vllm_ascend_ext.integration.eplb_load import vllm_routing
 
         return vllm_routing.own_rows(layer)

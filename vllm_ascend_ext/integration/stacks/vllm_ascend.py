@@ -15,6 +15,8 @@ from vllm_ascend_ext.integration.upstream.seams.rows.eplb_load import EPLB_UPDAT
 from vllm_ascend_ext.rank_place import RankPlace
 from vllm_ascend_ext.runner.step import StepFacts
 
+Count = Callable[[torch.Tensor], None]
+
 
 class VllmAscendStack:
     """Implements `Stack`. Methods import their adaptors on first use, as these import vllm-ascend's modules."""
@@ -47,17 +49,17 @@ class VllmAscendStack:
 
         ascend_dispatch.check_runner(runner, feature, "cannot count rows", COUNTED_WAYS)
 
-    def watch_routing(self, name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
+    def watch_routing(self, name: str, layer: Any, count: Count) -> Callable[[Count], None]:
         """Passes the ids that a layer routes to `count`, where the layer's quantisation method offers them."""
         from vllm_ascend_ext.integration.eplb_load import ascend_routing
 
-        ascend_routing.capture(name, layer, count)
+        return ascend_routing.capture(name, layer, count)
 
-    def own_rows(self, layer: Any, num_routed: int, place: RankPlace) -> slice:
-        """Returns this replica's gathered rows, or this rank's slice of them, by the present pass's dispatch."""
+    def own_rows(self, layer: Any, place: RankPlace) -> Callable[[int], slice]:
+        """Returns what says this replica's gathered rows, or this rank's slice, by the present pass's dispatch."""
         from vllm_ascend_ext.integration.eplb_load import ascend_rows
 
-        return ascend_rows.own_rows(layer, num_routed, place)
+        return lambda num_routed: ascend_rows.own_rows(layer, num_routed, place)
 
     def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
         """Returns the real rows of this rank, by the present pass's dispatch. No model splits rows by itself."""

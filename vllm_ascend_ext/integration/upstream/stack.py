@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from vllm_ascend_ext.rank_place import RankPlace
     from vllm_ascend_ext.runner.step import StepFacts
 
+    Count = Callable[[torch.Tensor], None]
+
 
 class Stack(Protocol):
     """Knows where a stack's mixture-of-experts layers are, where they route and exchange rows, and its EPLB.
@@ -47,26 +49,28 @@ class Stack(Protocol):
         """Raises UnsupportedCombinationError when a loaded runner dispatches in a way that `dispatches` missed."""
         ...
 
-    def watch_routing(self, name: str, layer: Any, count: Callable[[torch.Tensor], None]) -> None:
+    def watch_routing(self, name: str, layer: Any, count: Count) -> Callable[[Count], None]:
         """Has `count` called with the routed ids ``[T, K]`` of each forward of a layer: logical experts.
 
-        Raises UnsupportedCombinationError when the layer's routing cannot be seen.
+        Returns a function that puts another function in the place of `count`. Raises UnsupportedCombinationError
+        when the layer's routing cannot be seen.
         """
         ...
 
-    def own_rows(self, layer: Any, num_routed: int, place: RankPlace) -> slice:
-        """Returns those of a layer's routed rows, in the present forward, of which this rank counts the first.
+    def own_rows(self, layer: Any, place: RankPlace) -> Callable[[int], slice]:
+        """Returns a function from the number of a loaded layer's routed rows, in the present forward, to those of
+        them of which this rank counts the first.
 
-        How many of them says `num_to_count`. A captured graph keeps what the call returned at its capture.
-
-        Raises RuntimeError where rows travel in a way that is not known.
+        How many of them says `num_to_count`. A captured graph keeps what the call returned at its capture. The
+        function raises RuntimeError where rows travel in a way that is not known.
         """
         ...
 
     def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
         """Returns how many rows this rank counts in the pass that is about to run: its real rows among `own_rows`.
 
-        The sum over the ranks of a replica is `facts.num_tokens` exactly. Raises RuntimeError as `own_rows` does.
+        The sum over the ranks of a replica is `facts.num_tokens` exactly. Raises RuntimeError as
+        what `own_rows` returns does.
 
         Args:
             facts: the pass.

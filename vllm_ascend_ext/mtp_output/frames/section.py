@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_ascend_ext.mtp_record import MtpRecord
+from vllm_ascend_ext.mtp_record import record_starts, record_words
 
 MAX_SLOTS = 255
 """Counts of accepted tokens are bytes in a frame."""
@@ -69,13 +69,13 @@ class Section(NamedTuple):
         Raises:
             ValueError: another shape, dtype or layout than these make, or more than `MAX_SLOTS` slots.
         """
-        record, shape = MtpRecord(num_slots, top_k), packed_BW.shape
+        words, shape = record_words(num_slots, top_k), packed_BW.shape
         if not 1 <= num_slots <= MAX_SLOTS:
             raise ValueError(f"a section has 1 to {MAX_SLOTS} token slots a request, not {num_slots}")
-        if shape != (len(request_ids), record.words) or packed_BW.dtype != np.int32:
+        if shape != (len(request_ids), words) or packed_BW.dtype != np.int32:
             raise ValueError(
                 f"{len(request_ids)} requests of {num_slots} slots and top-k {top_k} make an int32 buffer "
-                f"[{len(request_ids)}, {record.words}], not {packed_BW.dtype} {list(shape)}"
+                f"[{len(request_ids)}, {words}], not {packed_BW.dtype} {list(shape)}"
             )
         if not packed_BW.flags.c_contiguous:
             raise ValueError(f"records lie one after the other, not with strides {packed_BW.strides}")
@@ -100,8 +100,7 @@ class Section(NamedTuple):
         """
         batch, num_slots = token_ids_BS.shape
         top_k = 0 if topk_ids_BSK is None else topk_ids_BSK.shape[2]
-        record = MtpRecord(num_slots, top_k)
-        packed_BW = np.full((batch, record.words), -1, np.int32)
+        packed_BW = np.full((batch, record_words(num_slots, top_k)), -1, np.int32)
         section = cls.from_packed(request_ids, packed_BW, num_slots, top_k, source)
         if np.any((num_accepted_B < 0) | (num_accepted_B > num_slots)):
             raise ValueError(f"counts of accepted tokens are 0 to {num_slots}, not {num_accepted_B.tolist()}")
@@ -124,7 +123,7 @@ class Section(NamedTuple):
         """Returns tokens ``[B, S]``; with top-k also ids and bits of the log-probabilities ``[B, S, K]`` and
         ranks."""
         slots, top_k = self.num_slots, self.top_k
-        starts = MtpRecord(slots, top_k).starts
+        starts = record_starts(slots, top_k)
         tokens = self.packed_BW[:, starts[0] : starts[0] + slots]
         if not top_k:
             return [tokens]

@@ -24,7 +24,8 @@ import torch
 
 from vllm_ascend_ext.device import Device
 from vllm_ascend_ext.mtp_output.frames.section import Int32Array
-from vllm_ascend_ext.mtp_record import MtpRecord
+from vllm_ascend_ext.mtp_output.step.host_pack import write_records
+from vllm_ascend_ext.mtp_record import record_words
 from vllm_ascend_ext.ops.mtp_pack import MtpOutput, TopK, mtp_pack_output, mtp_unpack_output, topk_of
 
 SIDE_STREAM = "mtp output"
@@ -67,21 +68,22 @@ class PackedShape:
     @property
     def target_words(self) -> int:
         """Returns the words of the records of accepted tokens."""
-        return self.num_requests * MtpRecord(self.num_slots, self.top_k).words
+        return self.num_requests * record_words(self.num_slots, self.top_k)
 
     @property
     def words(self) -> int:
         """Returns N, the words of the whole buffer."""
         if not self.num_draft_slots:
             return self.target_words
-        return self.target_words + self.num_requests * MtpRecord(self.num_draft_slots, 0).words
+        return self.target_words + self.num_requests * record_words(self.num_draft_slots, 0)
 
     def split(self, words_N: Words) -> tuple[Words, Words | None]:
         """Splits a tensor or an array into views ``[B, W]`` of the records of accepted tokens and of drafts."""
-        target_BW = words_N[: self.target_words].reshape(self.num_requests, -1)
+        num_target = self.target_words
+        target_BW = words_N[:num_target].reshape(self.num_requests, -1)
         if not self.num_draft_slots:
             return target_BW, None
-        return target_BW, words_N[self.target_words : self.words].reshape(self.num_requests, -1)
+        return target_BW, words_N[num_target : self.words].reshape(self.num_requests, -1)
 
 
 @dataclass(slots=True)
@@ -151,6 +153,7 @@ class RecordCopier:
         self.stats = RecordCopierStats()
         self.device, self.largest, self.deadline_s = device, largest, deadline_s
         self._vocab_size = vocab_size
+        self._samples_on_host = not device.capabilities.side_streams  # and nothing runs beside the host
         self.side = device.stream(SIDE_STREAM)
         self.free = deque(_Buffer(largest.words, device) for _ in range(num_buffers))
         for buffer in self.free:
@@ -178,15 +181,26 @@ class RecordCopier:
         if not self.free:
             raise RuntimeError("every buffer is on its way; release the oldest step first")
         buffer = self.free.popleft()
-        self._pack(sampled, buffer.words_N[: shape.words])
-        buffer.packed.record()
-        with self.device.stream_switch(self.side):
-            buffer.packed.wait()
-            buffer.words_N_cpu[: shape.words].copy_(buffer.words_N[: shape.words], non_blocking=True)
-            buffer.arrived.record()
+        if self._samples_on_host:
+            self._pack_on_host(sampled, shape, buffer.words_N_cpu.numpy())
+        else:
+            self._pack(sampled, buffer.words_N[: shape.words])
+            buffer.packed.record()
+            with self.device.stream_switch(self.side):
+                buffer.packed.wait()
+                buffer.words_N_cpu[: shape.words].copy_(buffer.words_N[: shape.words], non_blocking=True)
+                buffer.arrived.record()
         self.stats.num_copies += 1
         self.stats.num_bytes += 4 * shape.words
         return PackedRecords(self, buffer, shape)
+
+    def _pack_on_host(self, sampled: SampledTensors, shape: PackedShape, out_N: Int32Array) -> None:
+        """Packs as `_pack` does, straight to where the copy goes."""
+        topk = topk_of(sampled.topk_ids_BSK, sampled.topk_logprobs_BSK, sampled.token_ranks_BS)
+        target_BW, draft_BW = shape.split(out_N)
+        write_records(target_BW, sampled.token_ids_BS, topk, self._vocab_size)
+        if draft_BW is not None and sampled.draft_ids_BD is not None:
+            write_records(draft_BW, sampled.draft_ids_BD, None, self._vocab_size)
 
     def _pack(self, sampled: SampledTensors, out_N: torch.Tensor) -> None:
         topk = topk_of(sampled.topk_ids_BSK, sampled.topk_logprobs_BSK, sampled.token_ranks_BS)

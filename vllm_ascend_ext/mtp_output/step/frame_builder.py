@@ -13,7 +13,7 @@ import xxhash
 from vllm_ascend_ext.mtp_output.frames.section import Int32Array, Section, Source
 from vllm_ascend_ext.mtp_output.step.device_copy import PackedShape
 from vllm_ascend_ext.mtp_output.step.request_states import NO_ROW, StepRows
-from vllm_ascend_ext.mtp_record import MtpRecord
+from vllm_ascend_ext.mtp_record import record_words
 
 MAX_ID_CHARACTERS = 64  # of up to 4 bytes: what `RingSize.for_engine` has room for
 _KEPT_CHARACTERS = 40
@@ -29,9 +29,9 @@ def sections_of_step(
             sampled.
         top_k: log-probabilities that are kept at most, beside the sampled token's own, which comes first; 0: none.
     """
-    request_ids = tuple(frame_id(request_id) for request_id in rows.request_ids)
+    request_ids = tuple(map(frame_id, rows.request_ids))
     if shape is None or words_N is None:
-        return Section.from_packed(request_ids, _records(rows, None, MtpRecord(1, 0).words), 1, 0), None
+        return Section.from_packed(request_ids, _records(rows, None, record_words(1, 0)), 1, 0), None
     target_BW, draft_BW = shape.split(words_N)
     target_RW = _records(rows, target_BW, target_BW.shape[1])
     target = Section.from_packed(request_ids, target_RW, shape.num_slots, shape.top_k)

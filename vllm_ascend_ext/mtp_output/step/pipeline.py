@@ -28,13 +28,12 @@ from vllm_ascend_ext.mtp_output.step.device_copy import (
     PackedShape,
     RecordCopier,
     SampledTensors,
-    unpack,
 )
 from vllm_ascend_ext.mtp_output.step.launch_bound import LaunchBound
 from vllm_ascend_ext.mtp_output.step.request_states import StepEvents
 from vllm_ascend_ext.mtp_output.step.sampling_mark import SamplingMark
 from vllm_ascend_ext.mtp_output.step.sender import SampledBatch, StepSender
-from vllm_ascend_ext.ops.mtp_pack import MtpOutput
+from vllm_ascend_ext.ops.mtp_pack import MtpOutput, mtp_unpack_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,14 +248,15 @@ class StepPipeline:
         """Blocks until the step's tokens are on the host; the step's frame may still have to be sent."""
         with self._arriving:
             if step.target is None:
-                target, _ = unpack(self._words(step), step.shape)
-                counts = target.num_accepted_B.tolist()
-                rows = target.token_ids_BS.tolist()
+                # a copy, which the engine may keep for as long as it likes: the buffer goes back with the frame
+                words_BW = step.shape.split(self._words(step).numpy())[0].copy()
+                step.target = target = mtp_unpack_output(
+                    torch.from_numpy(words_BW), step.shape.num_slots, step.shape.top_k
+                )
+                counts, rows = words_BW[:, 0].tolist(), target.token_ids_BS.tolist()
                 step.token_ids = [row[:count] for row, count in zip(rows, counts, strict=True)]
                 for row in step.skipped:
                     step.token_ids[row] = []
-                # the engine may keep it for as long as it likes, while the buffer goes back with the frame
-                step.target = MtpOutput._make(None if part is None else part.clone() for part in target)
             return step.target
 
     @contextlib.contextmanager

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from vllm_ascend_ext.mtp_output.acceptance import Acceptance
 from vllm_ascend_ext.mtp_output.frames.section import Int32Array, RequestStatus, Section
 from vllm_ascend_ext.mtp_output.sender import SenderStats
@@ -74,7 +72,7 @@ class StepSender:
 
     def __init__(self, outlet: Outlet, history: History, *, top_k: int, max_rows: int) -> None:
         self.stats = StepSenderStats()
-        self._outlet, self._top_k, self._max_rows = outlet, top_k, max_rows
+        self.outlet, self._top_k, self._max_rows = outlet, top_k, max_rows
         self._states = RequestStates(history)
         self._announced: deque[tuple[int, Sequence[str]]] = deque()
 
@@ -120,11 +118,11 @@ class StepSender:
     @property
     def outlet_stats(self) -> SenderStats:
         """Returns the ring's statistics."""
-        return self._outlet.stats
+        return self.outlet.stats
 
     def close(self) -> None:
         """Closes the outlet; no frame follows."""
-        self._outlet.close()
+        self.outlet.close()
 
     def _send(self, step: int, rows: StepRows, sampled: SampledBatch | None) -> None:
         if not rows.request_ids:
@@ -133,7 +131,7 @@ class StepSender:
             target, draft = sections_of_step(rows, None, None, self._top_k)
         else:
             target, draft = sections_of_step(rows, sampled.shape, sampled.words_N, self._top_k)
-        self._outlet.send(step, target, draft)
+        self.outlet.send(step, target, draft)
         self.stats.num_frames += 1
         if sampled is not None:
             self.stats.latency_s += time.monotonic() - sampled.sampled_s
@@ -141,7 +139,8 @@ class StepSender:
     def _count(self, rows: StepRows, sampled: SampledBatch) -> None:
         """Counts as vLLM does: of requests that had not ended before, all that was sampled, also beyond a stop."""
         counted = [row for row in rows.sampled if row != NO_ROW]
-        num_tokens_B = np.array([len(sampled.token_ids[row]) for row in counted], np.int32)
         _, draft_BW = sampled.shape.split(sampled.words_N)
-        num_drafts_B = np.zeros_like(num_tokens_B) if draft_BW is None else draft_BW[counted, 0]
-        self.stats.acceptance.add(num_drafts_B, num_tokens_B)
+        num_drafts = [0] * len(sampled.token_ids) if draft_BW is None else draft_BW[:, 0].tolist()
+        self.stats.acceptance.add(
+            [num_drafts[row] for row in counted], [len(sampled.token_ids[row]) for row in counted]
+        )

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The counter of a step's cost: which part took the time, in how many steps, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from vllm_ascend_ext.runner.mixin import ExtModelRunner
+from vllm_ascend_ext.runner.step import StepFacts
+from vllm_ascend_ext.runner.step_cost import THEIRS, Handed, Method, StepCost
+
+SLOW_NS = 2_000_000
+
+
+def spin(thread_ns: int) -> None:
+    end = time.thread_time_ns() + thread_ns
+    while time.thread_time_ns() < end:
+        pass
+
+
+class Model:
+    """Runs a step as vLLM's runner does, with a layer that hands on what it routes."""
+
+    def __init__(self) -> None:
+        self.capture: Any = None
+
+    def execute_model(self, scheduler_output: Any) -> None:
+        self._model_forward([0, 0])  # type: ignore[attr-defined]
+
+    def sample_tokens(self) -> None:
+        pass
+
+    def _model_forward(self, rows: list[int]) -> None:
+        if self.capture is not None:
+            self.capture(rows)
+
+
+class Base(Model):
+    def _model_forward(self, rows: list[int]) -> None:
+        super()._model_forward(rows)
+
+
+class Runner(ExtModelRunner, Base):
+    pass
+
+
+class Scheduled:
+    total_num_scheduled_tokens = 2
+    num_scheduled_tokens = {"a": 1, "b": 1}
+
+
+class Observer:
+    """Takes a planted time in one of its calls."""
+
+    def __init__(self, slow: str = "") -> None:
+        self.slow, self.steps = slow, 0
+
+    def begin_forward(self, facts: StepFacts) -> None:
+        self._work("begin_forward")
+
+    def end_step(self) -> None:
+        self.steps += 1
+        self._work("end_step")
+
+    def _work(self, name: str) -> None:
+        if name == self.slow:
+            spin(SLOW_NS)
+
+
+CALLS = ("begin_forward", "end_step")
+
+
+def step(runner: Runner, times: int = 1) -> None:
+    for _ in range(times):
+        runner.execute_model(Scheduled())
+        runner.sample_tokens()
+
+
+def parts_of(cost: StepCost) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(part["feature"], part["part"]): part for part in cost.report()["parts"]}
+
+
+def observed(*observers: Observer) -> tuple[Runner, dict[str, list[Method]]]:
+    runner = Runner()
+    for observer in observers:
+        runner.add_observer(observer)  # type: ignore[arg-type]
+    return runner, {
+        f"feature {i}": [Method(call, observer, call) for call in CALLS] for i, observer in enumerate(observers)
+    }
+
+
+@pytest.mark.parametrize("slow", CALLS)
+def test_a_planted_slow_observer_is_seen_with_its_time_and_its_name(slow: str) -> None:
+    runner, places = observed(Observer(), Observer(slow))
+    cost = runner.measure_cost(places)
+    step(runner, 5)
+    parts = parts_of(cost)
+    planted = parts.pop(("feature 1", slow))
+    assert planted["us_per_step"][1] == pytest.approx(SLOW_NS / 1e3, rel=0.1)
+    assert planted["thread_us"] == pytest.approx(5 * SLOW_NS / 1e3, rel=0.1)
+    assert max(part["us_per_step"][1] for part in parts.values()) < SLOW_NS / 1e4
+    assert sum(cost.steps_us()) == pytest.approx(5 * SLOW_NS / 1e3, rel=0.1)
+
+
+def test_counts_equal_steps() -> None:
+    runner, places = observed(Observer())
+    step(runner, 3)  # not measured
+    cost = runner.measure_cost(places)
+    step(runner, 7)
+    report = cost.report()
+    assert report["steps"] == 7
+    assert {part["part"]: part["calls"] for part in report["parts"]} == dict.fromkeys(
+        ("begin step", "end step", *CALLS), 7
+    )
+    cost.stop()
+    step(runner, 2)
+    assert cost.report() == report
+    assert runner.measure_cost(places).report() == {"steps": 0, "parts": []}
+
+
+def test_off_leaves_the_plain_objects() -> None:
+    observer, other = Observer(), Observer()
+    runner, places = observed(observer, other)
+    routed: list[Any] = []
+    put, count = [], routed.append
+    runner.capture = count
+    hook = Handed("routing", count, lambda function: setattr(runner, "capture", function))
+    other.end_step = put.clear  # type: ignore[method-assign]  # a method of the object's own comes back, too
+    before = [dict(vars(thing)) for thing in (runner, observer, other)]
+    places |= {"feature 1": [Method("end_step", other, "end_step"), hook]}  # type: ignore[list-item]
+    cost = runner.measure_cost(places)
+    assert runner.step_observers == (observer, other) and "begin_forward" in vars(observer)
+    assert runner.capture is not count and vars(other)["end_step"] != before[2]["end_step"]
+    step(runner)
+    cost.stop()
+    cost.stop()
+    kept = {"step_cost", "_step", "_in_step", "_num_scheduled_tokens", "_num_requests"}
+    now = [{k: v for k, v in vars(thing).items() if k not in kept} for thing in (runner, observer, other)]
+    before[1]["steps"] = 1
+    assert now == before and runner.capture is count
+    assert routed == [[0, 0]]
+
+
+def test_a_new_measurement_ends_the_one_before() -> None:
+    observer = Observer("end_step")
+    runner, places = observed(observer)
+    first = runner.measure_cost(places)
+    step(runner)
+    second = runner.measure_cost({"feature 0": [Method(call, observer, call) for call in CALLS]})
+    step(runner)
+    second.stop()
+    assert vars(observer).keys() == {"slow", "steps"}
+    assert first.report()["steps"] == second.report()["steps"] == 1
+    assert parts_of(second)["feature 0", "end_step"]["thread_us"] == pytest.approx(SLOW_NS / 1e3, rel=0.1)
+
+
+class Exchange:
+    """Has a part of somebody else inside its own work, as an exchange has the backend's collective."""
+
+    def __init__(self) -> None:
+        self.on_thread = False
+
+    def gather(self) -> None:
+        spin(SLOW_NS)
+        self.collective()
+        self.collective()
+
+    def collective(self) -> None:
+        spin(SLOW_NS // 2)
+        time.sleep(0.002)  # a wait is no thread time
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("on_thread", [False, True])
+def test_what_is_inside_is_taken_out_and_a_wait_does_not_count(on_thread: bool) -> None:
+    exchange = Exchange()
+    places = [Method("gather", exchange, "gather"), Method("collective", exchange, "collective", is_theirs=True)]
+    cost = StepCost({"dp_gather": places}, Method("end step", exchange, "end"))
+    if on_thread:
+        thread = threading.Thread(target=exchange.gather)
+        thread.start()
+        thread.join()
+    else:
+        exchange.gather()
+    exchange.end()
+    parts = parts_of(cost)
+    assert parts["dp_gather", "gather"]["thread_us"] == pytest.approx(SLOW_NS / 1e3, rel=0.1)
+    assert parts[THEIRS, "collective"]["thread_us"] == pytest.approx(SLOW_NS / 1e3, rel=0.1)
+    assert cost.steps_us() == pytest.approx([SLOW_NS / 1e3], rel=0.1)
+
+
+def test_timing_itself_is_taken_out() -> None:
+    exchange = Exchange()
+    exchange.collective = lambda: None  # type: ignore[method-assign]
+    calls = 20_000
+    cost = StepCost({"f": [Method("empty", exchange, "collective")]}, Method("end step", exchange, "end"))
+    for _ in range(calls):
+        exchange.collective()
+    exchange.end()
+    assert abs(parts_of(cost)["f", "empty"]["thread_us"]) / calls < 0.5
+
+
+def test_an_error_passes_and_is_counted() -> None:
+    exchange = Exchange()
+
+    def fail() -> None:
+        raise KeyError("planted")
+
+    exchange.collective = fail  # type: ignore[method-assign]
+    cost = StepCost({"f": [Method("part", exchange, "collective")]}, Method("end step", exchange, "end"))
+    with pytest.raises(KeyError, match="planted"):
+        exchange.collective()
+    cost.stop()
+    assert exchange.collective is fail and parts_of(cost)["f", "part"]["calls"] == 1
