@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows MTP output on a server's /metrics: accepted drafts by position, and how frames reach their readers.
 
-The rank that sends answers. Of several replicas behind one API server, vLLM's client passes on the first answer.
-Rings on the server's own host are looked at in shared memory, those of all its replicas.
+The rank of each replica that sends answers, and a server shows the sums over its replicas. Rings on the server's
+own host are looked at in shared memory, those of all its replicas.
 """
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 from vllm_ascend_ext.config import MtpOutputConfig
@@ -38,6 +39,7 @@ class MtpOutputMetrics(MetricSet):
 
     def __init__(self, model_name: str) -> None:
         super().__init__(model_name)
+        self._answers: dict[int, dict[str, Any]] = {}
         for name, text in _COUNTERS.items():
             self.add("counter", name, text)
         for name, text in _BY_POSITION.items():
@@ -46,19 +48,29 @@ class MtpOutputMetrics(MetricSet):
             self.add("gauge", name, text)
 
     def show(self, values: dict[str, Any]) -> None:
-        """Shows one rank's answer."""
+        """Shows the sums over the replicas, of which `values` is one's newest answer."""
+        self._answers[values["replica"]] = values
+        answers = self._answers.values()
         for name in (*_COUNTERS, *_GAUGES):
-            self.put(name, values[name])
+            self.put(name, sum(answer[name] for answer in answers))
         for name in _BY_POSITION:
-            for position, count in enumerate(values[name]):
-                self.put(name, count, str(position))
+            for position, counts in enumerate(zip_longest(*(answer[name] for answer in answers), fillvalue=0)):
+                self.put(name, sum(counts), str(position))
 
     def look(self, vllm_config: Any, section: MtpOutputConfig) -> None:
-        """Shows how full the rings of this host's replicas are together, and how long their writers have waited: a
-        writer that is blocked answers nobody."""
+        """Shows how full the rings are, and how long their writers have waited: a writer that is blocked answers
+        nobody. Those of this host are looked at, and those of other hosts are as their ranks told last."""
         replicas = local_replicas(vllm_config.parallel_config)
-        levels = [level for replica in replicas if (level := ring_level(section.instance, replica)) is not None]
+        levels = {
+            replica: level for replica in replicas if (level := ring_level(section.instance, replica)) is not None
+        }
+        others = [answer for replica, answer in self._answers.items() if replica not in levels]
         if levels:
-            self.put("ring_occupancy", sum(level.occupancy for level in levels))
-            self.put("ring_capacity", sum(level.capacity for level in levels))
-            self.put("blocked_seconds", sum(level.blocked_s for level in levels))
+            here = levels.values()
+            self.put("ring_occupancy", sum(level.occupancy for level in here) + _sum(others, "ring_occupancy"))
+            self.put("ring_capacity", sum(level.capacity for level in here) + _sum(others, "ring_capacity"))
+            self.put("blocked_seconds", sum(level.blocked_s for level in here) + _sum(others, "blocked_seconds"))
+
+
+def _sum(answers: list[dict[str, Any]], name: str) -> float:
+    return sum(answer[name] for answer in answers)
