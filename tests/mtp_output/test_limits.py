@@ -25,7 +25,6 @@ def vllm_config(**changes: Any) -> Any:
             data_parallel_rank=0,
             data_parallel_size_local=2,
             prefill_context_parallel_size=1,
-            pipeline_parallel_size=1,
             distributed_executor_backend="mp",
             enable_elastic_ep=False,
         ),
@@ -46,11 +45,7 @@ def vllm_config(**changes: Any) -> Any:
     ("changes", "message"),
     [
         ({"parallel_config__prefill_context_parallel_size": 2}, "prefill_context_parallel_size to 1"),
-        ({"parallel_config__distributed_executor_backend": "own"}, "not of 'own'; set distributed_executor"),
-        (
-            {"parallel_config__distributed_executor_backend": "ray", "parallel_config__pipeline_parallel_size": 2},
-            "is not tested with stages that Ray starts; set distributed_executor_backend to 'mp'",
-        ),
+        ({"parallel_config__distributed_executor_backend": "ray"}, "not of 'ray'; set distributed_executor"),
         ({"parallel_config__enable_elastic_ep": True}, "turn enable_elastic_ep off"),
         ({"kv_transfer_config": SimpleNamespace(kv_load_failure_policy="recompute")}, "set it to 'fail': a"),
         (
@@ -127,11 +122,3 @@ def test_the_draft_models_own_configuration_is_left_alone() -> None:
     on = ExtConfig.model_validate({"mtp_output": {"enabled": True}})
     assert refused("mtp_output", config) != []
     assert refusals_of(config, on, "cpu") == []
-
-
-def test_rays_first_executor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    by_ray = vllm_config(parallel_config__distributed_executor_backend="ray")
-    assert refused("mtp_output", by_ray) == []
-    monkeypatch.setenv("VLLM_USE_RAY_V2_EXECUTOR_BACKEND", "0")
-    (line,) = refused("mtp_output", by_ray)
-    assert line.endswith("VLLM_USE_RAY_V2_EXECUTOR_BACKEND is 0; leave it unset")

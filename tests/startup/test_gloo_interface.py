@@ -18,7 +18,7 @@ ONE_HOST = {
     "data_parallel_size": 2,
     "data_parallel_size_local": 2,
     "data_parallel_master_ip": "127.0.0.1",
-    "distributed_executor_backend": "mp",
+    "use_ray": False,
 }
 
 
@@ -42,11 +42,14 @@ def test_the_interface_towards_the_head(changes: dict[str, Any]) -> None:
 def test_the_interface_of_the_hosts_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_HOST_IP", "127.0.0.1")
     assert chosen(nnodes=2, master_addr="192.0.2.1") == "lo"  # an address of documentation, which is nobody's
-    assert chosen(distributed_executor_backend="ray") == "lo"
 
 
 def test_one_host_needs_none() -> None:
     assert chosen() is None
+
+
+def test_ray_hands_variables_on_to_other_hosts() -> None:
+    assert chosen(data_parallel_size_local=1, use_ray=True) is None
 
 
 def test_what_was_chosen_stays(monkeypatch: pytest.MonkeyPatch) -> None:

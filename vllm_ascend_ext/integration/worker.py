@@ -12,7 +12,6 @@ from vllm_ascend_ext.dp_gather.commitment import Commitment
 from vllm_ascend_ext.integration.errors import MovedExpertsError
 from vllm_ascend_ext.integration.feature import BoundFeature
 from vllm_ascend_ext.integration.ranks import traffic
-from vllm_ascend_ext.integration.ranks.interface import choose_gloo_interface
 from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.registry import FEATURES, enabled
 from vllm_ascend_ext.integration.startup.activation import read_config
@@ -53,7 +52,6 @@ class ExtWorker:
 
     def init_device(self) -> None:
         """Has the device's worker build our runner class instead of its own."""
-        choose_gloo_interface(self.vllm_config.parallel_config)  # a worker of Ray's has no launcher that has
         seam = self.model_runner_seam
         runner_class = [Change(seam, self.model_runner_class)] if seam is not None else []
         with temporarily(runner_class), self._before_load():

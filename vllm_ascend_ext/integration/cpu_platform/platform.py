@@ -28,14 +28,7 @@ _ROOM = "vllm_ascend_ext.integration.cpu_platform"
 
 
 class TorchCpuPlatform(CpuPlatform):
-    """Keeps `device_type`, scheduler and model code of upstream, and brings its own kernels and communicator.
-
-    Attributes:
-        ray_device_key: Ray's resource of which a worker takes one, ``ray start --resources='{"NPU": 1}'``. Ray
-            numbers a custom resource's pieces, as vLLM wants them, for the accelerators only that it knows.
-    """
-
-    ray_device_key = "NPU"
+    """Keeps `device_type`, scheduler and model code of upstream, and brings its own kernels and communicator."""
 
     @classmethod
     def import_kernels(cls) -> None:

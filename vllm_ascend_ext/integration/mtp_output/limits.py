@@ -10,7 +10,7 @@ from vllm_ascend_ext.integration.upstream.engine_process import is_part_of_an_en
 from vllm_ascend_ext.mtp_output.outlet import replica_endpoint
 from vllm_ascend_ext.mtp_output.ring.folder import living_writer, ring_path
 
-EXECUTORS = ("mp", "uni", "external_launcher", "ray")
+EXECUTORS = ("mp", "uni", "external_launcher")
 
 
 def _has_wrong_endpoint(deployment: Deployment) -> object:
@@ -27,18 +27,6 @@ def _has_wrong_endpoint(deployment: Deployment) -> object:
 def _has_other_executor(deployment: Deployment) -> object:
     backend = deployment.parallel.distributed_executor_backend
     return None if backend in (None, *EXECUTORS) else {"backend": repr(backend)}
-
-
-def _has_first_ray_executor(deployment: Deployment) -> bool:
-    from vllm import envs
-
-    by_ray = deployment.parallel.distributed_executor_backend == "ray"
-    return by_ray and not envs.VLLM_USE_RAY_V2_EXECUTOR_BACKEND
-
-
-def _has_stages_on_ray(deployment: Deployment) -> bool:
-    parallel = deployment.parallel
-    return parallel.distributed_executor_backend == "ray" and parallel.pipeline_parallel_size > 1
 
 
 def _does_not_generate(deployment: Deployment) -> object:
@@ -99,18 +87,6 @@ RULES = (
         f"knows which rank's output the engine takes of the executors {', '.join(EXECUTORS)}, not of {{backend}}",
         "set distributed_executor_backend to one of them",
         _has_other_executor,
-    ),
-    Rule(
-        "VLLM_USE_RAY_V2_EXECUTOR_BACKEND",
-        "is not tested with the executor that vLLM uses with Ray when VLLM_USE_RAY_V2_EXECUTOR_BACKEND is 0",
-        "leave it unset",
-        _has_first_ray_executor,
-    ),
-    Rule(
-        "pipeline_parallel_size",
-        "is not tested with stages that Ray starts",
-        "set distributed_executor_backend to 'mp'",
-        _has_stages_on_ray,
     ),
     Rule(
         "enable_elastic_ep",

@@ -23,8 +23,7 @@ def choose_gloo_interface(parallel_config: Any) -> None:
     """Sets GLOO_SOCKET_IFNAME for this process and those that it starts, where the engine has several hosts and
     nobody has set it.
 
-    The interface is that of VLLM_HOST_IP, or without it the one that Ray uses, or from which the engine's first
-    host is reached.
+    The interface is that of VLLM_HOST_IP, or without it the one from which the engine's first host is reached.
     """
     if envs.is_set(GLOO_INTERFACE) or not _has_hosts(parallel_config):
         return
@@ -46,19 +45,14 @@ def choose_gloo_interface(parallel_config: Any) -> None:
 
 def _has_hosts(parallel_config: Any) -> bool:
     """Returns whether ranks may be on other hosts."""
-    replicas_here = parallel_config.data_parallel_size_local
+    if parallel_config.use_ray:  # which hands this host's variables on to others, whose interfaces may differ
+        return False
     return (
-        parallel_config.nnodes > 1
-        or replicas_here < parallel_config.data_parallel_size
-        or parallel_config.distributed_executor_backend == "ray"
+        parallel_config.nnodes > 1 or parallel_config.data_parallel_size_local < parallel_config.data_parallel_size
     )
 
 
 def _address_of_this_host(parallel_config: Any) -> str:
-    if parallel_config.distributed_executor_backend == "ray":
-        import ray
-
-        return str(ray.util.get_node_ip_address())
     several = parallel_config.nnodes > 1
     head = parallel_config.master_addr if several else parallel_config.data_parallel_master_ip
     return _own_address_towards(head)

@@ -16,7 +16,7 @@ from typing import Any
 
 from vllm_ascend_ext.config import KEY
 from vllm_ascend_ext.integration.errors import EngineDiedError
-from vllm_ascend_ext.integration.server import head_watch, ray_workers
+from vllm_ascend_ext.integration.server import head_watch
 from vllm_ascend_ext.integration.server.head_watch import end_this_process
 from vllm_ascend_ext.integration.server.launcher import GRACE_S
 from vllm_ascend_ext.integration.upstream.seams import change
@@ -51,8 +51,6 @@ def end_with_parent() -> None:
     if arguments.get("local_client") is False:  # an engine core of a headless node
         head_watch.watch_head()
     parallel = vllm_config.parallel_config
-    if parallel.use_ray:
-        ray_workers.end_workers_first()
     if parallel.node_rank_within_dp > 0:  # a worker of a headless node
         head_watch.watch_first_rank(parallel)
 

@@ -92,8 +92,7 @@ def settle(vllm_config: Any, config: ExtConfig, device_type: str) -> None:
     deployment = Deployment(vllm_config, config, device, device.load_stack())
     for feature in enabled(config):
         feature.configure(deployment)
-    if not vllm_config.parallel_config.use_ray:  # which has the workers of other hosts take this host's
-        choose_gloo_interface(vllm_config.parallel_config)
+    choose_gloo_interface(vllm_config.parallel_config)
     shutdown.replace_serve_http()
     launcher.replace_ends()
     change.replace(WORKER_CLASS, device.worker, vllm_config.parallel_config)

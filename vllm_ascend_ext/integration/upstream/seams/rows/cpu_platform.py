@@ -77,14 +77,6 @@ ROWS = (
     ASYNC_SCHEDULING,
     CHUNKED_PREFILL,
     BATCHED_TOKENS,
-    Seam(
-        "vllm.platforms.interface:Platform.ray_device_key",
-        "override",
-        "cpu_platform",
-        _CPU,
-        "vLLM's CPU platform has none, and its Ray executor asks Ray for a resource of that name for each worker",
-        "vLLM's CPU platform has a resource of Ray's",
-    ),
     *members(
         _PLATFORM,
         {

@@ -81,15 +81,6 @@ INPUT_SOCKETS = Seam(
     "an engine core ends when its head has gone",
     ("input_addresses", "coord_input_address", "identity", "ready_event"),
 )
-RAY_SHUTDOWN = Seam(
-    "vllm.v1.executor.ray_executor_v2:RayExecutorV2.shutdown",
-    "wrap",
-    "server",
-    DEVICES,
-    "Ray kills workers before they have freed what they hold, and rings stay in /dev/shm",
-    _LAUNCHES,
-    (),
-)
 
 _ANSWERS = "https://github.com/vllm-project/vllm/pull/36964"
 
@@ -101,7 +92,6 @@ ROWS = (
     ENGINE_MONITOR,
     WORKER_MONITOR,
     INPUT_SOCKETS,
-    RAY_SHUTDOWN,
     Seam(
         "vllm.v1.executor.multiproc_executor:MultiprocExecutor.is_failed",
         "read",
