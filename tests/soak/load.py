@@ -113,17 +113,23 @@ class Load:
             await asyncio.sleep(self._rng.uniform(3, 9))
             order = self._rng.choice(("pause", "reset", "preempt"))
             try:
-                if order == "pause":
-                    await client.post("../pause?mode=keep", cast_to=object)
-                    await asyncio.sleep(self._rng.uniform(0.1, 1.0))
-                    await client.post("../resume", cast_to=object)
+                if order == "reset":
+                    await client.post("../reset_prefix_cache", cast_to=object)
                 else:
-                    running = "true" if order == "preempt" else "false"
-                    path = f"../reset_prefix_cache?reset_running_requests={running}"
-                    await client.post(path, cast_to=object)
+                    await self._pause(client, preempt=order == "preempt")
                 self.score.orders[order] += 1
             except APIError as error:
                 self._note(error)
+
+    async def _pause(self, client: AsyncOpenAI, *, preempt: bool) -> None:
+        """Pauses for a moment, in which all that runs may be preempted."""
+        await client.post("../pause?mode=keep", cast_to=object)
+        try:
+            if preempt:
+                await client.post("../reset_prefix_cache?reset_running_requests=true", cast_to=object)
+            await asyncio.sleep(self._rng.uniform(0.1, 1.0))
+        finally:
+            await client.post("../resume", cast_to=object)
 
     async def _bench(self, server: Server) -> None:
         """Runs vLLM's own client now and then; its requests have no right answers, but all must be served."""

@@ -145,7 +145,7 @@ class Soak:
     def _kill(self, server: Server, load: Load) -> str:
         """Kills a worker or an API server; returns its name."""
         named = [(name_of(process), process) for process in server.processes()]
-        kind = self._rng.choice(("Worker", "ApiServer"))
+        kind = self._rng.choice(("Worker", "APIServer"))
         victims = [(name, process) for name, process in named if name.startswith(kind)]
         name, process = self._rng.choice(victims)
         load.expect_errors()

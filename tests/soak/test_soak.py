@@ -21,7 +21,7 @@ def test_ten_minutes_of_load_and_kills(tiny_model: str, tmp_path: Path) -> None:
     summary = Soak(tiny_model, tmp_path, minutes=10, mean_life_s=180, seed=1).run()
     print(summary)
     assert summary.faults == []
-    assert summary.kills["reader"] > 0 and summary.kills["Worker"] + summary.kills["ApiServer"] > 0
+    assert summary.kills["reader"] > 0 and summary.kills["Worker"] + summary.kills["APIServer"] > 0
     assert set(summary.score.right) == {question.kind for question in make_questions(12, 0)}
 
 

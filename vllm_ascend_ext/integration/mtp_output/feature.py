@@ -23,6 +23,12 @@ class MtpOutputFeature(Feature):
     rules = limits.RULES
     metric_set = MtpOutputMetrics
 
+    def prepare_engine(self) -> None:
+        """Has the scheduler refuse what takes tokens back."""
+        from vllm_ascend_ext.integration.mtp_output import resets
+
+        resets.refuse_in_mid_step()
+
     def bind(self, worker: Any, config: MtpOutputConfig, stack: Stack) -> BoundOutput:
         """Makes the worker's runner give its output to us."""
         replica = rank_place(worker.vllm_config.parallel_config).replica

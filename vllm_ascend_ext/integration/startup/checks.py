@@ -92,6 +92,7 @@ def settle(vllm_config: Any, config: ExtConfig, device_type: str) -> None:
     deployment = Deployment(vllm_config, config, device, device.load_stack())
     for feature in enabled(config):
         feature.configure(deployment)
+        feature.prepare_engine()
     choose_gloo_interface(vllm_config.parallel_config)
     shutdown.replace_serve_http()
     launcher.replace_ends()
