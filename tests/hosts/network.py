@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,12 +104,13 @@ class Host:
         processes = [f"{process.pid} {process.name()}" for process in self.processes()]
         return processes + [str(path.relative_to(self.shared_memory)) for path in self.shared_memory.rglob("*")]
 
-    def wait_until_nothing_is_left(self, deadline_s: float) -> None:
-        """Waits until the host is as it was at first; raises AssertionError with what is left."""
+    def wait_until_nothing_is_left(self, deadline_s: float, but: Collection[str] = ()) -> None:
+        """Waits until the host is as it was at first, but for these files in shared memory; raises AssertionError
+        with what is left."""
         end = time.monotonic() + deadline_s
-        while self.left() and time.monotonic() < end:
+        while (left := set(self.left()) - set(but)) and time.monotonic() < end:
             time.sleep(0.2)
-        assert not self.left(), f"left on {self.name}: {self.left()}"
+        assert not left, f"left on {self.name}: {left}"
 
     def end(self) -> None:
         """Ends the host and everything on it."""

@@ -18,6 +18,7 @@ from tests.support.engines.expert_load import summed_load
 from tests.support.saved_output import FrameReader, Told, next_instance, read_frames
 from tests.support.server import MODEL_NAME, Server
 from vllm_ascend_ext.mtp_output.errors import WriterGoneError
+from vllm_ascend_ext.mtp_output.ring.folder import ring_path
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 
 NUM_TOKENS, LONG = 24, 400
@@ -87,6 +88,19 @@ class Serving:
                 FrameReader(self.instance, replica, f"tcp://{sender.address}:{PORT}")
                 for replica, sender in enumerate(self.replicas)
             ]
+
+    def wait_until_nothing_is_left(self, reader: Host | None = None) -> None:
+        """Waits until both hosts are as they were at first.
+
+        reader: whose readers a cut has taken from replicas of the other host, whose rings keep unread frames.
+        """
+        for host in self.hosts.hosts:
+            kept = [
+                ring_path(self.instance, replica).name
+                for replica, sender in enumerate(self.replicas)
+                if reader is not None and sender is host and host is not reader
+            ]
+            host.wait_until_nothing_is_left(60, kept)
 
     def complete(self, prompts: Sequence[list[int]], num_tokens: int) -> list[list[int]]:
         """Completes all prompts at once, replica by replica in turn; the i-th request is named i."""

@@ -37,8 +37,7 @@ def test_replicas_on_two_hosts(tiny_model: str, hosts: TwoHosts, tmp_path: Path)
         readers = served.readers(hosts.second)
         assert_equals(served, prompts, expected, readers)
         assert_a_cut_is_named(served, prompts, readers)
-    for host in hosts.hosts:
-        host.wait_until_nothing_is_left(60)
+    served.wait_until_nothing_is_left(reader=hosts.second)
 
 
 @pytest.mark.parametrize("hosts", [0.02], indirect=True, ids=["20 ms"])
@@ -48,5 +47,4 @@ def test_a_slow_cable_only_slows(tiny_model: str, hosts: TwoHosts, tmp_path: Pat
     expected = complete_on_one_host(tiny_model, prompts)
     with _serving(hosts, tiny_model, tmp_path) as served:
         assert_equals(served, prompts, expected, served.readers(hosts.head))
-    for host in hosts.hosts:
-        host.wait_until_nothing_is_left(60)
+    served.wait_until_nothing_is_left()

@@ -32,5 +32,4 @@ def test_ranks_of_a_replica_on_two_hosts(tiny_model: str, hosts: TwoHosts, tmp_p
         readers = served.readers(hosts.second)
         assert_equals(served, prompts, expected, readers)
         assert_a_cut_is_named(served, prompts, readers)
-    for host in hosts.hosts:
-        host.wait_until_nothing_is_left(60)
+    served.wait_until_nothing_is_left(reader=hosts.second)
