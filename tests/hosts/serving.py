@@ -51,7 +51,7 @@ class Serving:
         self.hosts, self.model, self.replicas, self.instance = hosts, model, replicas, next_instance()
         # the same for both hosts: each replica listens on its own host
         frames = {"instance": self.instance, "transport": "zmq", "endpoint": f"tcp://*:{PORT}"}
-        settings = {
+        settings: dict[str, dict[str, Any]] = {
             "eplb_load": {"interval": 2, "deadline_s": DEADLINE_S},
             "dp_gather": {"deadline_s": DEADLINE_S},
             "attn_scatter": {"min_tokens": 1},

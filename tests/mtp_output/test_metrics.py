@@ -67,6 +67,7 @@ def test_rings_of_other_hosts_count_as_their_ranks_told_last() -> None:
     instance = next_instance()
     sender = OutputSender(instance, 0, RingSize.for_engine(2, 1, num_frames=8))
     parallel = SimpleNamespace(data_parallel_rank=0, data_parallel_size_local=1)
+    section: Any = SimpleNamespace(instance=instance)
     before = set(prometheus_client.REGISTRY._collector_to_names)
     shown = output_metrics.MtpOutputMetrics("tiny")
     try:
@@ -74,7 +75,7 @@ def test_rings_of_other_hosts_count_as_their_ranks_told_last() -> None:
         for replica in (0, 1):
             told = {**dict.fromkeys(names, 100), "drafts": [], "accepted_drafts": [], "replica": replica}
             shown.show(told)
-        shown.look(SimpleNamespace(parallel_config=parallel), SimpleNamespace(instance=instance))
+        shown.look(SimpleNamespace(parallel_config=parallel), section)
         values = {name: shown.metrics[name]._values["tiny",] for name in ("ring_capacity", "blocked_seconds")}
         assert values == {"ring_capacity": 108, "blocked_seconds": 100}
     finally:
