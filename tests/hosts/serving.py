@@ -15,8 +15,9 @@ from typing import Any
 
 from tests.hosts.network import Host, TwoHosts
 from tests.support.engines.expert_load import summed_load
-from tests.support.saved_output import FrameReader, Told, next_instance, read_frames
+from tests.support.saved_output import next_instance
 from tests.support.server import MODEL_NAME, Server
+from tests.support.told_frames import FrameReader, Told, read_frames
 from vllm_ascend_ext.mtp_output.errors import WriterGoneError
 from vllm_ascend_ext.mtp_output.ring.folder import ring_path
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine

@@ -24,7 +24,8 @@ from tests.support.engines.worker_processes import run_in_workers
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
 from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_qwen3_moe
-from tests.support.saved_output import Told, assert_frames_are_the_tokens, next_instance
+from tests.support.saved_output import assert_frames_are_the_tokens, next_instance
+from tests.support.told_frames import Told
 from vllm_ascend_ext.drafts import decode_tokens
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult
