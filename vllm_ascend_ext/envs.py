@@ -109,6 +109,11 @@ def __getattr__(name: str) -> bool | str:
     return ENVIRONMENT[name].read()
 
 
+def is_set(name: str) -> bool:
+    """Returns whether an environment variable, of whomever, is set."""
+    return name in os.environ
+
+
 def export(values: Mapping[str, str]) -> None:
     """Sets environment variables of this process for the children it will start. Nothing else may set any."""
     os.environ.update(values)

@@ -27,7 +27,7 @@ import pytest
 from tests.docs.pages import ROOT, Fence, fences, name_of, pages, prose
 
 RUNS = {"runs", "runs: engine", "runs: slow", "runs: server", "runs: client", "runs: emulator", "runs: ci"}
-NEEDS = {"needs: npu", "needs: cuda", "needs: npu pool"}
+NEEDS = {"needs: npu", "needs: cuda", "needs: npu pool", "needs: two hosts"}
 COMMANDS, OTHERS = {"bash", "python"}, {"text", "json", "yaml"}
 HOST_PORT = "127.0.0.1:8000"
 _QUICK_S, _ENGINE_S, _SLOW_S = 120, 600, 1800  # bounds, not measurements

@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from tests.support.saved_output import next_instance
+from vllm_ascend_ext.mtp_output.ring.size import RingSize
+from vllm_ascend_ext.mtp_output.sender import OutputSender
 
 prometheus_client = pytest.importorskip("prometheus_client")
 
@@ -53,5 +58,27 @@ def test_counters_by_position_and_gauges(monkeypatch: pytest.MonkeyPatch) -> Non
         assert value("accepted_drafts_total", position="0") == 4
         assert value("accepted_drafts_total", position="1") == 1
     finally:
+        for collector in set(prometheus_client.REGISTRY._collector_to_names) - before:
+            prometheus_client.REGISTRY.unregister(collector)
+
+
+def test_rings_of_other_hosts_count_as_their_ranks_told_last() -> None:
+    """Those of this host are looked at."""
+    instance = next_instance()
+    sender = OutputSender(instance, 0, RingSize.for_engine(2, 1, num_frames=8))
+    parallel = SimpleNamespace(data_parallel_rank=0, data_parallel_size_local=1)
+    section: Any = SimpleNamespace(instance=instance)
+    before = set(prometheus_client.REGISTRY._collector_to_names)
+    shown = output_metrics.MtpOutputMetrics("tiny")
+    try:
+        names = (*output_metrics._COUNTERS, *output_metrics._GAUGES)
+        for replica in (0, 1):
+            told = {**dict.fromkeys(names, 100), "drafts": [], "accepted_drafts": [], "replica": replica}
+            shown.show(told)
+        shown.look(SimpleNamespace(parallel_config=parallel), section)
+        values = {name: shown.metrics[name]._values["tiny",] for name in ("ring_capacity", "blocked_seconds")}
+        assert values == {"ring_capacity": 108, "blocked_seconds": 100}
+    finally:
+        sender.close()
         for collector in set(prometheus_client.REGISTRY._collector_to_names) - before:
             prometheus_client.REGISTRY.unregister(collector)

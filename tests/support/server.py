@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -49,6 +50,9 @@ class Server:
         arguments: of `vllm serve`, besides host, port and a small, eager configuration.
         folder: where its output goes.
         environment: added to this process's own.
+        address: where it listens.
+        entering: command line that runs the rest of it elsewhere, as on another host.
+        inside: makes the context in which a thread reaches `address`.
     """
 
     def __init__(
@@ -57,14 +61,18 @@ class Server:
         arguments: Sequence[str],
         folder: Path,
         environment: Mapping[str, str] | None = None,
+        *,
+        address: str = HOST,
+        entering: Sequence[str] = (),
+        inside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.port = _free_port()
+        self.port, self.address, self.inside = _free_port(), address, inside
         self._log = folder / "server.log"
         self._sockets = tempfile.TemporaryDirectory(prefix="vllm-")  # a socket's path may have 107 characters
         self.shared_memory: set[str] = set()  # names that its processes have had mapped
         command = [
-            *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)),
-            *("--host", HOST, "--port", str(self.port), "--served-model-name", MODEL_NAME),
+            *(*entering, sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)),
+            *("--host", address, "--port", str(self.port), "--served-model-name", MODEL_NAME),
             *_FAST_CONFIGURATION,
             *arguments,
         ]
@@ -80,7 +88,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -153,9 +161,23 @@ class Server:
 
     def get(self, path: str, timeout_s: float = 10) -> tuple[int, str]:
         """Status and body of ``GET path``."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=timeout_s)
+        return self.ask("GET", path, timeout_s=timeout_s)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float,
+    ) -> tuple[int, str]:
+        """Status and body of a request, whose own body is JSON."""
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=timeout_s)
+        data = None if body is None else json.dumps(body)
         try:
-            connection.request("GET", path)
+            with self.inside():
+                connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
             response = connection.getresponse()
             return response.status, response.read().decode()
         finally:

@@ -6,13 +6,16 @@ A backend tells of a dead rank only its neighbours, by an address and not by a r
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import torch.distributed as dist
 
 _POLL_INTERVAL_S = 0.02
+_ANSWER_S = 2.0  # for which a store is waited for
 
 
 def world_ranks(group: dist.ProcessGroup) -> tuple[int, ...]:
@@ -37,6 +40,7 @@ class RollCall:
         self._rank = ranks[group.rank()]
         self._others = [rank for rank in ranks if rank != self._rank]
         self._prefix = f"ascend_ext/{name}/failed"
+        self._is_cut_off = False
         self._store: Any = None
         with suppress(RuntimeError):  # a group made without a store
             self._store = group.get_group_store()
@@ -44,7 +48,7 @@ class RollCall:
     def reported(self) -> list[int]:
         """Returns the other world ranks that reported a failure; none when the store cannot be reached."""
         try:
-            return [rank for rank in self._others if self._has(rank)]
+            return self._asking(lambda: [rank for rank in self._others if self._has(rank)])
         except RuntimeError:
             return []
 
@@ -58,14 +62,42 @@ class RollCall:
             return None
         deadline = time.monotonic() + wait_s
         try:
-            self._store.set(f"{self._prefix}/{self._rank}", "1")
-            while silent := [rank for rank in self._others if not self._has(rank)]:
+            self._asking(lambda: self._store.set(f"{self._prefix}/{self._rank}", "1"))
+            while silent := self._asking(lambda: [rank for rank in self._others if not self._has(rank)]):
                 if time.monotonic() >= deadline:
                     break
                 time.sleep(_POLL_INTERVAL_S)
             return silent
         except RuntimeError:
             return None
+
+    def _asking(self, ask: Callable[[], Any]) -> Any:
+        """Returns what the store answers, whose own calls have no deadline: over a cable that was cut they wait
+        until the kernel gives up, after a quarter of an hour.
+
+        Raises:
+            RuntimeError: the store has ended, or has not answered in time, now or before.
+        """
+        if self._is_cut_off:
+            raise RuntimeError("the store does not answer")
+        answers: list[Any] = []
+        errors: list[RuntimeError] = []
+
+        def wait() -> None:
+            try:
+                answers.append(ask())
+            except RuntimeError as error:
+                errors.append(error)
+
+        waiting = threading.Thread(target=wait, name="ascend-ext-roll-call", daemon=True)
+        waiting.start()
+        waiting.join(_ANSWER_S)
+        if errors:
+            raise errors[0]
+        if not answers:
+            self._is_cut_off = True
+            raise RuntimeError("the store does not answer")
+        return answers[0]
 
     def _has(self, rank: int) -> bool:
         return self._store is not None and bool(self._store.check([f"{self._prefix}/{rank}"]))

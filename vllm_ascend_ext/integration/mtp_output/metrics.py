@@ -58,11 +58,19 @@ class MtpOutputMetrics(MetricSet):
                 self.put(name, sum(counts), str(position))
 
     def look(self, vllm_config: Any, section: MtpOutputConfig) -> None:
-        """Shows how full the rings of this host's replicas are together, and how long their writers have waited: a
-        writer that is blocked answers nobody."""
+        """Shows how full the rings are, and how long their writers have waited: a writer that is blocked answers
+        nobody. Those of this host are looked at, and those of other hosts are as their ranks told last."""
         replicas = local_replicas(vllm_config.parallel_config)
-        levels = [level for replica in replicas if (level := ring_level(section.instance, replica)) is not None]
+        levels = {
+            replica: level for replica in replicas if (level := ring_level(section.instance, replica)) is not None
+        }
+        others = [answer for replica, answer in self._answers.items() if replica not in levels]
         if levels:
-            self.put("ring_occupancy", sum(level.occupancy for level in levels))
-            self.put("ring_capacity", sum(level.capacity for level in levels))
-            self.put("blocked_seconds", sum(level.blocked_s for level in levels))
+            here = levels.values()
+            self.put("ring_occupancy", sum(level.occupancy for level in here) + _sum(others, "ring_occupancy"))
+            self.put("ring_capacity", sum(level.capacity for level in here) + _sum(others, "ring_capacity"))
+            self.put("blocked_seconds", sum(level.blocked_s for level in here) + _sum(others, "blocked_seconds"))
+
+
+def _sum(answers: list[dict[str, Any]], name: str) -> float:
+    return sum(answer[name] for answer in answers)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends the engine cores of a headless node when the head node has gone, also while they have nothing to do.
+"""Ends what a headless node runs when the head node has gone, also while it has nothing to do.
 
-vLLM's engine core waits for requests on a ZMQ socket, which reconnects in silence for ever. At work it meets the
-loss in a collective; an idle one would stay, with the device's memory, and nothing would restart the node.
+vLLM's engine cores, and the workers of a replica of several hosts, wait for the head on a ZMQ socket, which
+reconnects in silence for ever. At work they meet the loss in a collective, after which workers wait once more;
+idle ones would stay, with the device's memory, and nothing would restart the node.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -53,8 +55,23 @@ def _watching(process_inputs: Callable[..., None]) -> Callable[..., None]:
     return watch_and_process
 
 
+def watch_first_rank(parallel_config: Any) -> None:
+    """Has this worker of a headless node watch the engine's first rank, of the same replica on the head."""
+    place = parallel_config.master_addr, parallel_config.master_port
+    threading.Thread(target=_end_without_first_rank, args=place, name=_WATCH, daemon=True).start()
+
+
+def _end_without_first_rank(host: str, port: int) -> None:
+    wait_until_closed(host, port)
+    _end(f"tcp://{host}:{port}")
+
+
 def _end_without_head(address: str) -> None:
     wait_until_gone(address)
+    _end(address)
+
+
+def _end(address: str) -> None:
     name = multiprocessing.current_process().name
     logger.error(
         "ascend_ext: the head node at %s has been away for %g s: its server has ended, or the network is cut; "
@@ -64,6 +81,34 @@ def _end_without_head(address: str) -> None:
         name,
     )
     end_this_process()
+
+
+def wait_until_closed(host: str, port: int, patience_s: float = PATIENCE_S) -> None:
+    """Waits until nobody has listened at a TCP port for `patience_s` seconds without a break, once somebody has.
+
+    By a connection over which nothing is sent, as `wait_until_gone` does where ZMQ listens.
+    """
+    away_since: float | None = None
+    while away_since is None or time.monotonic() - away_since < patience_s:
+        has_connected = False
+        try:
+            with socket.create_connection((host, port), timeout=patience_s) as connection:
+                has_connected = True
+                _have_kernel_probe(connection)
+                connection.settimeout(None)
+                while connection.recv(1):
+                    pass
+        except OSError:
+            time.sleep(patience_s / 20)
+        if has_connected:
+            away_since = time.monotonic()
+
+
+def _have_kernel_probe(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _INTERVAL_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
 
 
 def wait_until_gone(address: str, patience_s: float = PATIENCE_S) -> None:

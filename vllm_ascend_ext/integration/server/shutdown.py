@@ -50,6 +50,9 @@ def end_with_parent() -> None:
     threading.Thread(target=_end_after, args=(parent,), name=_WATCH, daemon=True).start()
     if arguments.get("local_client") is False:  # an engine core of a headless node
         head_watch.watch_head()
+    parallel = vllm_config.parallel_config
+    if parallel.node_rank_within_dp > 0:  # a worker of a headless node
+        head_watch.watch_first_rank(parallel)
 
 
 def _end_after(parent: Any) -> None:

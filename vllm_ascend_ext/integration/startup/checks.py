@@ -11,6 +11,7 @@ from typing import Any
 from vllm_ascend_ext.config import KEY, ExtConfig
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError
+from vllm_ascend_ext.integration.ranks.interface import choose_gloo_interface
 from vllm_ascend_ext.integration.refusal import Refusal, refusals
 from vllm_ascend_ext.integration.registry import enabled
 from vllm_ascend_ext.integration.server import launcher, shutdown
@@ -92,6 +93,7 @@ def settle(vllm_config: Any, config: ExtConfig, device_type: str) -> None:
     for feature in enabled(config):
         feature.configure(deployment)
         feature.prepare_engine()
+    choose_gloo_interface(vllm_config.parallel_config)
     shutdown.replace_serve_http()
     launcher.replace_ends()
     change.replace(WORKER_CLASS, device.worker, vllm_config.parallel_config)

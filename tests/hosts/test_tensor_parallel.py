@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tensor-parallel engine of two hosts: `--nnodes 2`, `--headless` on the second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.hosts.network import TwoHosts
+from tests.hosts.serving import assert_a_cut_is_named, assert_equals, complete_on_one_host, serving
+from tests.support.long_tables import long_table
+from tests.support.reference import make_prompts
+
+pytestmark = [
+    *(pytest.mark.engine, pytest.mark.slow, pytest.mark.distributed, long_table),
+    pytest.mark.usefixtures("vllm_preloaded"),
+]
+
+FEATURES = ("attn_scatter", "eplb_load", "mtp_output")
+
+
+def test_ranks_of_a_replica_on_two_hosts(tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
+    launch = (
+        *("--tensor-parallel-size", "2", "--nnodes", "2", "--distributed-executor-backend", "mp"),
+        *("--master-addr", hosts.head.address, "--master-port", "29501"),
+    )
+    prompts = make_prompts(tiny_model)[:6]
+    expected = complete_on_one_host(tiny_model, prompts)
+    of_second = ("--node-rank", "1")
+    with serving(hosts, tiny_model, tmp_path, FEATURES, launch, of_second, [hosts.head]) as served:
+        readers = served.readers(hosts.second)
+        assert_equals(served, prompts, expected, readers)
+        assert_a_cut_is_named(served, prompts, readers)
+    served.wait_until_nothing_is_left(reader=hosts.second)
