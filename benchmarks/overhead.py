@@ -27,7 +27,7 @@ from report import print_machine, spread  # noqa: E402
 from turns import run_turns  # noqa: E402
 
 from vllm_ascend_ext.tools.engine import EngineCase  # noqa: E402
-from vllm_ascend_ext.tools.forked_ranks import preload  # noqa: E402
+from vllm_ascend_ext.tools.preload import preload  # noqa: E402
 
 BASELINE, OFF, ON = "the device's own runner", "everything off", "eplb_load on"
 VARIANTS = (BASELINE, OFF, ON)
