@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "fast_path.h"
@@ -153,12 +154,18 @@ PyObject* FastReceiver::Read(const WholeFrame& found) {
     }
   }
   if (has_roster) {
-    const uint64_t bytes = roster.WholeBytes();
+    const SectionPlace& place = found.sections[0];
+    const bool is_whole = place.kind == kRosterKind;
+    const uint64_t bytes = is_whole ? place.bytes : roster.WholeBytes();
     if (bytes > end_.roster_bytes) {
       return nullptr;
     }
     uint8_t* text = BeginRoster(end_, rosters_.As<uint8_t>());
-    roster.WriteWhole(text);
+    if (is_whole) {
+      std::memcpy(text, place.body, bytes);
+    } else {
+      roster.WriteWhole(text);
+    }
     FinishRoster(text, bytes, found.stamp.sequence);
   }
   PyObject* frame = NewFrame(found, roster);

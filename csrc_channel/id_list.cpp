@@ -6,19 +6,40 @@
 namespace ascend_ext {
 namespace {
 
-// A digest for the table of AreDistinct: ids of one digest are compared.
-uint64_t Digest(const char* text, uint64_t bytes) {
-  uint64_t digest = bytes;
-  for (; bytes >= 8; text += 8, bytes -= 8) {
-    uint64_t word;
-    std::memcpy(&word, text, sizeof(word));
-    digest = (digest ^ word) * 0x9E3779B97F4A7C15u;
-    digest ^= digest >> 32;
+constexpr uint64_t kOdd = 0x9E3779B97F4A7C15u, kHighBits = 0x8080808080808080u;
+
+uint64_t Word(const char* text) {
+  uint64_t word;
+  std::memcpy(&word, text, sizeof(word));
+  return word;
+}
+
+// Up to eight bytes.
+uint64_t ShortWord(const char* text, uint64_t bytes) {
+  uint64_t word = 0;
+  for (uint64_t at = 0; at < bytes; ++at) {
+    word = word << 8 | static_cast<uint8_t>(text[at]);
   }
-  uint64_t rest = 0;
-  std::memcpy(&rest, text, bytes);
-  digest = (digest ^ rest) * 0x9E3779B97F4A7C15u;
-  return digest ^ digest >> 29;
+  return word;
+}
+
+// Both halves of a product.
+uint64_t Mixed(uint64_t one, uint64_t other) {
+  const unsigned __int128 product = static_cast<unsigned __int128>(one) * other;
+  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+}
+
+// A digest for the table of AreDistinct: ids of one digest are compared. The last words of a text overlap.
+uint64_t Digest(const char* text, uint64_t bytes) {
+  uint64_t digest = bytes * kOdd;
+  if (bytes < 8) {
+    return Mixed(ShortWord(text, bytes) ^ kOdd, digest ^ kHighBits);
+  }
+  const char* const last = text + bytes - 8;
+  for (; last - text > 8; text += 16) {
+    digest = Mixed(Word(text) ^ kOdd, Word(text + 8) ^ digest);
+  }
+  return Mixed(Word(text) ^ kOdd, Word(last) ^ digest);
 }
 
 uint8_t* Zeros(uint8_t* to, const uint8_t* end) {
@@ -28,16 +49,17 @@ uint8_t* Zeros(uint8_t* to, const uint8_t* end) {
   return to;
 }
 
-// Returns a str of UTF-8, or NULL with an exception set.
-PyObject* NewText(const char* text, uint64_t bytes) {
-  uint64_t bits = 0, rest = 0, at = 0;
+bool IsAscii(const char* text, uint64_t bytes) {
+  uint64_t bits = 0, at = 0;
   for (; at + 8 <= bytes; at += 8) {
-    uint64_t word;
-    std::memcpy(&word, text + at, sizeof(word));
-    bits |= word;
+    bits |= Word(text + at);
   }
-  std::memcpy(&rest, text + at, bytes - at);
-  if ((bits | rest) & 0x8080808080808080u || bytes < 2) {  // Python shares the shortest
+  return !((bits | ShortWord(text + at, bytes - at)) & kHighBits);
+}
+
+// Returns a str of UTF-8, or NULL with an exception set.
+PyObject* NewText(const char* text, uint64_t bytes, bool is_ascii) {
+  if (!is_ascii || bytes < 2) {  // Python shares the shortest
     return PyUnicode_DecodeUTF8(text, static_cast<Py_ssize_t>(bytes), nullptr);
   }
   PyObject* ascii = PyUnicode_New(static_cast<Py_ssize_t>(bytes), 127);
@@ -124,6 +146,7 @@ bool IdList::Read(const IdList& before, uint64_t count, const uint8_t* rows, uin
     return false;
   }
   const char* const end = text + text_bytes;
+  const bool is_ascii = IsAscii(text, text_bytes);
   uint64_t used = 0;
   for (uint64_t row = 0; row < count; ++row) {
     uint32_t next = static_cast<uint32_t>(row);
@@ -140,7 +163,7 @@ bool IdList::Read(const IdList& before, uint64_t count, const uint8_t* rows, uin
       continue;
     }
     const uint16_t length = Length(lengths, used++);
-    PyObject* object = length <= end - text ? NewText(text, length) : nullptr;
+    PyObject* object = length <= end - text ? NewText(text, length, is_ascii) : nullptr;
     Id id;
     if (!object) {
       PyErr_Clear();

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm serve` with two API servers under a prefix: /metrics of each, a ring that is full, and the end."""
+"""`vllm serve` with two API servers under a prefix, or two replicas: /metrics, a full ring, and the end."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.long_tables import long_table
 from tests.support.saved_output import next_instance
 from tests.support.server import MODEL_NAME, Server
 from vllm_ascend_ext.mtp_output.errors import ChannelClosedError, NoFrameError
@@ -27,23 +28,24 @@ OURS = "vllm:ascend_ext_"
 OUTPUT = f"{OURS}mtp_output_"
 
 
+TWO_SERVERS = ("--api-server-count", "2", "--root-path", "/llm")
+TWO_REPLICAS = ("--data-parallel-size", "2", "--enable-expert-parallel")  # vLLM starts as many API servers
+
+
 def arguments(instance: int) -> tuple[str, ...]:
     features = {
         "mtp_output": {"enabled": True, "instance": instance, "frames": NUM_FRAMES, "deadline_s": 120},
         "eplb_load": {"enabled": True, "interval": 1},
     }
-    return (
-        *("--api-server-count", "2", "--root-path", "/llm", "--dtype", "float32"),
-        *("--additional-config", json.dumps({"ascend_ext": features})),
-    )
+    return "--dtype", "float32", "--additional-config", json.dumps({"ascend_ext": features})
 
 
 class Reader(threading.Thread):
-    """Acknowledges frames until it is told to pause."""
+    """Acknowledges the frames of a replica until it is told to pause."""
 
-    def __init__(self, instance: int) -> None:
+    def __init__(self, instance: int, replica: int = 0) -> None:
         super().__init__(daemon=True)
-        self._receiver = OutputReceiver(instance, 0, timeout_s=60)
+        self._receiver = OutputReceiver(instance, replica, timeout_s=60)
         self.reads = threading.Event()
         self.reads.set()
         self.num_tokens = 0
@@ -85,8 +87,8 @@ def scrape(server: Server, path: str = "/metrics") -> tuple[dict[str, float], fl
 
 
 @contextmanager
-def serving(model: str, folder: Path, instance: int) -> Iterator[Server]:
-    server = Server(Path(model), arguments(instance), folder)
+def serving(model: str, folder: Path, instance: int, launch: tuple[str, ...]) -> Iterator[Server]:
+    server = Server(Path(model), (*launch, *arguments(instance)), folder)
     try:
         server.wait_until_healthy(600)  # a bound, not a measurement
         yield server
@@ -96,7 +98,7 @@ def serving(model: str, folder: Path, instance: int) -> Iterator[Server]:
 
 def test_metrics_of_two_servers_and_their_end(tiny_model: str, tmp_path: Path) -> None:
     instance = next_instance()
-    with serving(tiny_model, tmp_path, instance) as server:
+    with serving(tiny_model, tmp_path, instance, TWO_SERVERS) as server:
         reader = Reader(instance)
         for total in (NUM_TOKENS, 2 * NUM_TOKENS):
             complete(server)
@@ -133,3 +135,31 @@ def test_metrics_of_two_servers_and_their_end(tiny_model: str, tmp_path: Path) -
         reader.join(10)
     assert "force killing" not in server.output()
     assert not ring_path(instance, 0).exists()
+
+
+@long_table
+def test_metrics_of_two_replicas(tiny_model: str, tmp_path: Path) -> None:
+    """Whatever server answers, it counts both replicas, none twice, no value older than a second."""
+    instance = next_instance()
+    with serving(tiny_model, tmp_path, instance, TWO_REPLICAS) as server:
+        readers = [Reader(instance, replica) for replica in range(2)]
+        for total in (4 * NUM_TOKENS, 8 * NUM_TOKENS):
+            clients = [threading.Thread(target=complete, args=(server,)) for _ in range(4)]
+            for client in clients:
+                client.start()
+            for client in clients:
+                client.join(120)
+            time.sleep(1.1)
+            for _ in range(10):
+                values, _ = scrape(server)
+                assert values[f"{OUTPUT}tokens_total"] == total == sum(reader.num_tokens for reader in readers)
+                assert values[f"{OUTPUT}ring_capacity"] == 2 * NUM_FRAMES
+                assert values[f"{OURS}eplb_load_tokens_total"] >= total - 8
+        assert all(reader.num_tokens > 0 for reader in readers)
+        reports = json.loads(server.get("/ascend_ext/report")[1])
+        assert [(report["replica"], report["rank"]) for report in reports] == [(0, 0), (1, 0)]
+        assert sum(report["mtp_output"]["tokens"] for report in reports) == total
+        server._process.send_signal(signal.SIGTERM)
+        assert server.wait_until_ended(60) == 0
+        server.wait_until_nothing_is_left(60)
+    assert "force killing" not in server.output()

@@ -139,7 +139,7 @@ def test_frames_are_the_engines_tokens(
         options(stop),
         deadline_s=300,
         aborts=ABORTS,
-        reset_at=None if CASES[name][2] else 8,  # not while tokens are on their way
+        reset_at=8,
     )
     expected = plain.outputs | {str(STOPS): stopped}
     seen: set[str] = set()

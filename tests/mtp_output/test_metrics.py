@@ -15,7 +15,7 @@ from vllm_ascend_ext.integration.server import metrics as server_metrics  # noqa
 
 
 class Engine:
-    """Two workers, of which the second one sends."""
+    """Two replicas of two workers, of which the second one sends."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -25,7 +25,9 @@ class Engine:
         self.total += 10
         names = (*output_metrics._COUNTERS, *output_metrics._GAUGES)
         drafts = {"drafts": [self.total, 4], "accepted_drafts": [3, 1]}
-        return [{}, {"mtp_output": {**dict.fromkeys(names, self.total), **drafts, "received": 1}}]
+        sent = {**dict.fromkeys(names, self.total), **drafts, "received": 1}
+        idle = {**dict.fromkeys(names, 1), "drafts": [1], "accepted_drafts": [1]}
+        return [{}, {"mtp_output": sent | {"replica": 0}}, {}, {"mtp_output": idle | {"replica": 1}}]
 
 
 def test_counters_by_position_and_gauges(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,9 +47,10 @@ def test_counters_by_position_and_gauges(monkeypatch: pytest.MonkeyPatch) -> Non
     try:
         for total in (10, 20):
             asyncio.run(middleware({"type": "http", "path": "/metrics"}, None, None))
-            assert value("frames_total") == value("blocked_seconds_total") == value("ring_occupancy") == total
-            assert value("drafts_total", position="0") == total
+            assert value("frames_total") == value("blocked_seconds_total") == value("ring_occupancy") == total + 1
+            assert value("drafts_total", position="0") == total + 1
         assert value("drafts_total", position="1") == 4
+        assert value("accepted_drafts_total", position="0") == 4
         assert value("accepted_drafts_total", position="1") == 1
     finally:
         for collector in set(prometheus_client.REGISTRY._collector_to_names) - before:

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from tests.support.device_copies import CopyCounts, DeviceCopies, DeviceTraffic
+from vllm_ascend_ext.integration.errors import MidStepResetError
 from vllm_ascend_ext.mtp_output.errors import ChannelClosedError
 from vllm_ascend_ext.mtp_output.frames.frame import Frame, RequestStatus, Source
 from vllm_ascend_ext.mtp_output.outlet import replica_endpoint
@@ -133,7 +136,7 @@ def run_saved(
     """Runs the prompts, with one reader a replica, and ends the engine.
 
     sampling: of each prompt; aborts: prompt → engine step after which it is aborted; reset_at: step after which
-    the prefix cache is reset, which preempts all that runs.
+    the prefix cache is reset, which preempts all that runs, or, under asynchronous scheduling, is refused.
     """
     counts = list(split) if split is not None else even_split(len(prompts), case.layout.dp)
 
@@ -247,6 +250,15 @@ def _tell_the_last_ends(engine: Any) -> None:
             core.execute_dummy_batch()
 
 
+def _reset(engine: Any, case: EngineCase) -> None:
+    """Preempts all that runs, or, where tokens are on their way, sees that this is refused."""
+    if not (case.engine_args or {}).get("async_scheduling"):
+        assert engine.reset_prefix_cache(reset_running_requests=True)
+        return
+    with pytest.raises(MidStepResetError, match="pause generation first"):
+        engine.reset_prefix_cache(reset_running_requests=True)
+
+
 def _run(
     case: EngineCase,
     rank: Rank,
@@ -275,7 +287,7 @@ def _run(
         _take(results, outputs, logprobs)
         step += 1
         if step == reset_at:
-            assert engine.reset_prefix_cache(reset_running_requests=True)
+            _reset(engine, case)
         engine.abort_request([str(index) for index, at in aborts.items() if at == step and index in indices])
     _tell_the_last_ends(engine)
     report = llm.collective_rpc("ascend_ext_report")[0] if case.ascend_ext is not None else {}

@@ -37,6 +37,10 @@ class MovedExpertsError(RuntimeError):
     """Refuses to load weights into a running model whose experts EPLB has moved since they were loaded."""
 
 
+class MidStepResetError(RuntimeError):
+    """Refuses to reset the cache of running requests with tokens on their way: frames cannot take them back."""
+
+
 def print_plain_errors() -> None:
     """Makes an uncaught `PlainError` end the process with the error's message alone (exit status 1).
 

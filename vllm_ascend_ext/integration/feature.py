@@ -54,6 +54,10 @@ class Feature(Protocol):
         """Changes vLLM's configuration where the feature needs that, after all checks have passed."""
         return None
 
+    def prepare_engine(self) -> None:
+        """Changes what vLLM's engine core does, in every process that may run one; called more than once."""
+        return None
+
     def before_load(self, config: Any, stack: Stack) -> AbstractContextManager[None]:
         """Returns the context in which a runner is built and its models load.
 

@@ -12,6 +12,7 @@ from vllm_ascend_ext.dp_gather.commitment import Commitment
 from vllm_ascend_ext.integration.errors import MovedExpertsError
 from vllm_ascend_ext.integration.feature import BoundFeature
 from vllm_ascend_ext.integration.ranks import traffic
+from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.registry import FEATURES, enabled
 from vllm_ascend_ext.integration.startup.activation import read_config
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
@@ -121,7 +122,8 @@ class ExtWorker:
             reset: whether to forget the counts afterwards.
         """
         bound = {feature.name: self.bound_features.get(feature.name) for feature in FEATURES}
-        report: dict[str, Any] = {"rank": self.rank, "traffic": traffic.report()}
+        replica = rank_place(self.vllm_config.parallel_config).replica
+        report: dict[str, Any] = {"replica": replica, "rank": self.rank, "traffic": traffic.report()}
         report["placements"] = expert_placements(self.model_runner)
         report |= {name: None if feature is None else feature.report() for name, feature in bound.items()}
         if reset:

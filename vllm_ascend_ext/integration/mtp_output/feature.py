@@ -10,6 +10,7 @@ from vllm_ascend_ext.integration.feature import BoundFeature, Feature
 from vllm_ascend_ext.integration.mtp_output import limits
 from vllm_ascend_ext.integration.mtp_output.bind import attach, report_of
 from vllm_ascend_ext.integration.mtp_output.metrics import MtpOutputMetrics
+from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.upstream.stack import Stack
 from vllm_ascend_ext.mtp_output.step.pipeline import StepPipeline
 
@@ -22,16 +23,23 @@ class MtpOutputFeature(Feature):
     rules = limits.RULES
     metric_set = MtpOutputMetrics
 
+    def prepare_engine(self) -> None:
+        """Has the scheduler refuse what takes tokens back."""
+        from vllm_ascend_ext.integration.mtp_output import resets
+
+        resets.refuse_in_mid_step()
+
     def bind(self, worker: Any, config: MtpOutputConfig, stack: Stack) -> BoundOutput:
         """Makes the worker's runner give its output to us."""
-        return BoundOutput(attach(worker, config))
+        replica = rank_place(worker.vllm_config.parallel_config).replica
+        return BoundOutput(attach(worker, config), replica)
 
 
 class BoundOutput(BoundFeature):
-    """Holds the output pipeline of one worker."""
+    """Holds the output pipeline of one worker of a replica."""
 
-    def __init__(self, outputs: StepPipeline) -> None:
-        self.outputs = outputs
+    def __init__(self, outputs: StepPipeline, replica: int) -> None:
+        self.outputs, self.replica = outputs, replica
 
     def report(self) -> dict[str, Any]:
         """Returns what this rank copied, received and sent."""
@@ -43,7 +51,7 @@ class BoundOutput(BoundFeature):
     def metric_values(self) -> dict[str, Any] | None:
         """Returns the values for /metrics, or None on ranks that do not send."""
         document = self.report()
-        return document if "frames" in document else None
+        return document | {"replica": self.replica} if "frames" in document else None
 
     def close(self) -> None:
         """Closes the ring or socket, after the last frames."""

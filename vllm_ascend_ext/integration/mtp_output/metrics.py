@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows MTP output on a server's /metrics: accepted drafts by position, and how frames reach their readers.
 
-The rank that sends answers. Of several replicas behind one API server, vLLM's client passes on the first answer.
-Rings on the server's own host are looked at in shared memory, those of all its replicas.
+The rank of each replica that sends answers, and a server shows the sums over its replicas. Rings on the server's
+own host are looked at in shared memory, those of all its replicas.
 """
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 from vllm_ascend_ext.config import MtpOutputConfig
@@ -38,6 +39,7 @@ class MtpOutputMetrics(MetricSet):
 
     def __init__(self, model_name: str) -> None:
         super().__init__(model_name)
+        self._answers: dict[int, dict[str, Any]] = {}
         for name, text in _COUNTERS.items():
             self.add("counter", name, text)
         for name, text in _BY_POSITION.items():
@@ -46,12 +48,14 @@ class MtpOutputMetrics(MetricSet):
             self.add("gauge", name, text)
 
     def show(self, values: dict[str, Any]) -> None:
-        """Shows one rank's answer."""
+        """Shows the sums over the replicas, of which `values` is one's newest answer."""
+        self._answers[values["replica"]] = values
+        answers = self._answers.values()
         for name in (*_COUNTERS, *_GAUGES):
-            self.put(name, values[name])
+            self.put(name, sum(answer[name] for answer in answers))
         for name in _BY_POSITION:
-            for position, count in enumerate(values[name]):
-                self.put(name, count, str(position))
+            for position, counts in enumerate(zip_longest(*(answer[name] for answer in answers), fillvalue=0)):
+                self.put(name, sum(counts), str(position))
 
     def look(self, vllm_config: Any, section: MtpOutputConfig) -> None:
         """Shows how full the rings of this host's replicas are together, and how long their writers have waited: a

@@ -17,6 +17,7 @@ from typing import Any
 
 from vllm_ascend_ext.config import ExtConfig
 from vllm_ascend_ext.integration.registry import enabled
+from vllm_ascend_ext.integration.server.all_workers import ask_all_workers
 from vllm_ascend_ext.integration.upstream.metric_set import MetricSet, ShownMetric
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class MetricsRefresh:
 
     async def _ask(self) -> None:
         try:
-            answers = await self._client.collective_rpc("ascend_ext_metrics")
+            answers = await ask_all_workers(self._client, "ascend_ext_metrics")
             for answer in filter(None, answers):
                 for name, values in answer.items():
                     if name in self._sets:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers `GET /ascend_ext/report` of a server with the list that `collective_rpc` returns, as JSON."""
+"""Answers `GET /ascend_ext/report` of a server with the reports of all its ranks, as JSON."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_ascend_ext.config import ExtConfig
+from vllm_ascend_ext.integration.server.all_workers import ask_all_workers
 
 logger = logging.getLogger(__name__)
 
 REPORT_PATH = "/ascend_ext/report"
 NUM_RANKS_HEADER = "Ascend-Ext-Num-Ranks"
-"""Header of the answer: how many ranks the deployment has. vLLM's client asks one data-parallel replica."""
+"""Header of the answer: how many ranks the deployment has; a server behind another load balancer asks one
+replica's only."""
 
 _LEAST_AGE_S = 1.0  # a younger report is given once more, because a new one waits for the device
 _ANSWER_S = 10.0
@@ -79,6 +81,6 @@ class ReportRoute:
     async def _newest(self) -> list[Any]:
         async with self._lock:
             if time.monotonic() - self._asked_s >= _LEAST_AGE_S:
-                self._reports = await self._client.collective_rpc("ascend_ext_report")
+                self._reports = await ask_all_workers(self._client, "ascend_ext_report")
                 self._asked_s = time.monotonic()
             return self._reports

@@ -19,6 +19,7 @@ from vllm_ascend_ext.integration.errors import EngineDiedError
 from vllm_ascend_ext.integration.server import head_watch
 from vllm_ascend_ext.integration.server.head_watch import end_this_process
 from vllm_ascend_ext.integration.server.launcher import GRACE_S
+from vllm_ascend_ext.integration.upstream.engine_process import arguments_of_this_process
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.change import Change
 from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
@@ -40,8 +41,7 @@ def end_with_parent() -> None:
     not run its plug-ins again in the child. The command line of vLLM always spawns.
     """
     parent = multiprocessing.parent_process()
-    # an argument of this process: vLLM gives a configuration to engine cores and workers only
-    arguments = getattr(multiprocessing.current_process(), "_kwargs", {})
+    arguments = arguments_of_this_process()
     vllm_config = arguments.get("vllm_config")
     if parent is None or KEY not in (getattr(vllm_config, "additional_config", None) or {}):
         return

@@ -8,9 +8,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from vllm_ascend_ext.config import ConfigError, ExtConfig
+from vllm_ascend_ext.config import KEY, ConfigError, ExtConfig
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError, print_plain_errors
 from vllm_ascend_ext.integration.server import shutdown
+from vllm_ascend_ext.integration.upstream.engine_process import arguments_of_this_process
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import startup as seams
 
@@ -26,6 +27,7 @@ def activate(platform: Any) -> None:
     print_plain_errors()
     _log_where_vllm_logs()
     shutdown.end_with_parent()
+    _prepare_engine()
     platform_class = type(platform)
     if platform_class.__module__.startswith("vllm_ascend_ext."):
         platform.replace_for_configuration()
@@ -46,6 +48,16 @@ def activate(platform: Any) -> None:
         return staticmethod(check_and_update_config)
 
     change.wrap(seams.CONFIGURATION_HOOK, platform_class, ending_in_ours)
+
+
+def _prepare_engine() -> None:
+    """Prepares an engine core that vLLM runs in a process of its own; `checks.settle` prepares all others."""
+    vllm_config = arguments_of_this_process().get("vllm_config")
+    if KEY in (getattr(vllm_config, "additional_config", None) or {}):
+        from vllm_ascend_ext.integration.registry import enabled
+
+        for feature in enabled(read_config(vllm_config) or ExtConfig()):
+            feature.prepare_engine()
 
 
 def _log_where_vllm_logs() -> None:

@@ -91,6 +91,7 @@ def settle(vllm_config: Any, config: ExtConfig, device_type: str) -> None:
     deployment = Deployment(vllm_config, config, device, device.load_stack())
     for feature in enabled(config):
         feature.configure(deployment)
+        feature.prepare_engine()
     shutdown.replace_serve_http()
     launcher.replace_ends()
     change.replace(WORKER_CLASS, device.worker, vllm_config.parallel_config)

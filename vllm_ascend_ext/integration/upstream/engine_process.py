@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from typing import Any
 
 from vllm.config import get_current_vllm_config_or_none
 
@@ -20,5 +21,10 @@ def is_part_of_an_engine() -> bool:
     process = multiprocessing.current_process()
     if multiprocessing.parent_process() is None:
         return False
-    # vLLM gives a configuration as an argument to engine cores and workers, and to API servers a name
-    return "vllm_config" in getattr(process, "_kwargs", {}) or process.name.startswith("ApiServer_")
+    # vLLM gives a configuration to engine cores and workers, and to API servers a name
+    return "vllm_config" in arguments_of_this_process() or process.name.startswith("ApiServer_")
+
+
+def arguments_of_this_process() -> dict[str, Any]:
+    """Returns what vLLM gave this process when it started it: a `vllm_config` to engine cores and workers only."""
+    return getattr(multiprocessing.current_process(), "_kwargs", {})

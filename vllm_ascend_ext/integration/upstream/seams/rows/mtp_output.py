@@ -32,6 +32,15 @@ ASYNC_OUTPUTS = (
         ("model_runner_output", "sampled_token_ids"),
     ),
 )
+RESET = Seam(
+    "vllm.v1.core.sched.scheduler:Scheduler.reset_prefix_cache",
+    "wrap",
+    "mtp_output",
+    DEVICES,
+    "in mid-step it drops tokens that frames have, on which the engine would end",
+    "vLLM lets the steps in flight end before it resets running requests",
+    ("reset_running_requests",),
+)
 SAMPLED = Seam(
     "vllm.v1.outputs:SamplerOutput.sampled_token_ids",
     "mark",
@@ -60,6 +69,24 @@ _WHY_FACTS = "what a step begins, continues and ends, by which tokens are number
 _WHY_SAMPLED = "what was sampled, as it is packed and handed back"
 
 ROWS = (
+    RESET,
+    *members(
+        "vllm.v1.core.sched.scheduler:Scheduler",
+        {"running": None, "vllm_config": None},
+        "read",
+        "mtp_output",
+        DEVICES,
+        why="whether a reset would take tokens back",
+        remove_when=RESET.remove_when,
+    ),
+    Seam(
+        "vllm.v1.request:Request.num_output_placeholders",
+        "read",
+        "mtp_output",
+        DEVICES,
+        "tokens of a request that are on their way",
+        RESET.remove_when,
+    ),
     *ASYNC_OUTPUTS,
     SAMPLED,
     TOKEN_IDS,

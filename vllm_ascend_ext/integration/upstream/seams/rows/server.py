@@ -107,6 +107,7 @@ ROWS = (
             "dead_error": None,
             "output_processor": None,
             "vllm_config": None,
+            "engine_core": None,
             "collective_rpc": ("method",),
         },
         "read",
@@ -114,6 +115,22 @@ ROWS = (
         DEVICES,
         why="tells whether the engine died, answers open requests, and asks workers for their metrics",
         remove_when=SERVE_HTTP.remove_when,
+    ),
+    *(
+        Seam(
+            f"vllm.v1.engine.core_client:{target}",
+            "read",
+            "server",
+            DEVICES,
+            "asks the workers of every replica; vLLM's own call passes on the first replica's answers",
+            "AsyncLLM.collective_rpc returns the answers of all replicas",
+            parameters,
+        )
+        for target, parameters in (
+            ("DPLBAsyncMPClient", None),
+            ("AsyncMPClient._call_utility_async", ("method", "engine")),
+            ("MPClient.core_engines", None),
+        )
     ),
     Seam(
         "vllm.v1.engine.output_processor:OutputProcessor.propagate_error",
