@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.engines.told_frames import Told
 from tests.support.host_build import build_host
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts
-from tests.support.saved_output import SavedRun, Told, assert_frames_are_the_tokens, next_instance, run_saved
+from tests.support.saved_output import SavedRun, assert_frames_are_the_tokens, next_instance, run_saved
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
 from vllm_ascend_ext.mtp_output.ring import backend
 from vllm_ascend_ext.mtp_output.ring.folder import ring_path

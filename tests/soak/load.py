@@ -110,7 +110,7 @@ class Load:
     async def _orders(self, client: AsyncOpenAI) -> None:
         """Pauses and resumes generation, and forgets the prefix cache, with and without what runs."""
         while self._going:
-            await asyncio.sleep(self._rng.uniform(3, 9))
+            await self._rest(self._rng.uniform(3, 9))
             order = self._rng.choice(("pause", "reset", "preempt"))
             try:
                 if order == "reset":
@@ -134,7 +134,7 @@ class Load:
     async def _bench(self, server: Server) -> None:
         """Runs vLLM's own client now and then; its requests have no right answers, but all must be served."""
         while self._going:
-            await asyncio.sleep(self._rng.uniform(10, 40))
+            await self._rest(self._rng.uniform(10, 40))
             if not self._going:
                 return
             process = await asyncio.create_subprocess_exec(
@@ -145,11 +145,23 @@ class Load:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )
-            out, _ = await process.communicate()
+            said = asyncio.create_task(process.communicate())
+            ends = asyncio.create_task(self._end.wait())
+            await asyncio.wait({said, ends}, return_when=asyncio.FIRST_COMPLETED)
+            if self._dying:  # it would wait for the server for minutes
+                with suppress(ProcessLookupError):
+                    process.kill()
+            ends.cancel()
+            out, _ = await said
             if f"Successful requests: {_NUM_BENCH_PROMPTS} " in " ".join(out.decode().split()) + " ":
                 self.score.orders["bench"] += 1
             elif not self._dying:
                 self.score.unexpected.append(f"vllm bench serve: {out.decode()[-2000:]}")
+
+    async def _rest(self, seconds: float) -> None:
+        """Waits so long, or until the load ends."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._end.wait(), seconds)
 
     def _note(self, error: APIError) -> None:
         """Takes an error: while the server dies each is right that says what it is."""

@@ -19,12 +19,13 @@ from tests.support.engines.apart import A2_SOC, A3_SOC, REPLAY, call_apart
 from tests.support.engines.expert_load import assert_every_row_counts, summed_load
 from tests.support.engines.file_connector import transfer
 from tests.support.engines.near_ties import follow
+from tests.support.engines.told_frames import Told
 from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, VALID_COUNTS, others
 from tests.support.engines.worker_processes import run_in_workers
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
 from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_qwen3_moe
-from tests.support.saved_output import Told, assert_frames_are_the_tokens, next_instance
+from tests.support.saved_output import assert_frames_are_the_tokens, next_instance
 from vllm_ascend_ext.drafts import decode_tokens
 from vllm_ascend_ext.mtp_output.frames.frame import RequestStatus
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.saved_output import FrameReader, Told, forget_warm_up, read_frames
+from tests.support.engines.told_frames import FrameReader, Told, read_frames
+from tests.support.saved_output import forget_warm_up
 from vllm_ascend_ext.tools.engine import Completion, EngineCase, EngineResult, RankResult
 from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 
