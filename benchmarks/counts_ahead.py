@@ -26,7 +26,8 @@ from turns import run_turns  # noqa: E402
 
 from vllm_ascend_ext.integration.dp_gather.counts.row_counts import AskedCounts, RowCounts  # noqa: E402
 from vllm_ascend_ext.tools.engine import EngineCase  # noqa: E402
-from vllm_ascend_ext.tools.forked_ranks import Layout, preload  # noqa: E402
+from vllm_ascend_ext.tools.forked_ranks import Layout  # noqa: E402
+from vllm_ascend_ext.tools.preload import preload  # noqa: E402
 
 BEFORE, BESIDE, AHEAD = "asked before the pass", "asked beside the pass", "known ahead"
 WAYS = (BEFORE, BESIDE, AHEAD)

@@ -32,7 +32,8 @@ from turns import run_turns  # noqa: E402
 
 from vllm_ascend_ext.mtp_output.ring.backend import installed_backend  # noqa: E402
 from vllm_ascend_ext.tools.engine import EngineCase  # noqa: E402
-from vllm_ascend_ext.tools.forked_ranks import Layout, preload  # noqa: E402
+from vllm_ascend_ext.tools.forked_ranks import Layout  # noqa: E402
+from vllm_ascend_ext.tools.preload import preload  # noqa: E402
 
 BASELINE, OFF, ON, ALL = "the device's own runner", "everything off", "eplb_load on", "all features on"
 VARIANTS = (BASELINE, OFF, ON, ALL)

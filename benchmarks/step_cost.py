@@ -28,7 +28,8 @@ from report import print_machine  # noqa: E402
 
 from vllm_ascend_ext.mtp_output.ring.backend import installed_backend  # noqa: E402
 from vllm_ascend_ext.tools.engine import EngineCase  # noqa: E402
-from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, preload, run_ranks  # noqa: E402
+from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks  # noqa: E402
+from vllm_ascend_ext.tools.preload import preload  # noqa: E402
 
 THEIRS = "not ours"
 ONE = {

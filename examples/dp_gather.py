@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
-from vllm_ascend_ext.tools.forked_ranks import Layout, preload
+from vllm_ascend_ext.tools.forked_ranks import Layout
+from vllm_ascend_ext.tools.preload import preload
 
 # the first replica gets seven of them, so that the replicas' rows are uneven
 PROMPTS = ["def main():\n    ", "import os\n", "class Reader:\n", "for name in names:\n"] * 2

@@ -18,3 +18,5 @@ export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TORCHDYNAMO_DISABLE=1
 # with CI set, torch refuses operators that return their input; it warns on a server, where vllm-ascend's do so
 export TORCHINDUCTOR_ERROR_ON_CUSTOM_OP_ALIASING=0
+# each module of the checkout is compiled once, not by each process that imports it
+unset PYTHONDONTWRITEBYTECODE

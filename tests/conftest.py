@@ -30,9 +30,9 @@ def tiny_model() -> str:
 @pytest.fixture(scope="session")
 def vllm_preloaded() -> None:
     """Imports vLLM once in this process (some ten seconds); every rank is a fork of it."""
-    from vllm_ascend_ext.tools import forked_ranks
+    from vllm_ascend_ext.tools.preload import preload
 
-    forked_ranks.preload()
+    preload()
 
 
 def pytest_configure() -> None:

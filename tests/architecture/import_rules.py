@@ -47,7 +47,7 @@ UNSEEN = (  # files that import what a table of theirs names
     "integration/upstream/seams/",
     "integration/startup/plugin.py",
     "tools/doctor/",
-    "tools/forked_ranks.py",
+    "tools/preload.py",
     "tools/demo/run.py",
 )
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
-import importlib
 import multiprocessing
 import os
 import signal
@@ -30,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ascend_ext import envs
-from vllm_ascend_ext.integration.upstream.devices import DEVICES
 
 Job = Callable[["Rank"], Any]
 _TAIL_LINES = 15
@@ -79,21 +77,6 @@ class _Child:
     log: Path
     result: Any = None
     done: bool = field(default=False)
-
-
-def preload() -> None:
-    """Imports everything a rank of a DeepSeek engine needs on this device, so that the forks start warm."""
-    import vllm.entrypoints.llm
-    import vllm.model_executor.models.deepseek_mtp
-    import vllm.model_executor.models.deepseek_v2
-    import vllm.plugins
-    import vllm.v1.engine.llm_engine
-    import vllm.v1.executor.uniproc_executor  # noqa: F401
-    from vllm.platforms import current_platform
-
-    vllm.plugins.load_general_plugins()
-    if device := DEVICES.get(current_platform.device_type):
-        importlib.import_module(device.worker.rpartition(".")[0])
 
 
 def run_ranks(
@@ -182,7 +165,7 @@ def _end(children: list[_Child]) -> None:
         for end_workers in (_wait, _terminate, _kill_all_but_trackers):
             end_workers(child)
             end = time.monotonic() + 2
-            while _signal(child, 0) and time.monotonic() < end:
+            while _is_running(child) and time.monotonic() < end:
                 time.sleep(0.02)
         _signal(child, signal.SIGKILL)
         child.pipe.close()
@@ -203,6 +186,19 @@ def _kill_all_but_trackers(child: _Child) -> None:
             is_tracker = b"multiprocessing.resource_tracker" in (process / "cmdline").read_bytes()
             if not is_tracker and os.getpgid(int(process.name)) == child.process.pid:
                 os.kill(int(process.name), signal.SIGKILL)
+
+
+def _is_running(child: _Child) -> bool:
+    """Returns whether a process of a rank's group runs. One that has ended may stay in the group for seconds,
+    until the first process of the machine, which has inherited it, asks for its status."""
+    if not _signal(child, 0):
+        return False
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            state, _, group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(group) == child.process.pid and state not in "ZX":
+                return True
+    return False
 
 
 def _signal(child: _Child, number: int) -> bool:

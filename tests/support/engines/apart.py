@@ -98,10 +98,10 @@ def count_dispatches(log: Path) -> None:
 
 def main(asked: Path, answered: Path) -> None:
     """Does what `call_apart` has written, and writes the answer."""
-    from vllm_ascend_ext.tools import forked_ranks
+    from vllm_ascend_ext.tools.preload import preload
 
     function, arguments, named = pickle.loads(asked.read_bytes())
-    forked_ranks.preload()
+    preload()
     quantised.allow_float32()
     sparse.allow_float32()
     log = dispatches(asked.parent)

@@ -20,6 +20,7 @@ from vllm_ascend_ext.tools import forked_ranks
 from vllm_ascend_ext.tools.demo.input import DemoOptions, check_options, model_len, read_model_config
 from vllm_ascend_ext.tools.demo.view import DemoView
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
+from vllm_ascend_ext.tools.preload import preload
 
 _DEADLINE_S = 600.0
 _ENVIRONMENT = {
@@ -59,8 +60,13 @@ def run_demo(options: DemoOptions, view: DemoView) -> dict[str, Any]:
         result = run_engine(
             case, prompts, max_tokens=options.max_tokens, deadline_s=_DEADLINE_S, on_delta=on_delta
         )
-    reference = None
-    if options.compare:
+    from vllm_ascend_ext.tools.demo import report
+    from vllm_ascend_ext.tools.demo.drawing import drawn_meanwhile
+
+    document = report.build_document(options, result, None, load_seconds)
+    with drawn_meanwhile(report.heatmap_of_document(document), options.heatmap):
+        if not options.compare:
+            return document
         what = "the same prompts on 1 rank, everything off"
         with view.engine(what, prompts, options.max_tokens, texts=False) as on_delta:
             reference = run_engine(
@@ -70,12 +76,7 @@ def run_demo(options: DemoOptions, view: DemoView) -> dict[str, Any]:
                 deadline_s=_DEADLINE_S,
                 on_delta=on_delta,
             )
-    from vllm_ascend_ext.eplb_load.heatmap.heatmap import write_heatmap
-    from vllm_ascend_ext.tools.demo import report
-
-    document = report.build_document(options, result, reference, load_seconds)
-    write_heatmap(report.heatmap_of_document(document), options.heatmap)
-    return document
+    return report.build_document(options, result, reference, load_seconds)
 
 
 def exit_status(document: dict[str, Any]) -> int:
@@ -91,7 +92,7 @@ def exit_status(document: dict[str, Any]) -> int:
 
 def _preload() -> None:
     try:
-        forked_ranks.preload()
+        preload()
     except StartupError:
         raise
     except Exception as error:
