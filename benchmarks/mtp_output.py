@@ -12,7 +12,7 @@ Rounds alternate between the transports, so that a drifting machine drifts for a
 waits on purpose. Latency: at a fixed rate, from before the encoding until after the decoding.
 
 With --baseline, a checkout of an older commit, that commit's ring takes part in the same rounds, by the same
-script (`mtp_ring`) in processes that import its package.
+script (`channels/ring.py`) in processes that import its package.
 
     git worktree add /tmp/before 8207f503
     PYTHONPATH=. python benchmarks/mtp_output.py --baseline /tmp/before
@@ -35,8 +35,8 @@ import numpy as np  # noqa: E402
 import vllm  # noqa: E402
 import xxhash  # noqa: E402
 import zmq  # noqa: E402
-from mtp_ring import BATCHES, measure, section_of  # noqa: E402
-from mtp_transports import Queue, SysV, Zmq  # noqa: E402
+from channels.ring import BATCHES, measure, section_of  # noqa: E402
+from channels.transports import Queue, SysV, Zmq  # noqa: E402
 from report import print_machine, spread  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +62,7 @@ def our_ring(root: Path, module: str, batches: str) -> Callable[..., Measured]:
     """Returns what measures the ring of the package in `root`, in a process of its own."""
 
     def measured(num_requests: int, top_k: int, num_messages: int, num_timed: int, rate: float) -> Measured:
-        command = [sys.executable, str(ROOT / "benchmarks" / "mtp_ring.py"), "--batches", batches]
+        command = [sys.executable, str(ROOT / "benchmarks" / "channels" / "ring.py"), "--batches", batches]
         command += ["--requests", str(num_requests), "--top-k", str(top_k), "--rate", str(rate)]
         command += ["--messages", str(num_messages), "--timed", str(num_timed)]
         command += ["--module", module] if module else []

@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+Answer = TypeVar("Answer")
 _POLL_INTERVAL_S = 0.02
 _ANSWER_S = 2.0  # for which a store is waited for
 
@@ -71,7 +72,7 @@ class RollCall:
         except RuntimeError:
             return None
 
-    def _asking(self, ask: Callable[[], Any]) -> Any:
+    def _asking(self, ask: Callable[[], Answer]) -> Answer:
         """Returns what the store answers, whose own calls have no deadline: over a cable that was cut they wait
         until the kernel gives up, after a quarter of an hour.
 
@@ -80,7 +81,7 @@ class RollCall:
         """
         if self._is_cut_off:
             raise RuntimeError("the store does not answer")
-        answers: list[Any] = []
+        answers: list[Answer] = []
         errors: list[RuntimeError] = []
 
         def wait() -> None:

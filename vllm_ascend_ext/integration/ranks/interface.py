@@ -71,7 +71,7 @@ def _own_address_towards(address: str) -> str:
 
 def _interface_of(address: str) -> str | None:
     """Returns the name of this host's interface that has `address`."""
-    import psutil  # vLLM's requirement
+    import psutil  # type: ignore[import-untyped]  # vLLM's requirement
 
     for name, entries in psutil.net_if_addrs().items():
         if any(entry.address.partition("%")[0] == address for entry in entries):

@@ -42,7 +42,7 @@ def end_with_parent() -> None:
     """
     parent = multiprocessing.parent_process()
     arguments = arguments_of_this_process()
-    vllm_config = arguments.get("vllm_config")
+    vllm_config: Any = arguments.get("vllm_config")
     if parent is None or KEY not in (getattr(vllm_config, "additional_config", None) or {}):
         return
     if any(thread.name == _WATCH for thread in threading.enumerate()):

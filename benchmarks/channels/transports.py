@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import zmq
-from mtp_ring import NUM_SLOTS, TIMEOUT_S, Call
+from channels.ring import NUM_SLOTS, TIMEOUT_S, Call
 from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 
 from vllm_ascend_ext.mtp_output.frames.frame import FrameWriter, Section
