@@ -104,7 +104,7 @@ def _check_phase(phase: dict[str, Any], expected: list[tuple[int, ...]]) -> None
     assert ("all_gather_variable" in traffic) == (report["odd_rows"] == "uneven")
 
 
-@pytest.mark.parametrize(("layout", "full"), [("TP2", False), ("DP2xTP2+EP", True)])
+@pytest.mark.parametrize(("layout", "full"), [("TP2", False), pytest.param("DP2xTP2+EP", True, marks=long_table)])
 def test_tokens_bytes_and_load(tiny_model: str, prompts: list[list[int]], layout: str, full: bool) -> None:
     """Beside vLLM's own layers in the same engine, with MTP; with replicas the DP gather too."""
     features = _features(full=full, gather="DP2" in layout, odd_rows="uneven")

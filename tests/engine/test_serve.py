@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from openai import APIError, AsyncOpenAI
 
+from tests.support.long_tables import long_table
 from tests.support.server import MODEL_NAME, TWO_RANKS, Server
 
 pytestmark = pytest.mark.engine
@@ -142,6 +143,7 @@ def test_a_killed_worker_ends_the_server(server: Server) -> None:
 
 
 @pytest.mark.slow
+@long_table
 def test_a_killed_engine_core_ends_the_server(tiny_model: str, tmp_path: Path) -> None:
     with running_server(tiny_model, tmp_path) as server:
         errors = _signal_while_streaming(server, server.engine_core())
