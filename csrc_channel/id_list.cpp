@@ -3,16 +3,12 @@
 
 #include <cstring>
 
+#include "words.h"
+
 namespace ascend_ext {
 namespace {
 
 constexpr uint64_t kOdd = 0x9E3779B97F4A7C15u, kHighBits = 0x8080808080808080u;
-
-uint64_t Word(const char* text) {
-  uint64_t word;
-  std::memcpy(&word, text, sizeof(word));
-  return word;
-}
 
 // Up to eight bytes.
 uint64_t ShortWord(const char* text, uint64_t bytes) {
@@ -23,23 +19,17 @@ uint64_t ShortWord(const char* text, uint64_t bytes) {
   return word;
 }
 
-// Both halves of a product.
-uint64_t Mixed(uint64_t one, uint64_t other) {
-  const unsigned __int128 product = static_cast<unsigned __int128>(one) * other;
-  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-}
-
 // A digest for the table of AreDistinct: ids of one digest are compared. The last words of a text overlap.
 uint64_t Digest(const char* text, uint64_t bytes) {
   uint64_t digest = bytes * kOdd;
   if (bytes < 8) {
-    return Mixed(ShortWord(text, bytes) ^ kOdd, digest ^ kHighBits);
+    return FoldedProduct(ShortWord(text, bytes) ^ kOdd, digest ^ kHighBits);
   }
   const char* const last = text + bytes - 8;
   for (; last - text > 8; text += 16) {
-    digest = Mixed(Word(text) ^ kOdd, Word(text + 8) ^ digest);
+    digest = FoldedProduct(LoadWord(text) ^ kOdd, LoadWord(text + 8) ^ digest);
   }
-  return Mixed(Word(text) ^ kOdd, Word(last) ^ digest);
+  return FoldedProduct(LoadWord(text) ^ kOdd, LoadWord(last) ^ digest);
 }
 
 uint8_t* Zeros(uint8_t* to, const uint8_t* end) {
@@ -52,7 +42,7 @@ uint8_t* Zeros(uint8_t* to, const uint8_t* end) {
 bool IsAscii(const char* text, uint64_t bytes) {
   uint64_t bits = 0, at = 0;
   for (; at + 8 <= bytes; at += 8) {
-    bits |= Word(text + at);
+    bits |= LoadWord(text + at);
   }
   return !((bits | ShortWord(text + at, bytes - at)) & kHighBits);
 }

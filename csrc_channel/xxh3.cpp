@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "xxh3.h"
 
-#include <cstring>
+#include "words.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -24,29 +24,18 @@ alignas(64) constexpr uint64_t kSecretWords[kSecretBytes / 8] = {
     0xFCA1477D58BE162Bu, 0xCE31D07AD1B8F88Fu, 0x280416958F3ACB45u, 0x7E404BBBCAFBD7AFu};
 const uint8_t* const kSecret = reinterpret_cast<const uint8_t*>(kSecretWords);
 
-uint64_t Load(const uint8_t* from) {
-  uint64_t word;
-  std::memcpy(&word, from, sizeof(word));
-  return word;
-}
-
-uint64_t FoldedProduct(uint64_t one, uint64_t other) {
-  const unsigned __int128 product = static_cast<unsigned __int128>(one) * other;
-  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-}
-
 uint64_t Avalanche(uint64_t hash) {
   hash = (hash ^ hash >> 37) * 0x165667919E3779F9u;
   return hash ^ hash >> 32;
 }
 
 uint64_t Mix(const uint8_t* data, const uint8_t* secret) {
-  return FoldedProduct(Load(data) ^ Load(secret), Load(data + 8) ^ Load(secret + 8));
+  return FoldedProduct(LoadWord(data) ^ LoadWord(secret), LoadWord(data + 8) ^ LoadWord(secret + 8));
 }
 
 uint64_t HashSmall(const uint8_t* data, uint64_t bytes) {  // 9 to 16 bytes
-  const uint64_t low = Load(kSecret + 24) ^ Load(kSecret + 32) ^ Load(data);
-  const uint64_t high = Load(kSecret + 40) ^ Load(kSecret + 48) ^ Load(data + bytes - 8);
+  const uint64_t low = LoadWord(kSecret + 24) ^ LoadWord(kSecret + 32) ^ LoadWord(data);
+  const uint64_t high = LoadWord(kSecret + 40) ^ LoadWord(kSecret + 48) ^ LoadWord(data + bytes - 8);
   return Avalanche(bytes + __builtin_bswap64(low) + high + FoldedProduct(low, high));
 }
 
@@ -72,7 +61,7 @@ uint64_t HashMedium(const uint8_t* data, uint64_t bytes) {  // 17 to 240 bytes
 void Accumulate(uint64_t* lanes, const uint8_t* data, const uint8_t* secret, uint64_t stripes) {
   for (uint64_t stripe = 0; stripe < stripes; ++stripe, data += kStripeBytes, secret += 8) {
     for (int lane = 0; lane < 8; ++lane) {
-      const uint64_t word = Load(data + 8 * lane), value = word ^ Load(secret + 8 * lane);
+      const uint64_t word = LoadWord(data + 8 * lane), value = word ^ LoadWord(secret + 8 * lane);
       lanes[lane ^ 1] += word;
       lanes[lane] += (value & 0xFFFFFFFFu) * (value >> 32);
     }
@@ -83,7 +72,7 @@ void Blocks(uint64_t* lanes, const uint8_t* data, uint64_t blocks) {
   for (; blocks; --blocks, data += kBlockStripes * kStripeBytes) {
     Accumulate(lanes, data, kSecret, kBlockStripes);
     for (int lane = 0; lane < 8; ++lane) {
-      const uint64_t last = Load(kSecret + kSecretBytes - kStripeBytes + 8 * lane);
+      const uint64_t last = LoadWord(kSecret + kSecretBytes - kStripeBytes + 8 * lane);
       lanes[lane] = (lanes[lane] ^ lanes[lane] >> 47 ^ last) * kPrime32[0];
     }
   }
@@ -135,7 +124,7 @@ uint64_t HashLong(const uint8_t* data, uint64_t bytes) {
   uint64_t hash = bytes * kPrime64[0];
   for (int pair = 0; pair < 4; ++pair) {
     const uint8_t* secret = kSecret + 11 + 16 * pair;
-    hash += FoldedProduct(lanes[2 * pair] ^ Load(secret), lanes[2 * pair + 1] ^ Load(secret + 8));
+    hash += FoldedProduct(lanes[2 * pair] ^ LoadWord(secret), lanes[2 * pair + 1] ^ LoadWord(secret + 8));
   }
   return Avalanche(hash);
 }
