@@ -14,7 +14,6 @@ from vllm_ascend_ext.eplb_load.draft_passes import DraftPasses
 from vllm_ascend_ext.eplb_load.recorder import INT32_MAX, ExpertLoadRecorder, LocalLoad
 from vllm_ascend_ext.eplb_load.snapshots import Snapshots
 from vllm_ascend_ext.eplb_load.windows import CollectedLoad
-from vllm_ascend_ext.ops.expert_load import AddLoad, expert_load_add_
 from vllm_ascend_ext.runner.step import StepFacts
 
 MakeSnapshots = Callable[[Sequence[ExpertLoadRecorder]], Snapshots]
@@ -50,10 +49,9 @@ class NamedLoad:
 class LoadOfModel:
     """Counts the expert load of one model on this rank: its layers and its recorder."""
 
-    def __init__(self, model: RoutedModel, device: torch.device, max_routed_ids: int, add: AddLoad) -> None:
+    def __init__(self, model: RoutedModel, device: torch.device, max_routed_ids: int) -> None:
         self.model = model
-        num_layers = len(model.layer_names)
-        self.recorder = ExpertLoadRecorder(num_layers, model.num_experts, device, max_routed_ids, add)
+        self.recorder = ExpertLoadRecorder(len(model.layer_names), model.num_experts, device, max_routed_ids)
         self._passes: DraftPasses | None = None
 
     def follow_passes(self, num_passes: int) -> DraftPasses:
@@ -85,7 +83,6 @@ class ExpertLoadCollection:
         decode_rows: most rows of a step in which every request only decodes.
         largest_replica: function from this replica's rows in a step to the rows of the replica that has most. The
             call may wait for the other replicas, so it is made only where a phase is chosen.
-        add: what does `expert_load_add_` on the device.
     """
 
     def __init__(
@@ -101,11 +98,10 @@ class ExpertLoadCollection:
         is_first: bool = True,
         decode_rows: int = 0,
         largest_replica: Callable[[int], int] | None = None,
-        add: AddLoad = expert_load_add_,
     ) -> None:
         self.config = config
-        self.target = LoadOfModel(target, device, max_routed_ids, add) if target is not None else None
-        self.draft = LoadOfModel(draft, device, max_routed_ids, add) if draft is not None else None
+        self.target = LoadOfModel(target, device, max_routed_ids) if target is not None else None
+        self.draft = LoadOfModel(draft, device, max_routed_ids) if draft is not None else None
         snapshots = make_snapshots([load.recorder for load in self.loads])
         self.windows = CollectedLoad(snapshots, config.interval, is_first=is_first)
         self._num_to_count, self._decode_rows, self._largest_replica = num_to_count, decode_rows, largest_replica

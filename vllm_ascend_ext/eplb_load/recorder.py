@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vllm_ascend_ext.ops import expert_load_add_
-from vllm_ascend_ext.ops.expert_load import AddLoad
+from vllm_ascend_ext.ops import expert_load_adder
 
 INT32_MAX = 2**31 - 1
 
@@ -49,7 +48,6 @@ class ExpertLoadRecorder:
         device: the device where routing happens.
         max_routed_ids: routed ids (tokens times top-k) that a counter may hold; less than INT32_MAX when counters
             of several ranks are added up in int32.
-        add: what does `expert_load_add_` on the device.
 
     Attributes:
         load_LE: ``[L, E]`` int32 on `device`; the same storage for life.
@@ -57,19 +55,14 @@ class ExpertLoadRecorder:
     """
 
     def __init__(
-        self,
-        num_layers: int,
-        num_experts: int,
-        device: torch.device,
-        max_routed_ids: int = INT32_MAX,
-        add: AddLoad = expert_load_add_,
+        self, num_layers: int, num_experts: int, device: torch.device, max_routed_ids: int = INT32_MAX
     ) -> None:
         if num_layers < 1 or num_experts < 1:
             raise ValueError(f"num_layers and num_experts are at least 1, not {num_layers} and {num_experts}")
         if not 1 <= max_routed_ids <= INT32_MAX:
             raise ValueError(f"max_routed_ids={max_routed_ids} is not in [1, {INT32_MAX}]")
         self.max_routed_ids = max_routed_ids
-        self._add = add
+        self._add = expert_load_adder(device.type)
         self.load_LE = torch.zeros(num_layers, num_experts, dtype=torch.int32, device=device)
         self.num_tokens = torch.zeros((), dtype=torch.int32, device=device)
         self._rows_E = [self.load_LE[layer] for layer in range(num_layers)]  # views, made once

@@ -20,6 +20,7 @@ from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import eplb_load as seams
 from vllm_ascend_ext.integration.upstream.seams.seam import Seam
+from vllm_ascend_ext.integration.upstream.stack import Count
 
 # by the name in a checkpoint's description, the function by which the method of its experts routes
 WATCHED = {
@@ -29,8 +30,6 @@ WATCHED = {
     "W4A16": seams.SELECT_W4A16,
 }
 _FLOAT = "FLOAT"
-
-Count = Callable[[torch.Tensor], None]
 
 
 def unwatched_experts(deployment: Deployment) -> object:

@@ -24,12 +24,10 @@ from vllm_ascend_ext.integration.eplb_load import ascend_quantised
 from vllm_ascend_ext.integration.errors import IncompatibleVllmError, UnsupportedCombinationError
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import eplb_load as seams
+from vllm_ascend_ext.integration.upstream.stack import Count
 from vllm_ascend_ext.integration.upstream.versions import TESTED_VLLM_ASCEND
 
 _HOOK = "_ascend_routed_experts_capturer"
-
-
-Count = Callable[[torch.Tensor], None]
 
 
 def capture(name: str, layer: Any, count: Count) -> Callable[[Count], None]:

@@ -19,7 +19,6 @@ from vllm_ascend_ext.integration.eplb_load import aggregation
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.upstream.stack import Stack
-from vllm_ascend_ext.ops import expert_load_adder
 from vllm_ascend_ext.rank_place import RankPlace
 from vllm_ascend_ext.runner.step import StepFacts
 from vllm_ascend_ext.runner.step_cost import Handed, Place
@@ -59,7 +58,6 @@ def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> Collected | No
         is_first=aggregation.is_first_rank(),
         decode_rows=aggregation.decode_rows(runner),
         largest_replica=functools.partial(aggregation.largest_replica, runner),
-        add=expert_load_adder(runner.device.type),
     )
     hooks: list[Place] = []
     try:

@@ -7,11 +7,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
-
-Count = Callable[[torch.Tensor], None]
+from vllm_ascend_ext.integration.upstream.stack import Count
 
 
 def capture(name: str, layer: Any, count: Count) -> Callable[[Count], None]:

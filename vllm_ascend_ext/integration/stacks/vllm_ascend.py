@@ -7,15 +7,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
-
 from vllm_ascend_ext.integration.upstream import ascend_dispatch, moe_layers
 from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily
 from vllm_ascend_ext.integration.upstream.seams.rows.eplb_load import EPLB_UPDATOR
+from vllm_ascend_ext.integration.upstream.stack import Count
 from vllm_ascend_ext.rank_place import RankPlace
 from vllm_ascend_ext.runner.step import StepFacts
-
-Count = Callable[[torch.Tensor], None]
 
 
 class VllmAscendStack:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from vllm_ascend_ext.rank_place import RankPlace
     from vllm_ascend_ext.runner.step import StepFacts
 
-    Count = Callable[[torch.Tensor], None]
+Count = Callable[["torch.Tensor"], None]
+"""Takes the ids ``[T, K]`` that a layer has routed in a forward."""
 
 
 class Stack(Protocol):
