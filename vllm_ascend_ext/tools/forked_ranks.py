@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -181,24 +181,24 @@ def _terminate(child: _Child) -> None:
 
 
 def _kill_all_but_trackers(child: _Child) -> None:
-    for process in Path("/proc").glob("[0-9]*"):
+    for process in _running(child):
         with contextlib.suppress(OSError):  # it has ended
-            is_tracker = b"multiprocessing.resource_tracker" in (process / "cmdline").read_bytes()
-            if not is_tracker and os.getpgid(int(process.name)) == child.process.pid:
+            if b"multiprocessing.resource_tracker" not in (process / "cmdline").read_bytes():
                 os.kill(int(process.name), signal.SIGKILL)
 
 
 def _is_running(child: _Child) -> bool:
-    """Returns whether a process of a rank's group runs. One that has ended may stay in the group for seconds,
-    until the first process of the machine, which has inherited it, asks for its status."""
-    if not _signal(child, 0):
-        return False
+    return _signal(child, 0) and any(_running(child))
+
+
+def _running(child: _Child) -> Iterator[Path]:
+    """Yields the folders of the processes of a rank's group that run. One that has ended may stay in the group for
+    seconds, until the first process of the machine, which has inherited it, asks for its status."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
             state, _, group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
             if int(group) == child.process.pid and state not in "ZX":
-                return True
-    return False
+                yield process
 
 
 def _signal(child: _Child, number: int) -> bool:

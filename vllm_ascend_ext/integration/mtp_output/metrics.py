@@ -30,6 +30,7 @@ _GAUGES = {
     "ring_occupancy": "Frames that no reader has acknowledged.",
     "ring_capacity": "Frames that may wait for their reader.",
 }
+_SEEN = {"ring_occupancy": "occupancy", "ring_capacity": "capacity", "blocked_seconds": "blocked_s"}
 
 
 class MtpOutputMetrics(MetricSet):
@@ -66,11 +67,6 @@ class MtpOutputMetrics(MetricSet):
         }
         others = [answer for replica, answer in self._answers.items() if replica not in levels]
         if levels:
-            here = levels.values()
-            self.put("ring_occupancy", sum(level.occupancy for level in here) + _sum(others, "ring_occupancy"))
-            self.put("ring_capacity", sum(level.capacity for level in here) + _sum(others, "ring_capacity"))
-            self.put("blocked_seconds", sum(level.blocked_s for level in here) + _sum(others, "blocked_seconds"))
-
-
-def _sum(answers: list[dict[str, Any]], name: str) -> float:
-    return sum(answer[name] for answer in answers)
+            for name, seen in _SEEN.items():
+                here = sum(getattr(level, seen) for level in levels.values())
+                self.put(name, here + sum(answer[name] for answer in others))
