@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import ROOT, Fence, fences, name_of, pages, prose
+from tests.support.server import free_port
 
 RUNS = {"runs", "runs: engine", "runs: slow", "runs: server", "runs: client", "runs: emulator", "runs: ci"}
 NEEDS = {"needs: npu", "needs: cuda", "needs: npu pool", "needs: two hosts"}
@@ -155,12 +155,6 @@ def test_command_is_a_step_of_ci(fence: Fence) -> None:
             )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _moved(fence: Fence, address: str) -> Fence:
     """Returns the fence with another address than the default one, which may be taken."""
     port = address.rpartition(":")[2]
@@ -175,7 +169,7 @@ def server(request: pytest.FixtureRequest, checkout: Path, tmp_path: Path) -> It
     """(address, folder) of the server that a fence starts, in a session of its own, which ends with the test."""
     fence: Fence = request.param
     for log in (tmp_path / "first.log", tmp_path / "second.log"):
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         process = _start(_moved(fence, address), checkout, log)
         try:
             _wait_until_healthy(process, address, log)

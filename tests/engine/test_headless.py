@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import socket
 import threading
 import time
 import urllib.request
@@ -15,18 +14,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.long_tables import long_table
-from tests.support.server import HOST, MODEL_NAME, Server
+from tests.support.server import HOST, MODEL_NAME, Server, free_port
 
 pytestmark = [pytest.mark.engine, long_table]
 
 FEATURES = {"eplb_load": {"enabled": True, "deadline_s": 10}, "dp_gather": {"enabled": True, "deadline_s": 10}}
 _START_S, _END_S = 600.0, 120.0  # bounds, not measurements
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _complete(server: Server) -> None:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import zmq
 
+from tests.support.server import free_port
 from vllm_ascend_ext.integration.server.head_watch import wait_until_closed, wait_until_gone
 
 PATIENCE_S = 1.5
@@ -26,42 +27,6 @@ def _listen(port: int, listens: Any) -> None:
         signal.pause()
 
 
-def _head(port: int) -> Any:
-    context = multiprocessing.get_context("spawn")
-    listens = context.Event()
-    head = context.Process(target=_listen, args=(port, listens), daemon=True)
-    head.start()
-    assert listens.wait(60)
-    return head
-
-
-def test_only_a_head_that_has_ended_is_gone() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    watch = threading.Thread(target=wait_until_gone, args=(f"tcp://127.0.0.1:{port}", PATIENCE_S), daemon=True)
-    head = _head(port)
-    watch.start()
-    time.sleep(0.5)  # its connection is there
-    os.kill(head.pid, signal.SIGSTOP)  # a head that is only slow
-    watch.join(2 * PATIENCE_S)
-    assert watch.is_alive()
-    os.kill(head.pid, signal.SIGCONT)
-    watch.join(2 * PATIENCE_S)
-    assert watch.is_alive()
-    head.kill()
-    started = time.monotonic()
-    watch.join(10 * PATIENCE_S)
-    assert not watch.is_alive() and time.monotonic() - started >= 0.9 * PATIENCE_S
-
-
-def test_a_head_that_never_answers_is_gone() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    wait_until_gone(f"tcp://127.0.0.1:{port}", 0.5)
-
-
 def _keep_store(port: int, listens: Any) -> None:
     """Listens as the first rank of an engine does, with torch's store."""
     from torch.distributed import TCPStore
@@ -72,26 +37,51 @@ def _keep_store(port: int, listens: Any) -> None:
     del store
 
 
+def _started(listen: Callable[[int, Any], None], port: int) -> Any:
+    """Returns a process that listens at the port."""
+    context = multiprocessing.get_context("spawn")
+    listens = context.Event()
+    head = context.Process(target=listen, args=(port, listens), daemon=True)
+    head.start()
+    assert listens.wait(60)
+    return head
+
+
+def _outlives_a_pause(head: Any, watch: threading.Thread) -> None:
+    """Stops a head, which is only slow then, and lets it go on."""
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        os.kill(head.pid, number)
+        watch.join(2 * PATIENCE_S)
+        assert watch.is_alive()
+
+
+def test_only_a_head_that_has_ended_is_gone() -> None:
+    port = free_port()
+    watch = threading.Thread(target=wait_until_gone, args=(f"tcp://127.0.0.1:{port}", PATIENCE_S), daemon=True)
+    head = _started(_listen, port)
+    watch.start()
+    time.sleep(0.5)  # its connection is there
+    _outlives_a_pause(head, watch)
+    head.kill()
+    started = time.monotonic()
+    watch.join(10 * PATIENCE_S)
+    assert not watch.is_alive() and time.monotonic() - started >= 0.9 * PATIENCE_S
+
+
+def test_a_head_that_never_answers_is_gone() -> None:
+    port = free_port()
+    wait_until_gone(f"tcp://127.0.0.1:{port}", 0.5)
+
+
 def test_a_first_rank_that_has_ended_is_gone() -> None:
     """Nobody is there at first, and the connection, over which nothing is said, outlives a pause."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     watch = threading.Thread(target=wait_until_closed, args=("127.0.0.1", port, PATIENCE_S), daemon=True)
     watch.start()
     watch.join(2 * PATIENCE_S)
     assert watch.is_alive()
-    context = multiprocessing.get_context("spawn")
-    listens = context.Event()
-    rank = context.Process(target=_keep_store, args=(port, listens), daemon=True)
-    rank.start()
-    assert listens.wait(60)
-    os.kill(rank.pid, signal.SIGSTOP)
-    watch.join(2 * PATIENCE_S)
-    assert watch.is_alive()
-    os.kill(rank.pid, signal.SIGCONT)
-    watch.join(2 * PATIENCE_S)
-    assert watch.is_alive()
+    rank = _started(_keep_store, port)
+    _outlives_a_pause(rank, watch)
     rank.kill()
     watch.join(10 * PATIENCE_S)
     assert not watch.is_alive()

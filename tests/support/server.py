@@ -66,7 +66,7 @@ class Server:
         entering: Sequence[str] = (),
         inside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.port, self.address, self.inside = _free_port(), address, inside
+        self.port, self.address, self.inside = free_port(), address, inside
         self._log = folder / "server.log"
         self._sockets = tempfile.TemporaryDirectory(prefix="vllm-")  # a socket's path may have 107 characters
         self.shared_memory: set[str] = set()  # names that its processes have had mapped
@@ -214,7 +214,8 @@ class Server:
         return ServerError(f"vllm serve {problem}\n{tail}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port of the loopback interface at which nobody listens now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
