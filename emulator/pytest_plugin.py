@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
@@ -149,6 +150,17 @@ def _check(item: pytest.Item) -> None:
         pytest.fail("\n\n".join([f"{len(reports)} race report(s)", *reports]), pytrace=False)
 
 
+def _check_current_stream() -> None:
+    """Fails a test that leaves a side stream current, where it would meet the side streams of later tests."""
+    torch = sys.modules.get("torch")
+    if "torch_npu" not in sys.modules or torch is None or not torch.npu.is_initialized():
+        return
+    current, default = torch.npu.current_stream(), torch.npu.default_stream()
+    if current != default:
+        torch.npu.set_stream(default)
+        pytest.fail(f"left {current} as the current stream", pytrace=False)
+
+
 def _checked(item: pytest.Item) -> Generator[None]:
     try:
         yield
@@ -163,6 +175,7 @@ def _checked(item: pytest.Item) -> Generator[None]:
         raise
     if _FINDINGS in item.config.stash:
         _check(item)
+        _check_current_stream()
 
 
 @pytest.hookimpl(wrapper=True)

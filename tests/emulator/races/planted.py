@@ -119,7 +119,8 @@ def unjoined_capture(correct: bool) -> bool:
     torch.npu.synchronize()
     graph = torch.npu.NPUGraph()
     try:
-        with torch.npu.graph(graph):
+        # a capture that fails at its end stays the thread's current stream
+        with torch.npu.stream(torch.npu.current_stream()), torch.npu.graph(graph):
             main = torch.npu.current_stream()
             side.wait_stream(main)
             with torch.npu.stream(side):

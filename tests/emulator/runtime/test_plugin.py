@@ -213,3 +213,19 @@ def test_a_real_failure_ends_the_session(project):
     assert result.returncode != 0 and "test_bad_index FAILED" in result.stdout
     assert "asynchronous failure" in result.stdout and "the emulated device failed in" in result.stdout
     assert "test_later" not in result.stdout
+
+
+LEFT_STREAM = """
+import torch
+@pytest.mark.npu
+def test_leaves(): torch.npu.set_stream(torch.npu.Stream())
+@pytest.mark.npu
+def test_next(): assert torch.npu.current_stream() == torch.npu.default_stream()
+"""
+
+
+@pytest.mark.emulator
+def test_a_stream_left_current_fails_its_test(project):
+    result = project.run(LEFT_STREAM, "-v", real=True)
+    assert "test_leaves FAILED" in result.stdout and "test_next PASSED" in result.stdout, result.stdout
+    assert "as the current stream" in result.stdout
