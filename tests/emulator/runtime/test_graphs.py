@@ -36,7 +36,8 @@ def captured(body: Callable[[], None]) -> torch.npu.NPUGraph:
     import torch
 
     graph = torch.npu.NPUGraph()
-    with torch.npu.graph(graph):
+    # a capture that fails at its end stays the thread's current stream
+    with torch.npu.stream(torch.npu.current_stream()), torch.npu.graph(graph):
         body()
     return graph
 

@@ -38,7 +38,7 @@ class Case:
     row_split: FLASHCOMM, SHARED_DP, or none. roles: of KV transfer; a producer runs eager with one draft, as the
     published ones do, with the row split, which its consumer leaves out where `consumer_splits` says no.
     num_captured: requests of the largest captured decode step; a step of more is eager, and on an A3 too large for
-    MC2. has_large_steps: those, or of prompts.
+    MC2. has_large_steps: those, or of prompts. splits_experts: each rank has a slice of every expert, without EP.
     """
 
     model: str
@@ -54,13 +54,18 @@ class Case:
     soc: str = A3_SOC
     num_captured: int = 4
     has_large_steps: bool = True
+    splits_experts: bool = False
 
     @property
     def ways(self) -> set[str]:
         """Returns how rows go to their experts."""
-        if self.layout.num_ranks == 1 or self.soc != A3_SOC:
+        if not self.has_expert_parallel or self.soc != A3_SOC:
             return {"AllGather"}
         return {"MC2", "All2AllV"} if self.has_large_steps else {"MC2"}
+
+    @property
+    def has_expert_parallel(self) -> bool:
+        return self.layout.num_ranks > 1 and not self.splits_experts
 
     @property
     def top_k(self) -> int:
@@ -94,11 +99,13 @@ CASES = {
     # without shared experts, so that what int4 experts give is bfloat16 and so all has to be
     "GQA W4A8 eagle3 on TP2": Case(f"{IN_BFLOAT16} W4A8", TP2, row_split=FLASHCOMM),
     "GQA W4A8 on TP2": Case(f"{IN_BFLOAT16} W4A8", TP2, drafts=0),
+    "GQA W4A8 on TP2, no EP": Case(f"{IN_BFLOAT16} W4A8", TP2, drafts=0, splits_experts=True),
     "GQA W4A8 eagle3": Case(f"{IN_BFLOAT16} W4A8", ONE),
     "sparse MLA mtp 2 PD": Case("DeepSeek-V3.2 W8A8", drafts=2, is_eagle=False, roles=PD, num_captured=2),
     "GQA PD": Case("Qwen3-MoE W8A8", drafts=0, row_split=FLASHCOMM, roles=PD, num_captured=2),
     # on an A2, where rows are gathered
     "MLA W4A8 eagle3 PD, A2": Case("DeepSeek W4A8", row_split=FLASHCOMM, roles=PD, soc=A2_SOC),
+    "sparse MLA W4A8 mtp 5 PD, A2": Case("DeepSeek-V3.2 W4A8", drafts=5, is_eagle=False, roles=PD, soc=A2_SOC),
     "MLA shared-expert DP, A2": Case("DeepSeek W8A8", is_eagle=False, row_split=SHARED_DP, soc=A2_SOC),
 }
 
@@ -158,7 +165,7 @@ def engine_of(case: Case, models: dict[str, str], role: str, folder: Path) -> En
     return EngineCase(
         models[case.model],
         case.layout,
-        expert_parallel=case.layout.num_ranks > 1,
+        expert_parallel=case.has_expert_parallel,
         num_speculative_tokens=0 if case.is_eagle else case.drafts,
         ascend_ext=extension,
         dtype="bfloat16" if case.model.startswith(IN_BFLOAT16) else "float32",

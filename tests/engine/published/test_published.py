@@ -76,7 +76,8 @@ def test_load_and_frames_are_exact(
         runs = run_on_a3(tmp_path, engines, prompts, num_tokens, DEADLINE_S, splits, case.soc)
         run = runs[""]
         assert {tuple(other.result.token_ids) for other in runs.values()} == {tuple(run.result.token_ids)}
-        network = integer_network(split_by_tp(part.layout.tp, cut=bool(part.row_split)))
+        shards = split_by_tp(part.layout.tp, expert_parallel=not part.splits_experts, cut=bool(part.row_split))
+        network = integer_network(shards)
         followed = follow(models[case.model], prompts, run.result.token_ids, network)
         followed.assert_tokens(*ties(case))
         check_frames(run, num_tokens, bool(part.drafts))
