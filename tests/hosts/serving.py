@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import sub
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 NUM_TOKENS, LONG = 24, 400
 DEADLINE_S, GROUP_S = 10.0, 30  # of our own groups, and of vLLM's
 DRAFTS = 2
+_NEAR_TIES = 0.0, 0.02  # of the target's and of the drafts' rows
 PORT = 5600  # of replica 0's frames
 _START_S, _ANSWER_S = 400.0, 200.0  # bounds, not measurements
 _END_S = 60.0  # after the deadline: vLLM gives the others of a launch time to end
@@ -186,14 +188,16 @@ def assert_equals(
     assert tokens == expected.tokens
     time.sleep(1.1)  # younger values are shown once more
     assert_loads(served.reports(), expected)
-    shown = served.metrics()
     for replica, reader in enumerate(readers):
         told = told_by(reader, [name for name in range(len(prompts)) if name % len(readers) == replica])
         assert {int(name.removeprefix("cmpl-").split("-")[0]): row.tokens for name, row in told.items()} == {
             index: row for index, row in enumerate(tokens) if index % len(readers) == replica
         }
     num_frames = sum(len(reader.frames) for reader in readers)
-    assert shown[f'{_OURS}mtp_output_frames_total{{model_name="{MODEL_NAME}"}}'] == num_frames
+    name, end = f'{_OURS}mtp_output_frames_total{{model_name="{MODEL_NAME}"}}', time.monotonic() + 30
+    while (shown := served.metrics().get(name)) != num_frames:  # a scrape waits for half a second at most
+        assert time.monotonic() < end, (shown, num_frames)
+        time.sleep(1.1)
 
 
 def told_by(reader: FrameReader, names: Sequence[int]) -> dict[str, Told]:
@@ -209,7 +213,7 @@ def told_by(reader: FrameReader, names: Sequence[int]) -> dict[str, Told]:
 
 def assert_loads(reports: list[dict[str, Any]], one_host: OneHost) -> None:
     """All ranks of both hosts have answered, and their counts add up to those of one host: of the target by
-    expert, and of its drafts as many, of which a few are near ties, and go as sums of other sizes round.
+    expert, and of its drafts as many, of which 1 in 50 at most goes elsewhere: near ties, by how sums round.
     """
     assert len(reports) == 2
     assert sum(report["eplb_load"]["has_handovers"] for report in reports) == 1
@@ -220,8 +224,10 @@ def assert_loads(reports: list[dict[str, Any]], one_host: OneHost) -> None:
         assert sum(part["num_tokens"] for part in parts) == num_tokens
         for layer, expected_E in enumerate(expected_LE):
             load_E = [sum(counts) for counts in zip(*(part["load_LE"][layer] for part in parts), strict=True)]
+            num_elsewhere = sum(map(abs, map(sub, load_E, expected_E))) // 2
+            print(f"model {model}, layer {layer}: {num_elsewhere} of {sum(load_E)} routed elsewhere")
             assert sum(load_E) == sum(expected_E)
-            assert model == 1 or load_E == expected_E
+            assert num_elsewhere <= _NEAR_TIES[model] * sum(load_E)
     # most went through the sum over both hosts
     assert first["load"][0]["num_tokens"] > one_host.loads[0][1] / 2
 

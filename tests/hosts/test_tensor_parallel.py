@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.hosts.network import TwoHosts
-from tests.hosts.serving import assert_equals, complete_on_one_host, serving
+from tests.hosts.serving import assert_a_cut_is_named, assert_equals, complete_on_one_host, serving
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts
 
@@ -31,4 +31,5 @@ def test_ranks_of_a_replica_on_two_hosts(tiny_model: str, hosts: TwoHosts, tmp_p
     with serving(hosts, tiny_model, tmp_path, FEATURES, launch, of_second, [hosts.head]) as served:
         readers = served.readers(hosts.second)
         assert_equals(served, prompts, expected, readers)
-    served.wait_until_nothing_is_left()
+        assert_a_cut_is_named(served, prompts, readers)
+    served.wait_until_nothing_is_left(reader=hosts.second)

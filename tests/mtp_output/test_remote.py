@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames to another host (here: through a TCP socket of this one), with the guarantees of the ring."""
 
+import gc
 import os
 import re
 import signal
@@ -271,3 +272,19 @@ def test_what_a_forwarder_refuses(ends):
         connect(endpoint=f"{LOCAL}:1", timeout_s=0.2)
     with pytest.raises(ChannelInUseError, match="others can only observe"):
         RingForwarder(instance, 0, f"{LOCAL}:*", timeout_s=1)
+
+
+def test_a_reader_that_nobody_closed_does_not_wait_for_ever(ends):
+    """Python may end its context first, which waits for the socket."""
+    instance, _, forwarder, _ = ends
+
+    def drop():
+        reader = zmq_reader.ZmqReader(forwarder.endpoint, instance, 0, 20)
+        reader.itself = reader  # as in the frames of an error's traceback
+        del reader
+        gc.collect()
+
+    thread = threading.Thread(target=drop, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The watch on a head node: nothing that comes back in time is gone, and what has ended is."""
+"""The watch on a head node: nothing that comes back in time is gone, and what has ended is.
+
+And the end of a process that hangs while Python takes itself down.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +22,23 @@ from tests.support.server import free_port
 from vllm_ascend_ext.integration.server.head_watch import wait_until_closed, wait_until_gone
 
 PATIENCE_S = 1.5
+EXIT = """
+import ctypes, signal, sys
+from vllm_ascend_ext.integration.server.head_watch import end_in_time
+
+def exit_at_once(*_):
+    raise SystemExit
+
+class Group:
+    def __del__(self, pause=ctypes.CDLL(None).pause):
+        pause()  # as torch waits for a collective: no signal handler of Python runs
+        pause()
+
+signal.signal(signal.SIGTERM, exit_at_once)
+end_in_time(int(sys.argv[2]))
+sys.modules["group"] = Group() if sys.argv[1] == "hangs" else None
+signal.raise_signal(signal.SIGTERM)
+"""
 
 
 def _listen(port: int, listens: Any) -> None:
@@ -85,3 +107,15 @@ def test_a_first_rank_that_has_ended_is_gone() -> None:
     rank.kill()
     watch.join(10 * PATIENCE_S)
     assert not watch.is_alive()
+
+
+def _status(how: str, limit_s: int) -> int:
+    return subprocess.run([sys.executable, "-c", EXIT, how, str(limit_s)], timeout=120).returncode
+
+
+def test_an_exit_that_hangs_is_ended() -> None:
+    assert _status("hangs", 3) == -signal.SIGALRM
+
+
+def test_an_exit_that_does_not_hang_is_left_alone() -> None:
+    assert _status("ends", 60) == 0

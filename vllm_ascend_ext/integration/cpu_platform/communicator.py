@@ -3,8 +3,8 @@
 
 Upstream's CPU communicator has no variable all-gather and reduce-scatter (data parallelism for MoE fails), and
 its shared-memory path needs the compiled extension and leaks segments. What vLLM sends over a process group
-without its communicator (step metadata among DP ranks, weights that EPLB moves) is neither counted nor timed
-here: the timeout is the group's own.
+without its communicator is not counted here: step metadata among DP ranks, which gets our deadline
+(`exchange_row_counts`), and weights that EPLB moves, whose timeout is the group's own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from vllm.distributed import get_dp_group
 from vllm.distributed.device_communicators.all2all import AgRsAll2AllManager
 from vllm.distributed.device_communicators.base_device_communicator import DeviceCommunicatorBase
 
@@ -29,6 +30,8 @@ class TorchCpuCommunicator(DeviceCommunicatorBase):
         super().__init__(*args, **kwargs)
         self.collectives = Collectives(self.device_group, timeout_s=deadline_s(), name=self.unique_name)
         traffic.register(self.unique_name, self.collectives)
+        # of `exchange_row_counts`, apart from the traffic of layers
+        self.row_counts = Collectives(self.device_group, deadline_s(), f"row counts over {self.unique_name}")
         if self.use_all2all:
             self.all2all_manager = AgRsAll2AllManager(self.cpu_group)
 
@@ -80,3 +83,23 @@ class TorchCpuCommunicator(DeviceCommunicatorBase):
     def combine(self, *args: Any, **kwargs: Any) -> Any:
         assert self.all2all_manager is not None
         return self.all2all_manager.combine(*args, **kwargs)
+
+
+def exchange_row_counts(
+    should_ubatch: bool,
+    orig_num_tokens_per_ubatch: int,
+    padded_num_tokens_per_ubatch: int,
+    cudagraph_mode: int,
+    parallel_config: Any,
+) -> torch.Tensor:
+    """Returns what all replicas say of a pass, ``[4, dp]`` int32, as vLLM's function does, whose wait for a silent
+    replica ends after torch's half an hour, whatever vLLM's timeouts are.
+
+    Raises:
+        CollectiveError: a replica has said nothing within the deadline.
+    """
+    own = (orig_num_tokens_per_ubatch, padded_num_tokens_per_ubatch, int(should_ubatch), cudagraph_mode)
+    said = torch.zeros(len(own), parallel_config.data_parallel_size, dtype=torch.int32)
+    said[:, parallel_config.data_parallel_rank] = torch.tensor(own, dtype=torch.int32)
+    get_dp_group().device_communicator.row_counts.all_reduce_(said)
+    return said

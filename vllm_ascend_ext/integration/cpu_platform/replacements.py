@@ -38,6 +38,7 @@ def for_configuration() -> list[tuple[Seam, Any]]:
 def for_worker() -> list[tuple[Seam, Any]]:
     """Returns what the model and the sampler use: in workers, so that other processes need not import it."""
     from vllm_ascend_ext.integration.cpu_platform import sampling
+    from vllm_ascend_ext.integration.cpu_platform.communicator import exchange_row_counts
     from vllm_ascend_ext.integration.cpu_platform.mla import get_mla_prefill_backend
     from vllm_ascend_ext.integration.cpu_platform.moe import eplb_map_to_physical_and_record
 
@@ -45,5 +46,6 @@ def for_worker() -> list[tuple[Seam, Any]]:
         *((seam, get_mla_prefill_backend) for seam in cpu_layers.PREFILL_BACKENDS),
         (cpu_layers.MAP_AND_RECORD, eplb_map_to_physical_and_record),
         (cpu_layers.HAS_TRITON, False),
+        (cpu_platform.ROW_COUNTS, exchange_row_counts),
         *((seam, sampling.KERNELS[name]) for name, seam in cpu_layers.KERNELS.items()),
     ]

@@ -17,7 +17,7 @@ from typing import Any
 from vllm_ascend_ext.config import KEY
 from vllm_ascend_ext.integration.errors import EngineDiedError
 from vllm_ascend_ext.integration.server import head_watch
-from vllm_ascend_ext.integration.server.head_watch import end_this_process
+from vllm_ascend_ext.integration.server.head_watch import end_in_time, end_this_process
 from vllm_ascend_ext.integration.server.launcher import GRACE_S
 from vllm_ascend_ext.integration.upstream.engine_process import arguments_of_this_process
 from vllm_ascend_ext.integration.upstream.seams import change
@@ -48,6 +48,7 @@ def end_with_parent() -> None:
     if any(thread.name == _WATCH for thread in threading.enumerate()):
         return
     threading.Thread(target=_end_after, args=(parent,), name=_WATCH, daemon=True).start()
+    end_in_time(int(GRACE_S))
     if arguments.get("local_client") is False:  # an engine core of a headless node
         head_watch.watch_head()
     parallel = vllm_config.parallel_config

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -57,6 +58,8 @@ class ZmqReader:
         self._socket.setsockopt(zmq.IDENTITY, b"R" + os.urandom(15))
         self._socket.setsockopt(zmq.RCVHWM, 0)  # never more than the ring holds
         self._socket.setsockopt(zmq.LINGER, 200)  # milliseconds, for the last acknowledgement
+        # of a reader that is dropped, Python may end the context before the socket, and wait for it for ever
+        self._end = weakref.finalize(self, _end, self._socket, self._context)
         self._frame: bytes | None = None
         self._roster: tuple[int, bytes] | None = None
         self._is_welcome = False
@@ -194,4 +197,9 @@ class ZmqReader:
         self._socket.send(SEQUENCE.pack(Kind.ACKNOWLEDGE, sequence))
 
     def close(self) -> None:
-        self._context.destroy()
+        self._end()
+
+
+def _end(socket: zmq.Socket[bytes], context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    socket.close()
+    context.term()

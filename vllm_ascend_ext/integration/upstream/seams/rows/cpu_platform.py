@@ -60,6 +60,18 @@ ASYNC_SCHEDULING, CHUNKED_PREFILL, BATCHED_TOKENS = (
     )
     for name in ("async_scheduling", "enable_chunked_prefill", "max_num_batched_tokens")
 )
+ROW_COUNTS = Seam(
+    "vllm.v1.worker.dp_utils:_run_ar",
+    "replace",
+    "cpu_platform",
+    _CPU,
+    "vLLM waits for a silent replica for half an hour, whatever its timeouts are, and names no rank",
+    "vLLM's device groups take a timeout",
+    (
+        *("should_ubatch", "orig_num_tokens_per_ubatch", "padded_num_tokens_per_ubatch"),
+        *("cudagraph_mode", "parallel_config"),
+    ),
+)
 _WHY_COUNTS = (
     "vLLM's CPU runner drops the assignment, and asynchronous scheduling then takes all drafts for accepted"
 )
@@ -74,6 +86,7 @@ ROWS = (
     WORKER_CLASS,
     GROUP_TIMEOUT,
     EXECUTOR,
+    ROW_COUNTS,
     ASYNC_SCHEDULING,
     CHUNKED_PREFILL,
     BATCHED_TOKENS,
