@@ -53,6 +53,15 @@ STOPS = tuple(
     )
     for module in ("vllm.v1.utils", "vllm.v1.engine.utils", "vllm.v1.engine.coordinator")
 )
+REPLICA_STATES = Seam(
+    "vllm.config.parallel:ParallelConfig.sync_dp_state",
+    "replace",
+    "server",
+    DEVICES,
+    "engine cores of replicas wait for a silent one for torch's half an hour, whatever vLLM's timeouts are",
+    "`--cpu-distributed-timeout-seconds` reaches the group of the engine cores",
+    ("dp_group", "has_unfinished", "pending_pause"),
+)
 _WHY_MONITORS = "a headless node whose engine has died ends with status 0"
 ENGINE_MONITOR = Seam(
     "vllm.v1.engine.utils:CoreEngineProcManager.monitor_engine_liveness",
@@ -91,6 +100,7 @@ ROWS = (
     *STOPS,
     ENGINE_MONITOR,
     WORKER_MONITOR,
+    REPLICA_STATES,
     INPUT_SOCKETS,
     Seam(
         "vllm.v1.executor.multiproc_executor:MultiprocExecutor.is_failed",
