@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from contextlib import suppress
 
 import torch
 
 import vllm_ascend_ext.ops  # registers torch.ops.ascend_ext.speculate_*
 from vllm_ascend_ext.mtp_output import fastdeploy
+from vllm_ascend_ext.mtp_output.errors import ChannelClosedError
 from vllm_ascend_ext.mtp_output.receiver import OutputReceiver
 from vllm_ascend_ext.mtp_output.ring.size import RingSize
 from vllm_ascend_ext.mtp_output.sender import OutputSender
@@ -40,12 +42,13 @@ def read(instance: int) -> None:
     channel = fastdeploy.open_output_receiver(OutputReceiver(instance, 0, timeout_s=60.0))
     tokens = torch.empty(len(REQUESTS), DRAFTS + 1, dtype=torch.int64)
     counts = torch.empty(len(REQUESTS), dtype=torch.int32)
-    for _ in STEPS:
-        batch = vllm_ascend_ext.ops.speculate_get_output(tokens, counts, channel, 60.0)
-        frame = fastdeploy.received_frame(channel)
-        for row, name in enumerate(frame.sections[0].request_ids[:batch]):
-            count = int(counts[row])
-            print(f"step {frame.step}: {name}: count {count}, tokens {tokens[row, : max(count, 0)].tolist()}")
+    with suppress(ChannelClosedError):  # the writer's end: all is acknowledged by then, and the ring is gone
+        while True:
+            batch = vllm_ascend_ext.ops.speculate_get_output(tokens, counts, channel, 60.0)
+            frame = fastdeploy.received_frame(channel)
+            for row, name in enumerate(frame.sections[0].request_ids[:batch]):
+                count = int(counts[row])
+                print(f"step {frame.step}: {name}: count {count}, tokens {tokens[row, : max(count, 0)].tolist()}")
     fastdeploy.close_output_channel(channel)
 
 

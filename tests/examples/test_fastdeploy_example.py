@@ -7,13 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vllm_ascend_ext.mtp_output.ring.folder import ring_path
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fastdeploy_output.py"
 
 
 def test_the_reader_prints_what_the_writer_saved() -> None:
-    run = subprocess.run([sys.executable, str(EXAMPLE)], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines() == [
+    example = subprocess.Popen(
+        [sys.executable, EXAMPLE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    stdout, stderr = example.communicate(timeout=300)
+    assert example.returncode == 0, stderr
+    assert not ring_path(example.pid, 0).exists()
+    assert stdout.splitlines() == [
         "step 0: first: count 3, tokens [11, 12, 13]",
         "step 0: second: count 1, tokens [21]",
         "step 1: first: count 2, tokens [14, 15]",
