@@ -170,17 +170,18 @@ def test_a_forked_child_does_not_keep_what_its_dead_parent_had(folder: Path, nam
     if parent == 0:
         try:
             ends = [OutputSender(instance, 0, SIZE, backend=of), OutputReceiver(instance, 0, backend=of)]
-            child = os.fork()
-            if child == 0:
+            if os.fork() == 0:
+                os.write(write, str(os.getpid()).encode())  # it has left its parent's ends alone by now
                 time.sleep(10 * END_S)
-            os.write(write, str(child).encode())
+            signal.pause()
             assert ends
-            os.kill(os.getpid(), signal.SIGKILL)
         finally:
             os._exit(1)
-    os.waitpid(parent, 0)
+    os.close(write)
     child = int(os.read(read, 32))
-    os.close(read), os.close(write)
+    os.close(read)
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
     try:
         os.kill(child, 0)
         receiver, sender = OutputReceiver(instance, 0, backend=of), OutputSender(instance, 0, SIZE, backend=of)
