@@ -112,6 +112,13 @@ class Host:
             time.sleep(0.2)
         assert not left, f"left on {self.name}: {left}"
 
+    def wait_until_nothing_runs(self, deadline_s: float) -> None:
+        """Waits until no process is on the host; raises AssertionError with those that are."""
+        end = time.monotonic() + deadline_s
+        while (running := self.processes()) and time.monotonic() < end:
+            time.sleep(0.2)
+        assert not running, f"running on {self.name}: {running}"
+
     def end(self) -> None:
         """Ends the host and everything on it."""
         for process in self.processes():

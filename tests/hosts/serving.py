@@ -7,11 +7,12 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import sub
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.hosts.network import Host, TwoHosts
@@ -38,7 +39,8 @@ class Serving:
     """Holds the servers of one engine on two hosts.
 
     launch: arguments of the head. of_second: further ones of the second host; None where something else starts
-    workers there. replicas: the host of each replica's first rank, which sends its frames.
+    workers there. replicas: the host of each replica's first rank, which sends its frames. environment: of the
+    servers, added to their own.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Serving:
         launch: Sequence[str],
         of_second: Sequence[str] | None,
         replicas: Sequence[Host],
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        self._environment = environment
         self.hosts, self.model, self.replicas, self.instance = hosts, model, replicas, next_instance()
         # the same for both hosts: each replica listens on its own host
         frames = {"instance": self.instance, "transport": "zmq", "endpoint": f"tcp://*:{PORT}"}
@@ -78,7 +82,7 @@ class Serving:
             Path(self.model),
             (*self._arguments, *more),
             folder / host.name,
-            {"VLLM_HOST_IP": host.address},
+            {"VLLM_HOST_IP": host.address, **self._environment},
             address=host.address,
             entering=host.command,
             inside=host.inside,
@@ -232,8 +236,16 @@ def assert_loads(reports: list[dict[str, Any]], one_host: OneHost) -> None:
     assert first["load"][0]["num_tokens"] > one_host.loads[0][1] / 2
 
 
-def assert_a_cut_is_named(served: Serving, prompts: list[list[int]], readers: Sequence[FrameReader]) -> None:
-    """At work, both hosts end with an error that names the ranks of the other, and readers are told."""
+def assert_a_cut_is_named(
+    served: Serving,
+    prompts: list[list[int]],
+    readers: Sequence[FrameReader],
+    named: Sequence[str] = ("CollectiveError", "world ranks [1] are silent"),
+) -> None:
+    """At work, both hosts end with an error that names the ranks of the other, and readers are told.
+
+    named: what the head's output has.
+    """
 
     def work() -> None:
         with contextlib.suppress(Exception):
@@ -252,7 +264,7 @@ def assert_a_cut_is_named(served: Serving, prompts: list[list[int]], readers: Se
     print(f"ended {time.monotonic() - begin:.1f} s after the cut: {statuses}")
     assert statuses == [1] * len(statuses)
     first, *others = [server.output() for server in served.servers]
-    assert "CollectiveError" in first and "world ranks [1] are silent" in first
+    assert all(words in first for words in named)
     for output in others:
         assert "CollectiveError" in output and "failed on world rank 1 of [0, 1]" in output
     for reader in readers:

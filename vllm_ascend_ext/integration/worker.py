@@ -12,6 +12,7 @@ from vllm_ascend_ext.dp_gather.commitment import Commitment
 from vllm_ascend_ext.integration.errors import MovedExpertsError
 from vllm_ascend_ext.integration.feature import BoundFeature
 from vllm_ascend_ext.integration.ranks import traffic
+from vllm_ascend_ext.integration.ranks.interface import choose_gloo_interface_of_actor
 from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.registry import FEATURES, enabled
 from vllm_ascend_ext.integration.startup.activation import read_config
@@ -52,6 +53,7 @@ class ExtWorker:
 
     def init_device(self) -> None:
         """Has the device's worker build our runner class instead of its own."""
+        choose_gloo_interface_of_actor(self.vllm_config.parallel_config)
         seam = self.model_runner_seam
         runner_class = [Change(seam, self.model_runner_class)] if seam is not None else []
         with temporarily(runner_class), self._before_load():
@@ -112,6 +114,10 @@ class ExtWorker:
             self._close_features()
         finally:
             super().shutdown()  # type: ignore[misc]
+
+    def end_actor(self) -> None:
+        """Ends the Ray actor in which this worker runs, called by RPC; its `finally` clauses free what it holds."""
+        raise SystemExit
 
     def ascend_ext_report(self, reset: bool = False) -> dict[str, Any]:
         """Returns what this rank counted and sent since the last reset, as plain JSON-serialisable values, by RPC.

@@ -28,7 +28,13 @@ _ROOM = "vllm_ascend_ext.integration.cpu_platform"
 
 
 class TorchCpuPlatform(CpuPlatform):
-    """Keeps `device_type`, scheduler and model code of upstream, and brings its own kernels and communicator."""
+    """Keeps `device_type`, scheduler and model code of upstream, and brings its own kernels and communicator.
+
+    Attributes:
+        ray_device_key: what Ray counts a rank's place as: the name that vllm-ascend's platform gives.
+    """
+
+    ray_device_key: str = "NPU"
 
     @classmethod
     def import_kernels(cls) -> None:

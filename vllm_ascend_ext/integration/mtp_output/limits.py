@@ -10,7 +10,7 @@ from vllm_ascend_ext.integration.upstream.engine_process import is_part_of_an_en
 from vllm_ascend_ext.mtp_output.outlet import replica_endpoint
 from vllm_ascend_ext.mtp_output.ring.folder import living_writer, ring_path
 
-EXECUTORS = ("mp", "uni", "external_launcher")
+EXECUTORS = ("mp", "ray", "uni", "external_launcher")
 
 
 def _has_wrong_endpoint(deployment: Deployment) -> object:

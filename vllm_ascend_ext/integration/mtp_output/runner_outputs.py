@@ -40,7 +40,7 @@ class RunnerHooks:
 
     def __init__(self, runner: Any, outputs: StepPipeline) -> None:
         self.outputs = outputs
-        self.returns_errors = runner.parallel_config.distributed_executor_backend == "mp"
+        self.returns_errors = runner.parallel_config.distributed_executor_backend in ("mp", "ray")
         self._runner = runner
         self._prompts: dict[str, int] = {}  # request still in its prompt (or recomputing) → tokens to prefill
         self._step: StepResult | None = None

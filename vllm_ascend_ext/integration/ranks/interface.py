@@ -29,7 +29,23 @@ def choose_gloo_interface(parallel_config: Any) -> None:
         return
     from vllm import envs as vllm_envs
 
-    address = vllm_envs.VLLM_HOST_IP or _address_of_this_host(parallel_config)
+    _choose(vllm_envs.VLLM_HOST_IP or _address_of_this_host(parallel_config))
+
+
+def choose_gloo_interface_of_actor(parallel_config: Any) -> None:
+    """Sets GLOO_SOCKET_IFNAME likewise for this worker, where Ray has placed it on one of several hosts.
+
+    The interface is that of VLLM_HOST_IP, or without it of the address by which Ray knows this host.
+    """
+    if not parallel_config.use_ray or envs.is_set(GLOO_INTERFACE):
+        return
+    import ray
+    from vllm import envs as vllm_envs
+
+    _choose(vllm_envs.VLLM_HOST_IP or ray.util.get_node_ip_address())
+
+
+def _choose(address: str) -> None:
     name = address and _interface_of(address)
     if not name:
         logger.warning(
@@ -45,7 +61,7 @@ def choose_gloo_interface(parallel_config: Any) -> None:
 
 def _has_hosts(parallel_config: Any) -> bool:
     """Returns whether ranks may be on other hosts."""
-    if parallel_config.use_ray:  # which hands this host's variables on to others, whose interfaces may differ
+    if parallel_config.use_ray:  # whose workers choose for themselves: their hosts' interfaces may differ
         return False
     return (
         parallel_config.nnodes > 1 or parallel_config.data_parallel_size_local < parallel_config.data_parallel_size

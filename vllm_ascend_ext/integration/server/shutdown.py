@@ -16,7 +16,7 @@ from typing import Any
 
 from vllm_ascend_ext.config import KEY
 from vllm_ascend_ext.integration.errors import EngineDiedError
-from vllm_ascend_ext.integration.server import head_watch, replica_states
+from vllm_ascend_ext.integration.server import head_watch, ray_workers, replica_states
 from vllm_ascend_ext.integration.server.head_watch import end_in_time, end_this_process
 from vllm_ascend_ext.integration.server.launcher import GRACE_S
 from vllm_ascend_ext.integration.upstream.engine_process import arguments_of_this_process
@@ -54,6 +54,7 @@ def end_with_parent() -> None:
     parallel = vllm_config.parallel_config
     if "local_client" in arguments:  # an engine core
         replica_states.bound_wait(parallel)
+        ray_workers.let_workers_end(parallel)
     if parallel.node_rank_within_dp > 0:  # a worker of a headless node
         head_watch.watch_first_rank(parallel)
 

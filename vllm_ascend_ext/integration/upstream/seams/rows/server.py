@@ -91,6 +91,18 @@ INPUT_SOCKETS = Seam(
     ("input_addresses", "coord_input_address", "identity", "ready_event"),
 )
 
+_RAY_EXECUTOR = "vllm.v1.executor.ray_executor_v2:RayExecutorV2"
+_UNTIL_ACTORS = "vLLM asks Ray actors to end before it has Ray kill them"
+RAY_SHUTDOWN = Seam(
+    f"{_RAY_EXECUTOR}.shutdown",
+    "wrap",
+    "server",
+    DEVICES,
+    "Ray kills workers while they hold rings and vLLM's own queues, which stay in /dev/shm of every host",
+    _UNTIL_ACTORS,
+    (),
+)
+
 _ANSWERS = "https://github.com/vllm-project/vllm/pull/36964"
 
 ROWS = (
@@ -102,6 +114,30 @@ ROWS = (
     WORKER_MONITOR,
     REPLICA_STATES,
     INPUT_SOCKETS,
+    RAY_SHUTDOWN,
+    *members(
+        _RAY_EXECUTOR,
+        {
+            "_join_monitor_thread": (),
+            "shutdown_lock": None,
+            "shutting_down": None,
+            "ray_worker_handles": None,
+            "rpc_broadcast_mq": None,
+        },
+        "read",
+        "server",
+        DEVICES,
+        why="tells its workers to end, by the queue of their calls, without taking their ends for deaths",
+        remove_when=_UNTIL_ACTORS,
+    ),
+    Seam(
+        "vllm.v1.executor.ray_executor_v2:RayWorkerHandle.run_ref",
+        "read",
+        "server",
+        DEVICES,
+        "ends when a worker has ended",
+        _UNTIL_ACTORS,
+    ),
     Seam(
         "vllm.v1.executor.multiproc_executor:MultiprocExecutor.is_failed",
         "read",

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets workers that are Ray actors free what they hold before vLLM has Ray kill them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from vllm_ascend_ext.integration.server.launcher import GRACE_S
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
+
+_END = "end_actor"  # of our workers
+_NOBODY = -1  # the rank that answers
+
+
+def let_workers_end(parallel_config: Any) -> None:
+    """Has the executor of this engine core ask its workers to end, and wait for them, where they are Ray actors.
+
+    vLLM has Ray kill them at once, and rings, and vLLM's own queues, stay in /dev/shm of every host.
+    """
+    if parallel_config.use_ray:
+        _wrap_shutdown()
+
+
+@functools.cache  # once a process
+def _wrap_shutdown() -> None:
+    change.wrap(seams.RAY_SHUTDOWN, None, _ending_workers)
+
+
+def _ending_workers(shutdown: Callable[[Any], None]) -> Callable[[Any], None]:
+    def end_workers_and_shut_down(executor: Any) -> None:
+        with executor.shutdown_lock:
+            first, executor.shutting_down = not executor.shutting_down, True
+        if first:
+            executor._join_monitor_thread()  # it takes a worker that ends for one that died
+            _end_workers(executor)
+            executor.shutting_down = False
+        shutdown(executor)
+
+    return end_workers_and_shut_down
+
+
+def _end_workers(executor: Any) -> None:
+    import ray  # type: ignore[import-not-found,unused-ignore]
+
+    running = [handle.run_ref for handle in getattr(executor, "ray_worker_handles", ()) if handle.run_ref]
+    if not running or not ray.is_initialized():
+        return
+    with contextlib.suppress(TimeoutError):  # of a queue that is full, as its readers are gone
+        executor.rpc_broadcast_mq.enqueue((_END, (), {}, _NOBODY), timeout=GRACE_S)
+    ray.wait(running, num_returns=len(running), timeout=GRACE_S)
