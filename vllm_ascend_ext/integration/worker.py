@@ -15,6 +15,8 @@ from vllm_ascend_ext.integration.ranks import traffic
 from vllm_ascend_ext.integration.ranks.interface import choose_gloo_interface_of_actor
 from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.registry import FEATURES, enabled
+from vllm_ascend_ext.integration.server.head_watch import end_in_time
+from vllm_ascend_ext.integration.server.launcher import GRACE_S
 from vllm_ascend_ext.integration.startup.activation import read_config
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
 from vllm_ascend_ext.integration.upstream.moe_layers import expert_placements, models_with_moved_experts
@@ -117,6 +119,7 @@ class ExtWorker:
 
     def end_actor(self) -> None:
         """Ends the Ray actor in which this worker runs, called by RPC; its `finally` clauses free what it holds."""
+        end_in_time(int(GRACE_S))
         raise SystemExit
 
     def ascend_ext_report(self, reset: bool = False) -> dict[str, Any]:

@@ -48,15 +48,22 @@ def end_with_parent() -> None:
     if any(thread.name == _WATCH for thread in threading.enumerate()):
         return
     threading.Thread(target=_end_after, args=(parent,), name=_WATCH, daemon=True).start()
-    end_in_time(int(GRACE_S))
     if arguments.get("local_client") is False:  # an engine core of a headless node
         head_watch.watch_head()
     parallel = vllm_config.parallel_config
     if "local_client" in arguments:  # an engine core
-        replica_states.bound_wait(parallel)
-        ray_workers.let_workers_end(parallel)
+        prepare_engine_core(parallel)
+    else:
+        end_in_time(int(GRACE_S))
     if parallel.node_rank_within_dp > 0:  # a worker of a headless node
         head_watch.watch_first_rank(parallel)
+
+
+def prepare_engine_core(parallel_config: Any) -> None:
+    """Bounds what this engine core waits for, at work and at its end."""
+    end_in_time(int(GRACE_S))
+    replica_states.bound_wait(parallel_config)
+    ray_workers.let_workers_end(parallel_config)
 
 
 def _end_after(parent: Any) -> None:

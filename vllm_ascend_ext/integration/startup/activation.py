@@ -52,7 +52,11 @@ def activate(platform: Any) -> None:
 
 def _prepare_engine() -> None:
     """Prepares an engine core that vLLM runs in a process of its own; `checks.settle` prepares all others."""
-    vllm_config = arguments_of_this_process().get("vllm_config")
+    prepare_features(arguments_of_this_process().get("vllm_config"))
+
+
+def prepare_features(vllm_config: Any) -> None:
+    """Has the features that are on change what an engine core of this process does; None is nothing to do."""
     if KEY in (getattr(vllm_config, "additional_config", None) or {}):
         from vllm_ascend_ext.integration.registry import enabled
 

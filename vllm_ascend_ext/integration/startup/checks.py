@@ -14,8 +14,8 @@ from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinat
 from vllm_ascend_ext.integration.ranks.interface import choose_gloo_interface
 from vllm_ascend_ext.integration.refusal import Refusal, refusals
 from vllm_ascend_ext.integration.registry import enabled
-from vllm_ascend_ext.integration.server import launcher, shutdown
-from vllm_ascend_ext.integration.startup import worker_limits
+from vllm_ascend_ext.integration.server import launcher, ray_engines, shutdown
+from vllm_ascend_ext.integration.startup import ray_actors, worker_limits
 from vllm_ascend_ext.integration.upstream import versions
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
 from vllm_ascend_ext.integration.upstream.seams import change
@@ -96,5 +96,7 @@ def settle(vllm_config: Any, config: ExtConfig, device_type: str) -> None:
     choose_gloo_interface(vllm_config.parallel_config)
     shutdown.replace_serve_http()
     launcher.replace_ends()
+    ray_engines.replace_ends()
     change.replace(WORKER_CLASS, device.worker, vllm_config.parallel_config)
+    ray_actors.send_section(vllm_config)
     logger.info("ascend_ext: worker %s, features on: %s", device.worker, ", ".join(config.features()) or "none")

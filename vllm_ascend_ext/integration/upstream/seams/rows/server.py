@@ -102,6 +102,20 @@ RAY_SHUTDOWN = Seam(
     _UNTIL_ACTORS,
     (),
 )
+_ACTORS = "vllm.v1.engine.utils:CoreEngineActorManager"
+ACTOR_MONITOR, ACTORS_SHUTDOWN = (
+    Seam(
+        f"{_ACTORS}.{name}",
+        "wrap",
+        "server",
+        DEVICES,
+        "the launcher takes no note of an engine core that is a Ray actor and ends with an error, and has Ray kill "
+        "the others while their workers hold rings",
+        _UNTIL_ACTORS,
+        parameters,
+    )
+    for name, parameters in (("monitor_engine_liveness", ()), ("shutdown", ("timeout",)))
+)
 
 _ANSWERS = "https://github.com/vllm-project/vllm/pull/36964"
 
@@ -115,6 +129,17 @@ ROWS = (
     REPLICA_STATES,
     INPUT_SOCKETS,
     RAY_SHUTDOWN,
+    ACTOR_MONITOR,
+    ACTORS_SHUTDOWN,
+    *members(
+        _ACTORS,
+        {"actor_run_ref_dict": None, "manager_stopped": None, "failed_proc_name": None},
+        "read",
+        "server",
+        DEVICES,
+        why="tells engine cores that are actors to end, and which have ended",
+        remove_when=_UNTIL_ACTORS,
+    ),
     *members(
         _RAY_EXECUTOR,
         {

@@ -56,11 +56,20 @@ USES_SECOND_RUNNER = Seam(
 )
 ADDITIONAL_CONFIG = Seam(
     "vllm.config.vllm:VllmConfig.additional_config",
-    "read",
+    "replace",
     "startup",
     DEVICES,
-    "our section is in it",
+    "our section is in it, which prepares an engine core where vLLM loads plug-ins too late",
     "never: it is vLLM's place for that",
 )
+ENGINE_ACTOR = Seam(
+    "vllm.v1.engine.core:EngineCoreActorMixin.__init__",
+    "wrap",
+    "startup",
+    DEVICES,
+    "an engine core that is a Ray actor makes its group of replicas before it loads a plug-in",
+    "vLLM loads plug-ins before it builds an engine core that is an actor",
+    ("vllm_config", "addresses", "dp_rank", "local_dp_rank"),
+)
 
-ROWS = (CONFIGURATION_HOOK, CUDA_HOOK, NPU_HOOK, WORKER_CLASS, USES_SECOND_RUNNER, ADDITIONAL_CONFIG)
+ROWS = (CONFIGURATION_HOOK, CUDA_HOOK, NPU_HOOK, WORKER_CLASS, USES_SECOND_RUNNER, ADDITIONAL_CONFIG, ENGINE_ACTOR)
