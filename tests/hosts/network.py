@@ -119,6 +119,13 @@ class Host:
             time.sleep(0.2)
         assert not running, f"running on {self.name}: {running}"
 
+    def wait_until_memory_is_free(self, deadline_s: float) -> None:
+        """Waits until nothing is in shared memory, whoever still runs; raises AssertionError with what is."""
+        end = time.monotonic() + deadline_s
+        while (left := [path.name for path in self.shared_memory.iterdir()]) and time.monotonic() < end:
+            time.sleep(0.2)
+        assert not left, f"left on {self.name}: {left}"
+
     def end(self) -> None:
         """Ends the host and everything on it."""
         for process in self.processes():

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine whose workers are Ray actors on two hosts: one `vllm serve` on the head."""
+"""Engines whose workers, or engine cores and workers, are Ray actors on two hosts: one `vllm serve` on the head."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.hosts.network import TwoHosts
 from tests.hosts.ray_cluster import ray_cluster
-from tests.hosts.serving import assert_a_cut_is_named, assert_equals, complete_on_one_host, serving
+from tests.hosts.serving import Serving, assert_a_cut_is_named, assert_equals, complete_on_one_host, serving
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts
 
@@ -19,31 +22,66 @@ pytestmark = [
     pytest.mark.usefixtures("vllm_preloaded"),
 ]
 
+_END_S = 60.0
 
-def test_ranks_of_a_replica_are_actors(tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
-    launch = ("--tensor-parallel-size", "2", "--distributed-executor-backend", "ray")
-    features = ("attn_scatter", "eplb_load", "mtp_output")
+
+@dataclass(frozen=True)
+class Launch:
+    """Holds how an engine is started, with what features, and what its log has after a cut."""
+
+    arguments: tuple[str, ...]
+    features: tuple[str, ...]
+    has_replicas: bool
+    named: str
+
+
+WORKERS = Launch(
+    ("--tensor-parallel-size", "2", "--distributed-executor-backend", "ray"),
+    ("attn_scatter", "eplb_load", "mtp_output"),
+    has_replicas=False,
+    named="RayWorkerProc rank=[1] died",  # Ray takes a host that is silent for dead
+)
+ENGINE_CORES = Launch(
+    ("--data-parallel-size", "2", "--data-parallel-size-local", "1", "--data-parallel-backend", "ray"),
+    ("eplb_load", "dp_gather", "mtp_output"),
+    has_replicas=True,
+    named="CollectiveError",
+)
+launches = pytest.mark.parametrize("launch", [WORKERS, ENGINE_CORES], ids=["workers", "engine cores"])
+
+
+@contextlib.contextmanager
+def _serving(launch: Launch, hosts: TwoHosts, model: str, folder: Path) -> Iterator[Serving]:
+    arguments, replicas = launch.arguments, [hosts.head]
+    if launch.has_replicas:
+        arguments, replicas = (*arguments, "--data-parallel-address", hosts.head.address), list(hosts.hosts)
+    with (
+        ray_cluster(hosts) as environment,
+        serving(hosts, model, folder, launch.features, arguments, None, replicas, environment) as served,
+    ):
+        yield served
+
+
+@launches
+def test_actors_serve_as_processes_do(launch: Launch, tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
     prompts = make_prompts(tiny_model)[:6]
     expected = complete_on_one_host(tiny_model, prompts)
-    with ray_cluster(hosts) as environment:
-        with serving(hosts, tiny_model, tmp_path, features, launch, None, [hosts.head], environment) as served:
-            readers = served.readers(hosts.second)
-            assert_equals(served, prompts, expected, readers)
-            assert_a_cut_is_named(served, prompts, readers, ["RayWorkerProc rank=[1] died"])
+    with _serving(launch, hosts, tiny_model, tmp_path) as served:
+        readers = served.readers(hosts.second)
+        assert_equals(served, prompts, expected, readers)
+        assert_a_cut_is_named(served, prompts, readers, [launch.named])
     served.wait_until_nothing_is_left(reader=hosts.second)
 
 
-def test_engine_cores_are_actors(tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
-    launch = (
-        *("--data-parallel-size", "2", "--data-parallel-size-local", "1", "--data-parallel-backend", "ray"),
-        *("--data-parallel-address", hosts.head.address),
-    )
-    features = ("eplb_load", "dp_gather", "mtp_output")
-    prompts = make_prompts(tiny_model)[:6]
-    expected = complete_on_one_host(tiny_model, prompts)
-    with ray_cluster(hosts) as environment:
-        with serving(hosts, tiny_model, tmp_path, features, launch, None, hosts.hosts, environment) as served:
-            readers = served.readers(hosts.second)
-            assert_equals(served, prompts, expected, readers)
-            assert_a_cut_is_named(served, prompts, readers, ["CollectiveError"])
-    served.wait_until_nothing_is_left(reader=hosts.second)
+@launches
+def test_a_stop_leaves_nothing(launch: Launch, tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
+    """Actors are given time to free what they hold; Ray, which goes on, would kill them."""
+    prompts = make_prompts(tiny_model)[:2]
+    with _serving(launch, hosts, tiny_model, tmp_path) as served:
+        readers = served.readers(hosts.second)
+        served.complete(prompts, 4)
+        assert all(list(host.shared_memory.iterdir()) for host in hosts.hosts)
+        served.head.stop()
+        for host in hosts.hosts:
+            host.wait_until_memory_is_free(_END_S)
+        assert [str(reader.error) for reader in readers if reader.error is not None] == []

@@ -17,7 +17,7 @@ from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.registry import FEATURES, enabled
 from vllm_ascend_ext.integration.server.head_watch import end_in_time
 from vllm_ascend_ext.integration.server.launcher import GRACE_S
-from vllm_ascend_ext.integration.startup.activation import read_config
+from vllm_ascend_ext.integration.startup.section import read_config
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
 from vllm_ascend_ext.integration.upstream.moe_layers import expert_placements, models_with_moved_experts
 from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily
@@ -118,7 +118,7 @@ class ExtWorker:
             super().shutdown()  # type: ignore[misc]
 
     def end_actor(self) -> None:
-        """Ends the Ray actor in which this worker runs, called by RPC; its `finally` clauses free what it holds."""
+        """Ends the Ray actor in which this worker runs, called by RPC, after what it holds has been freed."""
         end_in_time(int(GRACE_S))
         raise SystemExit
 

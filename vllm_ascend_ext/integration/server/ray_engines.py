@@ -38,7 +38,7 @@ def _noticing_errors(watch: Callable[[Any], None]) -> Callable[[Any], None]:
             watch(manager)
         except ray.exceptions.RayTaskError as error:
             logger.error("ascend_ext: an engine core, which is a Ray actor, has failed: %s", error.cause)
-            manager.failed_proc_name = "of a Ray actor"
+            change.replace(seams.ACTOR_FAILED, "of a Ray actor", manager)
             manager.shutdown()
 
     return watch_and_end

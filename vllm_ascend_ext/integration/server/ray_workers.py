@@ -33,11 +33,12 @@ def _wrap_shutdown() -> None:
 def _ending_workers(shutdown: Callable[[Any], None]) -> Callable[[Any], None]:
     def end_workers_and_shut_down(executor: Any) -> None:
         with executor.shutdown_lock:
-            first, executor.shutting_down = not executor.shutting_down, True
-        if first:
+            is_first = not executor.shutting_down
+            change.replace(seams.RAY_ENDS, True, executor)
+        if is_first:
             executor._join_monitor_thread()  # it takes a worker that ends for one that died
             _end_workers(executor)
-            executor.shutting_down = False
+            change.replace(seams.RAY_ENDS, False, executor)
         shutdown(executor)
 
     return end_workers_and_shut_down

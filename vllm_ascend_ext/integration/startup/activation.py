@@ -8,9 +8,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from vllm_ascend_ext.config import KEY, ConfigError, ExtConfig
+from vllm_ascend_ext.config import ExtConfig
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError, print_plain_errors
 from vllm_ascend_ext.integration.server import shutdown
+from vllm_ascend_ext.integration.startup.section import prepare_features
 from vllm_ascend_ext.integration.upstream.engine_process import arguments_of_this_process
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import startup as seams
@@ -55,15 +56,6 @@ def _prepare_engine() -> None:
     prepare_features(arguments_of_this_process().get("vllm_config"))
 
 
-def prepare_features(vllm_config: Any) -> None:
-    """Has the features that are on change what an engine core of this process does; None is nothing to do."""
-    if KEY in (getattr(vllm_config, "additional_config", None) or {}):
-        from vllm_ascend_ext.integration.registry import enabled
-
-        for feature in enabled(read_config(vllm_config) or ExtConfig()):
-            feature.prepare_engine()
-
-
 def _log_where_vllm_logs() -> None:
     """Sends our records to vLLM's handlers, at vLLM's level: vLLM configures its own logger only, not the root."""
     ours, theirs = logging.getLogger("vllm_ascend_ext"), logging.getLogger("vllm")
@@ -71,17 +63,6 @@ def _log_where_vllm_logs() -> None:
         ours.handlers = list(theirs.handlers)
         ours.setLevel(theirs.level)
         ours.propagate = False
-
-
-def read_config(vllm_config: Any) -> ExtConfig | None:
-    """Returns the validated `ascend_ext` section of a `VllmConfig`, or None when there is none.
-
-    Raises StartupError with the one-line message of the ConfigError.
-    """
-    try:
-        return ExtConfig.from_additional_config(vllm_config.additional_config or None)
-    except ConfigError as error:
-        raise StartupError(str(error)) from None
 
 
 def configure(vllm_config: Any, device_type: str, refused: Sequence[str] = ()) -> None:

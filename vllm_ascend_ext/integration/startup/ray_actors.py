@@ -14,7 +14,7 @@ from typing import Any
 from vllm_ascend_ext.config import KEY
 from vllm_ascend_ext.integration.ranks.interface import choose_gloo_interface_of_actor
 from vllm_ascend_ext.integration.server import shutdown
-from vllm_ascend_ext.integration.startup import activation
+from vllm_ascend_ext.integration.startup.section import prepare_features
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import startup as seams
 
@@ -50,7 +50,7 @@ def _preparing(build: Callable[..., None]) -> Callable[..., None]:
     def prepare_and_build(core: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         choose_gloo_interface_of_actor(vllm_config.parallel_config)
         shutdown.prepare_engine_core(vllm_config.parallel_config)
-        activation.prepare_features(vllm_config)
+        prepare_features(vllm_config)
         build(core, vllm_config, *args, **kwargs)
 
     return prepare_and_build

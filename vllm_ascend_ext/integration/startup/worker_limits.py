@@ -13,7 +13,19 @@ def _has_other_worker(deployment: Deployment) -> object:
     return None if worker in (device.default_worker, device.worker, "auto") else {"worker": worker}
 
 
+def _uses_compiled_graph_of_ray(deployment: Deployment) -> bool:
+    from vllm import envs as vllm_envs
+
+    return deployment.parallel.use_ray and not vllm_envs.VLLM_USE_RAY_V2_EXECUTOR_BACKEND
+
+
 RULES = (
+    Rule(
+        "VLLM_USE_RAY_V2_EXECUTOR_BACKEND",
+        "has not run with vLLM's older Ray executor, of Ray's compiled graphs",
+        "unset VLLM_USE_RAY_V2_EXECUTOR_BACKEND or set it to 1",
+        _uses_compiled_graph_of_ray,
+    ),
     Rule(
         "worker_cls",
         "brings its own worker and cannot work with {worker}",

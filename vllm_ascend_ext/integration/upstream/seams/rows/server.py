@@ -102,6 +102,14 @@ RAY_SHUTDOWN = Seam(
     _UNTIL_ACTORS,
     (),
 )
+RAY_ENDS = Seam(
+    f"{_RAY_EXECUTOR}.shutting_down",
+    "replace",
+    "server",
+    DEVICES,
+    "where it is not set, the executor takes a worker that ends for one that died",
+    _UNTIL_ACTORS,
+)
 _ACTORS = "vllm.v1.engine.utils:CoreEngineActorManager"
 ACTOR_MONITOR, ACTORS_SHUTDOWN = (
     Seam(
@@ -115,6 +123,14 @@ ACTOR_MONITOR, ACTORS_SHUTDOWN = (
         parameters,
     )
     for name, parameters in (("monitor_engine_liveness", ()), ("shutdown", ("timeout",)))
+)
+ACTOR_FAILED = Seam(
+    f"{_ACTORS}.failed_proc_name",
+    "replace",
+    "server",
+    DEVICES,
+    "where it is not set, the launcher does not end after an engine core has",
+    _UNTIL_ACTORS,
 )
 
 _ANSWERS = "https://github.com/vllm-project/vllm/pull/36964"
@@ -131,9 +147,11 @@ ROWS = (
     RAY_SHUTDOWN,
     ACTOR_MONITOR,
     ACTORS_SHUTDOWN,
+    ACTOR_FAILED,
+    RAY_ENDS,
     *members(
         _ACTORS,
-        {"actor_run_ref_dict": None, "manager_stopped": None, "failed_proc_name": None},
+        {"actor_run_ref_dict": None, "manager_stopped": None},
         "read",
         "server",
         DEVICES,
@@ -145,7 +163,6 @@ ROWS = (
         {
             "_join_monitor_thread": (),
             "shutdown_lock": None,
-            "shutting_down": None,
             "ray_worker_handles": None,
             "rpc_broadcast_mq": None,
         },
