@@ -23,7 +23,7 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 def ray_cluster(hosts: TwoHosts) -> Iterator[dict[str, str]]:
     """Runs Ray on both hosts; gives the environment of a program that is to find it there."""
     address = f"{hosts.head.address}:{PORT}"
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:  # for short socket names
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         for host in hosts.hosts:  # each has files of its own there, by which Ray knows its place
             host.run("mount", "-t", "tmpfs", "tmpfs", folder)
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines whose workers, or engine cores and workers, are Ray actors on two hosts: one `vllm serve` on the head."""
+"""Engines whose workers, or engine cores and workers, are Ray actors on two hosts, by one `vllm serve`."""
 
 from __future__ import annotations
 

@@ -45,7 +45,10 @@ def vllm_config(**changes: Any) -> Any:
     ("changes", "message"),
     [
         ({"parallel_config__prefill_context_parallel_size": 2}, "prefill_context_parallel_size to 1"),
-        ({"parallel_config__distributed_executor_backend": "their.Own"}, "not of 'their.Own'; set distributed_executor"),
+        (
+            {"parallel_config__distributed_executor_backend": "their.Own"},
+            "not of 'their.Own'; set distributed_executor",
+        ),
         ({"parallel_config__enable_elastic_ep": True}, "turn enable_elastic_ep off"),
         ({"kv_transfer_config": SimpleNamespace(kv_load_failure_policy="recompute")}, "set it to 'fail': a"),
         (

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends engine cores that are Ray actors (`--data-parallel-backend ray`) in good time, and with a status that tells.
+"""Ends engine cores that are Ray actors (`--data-parallel-backend ray`) in good time, with a status that tells.
 
-vLLM has Ray kill them at once, with their workers, whose rings stay in /dev/shm of every host. And of an engine core
-that ends with an error vLLM's launcher takes no note: its servers stay and answer nobody.
+vLLM has Ray kill them at once, with their workers, whose rings stay in /dev/shm of every host. And vLLM's launcher
+takes no note of an engine core that ends with an error: its servers stay and answer nobody.
 """
 
 from __future__ import annotations

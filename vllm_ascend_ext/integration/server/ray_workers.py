@@ -45,7 +45,7 @@ def _ending_workers(shutdown: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _end_workers(executor: Any) -> None:
-    import ray  # type: ignore[import-not-found,unused-ignore]
+    import ray
 
     running = [handle.run_ref for handle in getattr(executor, "ray_worker_handles", ()) if handle.run_ref]
     if not running or not ray.is_initialized():

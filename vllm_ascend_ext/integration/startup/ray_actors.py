@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepares engine cores that are Ray actors, which vLLM starts before it loads any plug-in there.
 
-vLLM gives them its configuration: our section is pickled so that unpickling it in an actor prepares the engine core
-that the actor is about to build.
+vLLM gives them its configuration: our section is pickled so that unpickling it in an actor prepares the engine
+core that the actor is about to build.
 """
 
 from __future__ import annotations

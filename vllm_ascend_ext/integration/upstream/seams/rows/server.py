@@ -117,8 +117,8 @@ ACTOR_MONITOR, ACTORS_SHUTDOWN = (
         "wrap",
         "server",
         DEVICES,
-        "the launcher takes no note of an engine core that is a Ray actor and ends with an error, and has Ray kill "
-        "the others while their workers hold rings",
+        "the launcher takes no note of an engine core that is a Ray actor and ends with an error, and has Ray "
+        "kill the others while their workers hold rings",
         _UNTIL_ACTORS,
         parameters,
     )
