@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from vllm_ascend_ext.integration.ranks import traffic
 from vllm_ascend_ext.integration.ranks.interface import choose_gloo_interface_of_actor
 from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.registry import FEATURES, enabled
-from vllm_ascend_ext.integration.server.head_watch import end_in_time
+from vllm_ascend_ext.integration.server.head_watch import watch_first_rank_of_actor
 from vllm_ascend_ext.integration.server.launcher import GRACE_S
 from vllm_ascend_ext.integration.startup.section import read_config
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
@@ -55,7 +56,10 @@ class ExtWorker:
 
     def init_device(self) -> None:
         """Has the device's worker build our runner class instead of its own."""
-        choose_gloo_interface_of_actor(self.vllm_config.parallel_config)
+        parallel_config = self.vllm_config.parallel_config
+        choose_gloo_interface_of_actor(parallel_config)
+        if parallel_config.use_ray and self.rank > 0:
+            watch_first_rank_of_actor(self.distributed_init_method)
         seam = self.model_runner_seam
         runner_class = [Change(seam, self.model_runner_class)] if seam is not None else []
         with temporarily(runner_class), self._before_load():
@@ -119,7 +123,7 @@ class ExtWorker:
 
     def end_actor(self) -> None:
         """Ends the Ray actor in which this worker runs, called by RPC, after what it holds has been freed."""
-        end_in_time(int(GRACE_S))
+        signal.alarm(int(GRACE_S))  # torch may wait for a collective that a cut cable left unfinished
         raise SystemExit
 
     def ascend_ext_report(self, reset: bool = False) -> dict[str, Any]:
@@ -182,3 +186,4 @@ class ExtWorker:
     vllm_config: Any
     model_runner: Any
     rank: int
+    distributed_init_method: str

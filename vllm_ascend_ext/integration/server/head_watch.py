@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from vllm_ascend_ext.integration.server.launcher import GRACE_S
 from vllm_ascend_ext.integration.upstream.seams import change
@@ -69,6 +70,16 @@ def watch_first_rank(parallel_config: Any) -> None:
     """Has this worker of a headless node watch the engine's first rank, of the same replica on the head."""
     place = parallel_config.master_addr, parallel_config.master_port
     threading.Thread(target=_end_without_first_rank, args=place, name=_WATCH, daemon=True).start()
+
+
+def watch_first_rank_of_actor(init_method: str) -> None:
+    """Has this worker, a Ray actor, watch the engine's first rank likewise: Ray kills it later, with what it holds.
+
+    init_method: "tcp://HOST:PORT", where the first rank listens.
+    """
+    place = urlsplit(init_method)
+    arguments = place.hostname, place.port
+    threading.Thread(target=_end_without_first_rank, args=arguments, name=_WATCH, daemon=True).start()
 
 
 def _end_without_first_rank(host: str, port: int) -> None:
