@@ -16,7 +16,8 @@ from tests.hosts.network import INTERFACE, Host, TwoHosts
 PORT = 6399
 _START_S, _STOP_S = 120, 60
 _RAY = (sys.executable, "-c", "from ray.scripts.scripts import main; main()")
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+# by itself Ray gives its workers less of the processors than everything else has
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 
 @contextlib.contextmanager
@@ -29,7 +30,7 @@ def ray_cluster(hosts: TwoHosts) -> Iterator[dict[str, str]]:
         try:
             _ray(hosts.head, "start", "--head", f"--port={PORT}", *_of_head(folder), *_place(hosts.head))
             _ray(hosts.second, "start", f"--address={address}", *_place(hosts.second))
-            yield {"RAY_ADDRESS": address, **_QUIET}
+            yield {"RAY_ADDRESS": address, **_SETTINGS}
         finally:
             for host in hosts.hosts:
                 end(host)
@@ -57,7 +58,7 @@ def _of_head(folder: str) -> tuple[str, ...]:
 
 
 def _ray(host: Host, *arguments: str) -> None:
-    environment = {**os.environ, **_QUIET, "VLLM_HOST_IP": host.address, "GLOO_SOCKET_IFNAME": INTERFACE}
+    environment = {**os.environ, **_SETTINGS, "VLLM_HOST_IP": host.address, "GLOO_SOCKET_IFNAME": INTERFACE}
     done = subprocess.run(
         [*host.command, *_RAY, *arguments],
         env=environment,

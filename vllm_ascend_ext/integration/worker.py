@@ -17,7 +17,7 @@ from vllm_ascend_ext.integration.ranks.interface import choose_gloo_interface_of
 from vllm_ascend_ext.integration.ranks.place import rank_place
 from vllm_ascend_ext.integration.registry import FEATURES, enabled
 from vllm_ascend_ext.integration.server.head_watch import watch_first_rank_of_actor
-from vllm_ascend_ext.integration.server.launcher import GRACE_S
+from vllm_ascend_ext.integration.server.ray_workers import ACTOR_END_S
 from vllm_ascend_ext.integration.startup.section import read_config
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
 from vllm_ascend_ext.integration.upstream.moe_layers import expert_placements, models_with_moved_experts
@@ -123,7 +123,7 @@ class ExtWorker:
 
     def end_actor(self) -> None:
         """Ends the Ray actor in which this worker runs, called by RPC, after what it holds has been freed."""
-        signal.alarm(int(GRACE_S))  # torch may wait for a collective that a cut cable left unfinished
+        signal.alarm(int(ACTOR_END_S))  # torch may wait for a collective that a cut cable left unfinished
         raise SystemExit
 
     def ascend_ext_report(self, reset: bool = False) -> dict[str, Any]:

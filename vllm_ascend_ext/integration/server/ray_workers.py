@@ -12,6 +12,9 @@ from vllm_ascend_ext.integration.server.launcher import GRACE_S
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
 
+ACTOR_END_S = 10.0
+"""For a worker to free what it holds; then the kernel ends it."""
+
 _END = "end_actor"  # of our workers
 _NOBODY = -1  # the rank that answers
 
@@ -36,8 +39,8 @@ def _ending_workers(shutdown: Callable[[Any], None]) -> Callable[[Any], None]:
             is_first = not executor.shutting_down
             change.replace(seams.RAY_ENDS, True, executor)
         if is_first:
-            executor._join_monitor_thread()  # it takes a worker that ends for one that died
             _end_workers(executor)
+            executor._join_monitor_thread()  # it takes a worker that ends for one that died
             change.replace(seams.RAY_ENDS, False, executor)
         shutdown(executor)
 
