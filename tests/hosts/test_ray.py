@@ -81,7 +81,7 @@ def test_a_stop_leaves_nothing(launch: Launch, tiny_model: str, hosts: TwoHosts,
     with _serving(launch, hosts, tiny_model, tmp_path) as served:
         readers = served.readers(hosts.second)
         served.complete(prompts, 4)
-        assert all(list(host.shared_memory.iterdir()) for host in hosts.hosts)
+        assert all(list(sender.shared_memory.iterdir()) for sender in served.replicas)
         served.head.stop()
         for host in hosts.hosts:
             host.wait_until_memory_is_free(_END_S)

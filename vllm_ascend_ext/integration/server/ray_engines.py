@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_ascend_ext.integration.server.launcher import GRACE_S
+from vllm_ascend_ext.integration.server.ray_workers import wait_for_ends
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
 
@@ -68,13 +69,13 @@ def _end(run_refs: dict[Any, Any], limit_s: float) -> None:
         return
     _, running = ray.wait(list(run_refs.values()), num_returns=len(run_refs), timeout=0)
     task = ray.remote(num_cpus=0, max_retries=0)(_terminate)
-    for actor, run_ref in run_refs.items():
-        if run_ref in running:
-            known = ray._private.state.actors(actor._actor_id.hex())
-            there = NodeAffinitySchedulingStrategy(known["Address"]["NodeID"], soft=False)
-            task.options(scheduling_strategy=there).remote(known["Pid"])
-    if running:
-        ray.wait(running, num_returns=len(running), timeout=limit_s)
+    ending = [actor for actor, run_ref in run_refs.items() if run_ref in running]
+    for actor in ending:
+        known = ray._private.state.actors(actor._actor_id.hex())
+        there = NodeAffinitySchedulingStrategy(known["Address"]["NodeID"], soft=False)
+        task.options(scheduling_strategy=there).remote(known["Pid"])
+    if ending:
+        wait_for_ends(ending, limit_s)
 
 
 def _terminate(pid: int) -> None:

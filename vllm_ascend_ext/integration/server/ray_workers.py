@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vllm_ascend_ext.integration.server.launcher import GRACE_S
@@ -50,9 +50,17 @@ def _ending_workers(shutdown: Callable[[Any], None]) -> Callable[[Any], None]:
 def _end_workers(executor: Any) -> None:
     import ray
 
-    running = [handle.run_ref for handle in getattr(executor, "ray_worker_handles", ()) if handle.run_ref]
-    if not running or not ray.is_initialized():
+    actors = [handle.actor for handle in getattr(executor, "ray_worker_handles", ()) if handle.run_ref]
+    if not actors or not ray.is_initialized():
         return
     with contextlib.suppress(TimeoutError):  # of a queue that is full, as its readers are gone
         executor.rpc_broadcast_mq.enqueue((_END, (), {}, _NOBODY), timeout=GRACE_S)
-    ray.wait(running, num_returns=len(running), timeout=GRACE_S)
+    wait_for_ends(actors, GRACE_S)
+
+
+def wait_for_ends(actors: Sequence[Any], limit_s: float) -> None:
+    """Waits until the processes of actors of vLLM's have ended, which are at work or end; for `limit_s` at most."""
+    import ray
+
+    calls = [actor.wait_for_init.remote() for actor in actors]  # which no actor answers any more
+    ray.wait(calls, num_returns=len(calls), timeout=limit_s)
