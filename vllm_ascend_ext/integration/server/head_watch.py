@@ -73,7 +73,7 @@ def watch_first_rank(parallel_config: Any) -> None:
 
 
 def watch_first_rank_of_actor(init_method: str) -> None:
-    """Has this worker, a Ray actor, watch the engine's first rank likewise: Ray kills it later, with what it holds.
+    """Has this worker, a Ray actor, watch the engine's first rank likewise; Ray would only kill it, later.
 
     init_method: "tcp://HOST:PORT", where the first rank listens.
     """

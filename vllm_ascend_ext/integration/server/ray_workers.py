@@ -59,7 +59,7 @@ def _end_workers(executor: Any) -> None:
 
 
 def wait_for_ends(actors: Sequence[Any], limit_s: float) -> None:
-    """Waits until the processes of actors of vLLM's have ended, which are at work or end; for `limit_s` at most."""
+    """Waits until the processes of vLLM's actors, which are at work or end, have ended; for `limit_s` at most."""
     import ray
 
     calls = [actor.wait_for_init.remote() for actor in actors]  # which no actor answers any more
