@@ -23,7 +23,7 @@ from tests.soak.load import Load, Score
 from tests.soak.questions import Answer, Question, answers_alone, make_questions
 from tests.soak.watch import Growth, Watch, name_of
 from tests.support.saved_output import next_instance
-from tests.support.server import SHARED_MEMORY, Server
+from tests.support.server import SHARED_MEMORY, Server, ServerError
 
 NUM_REPLICAS = 2
 _START_S, _END_S = 600.0, 90.0
@@ -147,6 +147,8 @@ class Soak:
         named = [(name_of(process), process) for process in server.processes()]
         kind = self._rng.choice(("Worker", "APIServer"))
         victims = [(name, process) for name, process in named if name.startswith(kind)]
+        if not victims:
+            raise ServerError(f"no {kind} to kill among {[name for name, _ in named]}\n{server.output()[-4000:]}")
         name, process = self._rng.choice(victims)
         load.expect_errors()
         self._kill_times.append(time.monotonic())
@@ -173,10 +175,15 @@ class Soak:
             self.summary.problems.append(f"a server that lost {victim} left {left}")
 
     async def _kill_readers(self) -> None:
+        sizes = [0] * NUM_REPLICAS  # of what was read before the last kill
         with suppress(asyncio.CancelledError):
             while True:
                 await asyncio.sleep(self._rng.expovariate(1 / _READER_LIFE_S))
                 replica = self._rng.randrange(NUM_REPLICAS)
+                # on a busy machine a reader may take longer to start; a ring without one ends the server, as it should
+                while self._size_of_frames(replica) == sizes[replica]:
+                    await asyncio.sleep(1)
+                sizes[replica] = self._size_of_frames(replica)
                 reader = self._readers[replica]
                 reader.kill()
                 if reader.wait() != -signal.SIGKILL:
@@ -217,6 +224,11 @@ class Soak:
             *("--speculative-config", json.dumps({"method": "mtp", "num_speculative_tokens": 2})),
             *("--additional-config", json.dumps({"ascend_ext": features})),
         )
+
+    def _size_of_frames(self, replica: int) -> int:
+        """Returns the bytes that readers have written of a replica's frames."""
+        file = self._frames_of(replica)
+        return file.stat().st_size if file.exists() else 0
 
     def _frames_of(self, replica: int) -> Path:
         return self._folder / f"frames-{replica}.jsonl"
