@@ -180,7 +180,7 @@ class Soak:
             while True:
                 await asyncio.sleep(self._rng.expovariate(1 / _READER_LIFE_S))
                 replica = self._rng.randrange(NUM_REPLICAS)
-                # on a busy machine a reader may take longer to start; a ring without one ends the server, as it should
+                # a reader may take longer to start on a busy machine; a ring without one ends the server
                 while self._size_of_frames(replica) == sizes[replica]:
                     await asyncio.sleep(1)
                 sizes[replica] = self._size_of_frames(replica)
