@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, Seam
+from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, ON_0_30, Seam
 
 _WHY_HOOK = (
     "the platform's hook is the one place that runs after vLLM has filled in `worker_cls` and before any worker "
@@ -56,11 +56,29 @@ USES_SECOND_RUNNER = Seam(
 )
 ADDITIONAL_CONFIG = Seam(
     "vllm.config.vllm:VllmConfig.additional_config",
-    "read",
+    "replace",
     "startup",
     DEVICES,
-    "our section is in it",
+    "our section is in it; where vllm-ascend refuses keys that it does not know, it is one that opens its own way",
     "never: it is vLLM's place for that",
 )
+ASCEND_CONFIG = Seam(
+    "vllm_ascend.ascend_config:AscendConfig",
+    "wrap",
+    "startup",
+    ("npu",),
+    "refuses keys of `additional_config` that it does not know, in engine cores before plug-ins are loaded",
+    "vllm-ascend leaves out keys that other plug-ins have claimed (docs/upstream/additional_config_keys.md)",
+    upstream="https://github.com/vllm-project/vllm-ascend/issues/15418",
+    pairs=ON_0_30,
+)
 
-ROWS = (CONFIGURATION_HOOK, CUDA_HOOK, NPU_HOOK, WORKER_CLASS, USES_SECOND_RUNNER, ADDITIONAL_CONFIG)
+ROWS = (
+    CONFIGURATION_HOOK,
+    CUDA_HOOK,
+    NPU_HOOK,
+    WORKER_CLASS,
+    USES_SECOND_RUNNER,
+    ADDITIONAL_CONFIG,
+    ASCEND_CONFIG,
+)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings our section past a vllm-ascend that refuses keys of `additional_config` which it does not know.
+
+vllm-ascend 0.30 makes an `AscendConfig` of `additional_config` in the API server, in engine cores before any
+plug-in is loaded there, in workers, schedulers and connectors, and once more for a draft model's configuration. So
+it is the class that leaves our key out, in each of these processes. vLLM gives its configuration to those that it
+starts: our section is pickled so that unpickling it opens the way first. Other unknown keys fail as vllm-ascend
+wants.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from vllm_ascend_ext.config import KEY
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows import startup as seams
+from vllm_ascend_ext.integration.upstream.versions import installed_pair
+
+
+def open_channel(device_type: str) -> None:
+    """Has vllm-ascend pass over our key in this process; does nothing where it takes any key, or when repeated."""
+    if _is_needed(device_type):
+        _leave_our_key_out()
+
+
+def send_section(vllm_config: Any, device_type: str) -> None:
+    """Has every process that gets this configuration open the channel before it reads it.
+
+    What the configuration says, and its hash, stay the same. Does nothing where vllm-ascend takes any key.
+    """
+    whole = vllm_config.additional_config
+    if _is_needed(device_type) and not isinstance(whole[KEY], TravellingSection):
+        change.replace(seams.ADDITIONAL_CONFIG, {**whole, KEY: TravellingSection(whole[KEY])}, vllm_config)
+
+
+class TravellingSection(dict[str, Any]):
+    """Holds our section of a configuration. A process in which it is unpickled opens the channel by that."""
+
+    def __reduce__(self) -> tuple[Callable[..., TravellingSection], tuple[dict[str, Any]]]:
+        return _arrive, (dict(self),)
+
+
+def _arrive(section: dict[str, Any]) -> TravellingSection:
+    _leave_our_key_out()
+    return TravellingSection(section)
+
+
+def _is_needed(device_type: str) -> bool:
+    return seams.ASCEND_CONFIG.is_used(device_type, installed_pair())
+
+
+@functools.cache  # once a process
+def _leave_our_key_out() -> None:
+    change.wrap(seams.ASCEND_CONFIG, None, _without_our_key)
+
+
+def _without_our_key(config_class: type) -> type:
+    """Returns a class in the place of vllm-ascend's, under its name, that takes our key and forgets it."""
+
+    def initialise(config: Any, *args: Any, **keys: Any) -> None:
+        keys.pop(KEY, None)
+        config_class.__init__(config, *args, **keys)  # type: ignore[misc]
+
+    copied = {name: getattr(config_class, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(config_class.__name__, (config_class,), {**copied, "__init__": initialise})
