@@ -29,7 +29,7 @@ from vllm_ascend_ext.config import KEY, ExtConfig
 from vllm_ascend_ext.integration import cpu_platform
 from vllm_ascend_ext.integration.registry import FEATURES
 from vllm_ascend_ext.integration.server.metrics import MetricsRefresh
-from vllm_ascend_ext.integration.startup import worker_limits
+from vllm_ascend_ext.integration.startup import pair_limits, worker_limits
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -194,7 +194,9 @@ def refusals() -> str:
             "whose layers the engine runs, vLLM's or vllm-ascend's."
         )
     ]
-    groups = [("any feature", "", worker_limits.RULES)] + [(f.name, f.name, f.rules) for f in FEATURES]
+    groups = [("any feature", "", (*worker_limits.RULES, *pair_limits.RULES))] + [
+        (f.name, f.name, f.rules) for f in FEATURES
+    ]
     for title, feature, rules in groups:
         rows = [
             (

@@ -4,13 +4,15 @@ only."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "emulator"
 CACHE = ROOT / ".cache" / "emulator"
 BASE_ENVIRONMENT = ROOT / ".venv"
-NPU_ENVIRONMENT = ROOT / ".venv-npu"
+# the second pair of vLLM and vllm-ascend is in .venv-npu-030 (scripts/setup_npu_030.sh)
+NPU_ENVIRONMENT = ROOT / os.environ.get("EMULATOR_ENVIRONMENT", ".venv-npu")
 SETUP = "./scripts/setup_npu.sh"
 
 

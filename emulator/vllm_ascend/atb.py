@@ -59,3 +59,27 @@ def paged_cache_load(
 def matmul_add_fp32(x: Tensor, weight: Tensor, C: Tensor) -> None:  # noqa: N803 - ATB's name
     """Adds the product of `x` transposed and `weight` to `C`, in float32."""
     C.add_(x.float().t() @ weight.float())
+
+
+def gather_pa_kv_cache(
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    seq_offset: Tensor | None = None,
+    is_seq_lens_cumsum: bool = False,
+) -> None:
+    """Does what `paged_cache_load` does, as an operator of torch_npu's own."""
+    paged_cache_load(
+        key_cache,
+        value_cache,
+        block_tables,
+        seq_lens,
+        seq_starts=seq_offset,
+        cumsum=is_seq_lens_cumsum,
+        key=key,
+        value=value,
+    )

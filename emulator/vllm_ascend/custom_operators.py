@@ -87,6 +87,9 @@ declare(
     "int slice_size) -> Tensor",
 )
 
+declare("_C_ascend", "device_print(str msg) -> ()")  # vllm-ascend 0.30 asks whether they are there
+declare("_C_ascend", "device_print_tensor(Tensor tensor) -> ()")
+
 define(
     "_C_ascend",
     "npu_add_rms_norm_bias(Tensor x1, Tensor x2, Tensor gamma, Tensor? beta=None, float epsilon=1e-6) "

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import operator
 import sys
@@ -35,12 +36,14 @@ class StandIn:
         operator that is only to be declared its schema.
     reason: why the original cannot run here.
     does: what ours does instead.
+    version: beginning of the versions of vllm-ascend that need it; "" for all.
     """
 
     target: str
     source: str
     reason: str
     does: str
+    version: str = ""
 
     @property
     def module(self) -> str:
@@ -138,13 +141,49 @@ STAND_INS = (
             ("layernorm:layer_norm_fwd_npu", "gated_norm", "an RMS norm with a gate"),
         )
     ),
+    *(
+        StandIn(
+            target=f"{module}:_compute_slot_mapping_kernel",
+            source="slot_mapping.py:compute_slot_mapping",
+            reason=_NO_TRITON,
+            does="the slots of all tokens in a few torch operations",
+            version=version,
+        )
+        for version, module in (
+            ("0.23", "vllm.v1.worker.block_table"),
+            ("0.30", "vllm_ascend.ops.triton.compute_slot_mapping"),
+        )
+    ),
+    *(
+        StandIn(
+            target=module,
+            source="fla_npu/__init__.py",
+            reason="kernels of linear attention, compiled for the NPU; vllm-ascend imports them for all models",
+            does="names that are errors when they are called",
+            version="0.30",
+        )
+        for module in ("fla_npu", "fla_npu.ops", "fla_npu.ops.ascendc")
+    ),
     StandIn(
-        target="vllm.v1.worker.block_table:_compute_slot_mapping_kernel",
-        source="slot_mapping.py:compute_slot_mapping",
-        reason=_NO_TRITON,
-        does="the slots of all tokens in a few torch operations",
+        target="torch_npu.op_plugin.atb._atb_ops:npu::npu_gather_pa_kv_cache",
+        source="atb.py:gather_pa_kv_cache",
+        reason="aclnnGatherPaKvCache is none of libopapi's operators here",
+        does="reads the tokens of a block table's requests from the cache",
+        version="0.30",
     ),
 )
+
+
+def for_version(version: str) -> tuple[StandIn, ...]:
+    """Returns the stand-ins that a version of vllm-ascend needs."""
+    return tuple(stand_in for stand_in in STAND_INS if version.startswith(stand_in.version))
+
+
+def _installed_vllm_ascend() -> str:
+    try:
+        return importlib.metadata.version("vllm-ascend")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def install() -> None:
@@ -158,9 +197,10 @@ class _Finder(importlib.abc.MetaPathFinder):
     """Finds the modules that are stand-ins, and lets those that contain one put it in after they have run."""
 
     def __init__(self) -> None:
-        self._modules = {s.target: s for s in STAND_INS if not s.attribute}
+        needed = for_version(_installed_vllm_ascend())
+        self._modules = {s.target: s for s in needed if not s.attribute}
         self._contents: dict[str, list[StandIn]] = {}
-        for stand_in in STAND_INS:
+        for stand_in in needed:
             if stand_in.attribute:
                 self._contents.setdefault(stand_in.module, []).append(stand_in)
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.eplb_load.test_engine import assert_equals_transformers
+from tests.pairs.marks import on_first_pair
 from tests.support.engines.expert_load import summed_load
 from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.eplb_load.host_sum import HostSum
@@ -129,6 +130,7 @@ def dynamic_eplb(model: str, monkeypatch: pytest.MonkeyPatch) -> EngineCase:
     )
 
 
+@on_first_pair
 def test_every_rebalancing_is_that_of_exact_counts(
     qwen3_moe: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -209,6 +211,7 @@ def of_experts(maps: list[list[list[int]]], moe_load: list[list[list[int]]]) -> 
     ]
 
 
+@on_first_pair
 def test_dead_policy_process_is_named(
     qwen3_moe: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from emulator.findings import Findings
+from tests.pairs.marks import on_first_pair
 from tests.support.engines.graph_counts import GraphCounts
 from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, others
 from tests.support.long_tables import long_table
@@ -98,7 +99,12 @@ def theirs(tiny_model: str, prompts: list[list[int]], vllm_preloaded: None) -> S
 
 @pytest.mark.parametrize(
     ("is_async", "mode"),
-    [(False, None), (True, None), (False, "PIECEWISE"), (True, "FULL_DECODE_ONLY")],
+    [
+        (False, None),
+        (True, None),
+        pytest.param(False, "PIECEWISE", marks=on_first_pair),
+        pytest.param(True, "FULL_DECODE_ONLY", marks=on_first_pair),
+    ],
     ids=["sync", "async", "sync PIECEWISE", "async FULL_DECODE_ONLY"],
 )
 def test_frames_are_the_engines_tokens(
@@ -138,6 +144,7 @@ def check_traffic(ours: SavedRun, theirs: SavedRun) -> None:
     assert ours.traffic.waits <= theirs.traffic.waits
 
 
+@on_first_pair
 def test_it_adds_one_copy_a_step_and_no_wait(served: Served, theirs: SavedRun, race_reports: Findings) -> None:
     """In graphs, too."""
     check_traffic(served.runs[0], theirs)
@@ -145,6 +152,7 @@ def test_it_adds_one_copy_a_step_and_no_wait(served: Served, theirs: SavedRun, r
 
 
 @long_table
+@on_first_pair
 @pytest.mark.parametrize(("planted", "found"), [("a copy", "copies"), ("a wait", "waits")])
 def test_what_is_added_is_found(
     tiny_model: str,

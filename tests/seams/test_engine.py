@@ -21,10 +21,11 @@ import vllm_ascend_ext
 from vllm_ascend_ext.integration.upstream.seams.seam import Seam
 from vllm_ascend_ext.integration.upstream.seams.sources import Sources
 from vllm_ascend_ext.integration.upstream.seams.table import SEAMS
+from vllm_ascend_ext.integration.upstream.versions import installed_pair
 
 pytestmark = pytest.mark.engine
 
-CPU_SEAMS = [seam for seam in SEAMS if "cpu" in seam.devices]
+CPU_SEAMS = [seam for seam in SEAMS if seam.is_used("cpu", installed_pair())]
 OF_RAY = "vllm.v1.executor.ray_executor_v2"  # which cannot be imported without Ray
 START = """
 import json, sys

@@ -20,50 +20,55 @@ from vllm_ascend_ext.integration.upstream.seams.outline import Outline
 from vllm_ascend_ext.integration.upstream.seams.seam import ALWAYS, DEVICES, Seam
 from vllm_ascend_ext.integration.upstream.seams.sources import Sources
 from vllm_ascend_ext.integration.upstream.seams.table import SEAMS
+from vllm_ascend_ext.integration.upstream.versions import PAIRS, Pair, installed_pair
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENTS = (".venv-npu", ".venv-npu-030")  # of the emulator, one a pair
 FEATURES = ("eplb_load", "dp_gather", "attn_scatter", "mtp_output")
 
 
-def ascend_folder() -> Path | None:
-    """vllm-ascend's sources: installed, or in the emulator's environment, whose Python need not run here."""
-    if find_spec("vllm_ascend") is not None:
-        return None
-    return next(iter((ROOT / ".venv-npu").glob("lib/python*/site-packages/vllm_ascend")), None)
+def folder_in(environment: str, package: str) -> Path | None:
+    """A package's sources in an environment of the emulator, whose Python need not run here."""
+    return next(iter((ROOT / environment).glob(f"lib/python*/site-packages/{package}")), None)
 
 
 @functools.cache
-def sources() -> Sources:
-    folder = ascend_folder()
-    return Sources({"vllm_ascend": folder} if folder else None)
+def sources(pair: Pair | None = None) -> Sources:
+    """The sources of a pair, by default the installed one: those that are imported here, or an environment's."""
+    if pair in (None, installed_pair()):
+        folder = None if find_spec("vllm_ascend") is not None else folder_in(ENVIRONMENTS[0], "vllm_ascend")
+        return Sources({"vllm_ascend": folder} if folder else None)
+    environment = ENVIRONMENTS[PAIRS.index(pair)]
+    return Sources({package: folder_in(environment, package) for package in ("vllm", "vllm_ascend")})
 
 
 @functools.cache
-def renamed_outline(module: str, name: str) -> Outline:
-    text = sources().text(module)
+def renamed_outline(pair: Pair, module: str, name: str) -> Outline:
+    text = sources(pair).text(module)
     assert text is not None
     return Outline(re.sub(rf"\b{name}\b", f"{name}_renamed", text))
 
 
-def renamed(seam: Seam) -> Sources:
+def renamed(pair: Pair, seam: Seam) -> Sources:
     """The same packages, with the seam's own symbol renamed throughout its module."""
-    copy = Sources(shared=sources())
-    copy.put(seam.module, renamed_outline(seam.module, seam.name))
+    copy = Sources(shared=sources(pair))
+    copy.put(seam.module, renamed_outline(pair, seam.module, seam.name))
     return copy
 
 
-def skip_without(seam: Seam) -> None:
-    if not sources().has_package(seam.package):
-        pytest.skip(f"{seam.package} is not installed, nor is there an environment of the emulator")
+USED = [(pair, seam) for pair in PAIRS for seam in SEAMS if any(seam.is_used(d, pair) for d in pair.devices)]
 
 
-@pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: f"{seam.feature}-{seam.target}")
-def test_each_seam_is_there_and_reported_when_it_is_renamed(seam: Seam) -> None:
-    skip_without(seam)
-    assert sources().problem_with(seam) is None
-    for device in seam.devices:
+@pytest.mark.parametrize(
+    ("pair", "seam"), USED, ids=[f"{pair.vllm}-{seam.feature}-{seam.target}" for pair, seam in USED]
+)
+def test_each_seam_is_there_and_reported_when_it_is_renamed(pair: Pair, seam: Seam) -> None:
+    if not sources(pair).has_package(seam.package):
+        pytest.skip(f"{seam.package} of this pair is not installed, nor is there an environment with it")
+    assert sources(pair).problem_with(seam) is None
+    for device in filter(lambda device: seam.is_used(device, pair), pair.devices):
         with pytest.raises(IncompatibleVllmError, match=re.escape(f"{seam.target} is gone (")) as caught:
-            check(device, [seam.feature], renamed(seam))
+            check(device, [seam.feature], renamed(pair, seam), pair)
         assert re.search(r"\. Install vllm(-ascend)?==0", str(caught.value))
 
 
@@ -98,8 +103,14 @@ def test_the_table_is_complete_and_has_no_row_twice() -> None:
     named = {value for module in modules for value in vars(module).values() if isinstance(value, Seam)}
     assert in_rows and in_rows == set(SEAMS)
     assert [seam.target for seam in named - in_rows] == []
-    places = [(seam.target, seam.feature, device) for seam in SEAMS for device in seam.devices]
+    places = [
+        (seam.target, seam.feature, device, pair)
+        for seam in SEAMS
+        for device in seam.devices
+        for pair in seam.pairs
+    ]
     assert sorted(place for place in set(places) if places.count(place) > 1) == []
+    assert {seam for _, seam in USED} == set(SEAMS), "a row that is used nowhere"
 
 
 def private_reads(source: str, ours: frozenset[str]) -> set[str]:
@@ -189,5 +200,5 @@ def test_every_row_says_why_where_and_until_when() -> None:
 
 def test_without_vllm_ascend_its_rows_are_not_missed() -> None:
     absent = Sources({"vllm_ascend": None})
-    assert any(seam.package == "vllm_ascend" for seam in needed("npu", FEATURES))
+    assert any(seam.package == "vllm_ascend" for seam in needed("npu", FEATURES, PAIRS[0]))
     check("npu", FEATURES, absent)

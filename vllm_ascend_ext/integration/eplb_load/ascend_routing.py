@@ -25,7 +25,7 @@ from vllm_ascend_ext.integration.errors import IncompatibleVllmError, Unsupporte
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import eplb_load as seams
 from vllm_ascend_ext.integration.upstream.stack import Count
-from vllm_ascend_ext.integration.upstream.versions import TESTED_VLLM_ASCEND
+from vllm_ascend_ext.integration.upstream.versions import what_to_install
 
 _HOOK = "_ascend_routed_experts_capturer"
 
@@ -65,7 +65,7 @@ def capture(name: str, layer: Any, count: Count) -> Callable[[Count], None]:
     if _HOOK not in source or "layer.vllm_config.model_config" not in source:
         raise IncompatibleVllmError(
             "this vllm-ascend's AscendUnquantizedFusedMoEMethod.apply no longer offers what it routed to the "
-            f"layer's {_HOOK}; install vllm-ascend=={TESTED_VLLM_ASCEND[-1]}"
+            f"layer's {_HOOK}. {what_to_install('vllm_ascend')}"
         )
     capturer = _Capturer(count)
     change.mark(seams.CAPTURER, layer, _HOOK, capturer)

@@ -43,7 +43,7 @@ def collect(runner: Any, config: EplbLoadConfig, stack: Stack) -> Collected | No
     """
     stack.check_loaded(runner, "eplb_load")
     target, draft = _layers_to_count(runner, stack)
-    routed = _routed_model(target), _routed_model(draft)
+    routed = _routed_model(target, stack), _routed_model(draft, stack)
     if routed == (None, None):
         return None
     aggregation.check_interval(runner, config, [model for model in routed if model is not None])
@@ -108,7 +108,7 @@ def _runs_in_graphs(runner: Any) -> bool:
     return runner.compilation_config.cudagraph_mode not in (None, CUDAGraphMode.NONE)
 
 
-def _routed_model(layers: dict[str, Any]) -> RoutedModel | None:
+def _routed_model(layers: dict[str, Any], stack: Stack) -> RoutedModel | None:
     """Returns the facts that all layers share; None without layers, as in a pipeline stage of dense layers.
 
     Raises:
@@ -116,14 +116,15 @@ def _routed_model(layers: dict[str, Any]) -> RoutedModel | None:
     """
     if not layers:
         return None
-    experts = {layer.logical_num_experts for layer in layers.values()}
+    shapes = [stack.experts_of(layer) for layer in layers.values()]
+    experts = {num_experts for num_experts, _ in shapes}
     parallel = {bool(layer.moe_config.is_sequence_parallel) for layer in layers.values()}
     if len(experts) > 1 or len(parallel) > 1:
         raise UnsupportedCombinationError(
             f"ascend_ext.eplb_load needs layers that are alike, but found {sorted(experts)} experts and "
             f"sequence-parallel {sorted(parallel)}; set eplb_load.enabled to false"
         )
-    top_k = max(layer.top_k for layer in layers.values())
+    top_k = max(top_k for _, top_k in shapes)
     return RoutedModel(tuple(layers), experts.pop(), top_k, parallel.pop())
 
 

@@ -23,6 +23,8 @@ from vllm_ascend_ext.integration.upstream.engine_process import arguments_of_thi
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.change import Change
 from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
+from vllm_ascend_ext.integration.upstream.seams.seam import of_pair
+from vllm_ascend_ext.integration.upstream.versions import installed_pair
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +82,9 @@ def _end_after(parent: Any) -> None:
 
 def replace_serve_http() -> None:
     """Puts our `serve_http` in its place; does nothing where vLLM's API server is not loaded."""
-    if seams.SERVE_HTTP.module in sys.modules:
-        change.replace(seams.SERVE_HTTP, serve_http)
+    seam = of_pair(seams.SERVE_HTTP, installed_pair())
+    if seam.module in sys.modules:
+        change.replace(seam, serve_http)
 
 
 async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
@@ -96,7 +99,7 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
     * vLLM gives the engine core no time unless `shutdown_timeout` does, and kills the workers while they free what
       they hold (rings, shared memory). Here the engine core may take as long as it gives its workers.
     """
-    from vllm.entrypoints import launcher
+    theirs = change.present(of_pair(seams.SERVE_HTTP_ITSELF, installed_pair()))
 
     from vllm_ascend_ext.integration.server import metrics as server_metrics
     from vllm_ascend_ext.integration.server import report as server_report
@@ -105,7 +108,7 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
     server_report.serve(app)
     client = getattr(app.state, "engine_client", None)
     if client is None:  # a server without an engine
-        return await launcher.serve_http(app, *args, **kwargs)
+        return await theirs(app, *args, **kwargs)
     asked_to_stop = False
     shutdown = client.shutdown
     loop = asyncio.get_running_loop()
@@ -117,7 +120,7 @@ async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Any:
         shutdown(timeout=max(timeout or 0.0, GRACE_S))
 
     with change.temporarily([Change(seams.SHUTDOWN, note_and_shut_down, client)]):
-        ended = await launcher.serve_http(app, *args, **kwargs)
+        ended = await theirs(app, *args, **kwargs)
     if client.errored and not asked_to_stop:
         ended.close()  # a coroutine that nobody will await
         raise EngineDiedError("the engine died and the server has stopped; the cause is in the log above")

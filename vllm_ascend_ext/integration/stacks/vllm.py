@@ -19,6 +19,7 @@ class VllmStack:
     """Implements `Stack`. Methods import their adaptors on first use, as these import vLLM's modules."""
 
     name = "vllm"
+    unverified: frozenset[str] = frozenset()
 
     def dispatches(self, vllm_config: Any) -> tuple[str, ...]:
         """Returns vLLM's all2all_backend; one that gathers all rows is called ALLGATHER, as in vllm-ascend."""
@@ -36,6 +37,10 @@ class VllmStack:
     def moe_layers(self, runner: Any) -> dict[str, Any]:
         """Returns the layers that vLLM keeps for its forward context."""
         return moe_layers.moe_layers(runner)
+
+    def experts_of(self, layer: Any) -> tuple[int, int]:
+        """Returns what vLLM's layer says of itself."""
+        return int(layer.logical_num_experts), int(layer.top_k)
 
     def check_loaded(self, runner: Any, feature: str) -> None:
         """Does nothing: `dispatches` alone tells how vLLM's layers dispatch."""

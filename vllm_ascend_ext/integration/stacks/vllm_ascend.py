@@ -19,6 +19,7 @@ class VllmAscendStack:
     """Implements `Stack`. Methods import their adaptors on first use, as these import vllm-ascend's modules."""
 
     name = "vllm-ascend"
+    unverified: frozenset[str] = frozenset()
 
     def dispatches(self, vllm_config: Any) -> tuple[str, ...]:
         """Returns the ways to dispatch that vllm-ascend chooses among by SoC, ranks and experts."""
@@ -39,6 +40,10 @@ class VllmAscendStack:
     def moe_layers(self, runner: Any) -> dict[str, Any]:
         """Returns the layers that vLLM keeps for its forward context: vllm-ascend's derive from vLLM's."""
         return moe_layers.moe_layers(runner)
+
+    def experts_of(self, layer: Any) -> tuple[int, int]:
+        """Returns what vLLM's layer says of itself."""
+        return int(layer.logical_num_experts), int(layer.top_k)
 
     def check_loaded(self, runner: Any, feature: str) -> None:
         """Checks which dispatch vllm-ascend chooses for the smallest and the largest step."""

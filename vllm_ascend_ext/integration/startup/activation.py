@@ -11,6 +11,7 @@ from typing import Any
 from vllm_ascend_ext.config import ExtConfig
 from vllm_ascend_ext.integration.errors import StartupError, UnsupportedCombinationError, print_plain_errors
 from vllm_ascend_ext.integration.server import shutdown
+from vllm_ascend_ext.integration.startup import section_channel
 from vllm_ascend_ext.integration.startup.section import prepare_features
 from vllm_ascend_ext.integration.upstream.engine_process import arguments_of_this_process
 from vllm_ascend_ext.integration.upstream.seams import change
@@ -28,6 +29,7 @@ def activate(platform: Any) -> None:
     print_plain_errors()
     _log_where_vllm_logs()
     shutdown.end_with_parent()
+    section_channel.open_channel(platform.device_type)
     _prepare_engine()
     platform_class = type(platform)
     if platform_class.__module__.startswith("vllm_ascend_ext."):

@@ -15,7 +15,8 @@ from vllm_ascend_ext.integration.ranks.interface import choose_gloo_interface
 from vllm_ascend_ext.integration.refusal import Refusal, refusals
 from vllm_ascend_ext.integration.registry import enabled
 from vllm_ascend_ext.integration.server import launcher, ray_engines, shutdown
-from vllm_ascend_ext.integration.startup import ray_actors, worker_limits
+from vllm_ascend_ext.integration.startup import pair_limits, worker_limits
+from vllm_ascend_ext.integration.startup.travelling_section import send_section
 from vllm_ascend_ext.integration.upstream import versions
 from vllm_ascend_ext.integration.upstream.devices import DEVICES
 from vllm_ascend_ext.integration.upstream.seams import change
@@ -80,9 +81,12 @@ def refusals_in(deployment: Deployment) -> list[Refusal]:
     """Returns everything that the worker and the enabled features refuse in a deployment (see `refusals_of`)."""
     if deployment.is_draft:
         return []
-    found = refusals("", worker_limits.RULES, deployment)
+    found = refusals("", (*worker_limits.RULES, *pair_limits.RULES), deployment)
     for feature in enabled(deployment.config):
-        found += refusals(feature.name, feature.rules, deployment)
+        if feature.name in deployment.stack.unverified:  # its rules do not know this pair
+            found.append(pair_limits.unverified_feature(feature.name, versions.installed_pair()))
+        else:
+            found += refusals(feature.name, feature.rules, deployment)
     return found
 
 
@@ -98,5 +102,5 @@ def settle(vllm_config: Any, config: ExtConfig, device_type: str) -> None:
     launcher.replace_ends()
     ray_engines.replace_ends()
     change.replace(WORKER_CLASS, device.worker, vllm_config.parallel_config)
-    ray_actors.send_section(vllm_config)
+    send_section(vllm_config, device_type)
     logger.info("ascend_ext: worker %s, features on: %s", device.worker, ", ".join(config.features()) or "none")

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from vllm_ascend_ext.integration.upstream.stack import Stack
+from vllm_ascend_ext.integration.upstream.versions import installed_pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,7 @@ class DeviceIntegration:
     worker: our worker (two lines over the device's own, in workers/).
     default_worker: what the platform puts into `worker_cls` for "auto"; anything else is the user's own.
     stack: the module of the stack that serves there, which has the object `STACK`.
+    stacks_of_pairs: the same for pairs whose stack is another, by the pair's vLLM.
     falls_back_to_first_runner: whether the device's worker builds the V1 model runner whatever vLLM chose.
     device_collectives: whether collectives run on the device (NCCL, HCCL).
     unverified: features that have not run on this kind of device, and are refused there.
@@ -27,10 +30,12 @@ class DeviceIntegration:
     falls_back_to_first_runner: bool = False
     device_collectives: bool = True
     unverified: tuple[str, ...] = ()
+    stacks_of_pairs: Mapping[str, str] = field(default_factory=dict)
 
     def load_stack(self) -> Stack:
-        """Returns the stack; imports its module, but not the packages that the module is about."""
-        stack: Stack = importlib.import_module(self.stack).STACK
+        """Returns the installed pair's stack; imports its module, but not the packages that it is about."""
+        module = self.stacks_of_pairs.get(installed_pair().vllm, self.stack)
+        stack: Stack = importlib.import_module(module).STACK
         return stack
 
 
@@ -42,6 +47,7 @@ DEVICES = {
         "vllm_ascend.worker.worker.NPUWorker",
         f"{_INTEGRATION}.stacks.vllm_ascend",
         falls_back_to_first_runner=True,
+        stacks_of_pairs={"0.30.0": f"{_INTEGRATION}.stacks.vllm_ascend_030"},
     ),
     "cuda": DeviceIntegration(
         f"{_INTEGRATION}.workers.cuda.ExtCUDAWorker",

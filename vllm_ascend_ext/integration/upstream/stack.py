@@ -20,12 +20,15 @@ Count = Callable[["torch.Tensor"], None]
 class Stack(Protocol):
     """Knows where a stack's mixture-of-experts layers are, where they route and exchange rows, and its EPLB.
 
-    There is one object a stack (`integration/stacks/`), and one stack a device (`DEVICES`).
+    There is one object a stack (`integration/stacks/`), and one stack a device and pair of versions (`DEVICES`).
 
     name: "vllm" or "vllm-ascend".
+    unverified: ways to serve, and features, that have not run with the stack's versions. They are refused there
+        (`startup.pair_limits`).
     """
 
     name: str
+    unverified: frozenset[str]
 
     def dispatches(self, vllm_config: Any) -> tuple[str, ...]:
         """Returns the ways by which rows reach their experts, of which a step of this configuration takes one.
@@ -44,6 +47,10 @@ class Stack(Protocol):
 
     def moe_layers(self, runner: Any) -> dict[str, Any]:
         """Returns layer name → mixture-of-experts layer, in forward order, of the target and the draft model."""
+        ...
+
+    def experts_of(self, layer: Any) -> tuple[int, int]:
+        """Returns (the layer's logical experts, the experts of a row)."""
         ...
 
     def check_loaded(self, runner: Any, feature: str) -> None:

@@ -54,17 +54,14 @@ def _untested_versions() -> Iterator[Problem]:
             "CPU: run scripts/setup.sh; NPU: `pip install 'vllm-ascend-ext[npu]'`; CUDA: "
             "`pip install 'vllm-ascend-ext[cuda]'`",
         )
-    elif vllm.split("+")[0] not in versions.TESTED_VLLM:
+    elif (problem := versions.vllm_problem(vllm)) is not None:
         yield Problem(
-            f"vLLM {vllm} is not a tested version",
-            f"install vllm=={versions.TESTED_VLLM[-1]}; VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM=1 starts all the same",
+            problem,
+            f"{versions.what_to_install().lower()}; VLLM_ASCEND_EXT_ALLOW_UNTESTED_VLLM=1 starts all the same",
         )
     ascend = distribution_version("vllm-ascend")
-    if ascend is not None and ascend.split("+")[0] not in versions.TESTED_VLLM_ASCEND:
-        yield Problem(
-            f"vllm-ascend {ascend} is not a tested version",
-            f"install vllm-ascend=={versions.TESTED_VLLM_ASCEND[-1]}",
-        )
+    if ascend is not None and (problem := versions.vllm_ascend_problem(ascend)) is not None:
+        yield Problem(problem, versions.what_to_install("vllm", "vllm_ascend").lower())
 
 
 def _foreign_torch_companions() -> Iterator[Problem]:

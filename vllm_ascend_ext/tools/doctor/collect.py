@@ -252,7 +252,7 @@ def _parts_of(device_type: str, operators: list[dict[str, str | None]]) -> list[
 def _seams(problems: list[Problem]) -> list[dict[str, Any]]:
     """Returns the table of seams; what the installed versions lack becomes problems."""
     rows = examine_seams()
-    fix = f"install vllm=={versions.TESTED_VLLM[-1]}; `doctor --seams` lists all"
+    fix = f"{versions.what_to_install().lower()}; `doctor --seams` lists all"
     problems.extend(Problem(problem, fix) for problem in broken_seams(rows))
     return rows
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, Seam
 from vllm_ascend_ext.integration.upstream.seams.sources import Sources
 from vllm_ascend_ext.integration.upstream.seams.table import SEAMS
+from vllm_ascend_ext.integration.upstream.versions import installed_pair
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
 _COLORS = {OK: "green", ABSENT: "dim", BROKEN: "bold red"}
@@ -24,10 +25,12 @@ def examine_seams(sources: Sources | None = None) -> list[dict[str, Any]]:
     Keys: `device`, `target`, `kind`, `feature`, `state` ("ok", "broken", or "absent" where the package is not
     installed), `found` (how a sound one is found, or what is wrong), `why`, `upstream`, `remove_when`.
 
-    sources: of the packages to examine; by default those that are installed.
+    sources: of the packages to examine; by default those that are installed. Rows of other pairs than the
+        installed one are left out.
     """
-    sources = sources or Sources()
-    states = {seam: _state(seam, sources) for seam in SEAMS}
+    sources, pair = sources or Sources(), installed_pair()
+    used = {device: [seam for seam in SEAMS if seam.is_used(device, pair)] for device in DEVICES}
+    states = {seam: _state(seam, sources) for seams in used.values() for seam in seams}
     return [
         {
             "device": device,
@@ -40,9 +43,8 @@ def examine_seams(sources: Sources | None = None) -> list[dict[str, Any]]:
             "upstream": seam.link,
             "remove_when": seam.remove_when,
         }
-        for device in DEVICES
-        for seam in SEAMS
-        if device in seam.devices
+        for device, seams in used.items()
+        for seam in seams
     ]
 
 

@@ -56,6 +56,11 @@ def wrap(seam: Seam, owner: Any | None, wrapper: Callable[[Any], Any]) -> None:
     setattr(owner, seam.name, wrapper(getattr(owner, seam.name)))
 
 
+def present(seam: Seam) -> Any:
+    """Returns what a seam's module, or a class in it, has there now; raises as `replace` does."""
+    return getattr(Change(seam, None).owner, seam.name)
+
+
 def mark(seam: Seam, owner: Any, name: str, value: Any) -> None:
     """Attaches an attribute of ours to an object that vLLM hands on; the seam says which object.
 

@@ -10,23 +10,28 @@ from vllm_ascend_ext.integration.errors import IncompatibleVllmError
 from vllm_ascend_ext.integration.upstream.seams.seam import ALWAYS, Seam
 from vllm_ascend_ext.integration.upstream.seams.sources import Sources
 from vllm_ascend_ext.integration.upstream.seams.table import SEAMS
-from vllm_ascend_ext.integration.upstream.versions import what_to_install
+from vllm_ascend_ext.integration.upstream.versions import Pair, installed_pair, what_to_install
 
 
-def needed(device_type: str, features: Iterable[str]) -> tuple[Seam, ...]:
-    """Returns the rows of a device that some features rely on, and those that every configuration does."""
+def needed(device_type: str, features: Iterable[str], pair: Pair) -> tuple[Seam, ...]:
+    """Returns the rows of a device and pair that some features, or all configurations, rely on."""
     wanted = {*features, *ALWAYS}
-    return tuple(seam for seam in SEAMS if device_type in seam.devices and seam.feature in wanted)
+    return tuple(seam for seam in SEAMS if seam.is_used(device_type, pair) and seam.feature in wanted)
 
 
-def check(device_type: str, features: Iterable[str], sources: Sources) -> None:
+def check(device_type: str, features: Iterable[str], sources: Sources, pair: Pair | None = None) -> None:
     """Raises IncompatibleVllmError that names every seam which the packages in `sources` lack.
 
     A package that is not there at all has no rows to check: without vllm-ascend there is no NPU.
 
-    features: configuration keys that are on.
+    Args:
+        device_type: a key of `DEVICES`.
+        features: configuration keys that are on.
+        sources: the packages.
+        pair: the pair of versions in `sources`; by default the installed one.
     """
-    rows = [seam for seam in needed(device_type, features) if sources.has_package(seam.package)]
+    wanted = needed(device_type, features, pair or installed_pair())
+    rows = [seam for seam in wanted if sources.has_package(seam.package)]
     problems = {seam: problem for seam in rows if (problem := sources.problem_with(seam)) is not None}
     if problems:
         raise IncompatibleVllmError(

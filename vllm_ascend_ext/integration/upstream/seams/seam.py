@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from vllm_ascend_ext.integration.upstream.versions import PAIRS, Pair
 
 # replace: another object takes its place. wrap: a function of ours calls it. override: a class of ours derives
 # from its class and redefines it. read: we use it as it is. mark: we attach an attribute of our own to it.
@@ -15,10 +17,8 @@ Feature = Literal[
 ]
 ALWAYS: tuple[Feature, ...] = ("runner", "server", "startup", "cpu_platform")  # whatever features are on
 DEVICES = ("cpu", "cuda", "npu")
-_SOURCES = {
-    "vllm": "https://github.com/vllm-project/vllm/blob/v0.23.0/",
-    "vllm_ascend": "https://github.com/vllm-project/vllm-ascend/blob/v0.23.0.post1/",
-}
+ALL_PAIRS = tuple(pair.vllm for pair in PAIRS)
+ON_0_23, ON_0_30 = ((name,) for name in ALL_PAIRS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Seam:
     remove_when: change of vLLM or vllm-ascend that makes the row obsolete.
     parameters: names, in order, that our call or our override passes on; None when it is no function.
     upstream: link to an issue; by default to the source.
+    pairs: versions of vLLM (`versions.PAIRS`) with which the symbol is there and used.
     """
 
     target: str
@@ -45,6 +46,12 @@ class Seam:
     remove_when: str
     parameters: tuple[str, ...] | None = None
     upstream: str = ""
+    pairs: tuple[str, ...] = ALL_PAIRS
+
+    def is_used(self, device_type: str, pair: Pair) -> bool:
+        """Returns whether we rely on the symbol on a kind of device with a pair of versions."""
+        is_about = device_type in self.devices and pair.vllm in self.pairs
+        return is_about and device_type in pair.devices and self.feature not in pair.unverified
 
     @property
     def module(self) -> str:
@@ -67,7 +74,12 @@ class Seam:
     @property
     def link(self) -> str:
         """Returns a web address: the upstream issue if there is one, else the source."""
-        return self.upstream or _SOURCES[self.package] + self.module.replace(".", "/") + ".py"
+        if self.upstream:
+            return self.upstream
+        pair = next(pair for pair in PAIRS if pair.vllm in self.pairs)
+        project, version = ("vllm", pair.vllm) if self.package == "vllm" else ("vllm-ascend", pair.vllm_ascend)
+        file = self.module.replace(".", "/") + ".py"
+        return f"https://github.com/vllm-project/{project}/blob/v{version}/{file}"
 
 
 def members(
@@ -79,6 +91,7 @@ def members(
     *,
     why: str,
     remove_when: str,
+    pairs: tuple[str, ...] = ALL_PAIRS,
 ) -> tuple[Seam, ...]:
     """Returns a row for each member of one class or module.
 
@@ -87,6 +100,12 @@ def members(
     """
     separator = "." if ":" in owner else ":"
     return tuple(
-        Seam(f"{owner}{separator}{name}", kind, feature, devices, why, remove_when, parameters)
+        Seam(f"{owner}{separator}{name}", kind, feature, devices, why, remove_when, parameters, pairs=pairs)
         for name, parameters in names.items()
     )
+
+
+def of_pair(rows: Sequence[Seam], pair: Pair) -> Seam:
+    """Returns the row about a pair, of rows that stand for one symbol and differ by pair."""
+    (row,) = [row for row in rows if pair.vllm in row.pairs]
+    return row

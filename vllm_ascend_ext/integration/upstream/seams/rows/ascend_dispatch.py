@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vllm_ascend_ext.integration.upstream.seams.seam import Feature, Seam, members
+from vllm_ascend_ext.integration.upstream.seams.seam import ON_0_23, ON_0_30, Feature, Seam, members
 
 _CONTEXT = "vllm_ascend.ascend_forward_context"
 _UNTIL = "vllm-ascend says in its configuration by which dispatches steps may travel"
@@ -30,8 +30,20 @@ def _rows(feature: Feature) -> tuple[Seam, ...]:
             ("npu",),
             why="says before anything is loaded which dispatches there may be",
             remove_when=_UNTIL,
+            pairs=ON_0_23,
         ),
     )
 
 
-ROWS = tuple(row for feature in _FEATURES for row in _rows(feature))
+ROWS = (
+    *(row for feature in _FEATURES for row in _rows(feature)),
+    Seam(
+        f"{_CONTEXT}:_MOE_COMM_SELECTORS",
+        "read",
+        "eplb_load",
+        ("npu",),
+        "says before anything is loaded which dispatches there may be",
+        _UNTIL,
+        pairs=ON_0_30,
+    ),
+)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, Seam, members
+from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, ON_0_23, Seam, members
 
 _LAYER = "vllm.model_executor.layers.fused_moe.layer:FusedMoE"
 _ASCEND_MOE = "vllm_ascend.ops.fused_moe.fused_moe"
 _STATE = "vllm.distributed.eplb.eplb_state:EplbState"
 _UPDATOR = "vllm_ascend.eplb.eplb_updator:EplbUpdator"
+_RUNNER = "vllm.model_executor.layers.fused_moe.runner.moe_runner:MoERunner"
 _FROM_VLLM = ("cpu", "cuda")
+_UNTIL_LISTENER = "vLLM hands routed ids to a listener"
 
 _WHY_FEED = "EPLB counts padding and dummy rows, and waits for its sums; no setting gives it other counts"
 _UNTIL_FEED = "EPLB takes counts from outside"
@@ -46,6 +48,7 @@ LAYER_COUNTS = Seam(
     ("npu",),
     "a layer's own counting is off while ours feeds the policy",
     _UNTIL_FEED,
+    pairs=ON_0_23,
 )
 _WHY_CAPTURE = (
     "layers of vllm-ascend route without vLLM's router objects; this is what they offer their routing to, layer "
@@ -60,18 +63,15 @@ CAPTURER = Seam(
     _WHY_CAPTURE,
     _UNTIL_CAPTURE,
     ("layer",),
+    pairs=ON_0_23,
 )
-LAYER_CONFIG = Seam(f"{_LAYER}.vllm_config", "replace", "eplb_load", ("npu",), _WHY_CAPTURE, _UNTIL_CAPTURE)
-MODEL_CONFIG = Seam(
-    "vllm.config.vllm:VllmConfig.model_config", "replace", "eplb_load", ("npu",), _WHY_CAPTURE, _UNTIL_CAPTURE
-)
-RETURNS_EXPERTS = Seam(
-    "vllm.config.model:ModelConfig.enable_return_routed_experts",
-    "replace",
-    "eplb_load",
-    ("npu",),
-    _WHY_CAPTURE,
-    _UNTIL_CAPTURE,
+LAYER_CONFIG, MODEL_CONFIG, RETURNS_EXPERTS = (
+    Seam(target, "replace", "eplb_load", ("npu",), _WHY_CAPTURE, _UNTIL_CAPTURE, pairs=ON_0_23)
+    for target in (
+        f"{_LAYER}.vllm_config",
+        "vllm.config.vllm:VllmConfig.model_config",
+        "vllm.config.model:ModelConfig.enable_return_routed_experts",
+    )
 )
 _PROPOSER = "vllm_ascend.spec_decode.llm_base_proposer:AscendSpecDecodeBaseProposer"
 _WHY_DRAFTS = "a captured run of drafts makes no host call between its passes, so their rows are told before it"
@@ -80,7 +80,16 @@ DRAFT_RUN = Seam(f"{_PROPOSER}._runnable", "replace", "eplb_load", ("npu",), _WH
 _WHY_SHOW = "a quantised method routes by this function of its module and offers what it routed to nobody"
 _METHODS = "vllm_ascend.quantization.methods"
 SELECT_W8A8, SELECT_W4A8, SELECT_W4A16 = (
-    Seam(f"{_METHODS}.{module}:select_experts", "replace", "eplb_load", ("npu",), _WHY_SHOW, _UNTIL_CAPTURE, ())
+    Seam(
+        f"{_METHODS}.{module}:select_experts",
+        "replace",
+        "eplb_load",
+        ("npu",),
+        _WHY_SHOW,
+        _UNTIL_CAPTURE,
+        (),
+        pairs=ON_0_23,
+    )
     for module in ("w8a8_dynamic", "w4a8", "w4a16")
 )
 QUANTISED_APPLY = Seam(
@@ -91,6 +100,7 @@ QUANTISED_APPLY = Seam(
     "the function by which a quantised method routes is not told for which layer",
     _UNTIL_CAPTURE,
     (),
+    pairs=ON_0_23,
 )
 
 ROWS = (
@@ -225,6 +235,7 @@ ROWS = (
         ("npu",),
         "a layer that overrides it routes elsewhere and is refused",
         _UNTIL_CAPTURE,
+        pairs=ON_0_23,
     ),
     Seam(
         "vllm_ascend.ascend_forward_context:_EXTRA_CTX",
@@ -233,15 +244,6 @@ ROWS = (
         ("npu",),
         "says by which dispatch this step's rows travel",
         _UNTIL_CAPTURE,
-    ),
-    Seam(
-        "vllm.model_executor.layers.fused_moe.router.base_router:BaseRouter.set_capture_fn",
-        "read",
-        "eplb_load",
-        _FROM_VLLM,
-        "vLLM's own hook, which sees logical ids before EPLB's mapping",
-        "never: it is vLLM's place for that",
-        ("capture_fn",),
     ),
     *members(
         _LAYER,
@@ -258,15 +260,16 @@ ROWS = (
         "eplb_load",
         DEVICES,
         why="says whether a layer routes by its router, and among how many experts",
-        remove_when="vLLM hands routed ids to a listener",
+        remove_when=_UNTIL_LISTENER,
+        pairs=ON_0_23,
     ),
     Seam(
-        "vllm.model_executor.layers.fused_moe.runner.moe_runner:MoERunner.do_naive_dispatch_combine",
+        f"{_RUNNER}.do_naive_dispatch_combine",
         "read",
         "eplb_load",
         _FROM_VLLM,
         "says whether the rows are all replicas' or this rank's own",
-        "vLLM hands routed ids to a listener",
+        _UNTIL_LISTENER,
     ),
     Seam(
         "vllm.forward_context:DPMetadata.get_chunk_sizes_across_dp_rank",
@@ -274,7 +277,7 @@ ROWS = (
         "eplb_load",
         _FROM_VLLM,
         "says which of all replicas' rows are this rank's own",
-        "vLLM hands routed ids to a listener",
+        _UNTIL_LISTENER,
         (),
     ),
     *members(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vllm_ascend_ext.integration.upstream.seams.seam import Seam, members
+from vllm_ascend_ext.integration.upstream.seams.seam import ON_0_23, ON_0_30, Seam, members
 
 _GPU_RUNNER = "vllm.v1.worker.gpu_model_runner:GPUModelRunner"
 _NPU_RUNNER = "vllm_ascend.worker.model_runner_v1:NPUModelRunner"
@@ -163,7 +163,20 @@ ROWS = (
         why=_WHY_WEIGHTS,
         remove_when=_UNTIL_WEIGHTS,
     ),
-    *members(_NPU_WORKER, _WEIGHTS, "override", "runner", ("npu",), why=_WHY_WEIGHTS, remove_when=_UNTIL_WEIGHTS),
+    *(
+        seam
+        for pairs, weights in ((ON_0_23, _WEIGHTS), (ON_0_30, {"start_weight_update": ()}))
+        for seam in members(
+            _NPU_WORKER,
+            weights,
+            "override",
+            "runner",
+            ("npu",),
+            why=_WHY_WEIGHTS,
+            remove_when=_UNTIL_WEIGHTS,
+            pairs=pairs,
+        )
+    ),
     *members(_NPU_WORKER, _WORKER, "override", "runner", ("npu",), why=_WHY_WORKER, remove_when=_UNTIL_WORKER),
     *members(
         _GPU_RUNNER,

@@ -3,30 +3,45 @@
 
 from __future__ import annotations
 
-from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, Seam, members
+from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, ON_0_23, ON_0_30, Seam, members
 
-SERVE_HTTP = Seam(
-    "vllm.entrypoints.openai.api_server:serve_http",
-    "replace",
-    "server",
-    DEVICES,
-    "`vllm serve` has exit status 0 after its engine died: no supervisor restarts it; told to stop, it hangs "
-    "while requests are open and kills workers that free what they hold; and neither /metrics nor a page of ours "
-    "has a way to a worker's values",
+_UNTIL_SERVES = (
     "the exit status tells of a dead engine, open requests are answered at the end, and workers are given time "
-    "to end",
-    ("app", "sock"),
-    "https://github.com/vllm-project/vllm/issues/48966",
+    "to end"
 )
-SERVE_HTTP_ITSELF = Seam(
-    "vllm.entrypoints.launcher:serve_http",
-    "read",
-    "server",
-    DEVICES,
-    "ours calls it",
-    SERVE_HTTP.remove_when,
-    ("app", "sock"),
-    SERVE_HTTP.upstream,
+_SERVES = "https://github.com/vllm-project/vllm/issues/48966"
+SERVE_HTTP = tuple(
+    Seam(
+        f"{module}:serve_http",
+        "replace",
+        "server",
+        DEVICES,
+        "`vllm serve` has exit status 0 after its engine died: no supervisor restarts it; told to stop, it hangs "
+        "while requests are open and kills workers that free what they hold; and neither /metrics nor a page of "
+        "ours has a way to a worker's values",
+        _UNTIL_SERVES,
+        ("app", "sock"),
+        _SERVES,
+        pairs,
+    )
+    for pairs, module in (
+        (ON_0_23, "vllm.entrypoints.openai.api_server"),
+        (ON_0_30, "vllm.entrypoints.launchers.api_server.entry"),
+    )
+)
+SERVE_HTTP_ITSELF = tuple(
+    Seam(
+        f"{module}:serve_http",
+        "read",
+        "server",
+        DEVICES,
+        "ours calls it",
+        _UNTIL_SERVES,
+        ("app", "sock"),
+        _SERVES,
+        pairs,
+    )
+    for pairs, module in ((ON_0_23, "vllm.entrypoints.launcher"), (ON_0_30, "vllm.entrypoints.launchers.launcher"))
 )
 SHUTDOWN = Seam(
     "vllm.v1.engine.async_llm:AsyncLLM.shutdown",
@@ -34,9 +49,9 @@ SHUTDOWN = Seam(
     "server",
     DEVICES,
     "only it tells an operator's signal from a dead engine, and only there open requests can still be answered",
-    SERVE_HTTP.remove_when,
+    _UNTIL_SERVES,
     ("timeout",),
-    SERVE_HTTP.upstream,
+    _SERVES,
 )
 
 _LAUNCHES = "vLLM gives the processes of every launch time to end, and a headless node a status of its own"
@@ -136,8 +151,8 @@ ACTOR_FAILED = Seam(
 _ANSWERS = "https://github.com/vllm-project/vllm/pull/36964"
 
 ROWS = (
-    SERVE_HTTP,
-    SERVE_HTTP_ITSELF,
+    *SERVE_HTTP,
+    *SERVE_HTTP_ITSELF,
     SHUTDOWN,
     *STOPS,
     ENGINE_MONITOR,
@@ -202,7 +217,7 @@ ROWS = (
         "server",
         DEVICES,
         why="tells whether the engine died, answers open requests, and asks workers for their metrics",
-        remove_when=SERVE_HTTP.remove_when,
+        remove_when=_UNTIL_SERVES,
     ),
     *(
         Seam(
@@ -226,7 +241,7 @@ ROWS = (
         "server",
         DEVICES,
         "open requests get the error of a dead engine; vLLM cancels the task that would answer them",
-        SERVE_HTTP.remove_when,
+        _UNTIL_SERVES,
         ("e",),
         _ANSWERS,
     ),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, Seam
+from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, ON_0_30, Seam
 
 _WHY_HOOK = (
     "the platform's hook is the one place that runs after vLLM has filled in `worker_cls` and before any worker "
@@ -59,7 +59,7 @@ ADDITIONAL_CONFIG = Seam(
     "replace",
     "startup",
     DEVICES,
-    "our section is in it, which prepares an engine core where vLLM loads plug-ins too late",
+    "our section is in it; where vLLM loads plug-ins too late, it is one that prepares the process by itself",
     "never: it is vLLM's place for that",
 )
 ENGINE_ACTOR = Seam(
@@ -71,5 +71,24 @@ ENGINE_ACTOR = Seam(
     "vLLM loads plug-ins before it builds an engine core that is an actor",
     ("vllm_config", "addresses", "dp_rank", "local_dp_rank"),
 )
+ASCEND_CONFIG = Seam(
+    "vllm_ascend.ascend_config:AscendConfig",
+    "wrap",
+    "startup",
+    ("npu",),
+    "refuses keys of `additional_config` that it does not know, in engine cores before plug-ins are loaded",
+    "vllm-ascend leaves out keys that other plug-ins have claimed (docs/upstream/additional_config_keys.md)",
+    upstream="https://github.com/vllm-project/vllm-ascend/issues/15418",
+    pairs=ON_0_30,
+)
 
-ROWS = (CONFIGURATION_HOOK, CUDA_HOOK, NPU_HOOK, WORKER_CLASS, USES_SECOND_RUNNER, ADDITIONAL_CONFIG, ENGINE_ACTOR)
+ROWS = (
+    CONFIGURATION_HOOK,
+    CUDA_HOOK,
+    NPU_HOOK,
+    WORKER_CLASS,
+    USES_SECOND_RUNNER,
+    ADDITIONAL_CONFIG,
+    ENGINE_ACTOR,
+    ASCEND_CONFIG,
+)
