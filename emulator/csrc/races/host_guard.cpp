@@ -132,10 +132,11 @@ void DropGuards(Range range) {
   RemoveIf(all, [&](const Guard& guard) { return Overlap(guard.range, range); });
 }
 
-FaultOutcome ResolveFault(uintptr_t address, bool is_write) {
-  if (address < PagesOf({lowest.load(), 0}).begin || address >= PagesOf({0, highest.load()}).end) {
-    return FaultOutcome::kNotOurs;
-  }
+bool MayBeGuarded(uintptr_t address) {
+  return address >= PagesOf({lowest.load(), 0}).begin && address < PagesOf({0, highest.load()}).end;
+}
+
+FaultOutcome ResolveFault(uintptr_t address, const machine::Operand& operand, bool is_write) {
   Guards& all = *guards;
   std::unique_lock<std::mutex> lock(all.mutex);
   const Range page = PagesOf({address, address + 1});
@@ -143,8 +144,7 @@ FaultOutcome ResolveFault(uintptr_t address, bool is_write) {
   for (auto guard = all.active.begin(); guard != all.active.end(); ++guard) {
     if (!Overlap(guard->pages, page)) continue;
     guarded = true;
-    const bool conflicts = guard->range.begin <= address && address < guard->range.end &&
-                           (guard->task_writes || is_write) &&
+    const bool conflicts = operand.Touches(guard->range) && (guard->task_writes || is_write) &&
                            (acting_clock == nullptr || !Covers(*acting_clock, *guard->operation));
     if (!conflicts) continue;
     const Guard found = *guard;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Catches the host touching pinned memory too early. While a copy into pinned memory is not known to be complete,
 // the program's view of its pages is closed; while a copy out of it is not, they are read-only. A touch ends in
-// the fault handler, which reports it when the address is inside the copy's range and lets the instruction pass by
-// one step.
+// the fault handler, which reports it when the instruction's operand has a byte of the copy's range (machine/) and
+// else lets the instruction pass by one step.
 #pragma once
 
 #include "memory/access.h"
