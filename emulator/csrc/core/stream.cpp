@@ -15,6 +15,7 @@
 #include "core/schedule.h"
 #include "core/settings.h"
 #include "memory/memory.h"
+#include "races/blocks.h"
 #include "races/checker.h"
 #include "races/host_guard.h"
 
@@ -175,6 +176,12 @@ void TellHostSaw(const races::Clock& clock) {
   races::ReleaseGuards(races::ProcessChecker().host());
 }
 
+void TellReusable(Range range, const races::Clock& clock) {
+  const std::lock_guard<std::mutex> lock(IssueLock());
+  races::ProcessChecker().Reuse(range, clock);
+  races::ReleaseGuards(range, clock);
+}
+
 const races::Clock& RunningClock() {
   static const auto* nothing = new races::Clock;
   return running_clock != nullptr ? *running_clock : *nothing;
@@ -182,6 +189,7 @@ const races::Clock& RunningClock() {
 
 void Enqueue(Stream& stream, Task task) {
   ThrowIfFailed();
+  races::SetBlockBeingFreed({});  // no allocator is at work in this thread any more
   if (task.site == 0) task.site = CurrentSite();
   {
     const std::lock_guard<std::mutex> lock(IssueLock());

@@ -78,6 +78,8 @@ void Checker::HostSaw(const Clock& clock) {
   ++host_version_;
 }
 
+void Checker::Reuse(Range range, const Clock& clock) { shadow_->ForgetCovered(range, clock); }
+
 void Checker::Forget(Range range) { shadow_->Forget(range); }
 
 size_t Checker::num_intervals() const { return shadow_->num_intervals(); }

@@ -126,6 +126,13 @@ void ReleaseGuards(const Clock& host) {
   RemoveIf(all, [&](const Guard& guard) { return Covers(host, *guard.operation); });
 }
 
+void ReleaseGuards(Range range, const Clock& clock) {
+  Guards& all = *guards;
+  std::lock_guard<std::mutex> lock(all.mutex);
+  RemoveIf(all,
+           [&](const Guard& guard) { return Overlap(guard.range, range) && Covers(clock, *guard.operation); });
+}
+
 void DropGuards(Range range) {
   Guards& all = *guards;
   std::lock_guard<std::mutex> lock(all.mutex);

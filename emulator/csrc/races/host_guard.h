@@ -14,6 +14,8 @@ namespace emu::races {
 void GuardPinned(Range range, bool task_writes, OperationPtr operation);
 // The host has seen more work complete.
 void ReleaseGuards(const Clock& host);
+// The same for the memory of one block, which its allocator hands out again.
+void ReleaseGuards(Range range, const Clock& clock);
 // The memory goes back: nothing of it is guarded any more.
 void DropGuards(Range range);
 

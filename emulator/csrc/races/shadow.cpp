@@ -111,18 +111,27 @@ void Shadow::Forget(Range range) {
   intervals_.erase(intervals_.lower_bound(range.begin), intervals_.lower_bound(range.end));
 }
 
+void Shadow::ForgetCovered(Range range, const Clock& clock) {
+  if (range.Empty()) return;
+  SplitAt(range.begin);
+  SplitAt(range.end);
+  auto at = intervals_.lower_bound(range.begin);
+  while (at != intervals_.end() && at->first < range.end) at = Drop(at, clock);
+}
+
 void Shadow::Sweep(const Clock& host) {
-  for (auto at = intervals_.begin(); at != intervals_.end();) {
-    Interval& interval = at->second;
-    if (interval.write && Covers(host, *interval.write)) interval.write = nullptr;
-    auto& reads = interval.reads;
-    reads.erase(
-        std::remove_if(reads.begin(), reads.end(), [&](const OperationPtr& read) { return Covers(host, *read); }),
-        reads.end());
-    at = interval.write || !reads.empty() ? std::next(at) : intervals_.erase(at);
-  }
+  for (auto at = intervals_.begin(); at != intervals_.end();) at = Drop(at, host);
   // twice what is left, so that sweeping stays a constant cost for each access
   sweep_at_ = std::max<size_t>(1024, 2 * intervals_.size());
+}
+
+Shadow::Intervals::iterator Shadow::Drop(Intervals::iterator at, const Clock& clock) {
+  Interval& interval = at->second;
+  if (interval.write && Covers(clock, *interval.write)) interval.write = nullptr;
+  auto& reads = interval.reads;
+  const auto covered = [&](const OperationPtr& read) { return Covers(clock, *read); };
+  reads.erase(std::remove_if(reads.begin(), reads.end(), covered), reads.end());
+  return interval.write || !reads.empty() ? std::next(at) : intervals_.erase(at);
 }
 
 }  // namespace emu::races

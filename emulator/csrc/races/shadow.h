@@ -27,6 +27,7 @@ class Shadow {
   void Touch(const Access& access, const OperationPtr& operation, const Clock& clock, const Clock& host,
              std::vector<Conflict>* conflicts);
   void Forget(Range range);
+  void ForgetCovered(Range range, const Clock& clock);
   size_t num_intervals() const { return intervals_.size(); }
 
  private:
@@ -43,6 +44,7 @@ class Shadow {
   void MergeAround(Range range);
   void AddRead(Range range, const OperationPtr& operation, const Clock& host);
   void Sweep(const Clock& host);
+  Intervals::iterator Drop(Intervals::iterator at, const Clock& clock);  // what the clock covers
 
   Intervals intervals_;  // by first byte
   size_t sweep_at_ = 1024;

@@ -10,11 +10,12 @@ import pytest
 
 from tests.emulator.races.planted import Planted
 from tests.emulator.races.planted_pinned import PINNED
+from tests.emulator.races.planted_queries import QUERIES
 from tests.support.long_tables import long_table
 
 pytestmark = pytest.mark.emulator
 
-KINDS = [*PINNED]
+KINDS = [*PINNED, *QUERIES]
 FEW, RUNS, SEEDS = 3, 100, 1000
 
 each_kind = pytest.mark.parametrize("planted", KINDS, ids=lambda planted: planted.name)
