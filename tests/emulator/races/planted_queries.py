@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs whose missing order is hidden when an allocator's own question counts as the program's, and their twins.
 
-torch's allocators ask whether a stream has come past a block's last use before they hand the block out again. The
+torch's allocators ask whether a stream has come past a block's last use before they hand it out again. The
 answer tells the program nothing about other memory.
 """
 
