@@ -67,6 +67,7 @@ OperationPtr Checker::Issue(StreamId stream, uint64_t index, const std::string& 
   std::vector<Conflict> conflicts;
   for (const Access& access : task.accesses) shadow_->Touch(access, operation, clock, host_, &conflicts);
   for (const Conflict& conflict : conflicts) Report(conflict, *operation);
+  for (const Range range : task.torn) ReportTorn(*operation, range);
   return operation;
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs whose missing order is hidden when an allocator's own question counts as the program's, and their twins.
+"""Programs whose missing order is hidden when an allocator's own question counts as the program's; their twins."""
 
 torch's allocators ask whether a stream has come past a block's last use before they hand it out again. The
 answer tells the program nothing about other memory.
