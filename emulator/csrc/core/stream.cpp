@@ -67,9 +67,8 @@ void Issue(Stream& stream, Task task) {
   if (task.calls_host) task.run = WithClock(stream, std::move(task.run));
   const auto operation = races::ProcessChecker().Issue(stream.id(), stream.pushed() + 1, stream.Describe(), task);
   for (const Access& access : task.accesses) {
-    if (!access.range.Empty() && IsPinned(reinterpret_cast<void*>(access.range.begin))) {
-      races::GuardPinned(access.range, access.write, operation);
-    }
+    if (access.range.Empty() || !IsPageLocked(reinterpret_cast<void*>(access.range.begin))) continue;
+    races::GuardPinned(GuardedRange(access.range), access.write, operation);
   }
   if (task.issued) task.issued();
   stream.Push(std::move(task));

@@ -164,7 +164,7 @@ FaultOutcome ResolveFault(uintptr_t address, const machine::Operand& operand, bo
     }
     return FaultOutcome::kRetry;
   }
-  if (!guarded && !IsPinned(reinterpret_cast<void*>(address))) return FaultOutcome::kNotOurs;
+  if (!guarded && !IsPageLocked(reinterpret_cast<void*>(address))) return FaultOutcome::kNotOurs;
   Protect(page, PROT_READ | PROT_WRITE);
   return guarded ? FaultOutcome::kStep : FaultOutcome::kRetry;  // released since the fault
 }

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs whose missing order is hidden when an allocator's own question counts as the program's; their twins."""
+"""Programs whose missing order is hidden when an allocator's own question counts as the program's; their twins.
 
-torch's allocators ask whether a stream has come past a block's last use before they hand it out again. The
-answer tells the program nothing about other memory.
+Allocators ask whether a stream has come past a block's last use before they hand the block out again. The answer
+tells the program nothing about other memory.
 """
 
 from __future__ import annotations

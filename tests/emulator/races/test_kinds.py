@@ -13,13 +13,14 @@ import pytest
 from tests.emulator.races.planted import Planted
 from tests.emulator.races.planted_pinned import PINNED
 from tests.emulator.races.planted_queries import QUERIES
+from tests.emulator.races.planted_registered import REGISTERED
 from tests.emulator.races.planted_views import VIEW_KINDS
 from tests.emulator.races.planted_within import WITHIN
 from tests.support.long_tables import long_table
 
 pytestmark = pytest.mark.emulator
 
-KINDS = [*PINNED, *QUERIES, *VIEW_KINDS, *WITHIN]
+KINDS = [*PINNED, *QUERIES, *VIEW_KINDS, *WITHIN, *REGISTERED]
 FEW, RUNS, SEEDS = 3, 100, 1000
 
 each_kind = pytest.mark.parametrize("planted", KINDS, ids=lambda planted: planted.name)
