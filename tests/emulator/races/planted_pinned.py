@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that touch pinned memory too early, beside the first byte of an instruction's operand, and their twins."""
+"""Programs that touch pinned memory too early, beside the first byte of an instruction's operand; their twins."""
 
 from __future__ import annotations
 
