@@ -13,6 +13,7 @@
 #include "core/graph.h"
 #include "core/stream.h"
 #include "memory/memory.h"
+#include "races/system_calls.h"
 
 namespace {
 
@@ -87,6 +88,7 @@ void CopyAsync(const Copy& copy, emu::Stream& stream) {
     void* to = emu::EmulatorView(copy.target.pointer);
     task.run = [to, staged] { emu::CopyHost(to, staged->data(), staged->size()); };
   }
+  emu::races::WatchSystemCalls();
   emu::Enqueue(stream, std::move(task));
   if (copy.target.where == Where::kPageable) emu::Synchronize(stream);
 }

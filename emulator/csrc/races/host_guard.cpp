@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What this cannot see: a system call on a closed page (write() from pinned memory, say) fails with EFAULT instead
-// of a report; and while one thread executes its one instruction with a page open, a touch by another passes.
+// What this cannot see: while one thread executes its one instruction with a page open, a touch by another passes.
 #include "races/host_guard.h"
 
 #include <sys/mman.h>
@@ -237,6 +236,23 @@ FaultOutcome ResolveFault(uintptr_t address, const machine::Operand& operand, bo
   if (!guarded && !IsPageLocked(reinterpret_cast<void*>(address))) return FaultOutcome::kNotOurs;
   OpenPage(all, page);
   return guarded ? FaultOutcome::kStep : FaultOutcome::kRetry;  // released since the fault
+}
+
+void HostTouches(Range range, bool writes) {
+  Guards& all = *guards;
+  std::unique_lock<std::mutex> lock(all.mutex);
+  const uintptr_t first = range.begin > all.longest ? range.begin - all.longest : 0;
+  for (auto at = all.active.lower_bound(first); at != all.active.end() && at->first < range.end; ++at) {
+    const Guard found = at->second;
+    const bool acts_after = acting_clock != nullptr && Covers(*acting_clock, *found.operation);
+    if (!Overlap(found.range, range) || !(found.task_writes || writes) || acts_after) continue;
+    lock.unlock();
+    if (Checking()) {
+      const Kind kind = writes ? Kind::kHostWrite : Kind::kHostRead;
+      ReportHostAccess(kind, *found.operation, CurrentSite(), found.range);
+    }
+    return;
+  }
 }
 
 void ClosePage(uintptr_t address) {

@@ -19,6 +19,9 @@ void ReleaseGuards(Range range, const Clock& clock);
 // The memory goes back: nothing of it is guarded any more.
 void DropGuards(Range range);
 
+// The kernel touches the range for the program, past the closed pages: reports it when a copy is pending there.
+void HostTouches(Range range, bool writes);
+
 // While it lives, the calling thread (a host function on a stream's thread) may touch what `clock` covers.
 class ActingClock {
  public:

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.emulator.races.planted import Planted
+from tests.emulator.races.planted_files import FILES
 from tests.emulator.races.planted_pinned import PINNED
 from tests.emulator.races.planted_queries import QUERIES
 from tests.emulator.races.planted_registered import REGISTERED
@@ -20,7 +21,7 @@ from tests.support.long_tables import long_table
 
 pytestmark = pytest.mark.emulator
 
-KINDS = [*PINNED, *QUERIES, *VIEW_KINDS, *WITHIN, *REGISTERED]
+KINDS = [*PINNED, *QUERIES, *VIEW_KINDS, *WITHIN, *REGISTERED, *FILES]
 FEW, RUNS, SEEDS = 3, 100, 1000
 
 each_kind = pytest.mark.parametrize("planted", KINDS, ids=lambda planted: planted.name)
