@@ -73,7 +73,7 @@ def statistics() -> Statistics:
 
 
 def enable_block_history() -> None:
-    """Tells the checker of every block that torch's caching allocator hands out and takes back, with the lines.
+    """Tells the checker of every block that torch's caching allocators hand out and take back, with the lines.
 
     torch_npu's own sanitizer hook does it: its trace calls Python for each block, unless an exception is on its
     way. Not with torch_npu's task queue: that thread records events under the allocator's lock, and the hook would
@@ -93,5 +93,7 @@ def enable_block_history() -> None:
     _npu_trace.register_callback_for_npu_memory_deallocation(library.EmulatorBlockFreed, "emulator")
     if not library.EmulatorGateTrace():
         raise RuntimeError("libtorch_npu.so does not import Py_IsInitialized: another torch_npu?")
+    if not ctypes.CDLL("libopapi.so").EmulatorWatchPinnedBlocks():
+        raise RuntimeError("torch_npu has registered no allocator of pinned memory: another torch_npu?")
     stream_mode = 0  # SanitizerMode.STREAM of torch_npu.npu._sanitizer
     torch_npu._C._activate_npu_trace(stream_mode)

@@ -13,6 +13,7 @@
 #include "core/graph.h"
 #include "core/stream.h"
 #include "memory/memory.h"
+#include "races/system_calls.h"
 
 namespace {
 
@@ -73,7 +74,7 @@ emu::Task TaskOf(const Copy& copy) {
   if (copy.target.where != Where::kPageable) task.accesses.push_back({target, true});
   void* to = emu::EmulatorView(copy.target.pointer);
   const void* from = emu::EmulatorView(copy.source.pointer);
-  task.run = [to, from, bytes = copy.bytes] { std::memmove(to, from, bytes); };
+  task.run = [to, from, bytes = copy.bytes] { emu::CopyHost(to, from, bytes); };
   return task;
 }
 
@@ -85,8 +86,9 @@ void CopyAsync(const Copy& copy, emu::Stream& stream) {
   if (copy.source.where == Where::kPageable) {
     auto staged = std::make_shared<std::vector<char>>(copy.source.pointer, copy.source.pointer + copy.bytes);
     void* to = emu::EmulatorView(copy.target.pointer);
-    task.run = [to, staged] { std::memcpy(to, staged->data(), staged->size()); };
+    task.run = [to, staged] { emu::CopyHost(to, staged->data(), staged->size()); };
   }
+  emu::races::WatchSystemCalls();
   emu::Enqueue(stream, std::move(task));
   if (copy.target.where == Where::kPageable) emu::Synchronize(stream);
 }
@@ -111,7 +113,7 @@ emu::Task MemsetTask(void* pointer, size_t limit, int32_t value, size_t bytes) {
   }
   task.accesses.push_back({range, true});
   void* to = emu::EmulatorView(pointer);
-  task.run = [to, value, bytes] { std::memset(to, value, bytes); };
+  task.run = [to, value, bytes] { emu::FillHost(to, value, bytes); };
   return task;
 }
 

@@ -23,8 +23,13 @@ Events& All() {
   return *events;
 }
 
-void* Create() {
+// ACL_EVENT_CAPTURE_STREAM_PROGRESS (API documentation of aclrtCreateEventWithFlag): an event to follow a stream's
+// progress with. torch_npu's allocators of device and of pinned memory make theirs so (csrc/core/npu, BSD-3).
+constexpr uint32_t kProgress = 2;
+
+void* Create(uint32_t flag) {
   auto event = std::make_shared<Event>();
+  event->of_allocators = flag == kProgress;
   void* handle = event.get();
   const std::lock_guard<std::mutex> lock(All().mutex);
   All().live[handle] = std::move(event);
@@ -42,15 +47,15 @@ std::shared_ptr<Event> EventOf(void* handle) {
 }  // namespace
 
 EMU_API int aclrtCreateEvent(void** event) {
-  return emu::Guarded("aclrtCreateEvent", [&] { *event = Create(); });
+  return emu::Guarded("aclrtCreateEvent", [&] { *event = Create(0); });
 }
 
-EMU_API int aclrtCreateEventWithFlag(void** event, uint32_t) {
-  return emu::Guarded("aclrtCreateEventWithFlag", [&] { *event = Create(); });
+EMU_API int aclrtCreateEventWithFlag(void** event, uint32_t flag) {
+  return emu::Guarded("aclrtCreateEventWithFlag", [&] { *event = Create(flag); });
 }
 
-EMU_API int aclrtCreateEventExWithFlag(void** event, uint32_t) {
-  return emu::Guarded("aclrtCreateEventExWithFlag", [&] { *event = Create(); });
+EMU_API int aclrtCreateEventExWithFlag(void** event, uint32_t flag) {
+  return emu::Guarded("aclrtCreateEventExWithFlag", [&] { *event = Create(flag); });
 }
 
 EMU_API int aclrtDestroyEvent(void* event) {

@@ -9,6 +9,19 @@
 #include "core/settings.h"
 #include "races/host_guard.h"
 
+namespace {
+
+// Copies may still be under way: they finish, and nothing guards the memory any more.
+void DropHost(void* pointer) {
+  for (int i = 0; i < emu::GetSettings().num_devices; ++i) emu::DrainDevice(i);
+  const emu::Range range = emu::PinnedRange(pointer);
+  const std::lock_guard<std::mutex> lock(emu::IssueLock());
+  emu::races::DropGuards(range);
+  emu::races::ProcessChecker().Forget(range);
+}
+
+}  // namespace
+
 EMU_API int aclrtMalloc(void** pointer, size_t bytes, int) {
   return emu::Guarded("aclrtMalloc", [&] {
     emu::ThrowIfFailed();
@@ -73,16 +86,9 @@ EMU_API int aclrtMallocHostWithCfg(void** pointer, uint64_t bytes, const void*) 
   return emu::Guarded("aclrtMallocHostWithCfg", [&] { *pointer = emu::AllocatePinned(bytes); });
 }
 
-// Copies may still be under way: they finish, and nothing guards the memory any more.
 EMU_API int aclrtFreeHost(void* pointer) {
   return emu::Guarded("aclrtFreeHost", [&] {
-    for (int i = 0; i < emu::GetSettings().num_devices; ++i) emu::DrainDevice(i);
-    {
-      const emu::Range range = emu::PinnedRange(pointer);
-      const std::lock_guard<std::mutex> lock(emu::IssueLock());
-      emu::races::DropGuards(range);
-      emu::races::ProcessChecker().Forget(range);
-    }
+    DropHost(pointer);
     emu::FreePinned(pointer);
   });
 }
@@ -99,7 +105,10 @@ EMU_API int aclrtHostRegisterV2(void* pointer, uint64_t bytes, uint32_t) {
 }
 
 EMU_API int aclrtHostUnregister(void* pointer) {
-  return emu::Guarded("aclrtHostUnregister", [&] { emu::UnregisterHost(pointer); });
+  return emu::Guarded("aclrtHostUnregister", [&] {
+    DropHost(pointer);
+    emu::UnregisterHost(pointer);
+  });
 }
 
 // The first field of the attributes is the location.

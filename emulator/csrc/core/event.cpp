@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/event.h"
 
+#include <sys/prctl.h>
+
+#include <cstring>
+
 #include "core/failure.h"
 #include "core/graph.h"
+#include "races/blocks.h"
 #include "races/checker.h"
 
 namespace emu {
@@ -58,6 +63,20 @@ std::shared_ptr<Recording> LastOf(const Event& event, const char* what) {
                                      std::to_string(last->capture->id()));
 }
 
+// torch_npu names the thread that watches over its process groups (csrc/distributed/ProcessGroupHCCL.cpp, BSD-3).
+// It looks at their work about once a second, and tells the program nothing of what it saw.
+bool IsWatchdog() {
+  constexpr char kName[] = "hccl_watchdog";
+  char name[16] = {};
+  return prctl(PR_GET_NAME, name) == 0 && std::strncmp(name, kName, sizeof kName - 1) == 0;
+}
+
+void TellComplete(const Event& event, const Recording& recording) {
+  if (IsWatchdog()) return;
+  if (event.of_allocators && !recording.block.Empty()) return TellReusable(recording.block, recording.clock);
+  TellHostSaw(recording.clock);
+}
+
 }  // namespace
 
 void Recording::Complete() {
@@ -85,6 +104,7 @@ void RecordEvent(Event& event, Stream& stream) {
   auto recording = std::make_shared<Recording>();
   recording->stream = stream.Describe();
   recording->clock = races::ProcessChecker().ClockOf(stream.id());
+  if (event.of_allocators) recording->block = races::BlockBeingFreed();
   event.last = recording;
   stream.Push(EventTask("record event", [recording] { recording->Complete(); }));
 }
@@ -104,7 +124,7 @@ bool QueryEvent(Event& event) {
   const std::shared_ptr<Recording> recording = LastOf(event, "querying");
   if (!recording) return true;
   if (!recording->done) return false;
-  TellHostSaw(recording->clock);
+  TellComplete(event, *recording);
   return true;
 }
 
@@ -112,7 +132,7 @@ void SynchronizeEvent(Event& event) {
   ThrowIfFailed();
   if (const std::shared_ptr<Recording> recording = LastOf(event, "synchronising")) {
     recording->Wait(-1);
-    TellHostSaw(recording->clock);
+    TellComplete(event, *recording);
   }
   ThrowIfFailed();
 }

@@ -22,6 +22,7 @@ struct Recording {
   races::Clock clock;                // what was ordered before it
   std::shared_ptr<Capture> capture;  // recorded while capturing: only waits inside the same graph may use it
   uint32_t node = 0;                 // in the capture
+  Range block;                       // recorded while this block went back to its allocator
   std::atomic<bool> done{false};
   std::chrono::steady_clock::time_point when;  // set by the stream's thread
 
@@ -34,12 +35,15 @@ struct Recording {
 };
 
 struct Event {
+  bool of_allocators = false;       // made only to follow a stream's progress, which allocators do
   std::shared_ptr<Recording> last;  // null: never recorded, which counts as complete
 };
 
 void RecordEvent(Event& event, Stream& stream);
 void WaitEvent(Stream& stream, Event& event);  // also how a side stream joins a capture
-bool QueryEvent(Event& event);                 // true orders the event before the host
+// True orders the event before the host, unless a library asks for purposes of its own: an allocator, before it
+// hands a block out again, or the watchdog of HCCL's process groups.
+bool QueryEvent(Event& event);
 void SynchronizeEvent(Event& event);
 float ElapsedMilliseconds(const Event& begin, const Event& end);
 

@@ -15,6 +15,7 @@
 #include "core/schedule.h"
 #include "core/settings.h"
 #include "memory/memory.h"
+#include "races/blocks.h"
 #include "races/checker.h"
 #include "races/host_guard.h"
 
@@ -66,9 +67,8 @@ void Issue(Stream& stream, Task task) {
   if (task.calls_host) task.run = WithClock(stream, std::move(task.run));
   const auto operation = races::ProcessChecker().Issue(stream.id(), stream.pushed() + 1, stream.Describe(), task);
   for (const Access& access : task.accesses) {
-    if (!access.range.Empty() && IsPinned(reinterpret_cast<void*>(access.range.begin))) {
-      races::GuardPinned(access.range, access.write, operation);
-    }
+    if (access.range.Empty() || !IsPageLocked(reinterpret_cast<void*>(access.range.begin))) continue;
+    races::GuardPinned(GuardedRange(access.range), access.write, operation);
   }
   if (task.issued) task.issued();
   stream.Push(std::move(task));
@@ -175,6 +175,12 @@ void TellHostSaw(const races::Clock& clock) {
   races::ReleaseGuards(races::ProcessChecker().host());
 }
 
+void TellReusable(Range range, const races::Clock& clock) {
+  const std::lock_guard<std::mutex> lock(IssueLock());
+  races::ProcessChecker().Reuse(range, clock);
+  races::ReleaseGuards(range, clock);
+}
+
 const races::Clock& RunningClock() {
   static const auto* nothing = new races::Clock;
   return running_clock != nullptr ? *running_clock : *nothing;
@@ -182,6 +188,7 @@ const races::Clock& RunningClock() {
 
 void Enqueue(Stream& stream, Task task) {
   ThrowIfFailed();
+  races::SetBlockBeingFreed({});  // no allocator is at work in this thread any more
   if (task.site == 0) task.site = CurrentSite();
   {
     const std::lock_guard<std::mutex> lock(IssueLock());

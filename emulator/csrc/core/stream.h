@@ -73,6 +73,10 @@ void StopStreams();
 // The host has seen what `clock` stands for complete. Takes the issue lock.
 void TellHostSaw(const races::Clock& clock);
 
+// The allocator of the memory may hand it out again: what `clock` stands for is ordered before its next use, and
+// before nothing else. Takes the issue lock.
+void TellReusable(Range range, const races::Clock& clock);
+
 // On a stream's thread, in a task that calls the host: what is ordered before the task.
 const races::Clock& RunningClock();
 

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "core/site.h"
 #include "memory/access.h"
@@ -11,8 +12,11 @@
 namespace emu {
 
 struct Task {
-  std::string name;           // as a report shows it: "aclnnAdd", "copy device to host", "HcclAllReduce"
-  Accesses accesses;          // everything `run` reads and writes of device and pinned memory
+  std::string name;   // as a report shows it: "aclnnAdd", "copy device to host", "HcclAllReduce"
+  Accesses accesses;  // everything `run` reads and writes of device and pinned memory
+  // Bytes that two of its parts touch without an order between them, one writing: messages of one batch, tensors
+  // of one list, an input that begins inside of an output.
+  std::vector<Range> torn;
   std::function<void()> run;  // on the stream's thread, in order; an exception is an asynchronous failure
   SiteId site = 0;            // filled in by Enqueue
   // Optional, called under the issue lock each time the task takes its place: when it is pushed, and again at

@@ -6,6 +6,7 @@
 #include "core/site.h"
 #include "hccl/call.h"
 #include "memory/memory.h"
+#include "memory/rows.h"
 
 namespace emu::hccl {
 namespace {
@@ -83,6 +84,35 @@ Accesses AccessesOf(const Call& call, bool is_root) {
   return std::move(operands).Checked();
 }
 
+// Where an operation may work in place: its own part of the other buffer is the same memory.
+Range OwnPart(const Call& call, int rank) {
+  const uint64_t bytes = SizeOf(call.type);
+  const bool receives_parts = call.operation == Operation::kAllGather || call.operation == Operation::kAllGatherV;
+  const auto own = static_cast<size_t>(rank);
+  if (receives_parts) return RangeOf(call.recv + call.recvs.begins[own] * bytes, call.recvs.counts[own] * bytes);
+  const bool sends_parts = call.sends.counts.size() > own && call.recvs.counts.empty();
+  if (sends_parts) return RangeOf(call.send + call.sends.begins[own] * bytes, call.sends.counts[own] * bytes);
+  const bool exchanges = call.operation == Operation::kAlltoAll || call.operation == Operation::kAlltoAllV;
+  return exchanges ? Range{} : RangeOf(call.recv, call.count * bytes);
+}
+
+// What is read or written while it is written, the part that is in place apart.
+std::vector<Range> TornOf(const Accesses& accesses, Range own) {
+  const auto is_own = [own](Range range) { return range.begin == own.begin && range.end == own.end; };
+  std::vector<Range> torn;
+  for (size_t i = 0; i < accesses.size(); ++i) {
+    for (size_t k = 0; k < i; ++k) {
+      Range shared;
+      const Access& a = accesses[i];
+      const Access& b = accesses[k];
+      if ((!a.write && !b.write) || !Meet(a, b, &shared)) continue;
+      const bool in_place = a.write != b.write && is_own(shared) && (is_own(a.range) || is_own(b.range));
+      if (!in_place) torn.push_back(shared);
+    }
+  }
+  return torn;
+}
+
 }  // namespace
 
 void Issue(const std::shared_ptr<Communicator>& communicator, Call call, Stream& stream) {
@@ -94,6 +124,7 @@ void Issue(const std::shared_ptr<Communicator>& communicator, Call call, Stream&
   Task task;
   task.name = NameOf(call.operation);
   task.accesses = AccessesOf(call, communicator->rank() == call.root);
+  task.torn = TornOf(task.accesses, OwnPart(call, communicator->rank()));
   task.site = CurrentSite();
   const Post post = PostOf(call, task.site);
   std::string note = Describe(post, communicator->num_ranks()) + " at " + DescribeSite(task.site);

@@ -8,6 +8,7 @@
 #include "core/failure.h"
 #include "core/site.h"
 #include "memory/memory.h"
+#include "memory/rows.h"
 
 namespace emu::hccl {
 namespace {
@@ -155,7 +156,12 @@ void IssueMessages(const std::shared_ptr<Communicator>& communicator, const std:
     const Range range = RangeOf(message.buffer, message.count * SizeOf(message.type));
     if (!range.Empty()) {
       CheckDeviceRange(range, name + (message.send ? "'s send buffer" : "'s receive buffer"));
-      task.accesses.push_back({range, !message.send});
+      const Access access{range, !message.send};
+      for (const Access& other : task.accesses) {
+        Range shared;
+        if ((access.write || other.write) && Meet(access, other, &shared)) task.torn.push_back(shared);
+      }
+      task.accesses.push_back(access);
     }
     note += (note.back() == ':' ? " " : ", ") + Describe(message);
   }

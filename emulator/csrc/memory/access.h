@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace emu {
@@ -29,9 +30,12 @@ auto PieceAt(Pieces& pieces, uintptr_t address) {
   return address < after->second.end ? after : pieces.end();
 }
 
+struct Rows;  // memory/rows.h: the regular part of a range
+
 struct Access {
   Range range;
-  bool write = false;  // an operand that is read and written is two accesses, or one write
+  bool write = false;                          // an operand that is read and written is two accesses, or one write
+  std::shared_ptr<const Rows> rows = nullptr;  // what of the range is touched; null: all of it
 };
 
 using Accesses = std::vector<Access>;

@@ -38,8 +38,16 @@ Range PinnedRange(const void* pointer);  // the allocation that holds it; empty 
 // The emulator's own view of pinned memory at the program's address `pointer`; other pointers come back unchanged.
 void* EmulatorView(void* pointer);
 
-// Host memory of the program's own that it registered: copied asynchronously, but mapped once, so not guarded.
+// Host memory of the program's own that it registered. Shared memory gets a second view like pinned memory;
+// private memory is written past the protection of its pages (CopyHost), which need not be whole: see
+// GuardedRange.
 void RegisterHost(void* pointer, size_t bytes);
+// What of [begin, end) may be guarded: whole pages in private memory that was registered, for others' data lies on
+// the rest of its first and last page.
+Range GuardedRange(Range range);
+// memmove for copies on a stream's thread, whatever the checker has closed.
+void CopyHost(void* target, const void* source, size_t bytes);
+void FillHost(void* target, int value, size_t bytes);
 void UnregisterHost(void* pointer);
 bool IsPageLocked(const void* pointer);  // pinned or registered
 

@@ -3,13 +3,15 @@
 
 #include <algorithm>
 
+#include "memory/rows.h"
+
 namespace emu {
 namespace {
 
 std::vector<Range> Union(const Accesses& accesses, bool write) {
   std::vector<Range> ranges;
   for (const Access& access : accesses) {
-    if (access.write == write && !access.range.Empty()) ranges.push_back(access.range);
+    if (access.write == write && !access.rows && !access.range.Empty()) ranges.push_back(access.range);
   }
   std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
   std::vector<Range> merged;
@@ -35,9 +37,16 @@ Accesses Merge(Accesses accesses) {
   const std::vector<Range> writes = Union(accesses, true);
   const std::vector<Range> reads = Union(accesses, false);
   Accesses merged;
-  for (const Range& range : writes) merged.push_back({range, true});
+  for (const Range& range : writes) merged.push_back({range, true, nullptr});
   for (const Range& range : reads) {
-    if (!Inside(range, writes)) merged.push_back({range, false});
+    if (!Inside(range, writes)) merged.push_back({range, false, nullptr});
+  }
+  for (Access& access : accesses) {
+    if (!access.rows) continue;
+    const bool known = std::any_of(merged.rbegin(), merged.rend(), [&](const Access& other) {
+      return other.write == access.write && SameBytes(other, access);
+    });
+    if (!known) merged.push_back(std::move(access));
   }
   return merged;
 }

@@ -11,9 +11,8 @@
 #include "core/failure.h"
 #include "core/stream.h"
 #include "hccl/handles.h"
-#include "memory/memory.h"
+#include "opapi/operands.h"
 #include "opapi/operator.h"
-#include "opapi/ranges.h"
 
 // Name from op-plugin utils/op_api_common_base.h (BSD-3), which declares it as opaque.
 struct aclOpExecutor : emu::opapi::Handle {
@@ -144,27 +143,6 @@ Value Captured(const Operator& op, const Parameter& parameter, const Raw& raw) {
   }
 }
 
-void AddOperand(const Operator& op, const Parameter& parameter, const Tensor& tensor, Accesses& accesses) {
-  if (!tensor.defined() || tensor.numel() == 0) return;
-  CheckDeviceRange(SpanOf(tensor), std::string(op.name) + ": operand '" + parameter.name + "'");
-  AddAccesses(tensor, parameter.use != Use::kRead, accesses);
-}
-
-Accesses AccessesOf(const Operator& op, const Arguments& arguments) {
-  Accesses accesses;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const auto& parameter = op.parameters[i];
-    if (const auto* tensor = std::get_if<Tensor>(&arguments[i])) AddOperand(op, parameter, *tensor, accesses);
-    if (const auto* resized = std::get_if<Resized>(&arguments[i])) {
-      AddOperand(op, parameter, resized->memory, accesses);
-    }
-    if (const auto* tensors = std::get_if<Tensors>(&arguments[i])) {
-      for (const auto& tensor : *tensors) AddOperand(op, parameter, tensor, accesses);
-    }
-  }
-  return accesses;
-}
-
 // A stream's thread computes alone: streams run beside each other, and a sum's order does not depend on the load.
 void UseOneThread() {
   thread_local bool done = false;
@@ -201,7 +179,9 @@ bool SetsShapes(const Operator& op) {
 void Issue(const Operator& op, const std::shared_ptr<Arguments>& arguments, Stream& stream) {
   Task task;
   task.name = op.name;
-  task.accesses = AccessesOf(op, *arguments);
+  Touched touched = TouchedBy(op, *arguments);
+  task.accesses = std::move(touched.accesses);
+  task.torn = std::move(touched.torn);
   auto run = [&op, arguments] { RunBody(op, *arguments); };
   for (auto& argument : *arguments) {
     if (auto* group = std::get_if<Group>(&argument)) {

@@ -2,41 +2,37 @@
 #include "opapi/ranges.h"
 
 #include <algorithm>
+#include <memory>
+#include <utility>
 #include <vector>
+
+#include "memory/rows.h"
 
 namespace emu::opapi {
 namespace {
 
-// A view of more rows than this counts as all bytes between its first and last one.
-constexpr int64_t kMostRows = 1 << 16;
+// A view of few rows is as many ranges: what is contiguous is compared fastest.
+constexpr int64_t kFewRows = 4;
 
-struct Dim {
-  int64_t size;
-  int64_t step;  // bytes
-};
-
-struct Rows {
-  int64_t bytes;          // of each row
-  std::vector<Dim> dims;  // over the rows, largest step first
-  int64_t count;
-};
-
-// Sorts dimensions by step and merges those that continue, or overlap, the bytes before them.
+// Sorts dimensions by step and joins those that continue, or overlap, the bytes before them, or that together have
+// one step.
 Rows RowsOf(const at::Tensor& tensor) {
-  const auto item = static_cast<int64_t>(tensor.element_size());
+  auto bytes = static_cast<int64_t>(tensor.element_size());
   std::vector<Dim> dims;
   for (int64_t i = 0; i < tensor.dim(); ++i) {
-    if (tensor.size(i) > 1 && tensor.stride(i) != 0) dims.push_back({tensor.size(i), tensor.stride(i) * item});
+    if (tensor.size(i) > 1 && tensor.stride(i) != 0) dims.push_back({tensor.size(i), tensor.stride(i) * bytes});
   }
   std::sort(dims.begin(), dims.end(), [](const Dim& a, const Dim& b) { return a.step > b.step; });
-  Rows rows{item, {}, 1};
-  while (!dims.empty() && dims.back().step <= rows.bytes) {
-    rows.bytes += dims.back().step * (dims.back().size - 1);
+  while (!dims.empty() && dims.back().step <= bytes) {
+    bytes += dims.back().step * (dims.back().size - 1);
     dims.pop_back();
   }
-  for (const auto& dim : dims) rows.count *= dim.size;
-  rows.dims = std::move(dims);
-  return rows;
+  for (size_t i = dims.size(); i-- > 1;) {
+    if (dims[i - 1].step != dims[i].step * dims[i].size) continue;
+    dims[i - 1] = {dims[i - 1].size * dims[i].size, dims[i].step};
+    dims.erase(dims.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  return {bytes, std::move(dims)};
 }
 
 }  // namespace
@@ -52,8 +48,8 @@ Range SpanOf(const at::Tensor& tensor) {
 void AddAccesses(const at::Tensor& tensor, bool write, Accesses& accesses) {
   if (tensor.numel() == 0) return;
   const Rows rows = RowsOf(tensor);
-  if (rows.count > kMostRows) {
-    accesses.push_back({SpanOf(tensor), write});
+  if (rows.count > kFewRows) {
+    accesses.push_back({SpanOf(tensor), write, std::make_shared<const Rows>(rows)});
     return;
   }
   const auto base = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
@@ -66,7 +62,7 @@ void AddAccesses(const at::Tensor& tensor, bool write, Accesses& accesses) {
     if (last != nullptr && begin >= last->begin && begin <= last->end) {
       last->end = std::max(last->end, end);
     } else {
-      accesses.push_back({{begin, end}, write});
+      accesses.push_back({{begin, end}, write, nullptr});
     }
     for (size_t i = index.size(); i-- > 0;) {
       if (++index[i] < rows.dims[i].size) break;

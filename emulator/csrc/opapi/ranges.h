@@ -11,7 +11,7 @@ namespace emu::opapi {
 // From the first byte to the last.
 Range SpanOf(const at::Tensor& tensor);
 
-// Adds the bytes of the view and no others: one range for each run of contiguous elements.
+// Adds the bytes of the view and no others.
 void AddAccesses(const at::Tensor& tensor, bool write, Accesses& accesses);
 
 }  // namespace emu::opapi

@@ -24,6 +24,7 @@ struct History {
 };
 
 Resettable<History> history;
+thread_local Range being_freed;
 std::atomic<uint64_t> last_order{0};
 
 bool Live(const BlockLife& life) { return life.allocated != 0 && life.freed == 0; }
@@ -64,7 +65,14 @@ void BlockFreed(uintptr_t begin, SiteId site) {
   if (found == all.records.end() || !Live(found->second.now)) return;  // allocated before the trace was on
   found->second.now.freed = CurrentOrder();
   found->second.now.freed_site = site;
+  auto next = std::next(found);
+  while (next != all.records.end() && !Live(next->second.now)) ++next;
+  being_freed = {begin, next == all.records.end() ? UINTPTR_MAX : next->first};
 }
+
+Range BlockBeingFreed() { return being_freed; }
+
+void SetBlockBeingFreed(Range range) { being_freed = range; }
 
 bool FindLiveBlock(uintptr_t address, BlockLife* block) {
   History& all = history.get();

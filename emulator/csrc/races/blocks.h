@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/site.h"
+#include "memory/access.h"
 
 namespace emu::races {
 
@@ -15,6 +16,11 @@ uint64_t NextOrder();
 
 void BlockAllocated(uintptr_t begin, SiteId site);
 void BlockFreed(uintptr_t begin, SiteId site);
+
+// The block that the calling thread is handing back to its allocator: the events that it records now are asked
+// about before the block is handed out again, and order nothing else. Empty when there is none.
+Range BlockBeingFreed();
+void SetBlockBeingFreed(Range range);
 
 // The life of a block, as far as it is known; orders are 0 for what has not happened.
 struct BlockLife {

@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "core/settings.h"
+#include "memory/rows.h"
 #include "races/blocks.h"
 #include "races/fork.h"
 #include "races/report.h"
@@ -26,7 +27,9 @@ void Count(const Task& task) {
   if (task.name.compare(0, 4, "copy") == 0) num_copies.fetch_add(1, std::memory_order_relaxed);
   uint64_t bytes = 0;
   for (const Access& access : task.accesses) {
-    if (!access.range.Empty()) bytes += access.range.end - access.range.begin;
+    if (access.range.Empty()) continue;
+    bytes += access.rows ? static_cast<uint64_t>(access.rows->count * access.rows->bytes)
+                         : access.range.end - access.range.begin;
   }
   num_bytes.fetch_add(bytes, std::memory_order_relaxed);
 }
@@ -64,6 +67,7 @@ OperationPtr Checker::Issue(StreamId stream, uint64_t index, const std::string& 
   std::vector<Conflict> conflicts;
   for (const Access& access : task.accesses) shadow_->Touch(access, operation, clock, host_, &conflicts);
   for (const Conflict& conflict : conflicts) Report(conflict, *operation);
+  for (const Range range : task.torn) ReportTorn(*operation, range);
   return operation;
 }
 
@@ -77,6 +81,8 @@ void Checker::HostSaw(const Clock& clock) {
   host_.Join(clock);
   ++host_version_;
 }
+
+void Checker::Reuse(Range range, const Clock& clock) { shadow_->ForgetCovered(range, clock); }
 
 void Checker::Forget(Range range) { shadow_->Forget(range); }
 

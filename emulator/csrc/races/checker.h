@@ -50,6 +50,8 @@ class Checker {
   void Wait(StreamId stream, const Clock& clock);
   void HostSaw(const Clock& clock);
   const Clock& host() const { return host_; }
+  // Its allocator may hand the memory out again: what `clock` covers is ordered before the next use of it.
+  void Reuse(Range range, const Clock& clock);
   void Forget(Range range);      // memory that went back to the runtime
   size_t num_intervals() const;  // how finely memory is divided now, for statistics
 

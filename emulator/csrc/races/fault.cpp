@@ -108,15 +108,17 @@ constexpr bool kCanStep = false;
 
 void OnSegv(int signal, siginfo_t* info, void* context) {
   const int saved_errno = errno;
-  auto* machine = static_cast<ucontext_t*>(context);
+  auto* context_now = static_cast<ucontext_t*>(context);
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
-  const FaultOutcome outcome =
-      info->si_code == SEGV_ACCERR ? ResolveFault(address, IsWrite(machine)) : FaultOutcome::kNotOurs;
+  FaultOutcome outcome = FaultOutcome::kNotOurs;
+  if (info->si_code == SEGV_ACCERR && MayBeGuarded(address)) {
+    outcome = ResolveFault(address, machine::OperandAt(*context_now, address), IsWrite(context_now));
+  }
   if (outcome == FaultOutcome::kNotOurs) {
     PassOn(segv_chain, signal, info, context);
   } else if (outcome == FaultOutcome::kStep && kCanStep && stepping.size < Stepping::kMost) {
     stepping.addresses[stepping.size++] = address;
-    SingleStep(machine, true);
+    SingleStep(context_now, true);
   }
   errno = saved_errno;
 }

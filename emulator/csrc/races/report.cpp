@@ -162,6 +162,15 @@ void ReportRace(Kind kind, const Operation& first, bool first_writes, const Oper
   Keep(KeyOf(first) + KeyOf(second), text);
 }
 
+void ReportTorn(const Operation& operation, Range range) {
+  std::string text = Name(operation) +
+                     " uses the same memory twice, and writes it: which comes first is not defined.\n" +
+                     "  To mend it, give each of its operands memory of its own, or split the call in two.";
+  text += Party("in:     ", operation, "reads or writes it twice");
+  text += Memory(range);
+  Keep(KeyOf(operation) + "torn", text);
+}
+
 void ReportHostAccess(Kind kind, const Operation& pending, SiteId site, Range range) {
   const bool reads = kind == Kind::kHostRead;
   std::string text =

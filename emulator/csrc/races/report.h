@@ -23,6 +23,8 @@ enum class Kind {
 // `range`: the bytes both touch. Thread-safe.
 void ReportRace(Kind kind, const Operation& first, bool first_writes, const Operation& second, bool second_writes,
                 Range range);
+// One operation that touches the same bytes twice, without an order of its own.
+void ReportTorn(const Operation& operation, Range range);
 // The host itself was the second party.
 void ReportHostAccess(Kind kind, const Operation& pending, SiteId site, Range range);
 // Findings whose text their finder writes (captures, collectives).

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <iterator>
 
+#include "memory/rows.h"
+
 namespace emu::races {
 namespace {
 
@@ -24,8 +26,59 @@ void Add(std::vector<Conflict>* conflicts, const OperationPtr& first, bool first
 
 void Shadow::Touch(const Access& access, const OperationPtr& operation, const Clock& clock, const Clock& host,
                    std::vector<Conflict>* conflicts) {
+  if (access.range.Empty()) return;
+  if (!strided_.empty()) CompareWithStrided(access, operation, clock, conflicts);
+  if (access.rows) {
+    CompareWithIntervals(access, clock, conflicts);
+    strided_.emplace(access.range.begin, Strided{access, operation});
+    longest_ = std::max(longest_, access.range.end - access.range.begin);
+  } else {
+    TouchIntervals(access, operation, clock, host, conflicts);
+  }
+  if (num_intervals() > sweep_at_) Sweep(host);
+}
+
+void Shadow::CompareWithIntervals(const Access& access, const Clock& clock,
+                                  std::vector<Conflict>* conflicts) const {
+  auto at = intervals_.upper_bound(access.range.begin);
+  if (at != intervals_.begin()) --at;
+  Range shared;
+  for (; at != intervals_.end() && at->first < access.range.end; ++at) {
+    const Interval& interval = at->second;
+    const Access whole{{at->first, interval.end}, false, nullptr};
+    if (interval.write && !Covers(clock, *interval.write) && Meet(access, whole, &shared)) {
+      Add(conflicts, interval.write, true, access.write, shared);
+    }
+    if (!access.write) continue;
+    for (const OperationPtr& read : interval.reads) {
+      if (!Covers(clock, *read) && Meet(access, whole, &shared)) Add(conflicts, read, false, true, shared);
+    }
+  }
+}
+
+void Shadow::CompareWithStrided(const Access& access, const OperationPtr& operation, const Clock& clock,
+                                std::vector<Conflict>* conflicts) {
   const Range range = access.range;
-  if (range.Empty()) return;
+  const uintptr_t first = range.begin > longest_ ? range.begin - longest_ : 0;
+  Range shared;
+  for (auto at = strided_.lower_bound(first); at != strided_.end() && at->first < range.end;) {
+    const Access& earlier = at->second.access;
+    const OperationPtr& other = at->second.operation;
+    const bool ordered = Covers(clock, *other);
+    if (!ordered && (earlier.write || access.write) && Meet(earlier, access, &shared)) {
+      Add(conflicts, other, earlier.write, access.write, shared);
+    }
+    const bool inside = !access.rows && range.begin <= earlier.range.begin && earlier.range.end <= range.end;
+    const bool written = access.write && (inside || SameBytes(earlier, access));
+    const bool read_again = !access.write && !earlier.write && other->stream_id == operation->stream_id &&
+                            other != operation && SameBytes(earlier, access);
+    at = written || read_again ? strided_.erase(at) : std::next(at);
+  }
+}
+
+void Shadow::TouchIntervals(const Access& access, const OperationPtr& operation, const Clock& clock,
+                            const Clock& host, std::vector<Conflict>* conflicts) {
+  const Range range = access.range;
   SplitAt(range.begin);
   SplitAt(range.end);
   const auto first = intervals_.lower_bound(range.begin);
@@ -52,7 +105,6 @@ void Shadow::Touch(const Access& access, const OperationPtr& operation, const Cl
     intervals_[range.begin] = {range.end, operation, {}};
   }
   MergeAround(range);
-  if (intervals_.size() > sweep_at_) Sweep(host);
 }
 
 void Shadow::AddRead(Range range, const OperationPtr& operation, const Clock& host) {
@@ -104,25 +156,46 @@ void Shadow::MergeAround(Range range) {
   }
 }
 
+template <typename Predicate>
+void Shadow::DropStrided(Range range, Predicate predicate) {
+  const uintptr_t first = range.begin > longest_ ? range.begin - longest_ : 0;
+  for (auto at = strided_.lower_bound(first); at != strided_.end() && at->first < range.end;) {
+    const bool meets = at->second.access.range.end > range.begin;
+    at = meets && predicate(at->second) ? strided_.erase(at) : std::next(at);
+  }
+}
+
 void Shadow::Forget(Range range) {
   if (range.Empty()) return;
   SplitAt(range.begin);
   SplitAt(range.end);
   intervals_.erase(intervals_.lower_bound(range.begin), intervals_.lower_bound(range.end));
+  DropStrided(range, [](const Strided&) { return true; });
+}
+
+void Shadow::ForgetCovered(Range range, const Clock& clock) {
+  if (range.Empty()) return;
+  SplitAt(range.begin);
+  SplitAt(range.end);
+  auto at = intervals_.lower_bound(range.begin);
+  while (at != intervals_.end() && at->first < range.end) at = Drop(at, clock);
+  DropStrided(range, [&](const Strided& strided) { return Covers(clock, *strided.operation); });
 }
 
 void Shadow::Sweep(const Clock& host) {
-  for (auto at = intervals_.begin(); at != intervals_.end();) {
-    Interval& interval = at->second;
-    if (interval.write && Covers(host, *interval.write)) interval.write = nullptr;
-    auto& reads = interval.reads;
-    reads.erase(
-        std::remove_if(reads.begin(), reads.end(), [&](const OperationPtr& read) { return Covers(host, *read); }),
-        reads.end());
-    at = interval.write || !reads.empty() ? std::next(at) : intervals_.erase(at);
-  }
+  for (auto at = intervals_.begin(); at != intervals_.end();) at = Drop(at, host);
+  DropStrided({0, UINTPTR_MAX}, [&](const Strided& strided) { return Covers(host, *strided.operation); });
   // twice what is left, so that sweeping stays a constant cost for each access
-  sweep_at_ = std::max<size_t>(1024, 2 * intervals_.size());
+  sweep_at_ = std::max<size_t>(1024, 2 * num_intervals());
+}
+
+Shadow::Intervals::iterator Shadow::Drop(Intervals::iterator at, const Clock& clock) {
+  Interval& interval = at->second;
+  if (interval.write && Covers(clock, *interval.write)) interval.write = nullptr;
+  auto& reads = interval.reads;
+  const auto covered = [&](const OperationPtr& read) { return Covers(clock, *read); };
+  reads.erase(std::remove_if(reads.begin(), reads.end(), covered), reads.end());
+  return interval.write || !reads.empty() ? std::next(at) : intervals_.erase(at);
 }
 
 }  // namespace emu::races

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who last wrote and read each byte: intervals of addresses, split where accesses end and merged where they agree.
+// Accesses of many rows are kept beside them, each in whole: a view of a cache has millions of rows.
 #pragma once
 
 #include <cstddef>
@@ -27,7 +28,8 @@ class Shadow {
   void Touch(const Access& access, const OperationPtr& operation, const Clock& clock, const Clock& host,
              std::vector<Conflict>* conflicts);
   void Forget(Range range);
-  size_t num_intervals() const { return intervals_.size(); }
+  void ForgetCovered(Range range, const Clock& clock);
+  size_t num_intervals() const { return intervals_.size() + strided_.size(); }
 
  private:
   // The last write, and of each stream the last read since. Nothing else can conflict first: what is ordered after
@@ -39,12 +41,31 @@ class Shadow {
   };
   using Intervals = std::map<uintptr_t, Interval>;
 
+  // An access of rows. The one who writes all of its bytes later, or reads them again on its stream, takes its
+  // place.
+  struct Strided {
+    Access access;
+    OperationPtr operation;
+  };
+  using StridedByBegin = std::multimap<uintptr_t, Strided>;
+
+  void TouchIntervals(const Access& access, const OperationPtr& operation, const Clock& clock, const Clock& host,
+                      std::vector<Conflict>* conflicts);
+  void CompareWithIntervals(const Access& access, const Clock& clock, std::vector<Conflict>* conflicts) const;
+  void CompareWithStrided(const Access& access, const OperationPtr& operation, const Clock& clock,
+                          std::vector<Conflict>* conflicts);
+  template <typename Predicate>
+  void DropStrided(Range range, Predicate predicate);
+
   void SplitAt(uintptr_t address);
   void MergeAround(Range range);
   void AddRead(Range range, const OperationPtr& operation, const Clock& host);
   void Sweep(const Clock& host);
+  Intervals::iterator Drop(Intervals::iterator at, const Clock& clock);  // what the clock covers
 
   Intervals intervals_;  // by first byte
+  StridedByBegin strided_;
+  uintptr_t longest_ = 0;  // of the strided ranges, so far
   size_t sweep_at_ = 1024;
 };
 

@@ -166,6 +166,26 @@ void ForkedChild() {
   Expect(1, "the parent of a forked child");
 }
 
+// Every second page has a guard of its own: more pieces of memory than a process may have.
+void ManyPending() {
+  constexpr size_t kGuards = 33000;
+  char* few = pinned;
+  pinned = static_cast<char*>(emu::AllocatePinned(2 * kGuards * kPage));
+  for (size_t i = 0; i < kGuards; ++i) Guard(2 * i * kPage + 100, 2 * i * kPage + 200, true, 4, i + 1);
+  for (size_t i = 0; i < kGuards; i += 1000) {
+    Read(2 * i * kPage + 50);
+    Write((2 * i + 1) * kPage + 50);
+  }
+  Expect(0, "beside more guards than there are pieces of memory");
+  Read(2 * 7000 * kPage + 150);
+  Expect(1, "inside one of them");
+  HostSaw(4, kGuards);
+  Write(150);
+  Expect(0, "after the wait for all of them");
+  emu::FreePinned(pinned);
+  pinned = few;
+}
+
 sigjmp_buf recovery;
 
 void OtherHandlers() {
@@ -196,6 +216,7 @@ int main() {
   OneInstructionTwoPages();
   Threads();
   ForkedChild();
+  ManyPending();
   OtherHandlers();
   std::printf("pinned pages are guarded\n");
   return 0;

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "memory/rows.h"
 #include "races/checker.h"
 #include "races/report.h"
 #include "races/shadow.h"
@@ -39,7 +40,16 @@ struct Oracle {
   std::set<size_t> host;
 
   static bool Touches(const Access& access, uintptr_t byte) {
-    return access.range.begin <= byte && byte < access.range.end;
+    if (byte < access.range.begin || byte >= access.range.end) return false;
+    return !access.rows || InRows(*access.rows, 0, static_cast<int64_t>(byte - access.range.begin));
+  }
+
+  static bool InRows(const emu::Rows& rows, size_t dim, int64_t offset) {
+    if (dim == rows.dims.size()) return offset >= 0 && offset < rows.bytes;
+    for (int64_t i = 0; i < rows.dims[dim].size; ++i) {
+      if (InRows(rows, dim + 1, offset - i * rows.dims[dim].step)) return true;
+    }
+    return false;
   }
 
   static bool Conflict(const emu::Accesses& a, const emu::Accesses& b) {
@@ -47,7 +57,7 @@ struct Oracle {
       for (const Access& y : b) {
         if (!x.write && !y.write) continue;
         for (uintptr_t byte = x.range.begin; byte < x.range.end; ++byte) {
-          if (Touches(y, byte)) return true;
+          if (Touches(x, byte) && Touches(y, byte)) return true;
         }
       }
     }
@@ -123,9 +133,23 @@ class Program {
     for (int i = 0; i < count; ++i) {
       const auto begin = static_cast<uintptr_t>(Pick(kBytes));
       const auto size = static_cast<uintptr_t>(Pick(10));  // 0 is a legal, empty operand
-      accesses.push_back({{kBase + begin, kBase + begin + size}, Pick(3) == 0});
+      const bool write = Pick(3) == 0;
+      if (Pick(3) == 0) {
+        accesses.push_back(RandomRows(kBase + begin, write));
+      } else {
+        accesses.push_back({{kBase + begin, kBase + begin + size}, write, nullptr});
+      }
     }
     return accesses;
+  }
+
+  Access RandomRows(uintptr_t begin, bool write) {
+    std::vector<emu::Dim> dims;
+    for (int i = Pick(3); i >= 0; --i) dims.push_back({2 + Pick(3), 1 + Pick(7)});
+    std::sort(dims.begin(), dims.end(), [](const auto& a, const auto& b) { return a.step > b.step; });
+    auto rows = std::make_shared<const emu::Rows>(1 + Pick(3), dims);
+    const auto span = static_cast<uintptr_t>(rows->span[0]);
+    return {{begin, begin + span}, write, std::move(rows)};
   }
 
   bool IssueOne(int stream, bool* raced) {
@@ -173,7 +197,7 @@ bool StaysSmall() {
   size_t most = 0;
   for (uint64_t i = 1; i <= 200000; ++i) {
     const uintptr_t at = kBase + (i * 2654435761u) % (1u << 28);
-    task.accesses = {{{at, at + 64}, i % 2 == 0}, {{at + 64, at + 256}, false}};
+    task.accesses = {{{at, at + 64}, i % 2 == 0, nullptr}, {{at + 64, at + 256}, false, nullptr}};
     checker.Issue(0, i, "stream 0", task);
     if (i % 100 == 0) checker.HostSaw(checker.ClockOf(0));
     most = std::max(most, checker.num_intervals());

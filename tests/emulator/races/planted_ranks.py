@@ -25,6 +25,7 @@ from tests.emulator.races.planted import run_expert_load
 
 NUM_RANKS = 2
 DEADLINE_S = 60
+WATCHDOG_S = 1.6  # torch_npu's looks about once a second
 
 
 def mismatched_collective(correct: bool, rank: int) -> bool:
@@ -55,6 +56,36 @@ def dead_peer(correct: bool, rank: int) -> bool:
     return bool((values.cpu() == 6).all())
 
 
+def memory_used_twice(correct: bool, rank: int) -> bool:
+    """Sends, gathers and exchanges with operands that overlap within one call, or lie apart or in place."""
+    values = torch.full((8,), float(rank), device="npu")
+    received = torch.empty(8, device="npu") if correct else values
+    peer = 1 - rank
+    for work in dist.batch_isend_irecv(
+        [dist.P2POp(dist.isend, values, peer), dist.P2POp(dist.irecv, received, peer)]
+    ):
+        work.wait()
+    gathered = torch.zeros(16, device="npu")
+    begin = 8 * rank if correct else 4  # its own part, or bytes of both
+    gathered[begin : begin + 8].fill_(rank + 1)
+    dist.all_gather_into_tensor(gathered, gathered[begin : begin + 8])
+    exchanged = torch.empty(16, device="npu") if correct else gathered
+    dist.all_to_all_single(exchanged, gathered)
+    right = (received == peer).all() and (gathered[:8] == 1).all() and (gathered[8:] == 2).all()
+    return bool(right and (exchanged == rank + 1).all())
+
+
+def missing_work_wait(correct: bool, rank: int) -> bool:
+    """Uses a sum without a wait for its collective, after the watchdog has seen it complete."""
+    values = torch.full((8,), float(rank + 1), device="npu")
+    work = dist.all_reduce(values, async_op=True)
+    if correct:
+        work.wait()
+    else:
+        time.sleep(WATCHDOG_S)
+    return bool((values * 2).cpu().eq(6).all())
+
+
 def expert_load_of_4214(correct: bool, rank: int) -> bool:
     """Repeats the pattern of vllm-ascend #4214 with its collective."""
     return run_expert_load(correct, dist.all_gather_into_tensor)
@@ -62,7 +93,14 @@ def expert_load_of_4214(correct: bool, rank: int) -> bool:
 
 PROGRAMS: dict[str, Callable[[bool, int], bool]] = {
     program.__name__: program
-    for program in (mismatched_collective, mismatched_count, dead_peer, expert_load_of_4214)
+    for program in (
+        mismatched_collective,
+        mismatched_count,
+        dead_peer,
+        missing_work_wait,
+        memory_used_twice,
+        expert_load_of_4214,
+    )
 }
 
 

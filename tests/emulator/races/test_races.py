@@ -143,11 +143,11 @@ def test_memory_use_stays_bounded() -> None:
     assert races.statistics().num_intervals < 3000
 
 
-def run_native(name: str, *arguments: str) -> None:
+def run_native(name: str, *arguments: str, given: str = "") -> None:
     """One of csrc/tests, built beside the libraries."""
     command = [str(Path(os.environ["EMULATOR_LIB"], name)), *arguments]
     environ = os.environ | {"EMULATOR_RACE_LOG": ""}  # their reports are not this session's
-    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, env=environ, input=given, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout
 
 
@@ -158,6 +158,11 @@ def test_random_programs_against_an_oracle() -> None:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86-64 steps over touches beside a guarded range")
 def test_guards_on_pinned_pages() -> None:
     run_native("guarded_pages")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86-64's instructions are decoded")
+def test_guards_tell_bytes_apart() -> None:
+    run_native("guarded_bytes", "20000", "1")
 
 
 PROGRAM = """
