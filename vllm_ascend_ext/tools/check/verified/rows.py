@@ -49,6 +49,7 @@ _A2 = "tests/eplb_load/test_vllm_ascend.py::"
 _DISPATCH = "tests/eplb_load/vllm_ascend/test_dispatch.py::test_gathered_rows_count_once"
 _A3 = "tests/eplb_load/vllm_ascend/test_a3.py::test_cut_rows_count_once"
 _GRAPHS = "tests/engine/test_vllm_ascend_graphs.py::test_tokens_and_load_equal_transformers"
+_GRAPHS_OF_STAGES = "tests/engine/test_vllm_ascend_graphs.py::test_load_of_a_pipeline"
 _QUANTISED = "tests/engine/test_vllm_ascend_quantised.py::test_tokens_and_load_equal_integer_reference"
 _QUANTISED_CUT = "tests/engine/test_vllm_ascend_quantised.py::test_quantised_rows_travel_on_an_a3"
 _QUANTISED_GRAPHS = "tests/engine/test_vllm_ascend_quantised.py::test_quantised_layers_in_graphs"
@@ -130,6 +131,7 @@ ROWS: tuple[VerifiedRow, ...] = (
         graphs=_FULL,
         dispatch=_CUT,
     ),
+    _row(_LOAD, _GRAPHS_OF_STAGES, "GQA", "TP+EP+PP", graphs=_MIXED),
     _row(_LOAD, _QUANTISED, "GQA", "TP", "TP+EP", weights="w8a8"),
     _row(_LOAD, _QUANTISED_CUT, "GQA", "TP+EP", dispatch=_CUT, weights="w8a8"),
     _row(_LOAD, _QUANTISED_GRAPHS, "GQA", "TP+EP", graphs=_FULL, weights="w8a8"),
