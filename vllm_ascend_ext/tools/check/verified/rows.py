@@ -196,6 +196,8 @@ ROWS: tuple[VerifiedRow, ...] = (
     _served(_SPARSE, "sparse MLA", "w8a8", "mtp 3", row_split=_FC1),
     _served(_SPARSE, "sparse MLA", "w8a8", "mtp 1", graphs="eager", row_split=_FC1),
     _served(_SPARSE, "sparse MLA", "unquantised", "mtp 3", row_split=_FC1),
+    _row(_BOTH, _COMPRESSES, "DeepSeek-V4", "TP+EP"),
+    _row(_BOTH, _COMPRESSES, "DeepSeek-V4", "TP+EP", graphs=_FULL, drafts="mtp 1", row_split=_FC1),
     _served(_COMPRESSES, "DeepSeek-V4", "unquantised", "mtp 3", row_split=_FC1),
     _served(_COMPRESSES, "DeepSeek-V4", "w8a8", "mtp 1", row_split=_FC1),
     _row(_BOTH, _LINEAR, "linear attention", "TP", graphs=_FULL),
