@@ -12,6 +12,7 @@ import torch_npu
 from torch import Tensor
 
 from emulator.vllm_ascend import linear_attention, quantised_operators, sparse_operators  # noqa: F401 - define
+from emulator.vllm_ascend.compressed import attention, compressor, hyper_connections, rows  # noqa: F401 - define
 from emulator.vllm_ascend.fused_mc2 import DISPATCH_FFN_COMBINE, dispatch_ffn_combine
 from emulator.vllm_ascend.operators import declare, define
 

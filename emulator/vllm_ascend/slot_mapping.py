@@ -31,13 +31,18 @@ def _launch(
     **_: int,
 ) -> None:
     """Computes slot = number of the token's block * block_size + place in the block; PAD_ID behind the last
-    token."""
+    token.
+
+    Of DeepSeek-V4's compressed keys a request has fewer blocks than its positions ask for. As on a device, those
+    are read from the next rows; nobody asks for these slots.
+    """
     if TOTAL_CP_WORLD_SIZE != 1:
         raise NotImplementedError("emulator: the slot mapping stand-in has no context parallelism")
     token = torch.arange(num_tokens, device=positions.device)
     request = (token[:, None] >= query_start_loc[None, 1:-1]).sum(dim=1)
     position = positions[:num_tokens]
-    block = block_table[request, position // block_size]
+    place = request * block_table_stride + position // block_size
+    block = block_table.flatten()[place.clamp(max=block_table.numel() - 1)]
     slot_mapping[:num_tokens] = block * block_size + position % block_size
     slot_mapping[num_tokens:max_num_tokens] = PAD_ID
 

@@ -75,8 +75,8 @@ STAND_INS = (
         "grouped_matmul_swiglu_quant_weight_nz and its tensor_list, grouped_matmul_swiglu_quant_v2, "
         "npu_dequant_swiglu_quant, "
         "dispatch_ffn_combine, npu_lightning_indexer, npu_sparse_flash_attention, npu_gemma_rms_norm, "
-        "npu_causal_conv1d_custom, npu_fused_gdn_gating, npu_recurrent_gated_delta_rule; with shapes for "
-        "torch.compile",
+        "npu_causal_conv1d_custom, npu_fused_gdn_gating, npu_recurrent_gated_delta_rule; and those of DeepSeek-V4 "
+        "in `compressed`, by torch operations; with shapes for torch.compile",
     ),
     StandIn(
         target="vllm_ascend._build_info:__device_type__",
@@ -94,6 +94,20 @@ STAND_INS = (
             does="float32 goes to the emulated operator itself; every other type goes through torch_npu",
         )
         for name in ("npu_moe_distribute_dispatch_v2", "npu_moe_distribute_combine_v2")
+    ),
+    *(
+        StandIn(
+            target=f"vllm_ascend.{module}:{name}",
+            source=f"compressed/float32.py:{ours}",
+            reason="DeepSeek-V4's matrix and cache are bfloat16 and meet its activations; tokens are compared "
+            "with a reference in float32",
+            does=does,
+        )
+        for module, name, ours, does in (
+            ("attention.dsa_v1", "rotate_activation", "rotate_activation", "the matrix in the activations' type"),
+            ("attention.dsa_v1", "hadamard_linear", "hadamard_linear", "the matrix in the activations' type"),
+            ("models.layer.attention.layer", "kv_cache_dtype_str_to_dtype", "cache_dtype", "bfloat16"),
+        )
     ),
     StandIn(
         target=_ATB + "_npu_rotary_embedding",
@@ -238,5 +252,5 @@ def _put(module: ModuleType, stand_in: StandIn) -> None:
 
 def _ours(source: str) -> Any:
     file, _, name = source.partition(":")
-    module = importlib.import_module(f"emulator.vllm_ascend.{file.removesuffix('.py')}")
+    module = importlib.import_module(f"emulator.vllm_ascend.{file.removesuffix('.py').replace('/', '.')}")
     return getattr(module, name)

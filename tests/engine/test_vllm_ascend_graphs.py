@@ -16,7 +16,7 @@ import pytest
 from emulator.findings import Findings
 from tests.eplb_load.test_engine import assert_equals_transformers, assert_every_scheduled_row_counts
 from tests.support.engines.a3 import run_on_a3
-from tests.support.engines.apart import REPLAY
+from tests.support.engines.apart import A2_SOC, REPLAY
 from tests.support.engines.expert_load import summed_load
 from tests.support.engines.graph_counts import GraphCounts
 from tests.support.engines.upstream_races import CAPTURE, others
@@ -166,5 +166,24 @@ def test_load_on_an_a3(
     assert run.result.token_ids == expected["Qwen3-MoE"]
     assert run.dispatches[REPLAY] >= NUM_TOKENS // 2 * 2
     assert min(run.dispatches["MC2"], run.dispatches["All2AllV"]) > 0
+    assert_equals_transformers(models["Qwen3-MoE"], prompts, run.result)
+    assert others(race_reports.take(), CAPTURE) == []
+
+
+@long_table
+def test_load_of_a_pipeline(
+    models: dict[str, str],
+    prompts: list[list[int]],
+    expected: dict[str, list[tuple[int, ...]]],
+    race_reports: Findings,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Each of two stages counts its own layer, in steps that a graph has as a whole and in those in pieces."""
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    case = Case("Qwen3-MoE", "FULL_AND_PIECEWISE", Layout(tp=2, pp=2), LOAD)
+    run = run_on_a3(tmp_path, {"": case.engine(models)}, prompts, NUM_TOKENS, DEADLINE_S, soc=A2_SOC)[""]
+    assert run.result.token_ids == expected["Qwen3-MoE"]
+    assert run.dispatches[REPLAY] >= NUM_TOKENS // 2 * case.layout.num_ranks
     assert_equals_transformers(models["Qwen3-MoE"], prompts, run.result)
     assert others(race_reports.take(), CAPTURE) == []

@@ -16,10 +16,16 @@ from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 METHOD, INT4_METHOD = "W8A8_DYNAMIC", "W4A8_DYNAMIC"
 DESCRIPTION = "quant_model_description.json"
 _LARGEST, _LARGEST_INT4 = 127, 7
+_SPLIT_BY_INPUT = ("o_proj", "o_b_proj", "out_proj", "down_proj")
 _OF_EXPERTS = ".experts."  # in the names of routed experts' projections
 # latent attention reads the values and keys that the first makes in parts, which vllm-ascend takes in floats only;
 # of a quantised shared expert with a gate of its own vllm-ascend forgets the gate (ops/fused_moe_0_23_0.py:572)
-_FLOAT = ("kv_b_proj", ".indexer.", ".shared_expert.")
+# and DeepSeek-V4's operators of groups of heads and of compressed keys take floats
+_FLOAT = ("kv_b_proj", ".indexer.", ".shared_expert.", ".compressor.", "o_a_proj")
+# DeepSeek-V4's names of projections in its checkpoints, of which those of transformers are what is above
+_PUBLISHED = re.compile(r"\.(wq_a|wq_b|wkv|wo_b|w1|w2|w3)$")
+# vllm-ascend passes this one the integers of attention's queries (attention/dsa_v1.py:2443)
+_WITH_QUERIES = ".indexer.wq_b"
 
 
 def allow_float32() -> None:
@@ -59,7 +65,8 @@ def _write(model: str, folder: Path, description: dict[str, Any]) -> str:
     def job(rank: Rank) -> None:
         from safetensors.torch import load_file, save_file
 
-        weights = {name: weight.float() for name, weight in load_file(Path(model) / "model.safetensors").items()}
+        loaded = load_file(Path(model) / "model.safetensors").items()
+        weights = {name: weight.float() if weight.is_floating_point() else weight for name, weight in loaded}
         served: dict[str, Any] = {}
         parts: dict[str, dict[str, Any]] = {"values": {}, "scales": {}}
         for name, weight in weights.items():
@@ -108,7 +115,7 @@ def _served_int4(stem: str, integers: Any, scale: Any) -> dict[str, Any]:
 
     values = integers.to(torch.int8)
     packed = (values[0::2] & 15) | (values[1::2] << 4)
-    num_parts = 16 if stem.endswith("down_proj") else 1
+    num_parts = 16 if stem.endswith(("down_proj", ".w2")) else 1
     bias = 8 * (integers * scale).unflatten(1, (num_parts, -1)).sum(-1)
     return _served_int8(stem, packed, scale) | {f"{stem}.scale_bias": bias.contiguous()}
 
@@ -116,7 +123,9 @@ def _served_int4(stem: str, integers: Any, scale: Any) -> dict[str, Any]:
 def _is_quantised(name: str, num_layers: int) -> bool:
     layer = re.search(r"\.layers\.(\d+)\.", name)
     is_draft = name.startswith("mtp.") or (layer is not None and int(layer[1]) >= num_layers)
-    return "_proj" in name and not any(part in name for part in _FLOAT) and not is_draft
+    is_projection = "_proj" in name or _PUBLISHED.search(name) is not None
+    is_float = any(part in name for part in _FLOAT) and not name.endswith(_WITH_QUERIES)
+    return is_projection and not is_float and not is_draft
 
 
 def split_by_tp(tp: int, *, expert_parallel: bool = True, cut: bool = False) -> Callable[[str], int]:
@@ -129,7 +138,7 @@ def split_by_tp(tp: int, *, expert_parallel: bool = True, cut: bool = False) -> 
 
     def num_shards(name: str) -> int:
         is_whole = (expert_parallel and _OF_EXPERTS in name) or (cut and "shared_expert" in name)
-        return tp if any(part in name for part in ("o_proj", "out_proj", "down_proj")) and not is_whole else 1
+        return tp if any(part in name for part in _SPLIT_BY_INPUT) and not is_whole else 1
 
     return num_shards
 

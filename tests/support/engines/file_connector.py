@@ -5,6 +5,9 @@ The producer writes the cache of a prompt when its last token has been computed,
 consumer loads all of it but the last token, whose pass gives the first token. It loads before a request's first
 pass, or as connectors between machines do: the request waits, meanwhile steps may have no pass, and a later step
 tells that the cache is there.
+
+A model with several kinds of caches has blocks of each, of which those of a window are there for its last tokens
+only (block 0 stands for the others); what both engines have moves.
 """
 
 from __future__ import annotations
@@ -16,10 +19,16 @@ from typing import Any
 
 import torch
 from vllm.distributed import get_pp_group, get_tp_group
-from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorMetadata,
+    SupportsHMA,
+)
 
 NAME = "FileConnector"
 FIRST = "0-0"  # the first rank's part of a cache
+_NOBODY = 0  # the block in the place of those that a window has left
+Blocks = list[list[int]]  # of each kind of cache
 
 
 def transfer(role: str, folder: Path, *, waits: bool = False) -> dict[str, Any]:
@@ -37,15 +46,15 @@ def transfer(role: str, folder: Path, *, waits: bool = False) -> dict[str, Any]:
 
 @dataclass
 class Moves(KVConnectorMetadata):
-    """Holds a step's moves: of each prompt its name, its blocks, and how many of its tokens move. awaited: names
-    of the requests that wait for a load of this step."""
+    """Holds a step's moves: of each prompt its name and its blocks. awaited: names of the requests that wait for a
+    load of this step."""
 
-    saves: list[tuple[str, list[int], int]] = field(default_factory=list)
-    loads: list[tuple[str, list[int], int]] = field(default_factory=list)
+    saves: list[tuple[str, Blocks]] = field(default_factory=list)
+    loads: list[tuple[str, Blocks]] = field(default_factory=list)
     awaited: set[str] = field(default_factory=set)
 
 
-class FileConnector(KVConnectorBase_V1):
+class FileConnector(KVConnectorBase_V1, SupportsHMA):
     """Implements vLLM's connector for its scheduler and for its workers."""
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
@@ -57,10 +66,11 @@ class FileConnector(KVConnectorBase_V1):
         self._loaded: set[str] = set()
         self._arrived: set[str] = set()
         self._saves, self._loads = transfer_config.is_kv_producer, transfer_config.is_kv_consumer
-        self._block_size = vllm_config.cache_config.block_size
+        groups = enumerate(kv_cache_config.kv_cache_groups)
+        self._group_of = {layer: number for number, group in groups for layer in group.layer_names}
         self._caches: dict[str, Any] = {}
-        self._to_load: dict[str, int] = {}  # request → tokens
-        self._unsaved: dict[str, tuple[list[int], list[int]]] = {}  # request → prompt, blocks
+        self._to_load: set[str] = set()
+        self._unsaved: dict[str, tuple[list[int], Blocks]] = {}  # request → prompt, blocks
 
     # --- scheduler
 
@@ -74,18 +84,19 @@ class FileConnector(KVConnectorBase_V1):
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         if num_external_tokens and self._waits:
             name = _name(request.prompt_token_ids)
-            self._awaited.loads.append((name, list(blocks.get_block_ids()[0]), num_external_tokens))
+            self._awaited.loads.append((name, [list(ids) for ids in blocks.get_block_ids()]))
             self._awaited.awaited.add(request.request_id)
         elif num_external_tokens:
-            self._to_load[request.request_id] = num_external_tokens
+            self._to_load.add(request.request_id)
 
     def build_connector_meta(self, scheduler_output: Any) -> Moves:
         moves, self._awaited = self._awaited, Moves()
         scheduled = scheduler_output.num_scheduled_tokens
         for request in scheduler_output.scheduled_new_reqs:
-            prompt, blocks = request.prompt_token_ids, list(request.block_ids[0])
-            if count := self._to_load.pop(request.req_id, 0):
-                moves.loads.append((_name(prompt), blocks, count))
+            prompt, blocks = request.prompt_token_ids, [list(ids) for ids in request.block_ids]
+            if request.req_id in self._to_load:
+                self._to_load.remove(request.req_id)
+                moves.loads.append((_name(prompt), blocks))
             if self._saves:
                 self._unsaved[request.req_id] = (prompt, blocks)
                 self._save(moves, request.req_id, request.num_computed_tokens + scheduled[request.req_id])
@@ -94,15 +105,20 @@ class FileConnector(KVConnectorBase_V1):
             cached.req_ids, cached.num_computed_tokens, cached.new_block_ids, strict=True
         ):
             if request_id in self._unsaved:
-                self._unsaved[request_id][1].extend(new[0] if new else ())
+                for blocks, more in zip(self._unsaved[request_id][1], new or (), strict=False):
+                    blocks.extend(more)
                 self._save(moves, request_id, computed + scheduled[request_id])
         return moves
 
     def _save(self, moves: Moves, request_id: str, num_computed: int) -> None:
         prompt, blocks = self._unsaved[request_id]
         if num_computed >= len(prompt):
-            moves.saves.append((_name(prompt), blocks, len(prompt)))
+            moves.saves.append((_name(prompt), blocks))
             del self._unsaved[request_id]
+
+    def request_finished_all_groups(self, request: Any, block_ids: Any) -> tuple[bool, dict[str, Any] | None]:
+        """Lets the scheduler have the blocks back: what was to be saved, has been."""
+        return False, None
 
     # --- workers
 
@@ -112,12 +128,15 @@ class FileConnector(KVConnectorBase_V1):
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         self._arrived |= self._loaded
         self._loaded = self._moves().awaited
-        for name, blocks, count in self._moves().loads:
-            saved = torch.load(self._path(name, _part()))
-            blocks = blocks[: -(-count // self._block_size)]
+        for name, blocks in self._moves().loads:
+            saved_blocks, saved = torch.load(self._path(name, _part()))
             for layer, parts in self._parts():
+                group = self._group_of[layer]
+                pairs = enumerate(zip(saved_blocks[group], blocks[group], strict=False))
+                moved = [(at, own) for at, (theirs, own) in pairs if _NOBODY not in (theirs, own)]
                 for part, values in zip(parts, saved[layer], strict=True):
-                    part[blocks] = values[: len(blocks)].to(part.device)
+                    for at, own in moved:
+                        part[own] = values[at].to(part.device)
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         """Tells whose caches came in earlier steps."""
@@ -131,10 +150,12 @@ class FileConnector(KVConnectorBase_V1):
         """Nothing is saved layer by layer."""
 
     def wait_for_save(self) -> None:
-        for name, blocks, count in self._moves().saves:
-            blocks = blocks[: -(-count // self._block_size)]
-            saved = {layer: [part[blocks].cpu() for part in parts] for layer, parts in self._parts()}
-            torch.save(saved, self._path(name, _part()))
+        for name, blocks in self._moves().saves:
+            saved = {
+                layer: [part[blocks[self._group_of[layer]]].cpu() for part in parts]
+                for layer, parts in self._parts()
+            }
+            torch.save((blocks, saved), self._path(name, _part()))
 
     def _moves(self) -> Moves:
         moves = self._get_connector_metadata()

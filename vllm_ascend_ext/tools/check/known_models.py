@@ -18,15 +18,18 @@ def _model(architecture: str, experts: int, top_k: int, **more: Any) -> dict[str
 
 _MLA = {"kv_lora_rank": 512}
 _SPARSE = {**_MLA, "index_topk": 2048}
+_PRO: dict[str, Any] = {"index_topk": 1024, "compress_ratios": []}
+_FLASH: dict[str, Any] = {"index_topk": 512, "compress_ratios": []}
+# DeepSeek's own checkpoints: linear layers in float8, experts in mxfp4
+_OWN_FP8 = {"quantization_config": {"quant_method": "fp8"}}
 _LINEAR = {"full_attention_interval": 4}
 
 # pattern of the name (see `_plain`) -> config.json
 MODELS: tuple[tuple[str, dict[str, Any]], ...] = (
-    (r"deepseek-v4-pro", _model("DeepseekV4ForCausalLM", 384, 6, index_topk=1024, compress_ratios=[])),
-    (
-        r"deepseek-v4-flash(?!-vision)",
-        _model("DeepseekV4ForCausalLM", 256, 6, index_topk=512, compress_ratios=[]),
-    ),
+    (r"deepseek-v4-pro$", _model("DeepseekV4ForCausalLM", 384, 6, **_PRO, **_OWN_FP8)),
+    (r"deepseek-v4-pro", _model("DeepseekV4ForCausalLM", 384, 6, **_PRO)),
+    (r"deepseek-v4-flash$", _model("DeepseekV4ForCausalLM", 256, 6, **_FLASH, **_OWN_FP8)),
+    (r"deepseek-v4-flash(?!-vision)", _model("DeepseekV4ForCausalLM", 256, 6, **_FLASH)),
     (r"deepseek-v3\.2", _model("DeepseekV32ForCausalLM", 256, 8, **_SPARSE)),
     (r"deepseek-(v3|r1)|dsk-v3|r1$", _model("DeepseekV3ForCausalLM", 256, 8, **_MLA)),
     (r"deepseek-v2-lite", _model("DeepseekV2ForCausalLM", 64, 6, **_MLA)),

@@ -49,6 +49,7 @@ _A2 = "tests/eplb_load/test_vllm_ascend.py::"
 _DISPATCH = "tests/eplb_load/vllm_ascend/test_dispatch.py::test_gathered_rows_count_once"
 _A3 = "tests/eplb_load/vllm_ascend/test_a3.py::test_cut_rows_count_once"
 _GRAPHS = "tests/engine/test_vllm_ascend_graphs.py::test_tokens_and_load_equal_transformers"
+_GRAPHS_OF_STAGES = "tests/engine/test_vllm_ascend_graphs.py::test_load_of_a_pipeline"
 _QUANTISED = "tests/engine/test_vllm_ascend_quantised.py::test_tokens_and_load_equal_integer_reference"
 _QUANTISED_CUT = "tests/engine/test_vllm_ascend_quantised.py::test_quantised_rows_travel_on_an_a3"
 _QUANTISED_GRAPHS = "tests/engine/test_vllm_ascend_quantised.py::test_quantised_layers_in_graphs"
@@ -56,6 +57,7 @@ _SERVICE = "tests/engine/test_vllm_ascend_service.py::"
 _PAIRS = "tests/engine/test_vllm_ascend_pairs.py::test_pairs_of_what_is_served"
 _PUBLISHED = "tests/engine/published/test_published.py::test_load_and_frames_are_exact"
 _SPARSE = "tests/engine/sparse/test_vllm_ascend_sparse.py::test_with_both_features"
+_COMPRESSES = "tests/engine/compressed/test_vllm_ascend_compressed.py::test_with_both_features"
 _LINEAR = "tests/eplb_load/vllm_ascend/test_qwen3_next.py::test_in_graphs_on_an_a3"
 _TRANSFER = "tests/engine/transfer/test_vllm_ascend.py::"
 _TWO_ENGINES = f"{_TRANSFER}test_each_row_counts_where_it_is_computed"
@@ -129,6 +131,7 @@ ROWS: tuple[VerifiedRow, ...] = (
         graphs=_FULL,
         dispatch=_CUT,
     ),
+    _row(_LOAD, _GRAPHS_OF_STAGES, "GQA", "TP+EP+PP", graphs=_MIXED),
     _row(_LOAD, _QUANTISED, "GQA", "TP", "TP+EP", weights="w8a8"),
     _row(_LOAD, _QUANTISED_CUT, "GQA", "TP+EP", dispatch=_CUT, weights="w8a8"),
     _row(_LOAD, _QUANTISED_GRAPHS, "GQA", "TP+EP", graphs=_FULL, weights="w8a8"),
@@ -193,6 +196,10 @@ ROWS: tuple[VerifiedRow, ...] = (
     _served(_SPARSE, "sparse MLA", "w8a8", "mtp 3", row_split=_FC1),
     _served(_SPARSE, "sparse MLA", "w8a8", "mtp 1", graphs="eager", row_split=_FC1),
     _served(_SPARSE, "sparse MLA", "unquantised", "mtp 3", row_split=_FC1),
+    _row(_BOTH, _COMPRESSES, "DeepSeek-V4", "TP+EP"),
+    _row(_BOTH, _COMPRESSES, "DeepSeek-V4", "TP+EP", graphs=_FULL, drafts="mtp 1", row_split=_FC1),
+    _served(_COMPRESSES, "DeepSeek-V4", "unquantised", "mtp 3", row_split=_FC1),
+    _served(_COMPRESSES, "DeepSeek-V4", "w8a8", "mtp 1", row_split=_FC1),
     _row(_BOTH, _LINEAR, "linear attention", "TP", graphs=_FULL),
     _row(_BOTH, _LINEAR, "linear attention", "TP+EP", graphs=_FULL, dispatch=_CUT, drafts=("none", "mtp 3")),
     _served(_LINEAR, "linear attention", "unquantised", "mtp 3"),
