@@ -50,7 +50,7 @@ def test_our_section_passes_and_other_keys_fail(tiny_model: str, tmp_path: Path,
         spec.loader.exec_module(module)
         outcomes = []
         for key in ("ascend_ext", "ascend_other"):
-            vllm_config.additional_config = {key: {"eplb_load": {"enabled": True}}}
+            vllm_config.additional_config = {key: {"eplb_load": {"enabled": True}}, "refresh": True}
             try:
                 module.init_ascend_config(vllm_config)
                 outcomes.append("passes")

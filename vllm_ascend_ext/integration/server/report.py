@@ -11,6 +11,10 @@ from typing import Any
 
 from vllm_ascend_ext.config import ExtConfig
 from vllm_ascend_ext.integration.server.all_workers import ask_all_workers
+from vllm_ascend_ext.integration.upstream.seams import change
+from vllm_ascend_ext.integration.upstream.seams.rows.server import KEY_CHECK
+from vllm_ascend_ext.integration.upstream.seams.seam import of_pair
+from vllm_ascend_ext.integration.upstream.versions import installed_pair
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +42,10 @@ def serve(app: Any) -> None:
 
 def _key_check(app: Any) -> Callable[[Any], bool]:
     """Returns vLLM's own check of a request's headers; without API keys, one that lets everything pass."""
-    from vllm.entrypoints.serve.utils.server_utils import AuthenticationMiddleware
-
+    middleware = change.present(of_pair(KEY_CHECK, installed_pair()))
     for row in app.user_middleware:
-        if row.cls is AuthenticationMiddleware:
-            check: Callable[[Any], bool] = AuthenticationMiddleware(app, *row.args, **row.kwargs).verify_token
+        if row.cls is middleware:
+            check: Callable[[Any], bool] = middleware(app, *row.args, **row.kwargs).verify_token
             return check
     return lambda headers: True
 

@@ -43,6 +43,21 @@ SERVE_HTTP_ITSELF = tuple(
     )
     for pairs, module in ((ON_0_23, "vllm.entrypoints.launcher"), (ON_0_30, "vllm.entrypoints.launchers.launcher"))
 )
+KEY_CHECK = tuple(
+    Seam(
+        f"{module}:AuthenticationMiddleware",
+        "read",
+        "server",
+        DEVICES,
+        "vLLM asks for the API key under some paths only; ours is asked for the key by the same check",
+        "vLLM's check covers routes of plug-ins",
+        pairs=pairs,
+    )
+    for pairs, module in (
+        (ON_0_23, "vllm.entrypoints.serve.utils.server_utils"),
+        (ON_0_30, "vllm.entrypoints.serve.middleware.authenticate"),
+    )
+)
 SHUTDOWN = Seam(
     "vllm.v1.engine.async_llm:AsyncLLM.shutdown",
     "wrap",
@@ -153,6 +168,7 @@ _ANSWERS = "https://github.com/vllm-project/vllm/pull/36964"
 ROWS = (
     *SERVE_HTTP,
     *SERVE_HTTP_ITSELF,
+    *KEY_CHECK,
     SHUTDOWN,
     *STOPS,
     ENGINE_MONITOR,
