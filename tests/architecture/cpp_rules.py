@@ -19,7 +19,7 @@ INCLUDE = re.compile(
 INCLUDE_FOLDERS = ("emulator/csrc", "csrc_ascendc", "csrc_ascendc/host")
 NOT_CANN = ("ATen/", "c10/", "torch/", "sys/", "linux/", "asm/")
 SYSTEM = {  # headers of C, POSIX, Linux, OpenMP, Python and the processor's instructions with a name in .h
-    "immintrin",
+    *("immintrin", "cpuid"),
     *("unistd", "pthread", "dlfcn", "fcntl", "ucontext", "time", "signal", "omp", "link", "elf", "Python"),
     *("poll", "errno", "stdint", "stddef", "string", "stdlib", "stdio", "math", "limits", "sched", "semaphore"),
 }

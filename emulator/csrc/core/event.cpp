@@ -3,10 +3,12 @@
 
 #include <sys/prctl.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/failure.h"
 #include "core/graph.h"
+#include "memory/memory.h"
 #include "races/blocks.h"
 #include "races/checker.h"
 
@@ -63,6 +65,14 @@ std::shared_ptr<Recording> LastOf(const Event& event, const char* what) {
                                      std::to_string(last->capture->id()));
 }
 
+// A device block is known to reach at most to the next one that is in use, and to the end of its memory.
+Range FreedBlock() {
+  Range block = races::BlockBeingFreed();
+  const Range live = LiveDeviceRange(block.begin);
+  if (!live.Empty()) block.end = std::min(block.end, live.end);
+  return block;
+}
+
 // torch_npu names the thread that watches over its process groups (csrc/distributed/ProcessGroupHCCL.cpp, BSD-3).
 // It looks at their work about once a second, and tells the program nothing of what it saw.
 bool IsWatchdog() {
@@ -104,7 +114,7 @@ void RecordEvent(Event& event, Stream& stream) {
   auto recording = std::make_shared<Recording>();
   recording->stream = stream.Describe();
   recording->clock = races::ProcessChecker().ClockOf(stream.id());
-  if (event.of_allocators) recording->block = races::BlockBeingFreed();
+  if (event.of_allocators) recording->block = FreedBlock();
   event.last = recording;
   stream.Push(EventTask("record event", [recording] { recording->Complete(); }));
 }

@@ -154,6 +154,7 @@ uint16_t FourOperands(const Opcode& op) {
 uint16_t WidthOfKind(char kind, const Opcode& op) {
   const uint16_t x = op.length;
   const bool mmx = !op.vector && op.prefix == 0;
+  if (kind == 'o' || kind == 'w') return kind == 'o' ? 16 : 32;
   switch (kind) {
     case 'v':
       return OperandSize(op);
@@ -175,10 +176,6 @@ uint16_t WidthOfKind(char kind, const Opcode& op) {
       return Chosen(op, x, x, 4, 8);
     case 'f':
       return Chosen(op, x / 2, x, 4, 8);
-    case 'o':
-      return 16;
-    case 'w':
-      return 32;
     case 'k':
       return Opmask(op);
     case 'R':

@@ -135,6 +135,17 @@ void CheckDeviceRange(Range range, const std::string& what) {
   }
 }
 
+Range LiveDeviceRange(uintptr_t begin) {
+  DeviceMemory& memory = Memory();
+  const std::shared_lock<std::shared_mutex> lock(memory.mutex);
+  Range range{begin, begin};
+  for (auto piece = PieceAt(memory.live, begin); piece != memory.live.end();
+       piece = PieceAt(memory.live, range.end)) {
+    range.end = piece->second.end;
+  }
+  return range;
+}
+
 bool IsDevicePointer(const void* pointer) { return DeviceOfPointer(pointer) >= 0; }
 
 int DeviceOfPointer(const void* pointer) {

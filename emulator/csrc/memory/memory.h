@@ -20,6 +20,8 @@ void MemoryInfo(int device, size_t* free_bytes, size_t* total_bytes);
 // Throws Error unless [begin, end) lies in live device memory; a range may span adjacent mapped pieces
 // (expandable segments). `what` names the operand in the message.
 void CheckDeviceRange(Range range, const std::string& what);
+// The live device memory from `begin` to where it ends; empty when there is none.
+Range LiveDeviceRange(uintptr_t begin);
 bool IsDevicePointer(const void* pointer);
 int DeviceOfPointer(const void* pointer);  // -1 for host memory
 

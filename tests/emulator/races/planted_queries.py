@@ -55,6 +55,26 @@ def pinned_block_elsewhere(correct: bool) -> bool:
     return right and another.numel() == SIZE
 
 
+def device_block_elsewhere(correct: bool) -> bool:
+    """Reads a result that no one waited for, after the device's allocator has got an unrelated block back."""
+    main, side = torch.npu.current_stream(), _side_stream()
+    values, result = _full(3), torch.zeros(SIZE, pin_memory=True)
+    with torch.npu.stream(side):
+        unrelated = _full(0)
+    torch.npu.synchronize()
+    result.copy_(values, non_blocking=True)
+    unrelated.record_stream(main)
+    del unrelated
+    time.sleep(COMPLETE_S)
+    with torch.npu.stream(side):
+        another = _full(0)
+    if correct:
+        main.synchronize()
+    right = bool((result == 3).all())
+    torch.npu.synchronize()
+    return right and another.numel() == SIZE
+
+
 def pinned_blocks_are_reused(correct: bool) -> bool:
     """Fills one pinned batch after the other; a block comes again when its copy is complete."""
     totals = _full(0)
@@ -91,6 +111,7 @@ def recorded_blocks_are_reused(correct: bool) -> bool:
 QUERIES = [
     Planted(record_stream_elsewhere, ("does not wait for", "in record_stream_elsewhere", "wait_stream")),
     Planted(pinned_block_elsewhere, ("reads pinned memory before", "in pinned_block_elsewhere")),
+    Planted(device_block_elsewhere, ("reads pinned memory before", "in device_block_elsewhere")),
     Planted(pinned_blocks_are_reused, ("overwrites pinned memory while", "in pinned_blocks_are_reused")),
     Planted(recorded_blocks_are_reused, ("handed out again", "in recorded_blocks_are_reused")),
 ]
