@@ -57,7 +57,9 @@ _SERVICE = "tests/engine/test_vllm_ascend_service.py::"
 _PAIRS = "tests/engine/test_vllm_ascend_pairs.py::test_pairs_of_what_is_served"
 _PUBLISHED = "tests/engine/published/test_published.py::test_load_and_frames_are_exact"
 _SPARSE = "tests/engine/sparse/test_vllm_ascend_sparse.py::test_with_both_features"
-_COMPRESSES = "tests/engine/compressed/test_vllm_ascend_compressed.py::test_with_both_features"
+_COMPRESSED = "tests/engine/compressed/test_vllm_ascend_compressed.py::"
+_COMPRESSES = f"{_COMPRESSED}test_with_both_features"
+_COMPRESSED_MOVE = f"{_COMPRESSED}test_between_two_engines"
 _LINEAR = "tests/eplb_load/vllm_ascend/test_qwen3_next.py::test_in_graphs_on_an_a3"
 _TRANSFER = "tests/engine/transfer/test_vllm_ascend.py::"
 _TWO_ENGINES = f"{_TRANSFER}test_each_row_counts_where_it_is_computed"
@@ -198,8 +200,12 @@ ROWS: tuple[VerifiedRow, ...] = (
     _served(_SPARSE, "sparse MLA", "unquantised", "mtp 3", row_split=_FC1),
     _row(_BOTH, _COMPRESSES, "DeepSeek-V4", "TP+EP"),
     _row(_BOTH, _COMPRESSES, "DeepSeek-V4", "TP+EP", graphs=_FULL, drafts="mtp 1", row_split=_FC1),
+    _row(_BOTH, _COMPRESSES, "DeepSeek-V4", "DP+EP", graphs=_FULL, drafts="mtp 1"),
     _served(_COMPRESSES, "DeepSeek-V4", "unquantised", "mtp 3", row_split=_FC1),
     _served(_COMPRESSES, "DeepSeek-V4", "w8a8", "mtp 1", row_split=_FC1),
+    _served(_COMPRESSES, "DeepSeek-V4", "w4a8", "mtp 1", row_split=_SHARED),
+    _served(_COMPRESSED_MOVE, "DeepSeek-V4", "w8a8", "mtp 1", graphs="eager", row_split=_SHARED, transfer=_SENDS),
+    _served(_COMPRESSED_MOVE, "DeepSeek-V4", "w8a8", "mtp 3", row_split=_SHARED, transfer=_TAKES),
     _row(_BOTH, _LINEAR, "linear attention", "TP", graphs=_FULL),
     _row(_BOTH, _LINEAR, "linear attention", "TP+EP", graphs=_FULL, dispatch=_CUT, drafts=("none", "mtp 3")),
     _served(_LINEAR, "linear attention", "unquantised", "mtp 3"),
