@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "emulator"
 CACHE = ROOT / ".cache" / "emulator"
 BASE_ENVIRONMENT = ROOT / ".venv"
-# the second pair of vLLM and vllm-ascend is in .venv-npu-030 (scripts/setup_npu_030.sh)
+# the second pair of vLLM and vllm-ascend is in .venv-npu-030 (scripts/second_pair/setup.sh)
 NPU_ENVIRONMENT = ROOT / os.environ.get("EMULATOR_ENVIRONMENT", ".venv-npu")
 SETUP = "./scripts/setup_npu.sh"
 

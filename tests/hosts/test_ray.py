@@ -82,7 +82,7 @@ def test_a_stop_leaves_nothing(launch: Launch, tiny_model: str, hosts: TwoHosts,
         readers = served.readers(hosts.second)
         served.complete(prompts, 4)
         assert all(list(sender.shared_memory.iterdir()) for sender in served.replicas)
-        served.head.stop()
+        served.head.stop(_END_S)
         for host in hosts.hosts:
             host.wait_until_memory_is_free(_END_S)
         assert [str(reader.error) for reader in readers if reader.error is not None] == []

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_ascend_ext.integration.server.launcher import GRACE_S
-from vllm_ascend_ext.integration.server.ray_workers import wait_for_ends
+from vllm_ascend_ext.integration.server.ray_workers import ACTOR_END_S, wait_for_ends
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
 
@@ -50,7 +50,7 @@ def _asking_first(shutdown: Callable[..., None]) -> Callable[..., None]:
 
     def ask_and_shut_down(manager: Any, timeout: float | None = None) -> None:
         manager.manager_stopped.set()
-        _end(manager.actor_run_ref_dict, max(timeout or 0.0, GRACE_S))
+        _end(manager.actor_run_ref_dict, max(timeout or 0.0, GRACE_S + ACTOR_END_S))
         shutdown(manager, timeout)
 
     return ask_and_shut_down

@@ -4,18 +4,18 @@
 # come before .venv's vLLM. EMULATOR_ENVIRONMENT=.venv-npu-030 has the emulator use it.
 # Does nothing when the environment is already there and its pins have not changed.
 set -euo pipefail
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 cd "$root"
 ./scripts/setup_npu.sh   # the emulator is built against its torch_npu
-exec 9>.cache/setup_npu_030.lock
+exec 9>.cache/second_pair.lock
 flock 9   # two scripts started together set up once
 
 environment=.venv-npu-030
-stamp="$(cat requirements/npu_030.txt scripts/setup_npu_030.sh .venv/ascend-ext.stamp | sha256sum | cut -d' ' -f1)"
+stamp="$(cat requirements/npu_030.txt scripts/second_pair/setup.sh .venv/ascend-ext.stamp | sha256sum | cut -d' ' -f1)"
 if [ "$(cat "$environment/ascend-ext.stamp" 2>/dev/null)" = "$stamp" ]; then
   exit 0
 fi
-echo "setup_npu_030: installing into $environment"
+echo "second_pair: installing into $environment"
 rm -f "$environment/ascend-ext.stamp"
 [ -x "$environment/bin/python" ] || .venv/bin/python -c "
 import subprocess, sys

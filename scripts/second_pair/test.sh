@@ -3,8 +3,8 @@
 # Sets the second pair up (vLLM 0.30.0 with vllm-ascend 0.30.0rc2) and runs on the emulator what is tested with it;
 # arguments go to pytest.
 set -euo pipefail
-"$(dirname "${BASH_SOURCE[0]}")/setup_npu_030.sh"
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+"$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 cd "$root"
 export EMULATOR_ENVIRONMENT=.venv-npu-030
 exec python -m emulator run -- python -m pytest --basetemp=.cache/pytest-npu-030 -m "npu or emulator" "$@" \
