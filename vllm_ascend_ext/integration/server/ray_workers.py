@@ -55,7 +55,9 @@ def _end_workers(executor: Any) -> None:
         return
     with contextlib.suppress(TimeoutError):  # of a queue that is full, as its readers are gone
         executor.rpc_broadcast_mq.enqueue((_END, (), {}, _NOBODY), timeout=GRACE_S)
-    wait_for_ends(actors, GRACE_S)
+    # one that stands in a collective without a rank that died hears of it when the collective has ended
+    in_collective_s = executor.parallel_config.cpu_distributed_timeout_seconds or 0
+    wait_for_ends(actors, GRACE_S + in_collective_s)
 
 
 def wait_for_ends(actors: Sequence[Any], limit_s: float) -> None:

@@ -19,7 +19,8 @@ class DeploymentClass:
         graphs: eager, or vLLM's name of the graph mode.
         dispatch: the ways that rows may take to their experts, for example "MC2, ALLTOALL".
         weights: unquantised, or the widths of weights and activations, for example w8a8.
-        layout: the kinds of parallelism with more than one rank, for example "DP+TP+EP"; one rank: "1".
+        layout: the kinds of parallelism with more than one rank, for example "DP+TP+EP"; Ray
+            where ranks are its actors; "1" for one rank.
         row_split: FlashComm v1, shared-expert DP, or none.
         drafts: none, or method and number, for example "mtp 3".
         transfer: what the server does with KV caches: none, producer, consumer, both.
@@ -76,6 +77,7 @@ def _layout(parallel: Any) -> str:
         "PP": parallel.pipeline_parallel_size > 1,
         "PCP": parallel.prefill_context_parallel_size > 1,
         "DCP": parallel.decode_context_parallel_size > 1,
+        "Ray": parallel.use_ray,
     }
     return "+".join(kind for kind, is_there in kinds.items() if is_there) or "1"
 
