@@ -69,8 +69,8 @@ def _end(run_refs: dict[Any, Any], limit_s: float) -> None:
         return
     _, running = ray.wait(list(run_refs.values()), num_returns=len(run_refs), timeout=0)
     task = ray.remote(num_cpus=0, max_retries=0)(_terminate)
-    ending = [actor for actor, run_ref in run_refs.items() if run_ref in running]
-    for actor in ending:
+    ending = {f"engine core {i}": actor for i, (actor, ref) in enumerate(run_refs.items()) if ref in running}
+    for actor in ending.values():
         known = ray._private.state.actors(actor._actor_id.hex())
         there = NodeAffinitySchedulingStrategy(known["Address"]["NodeID"], soft=False)
         task.options(scheduling_strategy=there).remote(known["Pid"])

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vllm_ascend_ext.integration.server.launcher import GRACE_S
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
+
+logger = logging.getLogger(__name__)
 
 ACTOR_END_S = 10.0
 """For a worker to free what it holds; then the kernel ends it."""
@@ -50,19 +53,29 @@ def _ending_workers(shutdown: Callable[[Any], None]) -> Callable[[Any], None]:
 def _end_workers(executor: Any) -> None:
     import ray
 
-    actors = [handle.actor for handle in getattr(executor, "ray_worker_handles", ()) if handle.run_ref]
-    if not actors or not ray.is_initialized():
+    handles = [handle for handle in getattr(executor, "ray_worker_handles", ()) if handle.run_ref]
+    if not handles or not ray.is_initialized():
         return
     with contextlib.suppress(TimeoutError):  # of a queue that is full, as its readers are gone
         executor.rpc_broadcast_mq.enqueue((_END, (), {}, _NOBODY), timeout=GRACE_S)
     # one that stands in a collective without a rank that died hears of it when the collective has ended
     in_collective_s = executor.parallel_config.cpu_distributed_timeout_seconds or 0
-    wait_for_ends(actors, GRACE_S + in_collective_s)
+    wait_for_ends({f"worker {handle.rank}": handle.actor for handle in handles}, GRACE_S + in_collective_s)
 
 
-def wait_for_ends(actors: Sequence[Any], limit_s: float) -> None:
-    """Waits until the processes of vLLM's actors, which are at work or end, have ended; for `limit_s` at most."""
+def wait_for_ends(actors: Mapping[str, Any], limit_s: float) -> None:
+    """Waits until the processes of vLLM's actors, which are at work or end, have ended; for `limit_s` at most.
+
+    actors: name → actor. The log has the names of those that have not ended.
+    """
     import ray
 
-    calls = [actor.wait_for_init.remote() for actor in actors]  # which no actor answers any more
-    ray.wait(calls, num_returns=len(calls), timeout=limit_s)
+    # no actor answers them any more: they end with its process
+    calls = {actor.wait_for_init.remote(): name for name, actor in actors.items()}
+    _, waiting = ray.wait(list(calls), num_returns=len(calls), timeout=limit_s)
+    if waiting:
+        logger.warning(
+            "ascend_ext: not ended after %g s, so Ray kills what it reaches, and files may stay in /dev/shm: %s",
+            limit_s,
+            ", ".join(calls[call] for call in waiting),
+        )
