@@ -94,7 +94,9 @@ def test_tokens_and_load_equal_integer_reference(
         assert_equals_transformers(w8a8, prompts, result, network)
 
 
-def test_quantised_experts_move(w8a8: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantised_experts_move(
+    w8a8: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, race_reports: Findings
+) -> None:
     """vllm-ascend's EPLB, fed by our counts, moves int8 experts and their scales between two ranks: tokens and
     load stay those of the reference."""
     monkeypatch.setenv("DYNAMIC_EPLB", "true")
@@ -106,6 +108,7 @@ def test_quantised_experts_move(w8a8: str, prompts: list[list[int]], monkeypatch
     assert_equals_transformers(w8a8, prompts, result, network)
     for rank in result.ranks:
         assert rank.report is not None and rank.report["eplb_load"]["collection"]["num_windows"] >= 2
+    assert others(race_reports.take(), ()) == []
 
 
 def test_quantised_rows_travel_on_an_a3(w8a8: str, prompts: list[list[int]], tmp_path: Path) -> None:

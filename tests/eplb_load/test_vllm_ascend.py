@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from emulator.findings import Findings
 from tests.eplb_load.test_engine import assert_equals_transformers
 from tests.pairs.marks import on_first_pair
 from tests.support.engines.expert_load import summed_load
+from tests.support.engines.upstream_races import others
 from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.eplb_load.host_sum import HostSum
 from vllm_ascend_ext.tools.engine import EngineCase, EngineResult, run_engine
@@ -132,7 +134,11 @@ def dynamic_eplb(model: str, monkeypatch: pytest.MonkeyPatch) -> EngineCase:
 
 @on_first_pair
 def test_every_rebalancing_is_that_of_exact_counts(
-    qwen3_moe: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    qwen3_moe: str,
+    prompts: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    race_reports: Findings,
 ) -> None:
     """What the policy process of each rank reads are the window's rows by transformers' routers, it decides what
     the policy makes of those, and no token changes while experts move. The second window's sum is late."""
@@ -172,6 +178,7 @@ def test_every_rebalancing_is_that_of_exact_counts(
         assert rank.report is not None and rank.report["eplb_load"]["collection"]["num_windows"] == NUM_REBALANCES
         assert rank.report["eplb_load"]["collection"]["num_late"] >= 1
     assert summed_load(result, 0)[0] == transformers_load(qwen3_moe, sequences(prompts, result, num_tokens - 1))
+    assert others(race_reports.take(), ()) == []
 
 
 def window_load(model: str, prompts: list[list[int]], result: EngineResult, begin: int) -> list[list[int]]:
@@ -213,7 +220,7 @@ def of_experts(maps: list[list[list[int]]], moe_load: list[list[list[int]]]) -> 
 
 @on_first_pair
 def test_dead_policy_process_is_named(
-    qwen3_moe: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+    qwen3_moe: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, race_reports: Findings
 ) -> None:
     """vllm-ascend itself waits for it for ever."""
     from vllm_ascend.eplb.core.eplb_worker import EplbWorker
@@ -221,6 +228,7 @@ def test_dead_policy_process_is_named(
     monkeypatch.setattr(EplbWorker, "do_update", lambda self: os._exit(9))
     with pytest.raises(RankError, match=r"policy process \d+ has ended with exit code 9"):
         run_engine(dynamic_eplb(qwen3_moe, monkeypatch), prompts, max_tokens=CYCLE + 1, deadline_s=DEADLINE_S)
+    assert others(race_reports.take(), ()) == []
 
 
 def test_silent_policy_process_is_named() -> None:
