@@ -119,10 +119,13 @@ class Host:
             time.sleep(0.2)
         assert not running, f"running on {self.name}: {running}"
 
-    def wait_until_memory_is_free(self, deadline_s: float) -> None:
-        """Waits until nothing is in shared memory, whoever still runs; raises AssertionError with what is."""
+    def wait_until_memory_is_free(self, deadline_s: float, of: str = "*") -> None:
+        """Waits until nothing is in shared memory, whoever still runs; raises AssertionError with what is.
+
+        of: pattern of the names that count.
+        """
         end = time.monotonic() + deadline_s
-        while (left := [path.name for path in self.shared_memory.iterdir()]) and time.monotonic() < end:
+        while (left := [path.name for path in self.shared_memory.glob(of)]) and time.monotonic() < end:
             time.sleep(0.2)
         assert not left, f"left on {self.name}: {left}"
 
