@@ -74,8 +74,8 @@ def test_actors_serve_as_processes_do(launch: Launch, tiny_model: str, hosts: Tw
         readers = served.readers(hosts.second)
         assert_equals(served, prompts, expected, readers)
         assert_a_cut_is_named(served, prompts, readers, launch.named)
-        hosts.second.wait_until_memory_is_free(_END_S)  # before the test ends Ray, and what it runs, by force
-    served.wait_until_nothing_is_left(reader=hosts.second)
+    if launch.has_replicas:  # else Ray kills a worker that stands in a collective, and what it holds stays
+        served.wait_until_nothing_is_left(reader=hosts.second)
 
 
 @launches

@@ -58,9 +58,7 @@ def _end_workers(executor: Any) -> None:
         return
     with contextlib.suppress(TimeoutError):  # of a queue that is full, as its readers are gone
         executor.rpc_broadcast_mq.enqueue((_END, (), {}, _NOBODY), timeout=GRACE_S)
-    # one that stands in a collective without a rank that died hears of it when the collective has ended
-    in_collective_s = executor.parallel_config.cpu_distributed_timeout_seconds or 0
-    wait_for_ends({f"worker {handle.rank}": handle.actor for handle in handles}, GRACE_S + in_collective_s)
+    wait_for_ends({f"worker {handle.rank}": handle.actor for handle in handles}, GRACE_S)
 
 
 def wait_for_ends(actors: Mapping[str, Any], limit_s: float) -> None:
