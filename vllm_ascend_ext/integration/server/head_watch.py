@@ -68,8 +68,7 @@ def _watching(process_inputs: Callable[..., None]) -> Callable[..., None]:
 
 def watch_first_rank(parallel_config: Any) -> None:
     """Has this worker of a headless node watch the engine's first rank, of the same replica on the head."""
-    place = parallel_config.master_addr, parallel_config.master_port
-    threading.Thread(target=_end_without_first_rank, args=place, name=_WATCH, daemon=True).start()
+    _watch_listener(parallel_config.master_addr, parallel_config.master_port)
 
 
 def watch_first_rank_of_actor(init_method: str) -> None:
@@ -78,8 +77,11 @@ def watch_first_rank_of_actor(init_method: str) -> None:
     init_method: "tcp://HOST:PORT", where the first rank listens.
     """
     place = urlsplit(init_method)
-    arguments = place.hostname, place.port
-    threading.Thread(target=_end_without_first_rank, args=arguments, name=_WATCH, daemon=True).start()
+    _watch_listener(place.hostname, place.port)
+
+
+def _watch_listener(host: str | None, port: int | None) -> None:
+    threading.Thread(target=_end_without_first_rank, args=(host, port), name=_WATCH, daemon=True).start()
 
 
 def _end_without_first_rank(host: str, port: int) -> None:

@@ -50,8 +50,10 @@ def _asking_first(shutdown: Callable[..., None]) -> Callable[..., None]:
 
     def ask_and_shut_down(manager: Any, timeout: float | None = None) -> None:
         manager.manager_stopped.set()
-        _end(manager.actor_run_ref_dict, max(timeout or 0.0, GRACE_S + ACTOR_END_S))
-        shutdown(manager, timeout)
+        try:
+            _end(manager.actor_run_ref_dict, max(timeout or 0.0, GRACE_S + ACTOR_END_S))
+        finally:  # vLLM's own end must come, whatever Ray says
+            shutdown(manager, timeout)
 
     return ask_and_shut_down
 

@@ -42,9 +42,11 @@ def _ending_workers(shutdown: Callable[[Any], None]) -> Callable[[Any], None]:
             is_first = not executor.shutting_down
             change.replace(seams.RAY_ENDS, True, executor)
         if is_first:
-            _end_workers(executor)
-            executor._join_monitor_thread()  # it takes a worker that ends for one that died
-            change.replace(seams.RAY_ENDS, False, executor)
+            try:
+                _end_workers(executor)
+                executor._join_monitor_thread()  # it takes a worker that ends for one that died
+            finally:  # vLLM's own end must come, whatever Ray says
+                change.replace(seams.RAY_ENDS, False, executor)
         shutdown(executor)
 
     return end_workers_and_shut_down

@@ -9,7 +9,7 @@ from typing import Any
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.stacks.vllm_ascend import VllmAscendStack
 from vllm_ascend_ext.integration.upstream.stack import Count
-from vllm_ascend_ext.integration.upstream.versions import PAIRS
+from vllm_ascend_ext.integration.upstream.versions import PAIR_0_30
 
 
 class VllmAscend030Stack(VllmAscendStack):
@@ -29,7 +29,7 @@ class VllmAscend030Stack(VllmAscendStack):
             "KV transfer",
             "LoRA",
             "dynamic EPLB",
-            *PAIRS[1].unverified,
+            *PAIR_0_30.unverified,
         }
     )
 

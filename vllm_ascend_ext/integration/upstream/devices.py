@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vllm_ascend_ext.integration.upstream.stack import Stack
-from vllm_ascend_ext.integration.upstream.versions import installed_pair
+from vllm_ascend_ext.integration.upstream.versions import PAIR_0_30, installed_pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ DEVICES = {
         "vllm_ascend.worker.worker.NPUWorker",
         f"{_INTEGRATION}.stacks.vllm_ascend",
         falls_back_to_first_runner=True,
-        stacks_of_pairs={"0.30.0": f"{_INTEGRATION}.stacks.vllm_ascend_030"},
+        stacks_of_pairs={PAIR_0_30.vllm: f"{_INTEGRATION}.stacks.vllm_ascend_030"},
     ),
     "cuda": DeviceIntegration(
         f"{_INTEGRATION}.workers.cuda.ExtCUDAWorker",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vllm_ascend_ext.integration.upstream.versions import PAIRS, Pair
+from vllm_ascend_ext.integration.upstream.versions import PAIR_0_23, PAIR_0_30, PAIRS, Pair
 
 # replace: another object takes its place. wrap: a function of ours calls it. override: a class of ours derives
 # from its class and redefines it. read: we use it as it is. mark: we attach an attribute of our own to it.
@@ -18,7 +18,7 @@ Feature = Literal[
 ALWAYS: tuple[Feature, ...] = ("runner", "server", "startup", "cpu_platform")  # whatever features are on
 DEVICES = ("cpu", "cuda", "npu")
 ALL_PAIRS = tuple(pair.vllm for pair in PAIRS)
-ON_0_23, ON_0_30 = ((name,) for name in ALL_PAIRS)
+ON_0_23, ON_0_30 = (PAIR_0_23.vllm,), (PAIR_0_30.vllm,)
 
 
 @dataclass(frozen=True, slots=True)
