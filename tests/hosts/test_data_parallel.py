@@ -14,7 +14,7 @@ from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts
 
 pytestmark = [
-    *(pytest.mark.engine, pytest.mark.slow, pytest.mark.distributed, long_table),
+    *(pytest.mark.engine, pytest.mark.slow, pytest.mark.distributed),
     pytest.mark.usefixtures("vllm_preloaded"),
 ]
 
@@ -30,7 +30,22 @@ def _serving(hosts: TwoHosts, model: str, folder: Path) -> AbstractContextManage
     return serving(hosts, model, folder, FEATURES, launch, of_second, hosts.hosts)
 
 
-def test_replicas_on_two_hosts(tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "hosts",
+    [pytest.param(0.0, id="cable"), pytest.param(0.02, id="slow cable", marks=long_table)],
+    indirect=True,
+)
+def test_replicas_serve_and_stop(tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
+    """A slow cable, by which each packet is 20 ms late, only slows; both servers end when they are told to."""
+    prompts = make_prompts(tiny_model)[:6]
+    expected = complete_on_one_host(tiny_model, prompts)
+    with _serving(hosts, tiny_model, tmp_path) as served:
+        assert_equals(served, prompts, expected, served.readers(hosts.head))
+    served.wait_until_nothing_is_left()
+
+
+@long_table
+def test_a_cut_between_replicas_is_named(tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
     prompts = make_prompts(tiny_model)[:6]
     expected = complete_on_one_host(tiny_model, prompts)
     with _serving(hosts, tiny_model, tmp_path) as served:
@@ -38,13 +53,3 @@ def test_replicas_on_two_hosts(tiny_model: str, hosts: TwoHosts, tmp_path: Path)
         assert_equals(served, prompts, expected, readers)
         assert_a_cut_is_named(served, prompts, readers)
     served.wait_until_nothing_is_left(reader=hosts.second)
-
-
-@pytest.mark.parametrize("hosts", [0.02], indirect=True, ids=["20 ms"])
-def test_a_slow_cable_only_slows(tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
-    """Each packet is late; both servers end when they are told to, and leave nothing."""
-    prompts = make_prompts(tiny_model)[:6]
-    expected = complete_on_one_host(tiny_model, prompts)
-    with _serving(hosts, tiny_model, tmp_path) as served:
-        assert_equals(served, prompts, expected, served.readers(hosts.head))
-    served.wait_until_nothing_is_left()

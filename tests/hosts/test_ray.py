@@ -18,7 +18,7 @@ from tests.support.reference import make_prompts
 
 pytest.importorskip("ray", reason="Ray is not installed (requirements/ray.txt)")
 pytestmark = [
-    *(pytest.mark.engine, pytest.mark.slow, pytest.mark.distributed, long_table),
+    *(pytest.mark.engine, pytest.mark.slow, pytest.mark.distributed),
     pytest.mark.usefixtures("vllm_preloaded"),
 ]
 
@@ -51,7 +51,6 @@ ENGINE_CORES = Launch(
     named="CollectiveError",
     freed="ascend_ext*",  # queues of vLLM stay, as Ray kills what would unlink them
 )
-launches = pytest.mark.parametrize("launch", [WORKERS, ENGINE_CORES], ids=["workers", "engine cores"])
 
 
 @contextlib.contextmanager
@@ -66,8 +65,27 @@ def _serving(launch: Launch, hosts: TwoHosts, model: str, folder: Path) -> Itera
         yield served
 
 
-@launches
-def test_actors_serve_as_processes_do(launch: Launch, tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "launch",
+    [pytest.param(WORKERS, id="workers"), pytest.param(ENGINE_CORES, id="engine cores", marks=long_table)],
+)
+def test_actors_serve_and_stop(launch: Launch, tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
+    """Actors are given time to free what they hold; Ray, which goes on, would kill them."""
+    prompts = make_prompts(tiny_model)[:6]
+    expected = complete_on_one_host(tiny_model, prompts)
+    with _serving(launch, hosts, tiny_model, tmp_path) as served:
+        readers = served.readers(hosts.second)
+        assert_equals(served, prompts, expected, readers)
+        assert all(list(sender.shared_memory.iterdir()) for sender in served.replicas)
+        served.head.stop(_END_S)
+        for host in hosts.hosts:
+            host.wait_until_memory_is_free(_END_S, launch.freed)
+        assert [str(reader.error) for reader in readers if reader.error is not None] == []
+
+
+@long_table
+@pytest.mark.parametrize("launch", [WORKERS, ENGINE_CORES], ids=["workers", "engine cores"])
+def test_a_cut_between_actors_is_named(launch: Launch, tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
     prompts = make_prompts(tiny_model)[:6]
     expected = complete_on_one_host(tiny_model, prompts)
     with _serving(launch, hosts, tiny_model, tmp_path) as served:
@@ -76,17 +94,3 @@ def test_actors_serve_as_processes_do(launch: Launch, tiny_model: str, hosts: Tw
         assert_a_cut_is_named(served, prompts, readers, launch.named)
     if launch.has_replicas:  # else Ray kills a worker that stands in a collective, and what it holds stays
         served.wait_until_nothing_is_left(reader=hosts.second)
-
-
-@launches
-def test_a_stop_frees_what_is_ours(launch: Launch, tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
-    """Actors are given time to free what they hold; Ray, which goes on, would kill them."""
-    prompts = make_prompts(tiny_model)[:2]
-    with _serving(launch, hosts, tiny_model, tmp_path) as served:
-        readers = served.readers(hosts.second)
-        served.complete(prompts, 4)
-        assert all(list(sender.shared_memory.iterdir()) for sender in served.replicas)
-        served.head.stop(_END_S)
-        for host in hosts.hosts:
-            host.wait_until_memory_is_free(_END_S, launch.freed)
-        assert [str(reader.error) for reader in readers if reader.error is not None] == []

@@ -3,32 +3,45 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.hosts.network import TwoHosts
-from tests.hosts.serving import assert_a_cut_is_named, assert_equals, complete_on_one_host, serving
+from tests.hosts.serving import Serving, assert_a_cut_is_named, assert_equals, complete_on_one_host, serving
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts
 
 pytestmark = [
-    *(pytest.mark.engine, pytest.mark.slow, pytest.mark.distributed, long_table),
+    *(pytest.mark.engine, pytest.mark.slow, pytest.mark.distributed),
     pytest.mark.usefixtures("vllm_preloaded"),
 ]
 
 FEATURES = ("attn_scatter", "eplb_load", "mtp_output")
 
 
-def test_ranks_of_a_replica_on_two_hosts(tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
+def _serving(hosts: TwoHosts, model: str, folder: Path) -> AbstractContextManager[Serving]:
     launch = (
         *("--tensor-parallel-size", "2", "--nnodes", "2", "--distributed-executor-backend", "mp"),
         *("--master-addr", hosts.head.address, "--master-port", "29501"),
     )
+    return serving(hosts, model, folder, FEATURES, launch, ("--node-rank", "1"), [hosts.head])
+
+
+def test_ranks_of_a_replica_serve_and_stop(tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
     prompts = make_prompts(tiny_model)[:6]
     expected = complete_on_one_host(tiny_model, prompts)
-    of_second = ("--node-rank", "1")
-    with serving(hosts, tiny_model, tmp_path, FEATURES, launch, of_second, [hosts.head]) as served:
+    with _serving(hosts, tiny_model, tmp_path) as served:
+        assert_equals(served, prompts, expected, served.readers(hosts.second))
+    served.wait_until_nothing_is_left()
+
+
+@long_table
+def test_a_cut_within_a_replica_is_named(tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
+    prompts = make_prompts(tiny_model)[:6]
+    expected = complete_on_one_host(tiny_model, prompts)
+    with _serving(hosts, tiny_model, tmp_path) as served:
         readers = served.readers(hosts.second)
         assert_equals(served, prompts, expected, readers)
         assert_a_cut_is_named(served, prompts, readers)
