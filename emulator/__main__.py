@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Implements ``python -m emulator run -- COMMAND``, ``build`` and ``status``; any Python 3.10 or later will do."""
+"""Implements ``python -m emulator`` with its commands; any Python 3.10 or later will do."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from emulator.launcher import launch, status
 from emulator.launcher.checkout import EmulatorError
+from emulator.page.document import write_page
+from emulator.page.reports import ReportError
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -20,6 +23,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     commands.add_parser("build", help="only build; prints the folder of the libraries")
     commands.add_parser("status", help="say what is there and what is missing")
+    page = commands.add_parser(
+        "page", help="draw the race reports in a folder (EMULATOR_RACE_LOG) as an HTML file"
+    )
+    page.add_argument("folder", type=Path)
+    page.add_argument("--output", "-o", type=Path, default=Path("races.html"), metavar="FILE")
     options = parser.parse_args(arguments)
     if options.action == "run":
         options.command = options.command[1:] if options.command[:1] == ["--"] else options.command
@@ -36,9 +44,15 @@ def main() -> int:
             launch.run(options.command)
         elif options.action == "build":
             print(launch.build_only())
+        elif options.action == "page":
+            if not options.folder.is_dir():
+                raise EmulatorError(
+                    f"{options.folder} is no folder: run the program with EMULATOR_RACE_LOG=FOLDER"
+                )
+            print(f"{options.output}: {write_page(options.folder, options.output)} race reports")
         else:
             return status.show()
-    except EmulatorError as error:
+    except (EmulatorError, ReportError, OSError) as error:
         print(f"emulator: {error}", file=sys.stderr)
         return 1
     return 0

@@ -21,6 +21,7 @@ import pytest
 from emulator.findings import Findings, Schedule
 from emulator.launcher import environment, launch
 from emulator.launcher.checkout import CACHE, EmulatorError
+from emulator.page.document import write_page
 from emulator.selection import selects_only
 from emulator.startup import LIBRARIES
 
@@ -51,6 +52,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--npu-seed", type=int, default=None, metavar="S", help="run under this seed only (default: 0, no delays)"
     )
+    group.addoption(
+        "--npu-page", type=Path, default=None, metavar="FILE",
+        help="draw all race reports of the session, also those that tests expect, as an HTML file",
+    )  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -78,6 +83,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if findings := config.stash.get(_FINDINGS, None):
+        if page := config.getoption("npu_page"):
+            write_page(findings.folder, page)
         shutil.rmtree(findings.folder, ignore_errors=True)
 
 

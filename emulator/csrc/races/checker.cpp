@@ -7,6 +7,7 @@
 #include "memory/rows.h"
 #include "races/blocks.h"
 #include "races/fork.h"
+#include "races/history.h"
 #include "races/report.h"
 #include "races/shadow.h"
 
@@ -34,16 +35,17 @@ void Count(const Task& task) {
   num_bytes.fetch_add(bytes, std::memory_order_relaxed);
 }
 
-void Report(const Conflict& conflict, const Operation& second) {
+void Report(const Conflict& conflict, const Operation& second, const History& history) {
   BlockLife block;
   const bool reused = FindLiveBlock(conflict.range.begin, &block) && block.allocated > conflict.first->order;
   ReportRace(reused ? Kind::kBlockReused : Kind::kUnordered, *conflict.first, conflict.first_writes, second,
-             conflict.second_writes, conflict.range);
+             conflict.second_writes, conflict.range, history);
 }
 
 }  // namespace
 
-Checker::Checker(std::string where) : where_(std::move(where)), shadow_(std::make_unique<Shadow>()) {}
+Checker::Checker(std::string where)
+    : where_(std::move(where)), shadow_(std::make_unique<Shadow>()), history_(std::make_unique<History>()) {}
 
 Checker::~Checker() = default;
 
@@ -64,9 +66,10 @@ OperationPtr Checker::Issue(StreamId stream, uint64_t index, const std::string& 
       Operation{task.name, stream_name + where_, task.site, stream, index, NextOrder()});
   Count(task);
   if (!Checking()) return operation;
+  history_->Issued(operation);
   std::vector<Conflict> conflicts;
   for (const Access& access : task.accesses) shadow_->Touch(access, operation, clock, host_, &conflicts);
-  for (const Conflict& conflict : conflicts) Report(conflict, *operation);
+  for (const Conflict& conflict : conflicts) Report(conflict, *operation, *history_);
   for (const Range range : task.torn) ReportTorn(*operation, range);
   return operation;
 }
@@ -75,9 +78,14 @@ Clock Checker::ClockOf(StreamId stream) const {
   return stream < streams_.size() ? streams_[stream].clock : Clock();
 }
 
-void Checker::Wait(StreamId stream, const Clock& clock) { State(stream).clock.Join(clock); }
+void Checker::Wait(StreamId stream, const Clock& clock) {
+  Clock& known = State(stream).clock;
+  if (Checking()) history_->Waited(stream, known, clock);
+  known.Join(clock);
+}
 
 void Checker::HostSaw(const Clock& clock) {
+  if (Checking()) history_->Waited(History::kHost, host_, clock);
   host_.Join(clock);
   ++host_version_;
 }

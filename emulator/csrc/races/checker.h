@@ -33,7 +33,8 @@ inline bool Covers(const Clock& clock, const Operation& operation) {
   return clock.Of(operation.stream_id) >= operation.index;
 }
 
-class Shadow;  // races/shadow.h: who last wrote and read each byte
+class History;  // races/history.h: what the program did latest
+class Shadow;   // races/shadow.h: who last wrote and read each byte
 
 // Every call is under the issue lock. The process has one checker; each capture has one more of its own, in which
 // indices count the tasks of that capture.
@@ -67,6 +68,7 @@ class Checker {
   uint64_t host_version_ = 0;
   const std::string where_;
   std::unique_ptr<Shadow> shadow_;
+  std::unique_ptr<History> history_;
 };
 
 Checker& ProcessChecker();

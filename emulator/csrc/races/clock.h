@@ -13,6 +13,7 @@ using StreamId = uint32_t;
 class Clock {
  public:
   uint64_t Of(StreamId stream) const { return stream < last_.size() ? last_[stream] : 0; }
+  size_t num_streams() const { return last_.size(); }
   void Set(StreamId stream, uint64_t index);
   void Join(const Clock& other);
 

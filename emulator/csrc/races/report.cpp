@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <mutex>
 #include <set>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "memory/memory.h"
 #include "races/blocks.h"
 #include "races/fork.h"
+#include "races/history.h"
 
 namespace emu::races {
 namespace {
@@ -39,11 +41,11 @@ void WriteAll(int file, const std::string& text) {
   }
 }
 
-void AppendToLog(const std::string& text) {
+void AppendToLog(const char* ending, const std::string& text) {
   const std::string& folder = GetSettings().race_log;
   if (folder.empty()) return;
   mkdir(folder.c_str(), 0777);
-  const std::string path = folder + "/" + std::to_string(getpid()) + ".txt";
+  const std::string path = folder + "/" + std::to_string(getpid()) + ending;
   const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (file < 0) {
     WriteAll(STDERR_FILENO, "[emulator] cannot write " + path + " (EMULATOR_RACE_LOG)\n");
@@ -54,7 +56,8 @@ void AppendToLog(const std::string& text) {
 }
 
 // One write, so that the processes of a run do not mix their lines.
-void Keep(const std::string& key, const std::string& body) {
+// `parts`: tells further members of the JSON object, for the page.
+void Keep(const std::string& key, const std::string& body, const std::function<std::string()>& parts) {
   Findings& all = findings.get();
   std::lock_guard<std::mutex> lock(all.mutex);
   if (all.texts.size() >= kMaxReports || !all.seen.insert(key).second) return;
@@ -63,7 +66,9 @@ void Keep(const std::string& key, const std::string& body) {
                      std::to_string(getpid()) + ": " + body + "\n";
   if (all.texts.size() == kMaxReports) text += "[emulator] further races of this process are not shown\n";
   WriteAll(STDERR_FILENO, text);
-  AppendToLog(text);
+  AppendToLog(".txt", text);
+  if (GetSettings().race_log.empty()) return;
+  AppendToLog(".jsonl", "{\"pid\": " + std::to_string(getpid()) + ", \"text\": " + Quoted(body) + parts() + "}\n");
 }
 
 std::string KeyOf(const Operation& operation) {
@@ -89,6 +94,14 @@ std::string Line(SiteId site) {
 std::string Party(const char* which, const Operation& operation, const char* does) {
   return std::string("\n  ") + which + operation.name + " on " + operation.stream + " " + does +
          Lines(operation.site);
+}
+
+// The same for the page.
+std::string Part(const char* which, const Operation& operation, const char* does) {
+  return std::string(", \"") + which + "\": {\"task\": " + Quoted(operation.name) +
+         ", \"stream\": " + Quoted(operation.stream) + ", \"lane\": " + History::Lane(operation.stream_id) +
+         ", \"index\": " + std::to_string(operation.index) + ", \"does\": " + Quoted(does) +
+         ", \"at\": " + Quoted(Line(operation.site)) + "}";
 }
 
 std::string Bytes(Range range, uintptr_t base) {
@@ -154,12 +167,17 @@ void LeaveWithFindings(int status, void*) {
 }  // namespace
 
 void ReportRace(Kind kind, const Operation& first, bool first_writes, const Operation& second, bool second_writes,
-                Range range) {
+                Range range, const History& history) {
+  const char* const first_does = first_writes ? "writes it" : "reads it";
+  const char* const second_does = second_writes ? "writes it" : "reads it";
   std::string text = Headline(kind, first, first_writes, second);
-  text += Party("first:  ", first, first_writes ? "writes it" : "reads it");
-  text += Party("second: ", second, second_writes ? "writes it" : "reads it");
+  text += Party("first:  ", first, first_does);
+  text += Party("second: ", second, second_does);
   text += kind == Kind::kBlockReused ? Reuse(first, range) : Memory(range);
-  Keep(KeyOf(first) + KeyOf(second), text);
+  Keep(KeyOf(first) + KeyOf(second), text, [&] {
+    return Part("first", first, first_does) + Part("second", second, second_does) +
+           ", \"history\": " + history.Since(first);
+  });
 }
 
 void ReportTorn(const Operation& operation, Range range) {
@@ -168,7 +186,7 @@ void ReportTorn(const Operation& operation, Range range) {
                      "  To mend it, give each of its operands memory of its own, or split the call in two.";
   text += Party("in:     ", operation, "reads or writes it twice");
   text += Memory(range);
-  Keep(KeyOf(operation) + "torn", text);
+  Keep(KeyOf(operation) + "torn", text, [&] { return Part("first", operation, "reads or writes it twice"); });
 }
 
 void ReportHostAccess(Kind kind, const Operation& pending, SiteId site, Range range) {
@@ -178,10 +196,14 @@ void ReportHostAccess(Kind kind, const Operation& pending, SiteId site, Range ra
       Name(pending) + (reads ? " is known to have written it.\n" : " may still use it.\n") +
       "  To mend it, synchronise that stream, or an event recorded on it after the call, before\n" +
       "  the program touches the memory" + (reads ? "." : ", or give the next copy another buffer.");
-  text += Party("first:  ", pending, reads ? "writes it" : "uses it");
-  text += std::string("\n  second: the program ") + (reads ? "reads it" : "writes it") + Lines(site);
+  const char* const first_does = reads ? "writes it" : "uses it";
+  const char* const second_does = reads ? "reads it" : "writes it";
+  text += Party("first:  ", pending, first_does);
+  text += std::string("\n  second: the program ") + second_does + Lines(site);
   text += "\n  memory: " + Bytes(range, range.begin) + " of pinned memory from address " + Hex(range.begin);
-  Keep(KeyOf(pending) + "host@" + std::to_string(site), text);
+  const Operation program{"the program", "the program", site, History::kHost, 0, 0};
+  Keep(KeyOf(pending) + "host@" + std::to_string(site), text,
+       [&] { return Part("first", pending, first_does) + Part("second", program, second_does); });
 }
 
 void ReportFinding(Kind kind, const std::string& text) {
@@ -193,7 +215,7 @@ void ReportFinding(Kind kind, const std::string& text) {
   } else if (kind == Kind::kSilentPeer) {
     mend = "\n  The cause is on that rank: see what it printed last.";
   }
-  Keep(std::to_string(static_cast<int>(kind)) + text, text + mend);
+  Keep(std::to_string(static_cast<int>(kind)) + text, text + mend, [] { return std::string(); });
 }
 
 uint64_t NumReports() {

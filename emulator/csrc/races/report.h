@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Findings of the checker: printed once per pair of places, kept for tests, written to EMULATOR_RACE_LOG.
+// Findings of the checker: printed once per pair of places, kept for tests, written to EMULATOR_RACE_LOG
+// as text, and as JSON for pages (emulator/page).
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,8 @@
 #include "races/checker.h"
 
 namespace emu::races {
+
+class History;
 
 enum class Kind {
   kUnordered,    // two operations touch the same bytes without an order
@@ -20,9 +23,9 @@ enum class Kind {
   kSilentPeer,   // a rank died or did not come
 };
 
-// `range`: the bytes both touch. Thread-safe.
+// `range`: the bytes both touch. `history`: of their checker. Thread-safe.
 void ReportRace(Kind kind, const Operation& first, bool first_writes, const Operation& second, bool second_writes,
-                Range range);
+                Range range, const History& history);
 // One operation that touches the same bytes twice, without an order of its own.
 void ReportTorn(const Operation& operation, Range range);
 // The host itself was the second party.

@@ -195,7 +195,7 @@ def test_a_process_with_findings_says_so_as_it_ends(tmp_path: Path) -> None:
     assert result.returncode == 66, result.stderr
     assert result.stderr.count("does not wait for") == 1
     assert "child 0" in result.stdout  # it has no findings of its own
-    (file,) = log.iterdir()
+    (file,) = log.glob("*.txt")
     assert "does not wait for" in file.read_text()
 
 
