@@ -33,6 +33,8 @@ def main() -> None:
     print(summary)
     for fault in summary.faults[:20]:
         print(f"fault: {fault[:2000]}")
+    if len(summary.faults) > 20:
+        print(f"all {len(summary.faults)} faults: {folder / 'faults.txt'}")
     sys.exit(bool(summary.faults))
 
 

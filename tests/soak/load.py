@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openai import APIError, AsyncOpenAI
@@ -105,6 +105,8 @@ class Load:
                 continue
             self.score.right[question.kind] += 1
             if not question.give_up_at:
+                whole = right.token_ids + right.beyond
+                answer = replace(answer, beyond=whole[len(answer.token_ids) :])
                 self.score.complete.append((time.monotonic(), answer))
 
     async def _orders(self, client: AsyncOpenAI) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openai import AsyncOpenAI
@@ -37,12 +37,18 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """Holds what came: of a given-up stream, the events until then, without a reason."""
+    """Holds what came: of a given-up stream, the events until then, without a reason.
+
+    beyond: the tokens that would have followed where a stop string ended it. The API server finds that string, in
+    whole steps of the engine: with drafts the last step may have tokens behind it, which clients get as ids, and
+    the engine goes on until it is told to stop.
+    """
 
     request_id: str
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str | None
+    beyond: tuple[int, ...] = ()
 
 
 def make_questions(number: int, seed: int) -> list[Question]:
@@ -95,14 +101,27 @@ async def ask(client: AsyncOpenAI, question: Question) -> Answer:
 
 async def answers_alone(client: AsyncOpenAI, questions: Sequence[Question]) -> list[Answer]:
     """Returns the answers to questions that nobody gives up, each asked alone."""
-    whole = [Question(q.kind, q.body, q.streams) for q in questions]
-    return [await asyncio.wait_for(ask(client, question), 120) for question in whole]
+    answers = []
+    for question in questions:
+        body = {name: value for name, value in question.body.items() if name != "stop"}
+        answer = await asyncio.wait_for(ask(client, Question(question.kind, question.body, question.streams)), 120)
+        if body != question.body:
+            longer = await asyncio.wait_for(ask(client, Question(question.kind, body, question.streams)), 120)
+            answer = replace(answer, beyond=longer.token_ids[len(answer.token_ids) :])
+        answers.append(answer)
+    return answers
 
 
 def is_right(question: Question, answer: Answer, right: Answer) -> bool:
-    """Tells whether an answer is the plain server's: a given-up stream's is a part of it from the beginning."""
+    """Tells whether an answer is the plain server's: a given-up stream's is a part of it from the beginning, and
+    behind a stop string there may be tokens of the same step."""
     if question.give_up_at:
         length = len(answer.token_ids)
         return answer.token_ids == right.token_ids[:length] and right.text.startswith(answer.text)
-    said = (answer.text, answer.token_ids, answer.finish_reason)
-    return said == (right.text, right.token_ids, right.finish_reason)
+    said = (answer.text, answer.finish_reason) == (right.text, right.finish_reason)
+    return said and is_up_to(answer.token_ids, right.token_ids, right.beyond)
+
+
+def is_up_to(tokens: tuple[int, ...], least: tuple[int, ...], beyond: tuple[int, ...]) -> bool:
+    """Tells whether tokens are at least `least`, and follow it no otherwise than by `beyond`."""
+    return len(tokens) >= len(least) and tokens == (least + beyond)[: len(tokens)]

@@ -107,6 +107,7 @@ class Soak:
         self._hold_frames_against_answers()
         self.summary.left = [name for name in set(os.listdir(SHARED_MEMORY)) - before if "ascend_ext" in name]
         self.summary.seconds = time.monotonic() - begin
+        (self._folder / "faults.txt").write_text("\n".join(self.summary.faults))
         return self.summary
 
     def _right_answers(self, questions: list[Question]) -> list[Answer]:

@@ -77,6 +77,18 @@ def test_a_given_up_answer_is_a_beginning() -> None:
     assert not is_right(whole, Answer("y", "abc", (1, 2, 3), "stop"), right)
 
 
+def test_tokens_behind_a_stop_string_are_the_ones_that_follow() -> None:
+    """Of one step with drafts clients get the ids behind it, and frames may have more."""
+    stopped, right = Question("stopped", {}, True), Answer("x", "abc", (1, 2, 3), "stop", (4, 5))
+    for tokens, is_expected in (((1, 2, 3), True), ((1, 2, 3, 4), True), ((1, 2), False), ((1, 2, 3, 5), False)):
+        assert is_right(stopped, Answer("y", "abc", tokens, "stop"), right) == is_expected
+    assert not is_right(stopped, Answer("y", "abcd", (1, 2, 3, 4), "stop"), right)
+    client = Answer("a", "", (1, 2, 3), "stop", (4, 5))
+    for tokens, num_differences in (([3], 0), ([3, 4], 0), ([3, 4, 5], 0), ([3, 5], 1), ([], 1)):
+        told = told_by([LINES[0], json.dumps([1, [["a-0-11111111", tokens, True]]])])
+        assert len(differences([client], told)) == num_differences
+
+
 def test_growth_is_seen_after_the_settling() -> None:
     flat = [(second, 100.0 + (50.0 if second > 60 else 0.0)) for second in range(0, 600, 5)]
     leak = [(second, 100.0 + second / 60 * 2) for second in range(0, 600, 5)]

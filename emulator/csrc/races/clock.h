@@ -2,6 +2,7 @@
 // Vector clocks over streams.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
