@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Implements ``python -m emulator run -- COMMAND``, ``build`` and ``status``; any Python 3.10 or later will do."""
+"""Implements ``run -- COMMAND``, ``build`` and ``status`` of ``python -m emulator``, or where it is installed of
+``ascend-emulator``; any Python 3.10 or later will do."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from emulator.launcher import launch, status
-from emulator.launcher.checkout import EmulatorError
+from .launcher import launch, status
+from .launcher.places import PLACES, EmulatorError
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parses the command line; everything after ``run`` is the command's own."""
     parser = argparse.ArgumentParser(
-        prog="python -m emulator", description="Runs programs for Ascend NPUs on this machine's processor."
+        prog=PLACES.command, description="Runs programs for Ascend NPUs on this machine's processor."
     )
     commands = parser.add_subparsers(dest="action", required=True)
     run = commands.add_parser("run", help="run a program on the emulator, which is built when need be")
@@ -24,7 +25,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.action == "run":
         options.command = options.command[1:] if options.command[:1] == ["--"] else options.command
         if not options.command:
-            run.error("no command: python -m emulator run -- COMMAND ...")
+            run.error(f"no command: {PLACES.command} run -- COMMAND ...")
     return options
 
 
