@@ -3,8 +3,8 @@
 
 ``pytest -p`` with the package's name runs all tests on the emulator: pytest starts itself again under the
 launcher. A conftest.py that loads this file leaves the choice to markers: ``npu`` runs on a real NPU where there
-is one, else on the emulator; ``emulator`` on the emulator only. Without the emulator both are skipped, but when the
-marker expression asks for nothing else (``-m npu``) pytest starts itself again, too.
+is one, else on the emulator; ``emulator`` on the emulator only. Without the emulator both are skipped, but when
+the marker expression asks for nothing else (``-m npu``) pytest starts itself again.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 """Makes the wheel of ascend-emulator: this folder as the package ascend_emulator, the C++ sources in it as data,
 and a .pth file beside it. Metadata is in pyproject.toml."""
 
+from __future__ import annotations
+
 import tempfile
 from pathlib import Path
 
@@ -14,12 +16,14 @@ STARTUP = f"import os; 'EMULATOR_LIB' in os.environ and __import__('{PACKAGE}.st
 
 
 class BuildPy(build_py):
-    def run(self):
+    """Adds the .pth file, and leaves this file out."""
+
+    def run(self) -> None:
         super().run()
         if not self.editable_mode:
             Path(self.build_lib, f"{PACKAGE}.pth").write_text(STARTUP)
 
-    def find_package_modules(self, package, package_dir):
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         return [found for found in super().find_package_modules(package, package_dir) if found[1] != "setup"]
 
 

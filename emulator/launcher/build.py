@@ -168,7 +168,7 @@ class Toolchain(NamedTuple):
 
 def toolchain() -> Toolchain:
     """Returns torch, torch_npu and the C++ compiler; raises where they or the machine are not supported."""
-    supported.check_machine()
+    supported.machine()
     torch, torch_npu = PLACES.torch.package("torch"), PLACES.npu.package("torch_npu")
     supported.check_pair(package_version(torch), package_version(torch_npu))
     return Toolchain(torch, torch_npu, compiler())
@@ -228,7 +228,8 @@ def ensure_built() -> Path:
     with lock(PLACES.cache):
         if libraries.is_dir():  # while waiting
             return libraries
-        print("emulator: building its libraries (some minutes the first time)", file=sys.stderr, flush=True)
+        about = f"{supported.machine()}; some minutes the first time"
+        print(f"emulator: building its libraries ({about})", file=sys.stderr, flush=True)
         begin = time.monotonic()
         objects = PLACES.cache / f"objects-{digest([], [*tools.versions, str(SOURCES), str(tools.torch)])}"
         key = build_stable(objects, tools)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable
 
 from . import build, environment, supported
@@ -26,11 +25,6 @@ def _pair() -> str:
     return "supported"
 
 
-def _machine() -> str:
-    supported.check_machine()
-    return platform.machine()
-
-
 def _libraries() -> str:
     folder = build.library_folder(build.toolchain().versions)
     return str(folder) if folder.is_dir() else "to be built at the first run"
@@ -47,7 +41,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "torch": lambda: _version("torch"),
     "torch_npu": lambda: _version("torch_npu"),
     "torch with torch_npu": _pair,
-    "processor": _machine,
+    "processor": supported.machine,
     "compiler": lambda: build.compiler_version(build.compiler()),
     "cmake": lambda: build.tool("cmake", "is built with CMake"),
     "ninja": lambda: build.tool("ninja", "is built with Ninja"),

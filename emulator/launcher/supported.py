@@ -13,7 +13,13 @@ PAIRS = {
     "2.13.0": ("2.13.0",),
     "2.14.0": ("2.14.0",),
 }
-MACHINES = ("x86_64", "aarch64")
+# processor -> what the emulator does not do there
+MACHINES = {
+    "x86_64": "",
+    "aarch64": "the guard of pinned memory does not know what an instruction touches: it sees the byte that "
+    "faults and no other, and a page stays open after a touch beside a copy, so that races of the host with small "
+    "copies are missed",
+}
 
 
 def check_pair(torch: str, torch_npu: str) -> None:
@@ -23,7 +29,8 @@ def check_pair(torch: str, torch_npu: str) -> None:
         raise EmulatorError(f"torch {torch} with torch_npu {torch_npu} is not supported; supported are: {pairs}")
 
 
-def check_machine() -> None:
-    """Raises on a processor for which the libraries are not written."""
-    if (machine := platform.machine()) not in MACHINES:
-        raise EmulatorError(f"the processor {machine} is not supported; supported are: {', '.join(MACHINES)}")
+def machine() -> str:
+    """Returns this processor, with what does not work on it; raises where the libraries are not written for it."""
+    if (name := platform.machine()) not in MACHINES:
+        raise EmulatorError(f"the processor {name} is not supported; supported are: {', '.join(MACHINES)}")
+    return f"{name}: {MACHINES[name]}" if MACHINES[name] else name

@@ -217,7 +217,8 @@ class _Alias(importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__, module.__loader__ = self._spec, self._spec and self._spec.loader
+        module.__spec__ = self._spec
+        module.__loader__ = self._spec.loader if self._spec else None
 
 
 class _Finder(importlib.abc.MetaPathFinder):
