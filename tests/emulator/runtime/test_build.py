@@ -206,8 +206,8 @@ def test_an_environment_names_what_it_lacks(tmp_path, monkeypatch):
 
 def test_only_pairs_and_machines_that_were_tried_are_taken(monkeypatch):
     supported.check_pair("2.13.0+cpu", "2.13.0")
-    for pair in (("2.13.0", "2.10.0.post4"), ("2.9.0", "2.9.0"), ("2.10.0", "2.10.0")):
-        with pytest.raises(places.EmulatorError, match="supported are: torch 2.10.0 with torch_npu 2.10.0.post4"):
+    for pair in (("2.13.0", "2.10.0.post4"), ("2.10.0", "2.10.0.post4"), ("2.14.0", "2.14.0")):
+        with pytest.raises(places.EmulatorError, match="supported are: torch 2.13.0 with torch_npu 2.13.0"):
             supported.check_pair(*pair)
     monkeypatch.setattr(supported.platform, "machine", lambda: "riscv64")
     with pytest.raises(places.EmulatorError, match="riscv64 is not supported; supported are: x86_64, aarch64"):
