@@ -15,8 +15,8 @@ PAIRS = {
 MACHINES = {
     "x86_64": "",
     "aarch64": "unverified; the guard of pinned memory does not know what an instruction touches: it sees the "
-    "byte that faults and no other, and a page stays open after a touch beside a copy, so that races of the host with "
-    "small copies are missed",
+    "byte that faults and no other, and a page stays open after a touch beside a copy, so that races of the host "
+    "with small copies are missed",
 }
 
 
