@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Implements ``python -m emulator`` with its commands; any Python 3.10 or later will do."""
+"""Implements ``python -m emulator`` with its commands, or where it is installed ``ascend-emulator``; any Python 3.10
+or later will do."""
 
 from __future__ import annotations
 
@@ -7,16 +8,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from emulator.launcher import launch, status
-from emulator.launcher.checkout import EmulatorError
-from emulator.page.document import write_page
-from emulator.page.reports import ReportError
+from .launcher import launch, status
+from .launcher.places import PLACES, EmulatorError
+from .page.document import write_page
+from .page.reports import ReportError
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parses the command line; everything after ``run`` is the command's own."""
     parser = argparse.ArgumentParser(
-        prog="python -m emulator", description="Runs programs for Ascend NPUs on this machine's processor."
+        prog=PLACES.command, description="Runs programs for Ascend NPUs on this machine's processor."
     )
     commands = parser.add_subparsers(dest="action", required=True)
     run = commands.add_parser("run", help="run a program on the emulator, which is built when need be")
@@ -32,7 +33,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.action == "run":
         options.command = options.command[1:] if options.command[:1] == ["--"] else options.command
         if not options.command:
-            run.error("no command: python -m emulator run -- COMMAND ...")
+            run.error(f"no command: {PLACES.command} run -- COMMAND ...")
     return options
 
 

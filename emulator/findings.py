@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from emulator.child_reports import ChildReports
+from .child_reports import ChildReports
 
 
 class Findings:
@@ -23,7 +23,7 @@ class Findings:
         """Returns new race reports, this process's first; none of them is reported again."""
         own: list[str] = []
         if "torch_npu" in sys.modules:
-            from emulator import races
+            from . import races
 
             own = races.reports()
             races.clear()
@@ -33,7 +33,7 @@ class Findings:
         """Returns the device's asynchronous failure, once all that was issued here has run; empty without one."""
         if "torch_npu" not in sys.modules:
             return ""
-        from emulator import races
+        from . import races
 
         return races.failure()
 
@@ -56,7 +56,7 @@ class Schedule:
             return
         os.environ["EMULATOR_SEED"] = str(seed)
         if "torch_npu" in sys.modules:
-            from emulator import schedule
+            from . import schedule
 
             schedule.set_seed(seed)
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs pytest on the emulator: where tests run, race reports that fail them, seeds. tests/conftest.py loads it.
+"""Runs pytest on the emulator: where tests run, race reports that fail them, seeds.
 
-Markers: ``npu`` runs on a real NPU where there is one, else on the emulator; ``emulator`` on the emulator only.
-Without the emulator both are skipped, but when the marker expression asks for nothing else (``-m npu``) pytest
-starts itself again under the launcher.
+``pytest -p`` with the package's name runs all tests on the emulator: pytest starts itself again under the
+launcher. A conftest.py that loads this file leaves the choice to markers: ``npu`` runs on a real NPU where there
+is one, else on the emulator; ``emulator`` on the emulator only. Without the emulator both are skipped, but when
+the marker expression asks for nothing else (``-m npu``) pytest starts itself again.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from emulator.findings import Findings, Schedule
-from emulator.launcher import environment, launch
-from emulator.launcher.checkout import CACHE, EmulatorError
-from emulator.page.document import write_page
-from emulator.selection import selects_only
-from emulator.startup import LIBRARIES
+from .findings import Findings, Schedule
+from .launcher import environment, launch
+from .launcher.places import PACKAGE, PLACES, EmulatorError
+from .page.document import write_page
+from .selection import selects_only
+from .startup import LIBRARIES
 
 MARKERS = ("npu", "emulator")
 COMMAND = 'python -m pytest -m "npu or emulator"'
@@ -39,8 +40,21 @@ def on_emulator() -> bool:
     return bool(os.environ.get(LIBRARIES))
 
 
-def _marked(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) for name in MARKERS)
+def _takes_all(config: pytest.Config) -> bool:
+    """Returns whether every test is to run on the emulator: the package itself is a plug-in, by ``-p``."""
+    return bool(config.pluginmanager.hasplugin(PACKAGE))
+
+
+def _is_watched(item: pytest.Item) -> bool:
+    return _takes_all(item.config) or any(item.get_closest_marker(name) for name in MARKERS)
+
+
+def _start_again(config: pytest.Config) -> None:
+    """Becomes the same pytest on the emulator."""
+    try:
+        launch.run([PLACES.python, "-m", "pytest", *config.invocation_params.args])
+    except EmulatorError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,15 +72,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
+    """Starts again under the launcher where all tests are to run there: before a conftest.py imports torch, which
+    loads torch_npu, and around pytest's own wrapper, which takes the output away."""
+    if not on_emulator() and _takes_all(early_config):
+        _start_again(early_config)
+    return (yield)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Starts again under the launcher when only tests of the emulator are asked for."""
     if on_emulator() or environment.real_cann(os.environ) or not selects_only(config.option.markexpr, MARKERS):
         return
-    try:
-        launch.run(["python", "-m", "pytest", *config.invocation_params.args])
-    except EmulatorError as error:
-        raise pytest.UsageError(str(error)) from error
+    _start_again(config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,9 +94,13 @@ def pytest_configure(config: pytest.Config) -> None:
     schedules, seed = config.getoption("npu_schedules"), config.getoption(SEED)
     config.stash[_SCHEDULE] = Schedule(schedules, seed, on_emulator())
     config.stash[_FAILED] = set()
+    declared = [line.partition(":")[0].strip() for line in config.getini("markers")]
+    for name in MARKERS:
+        if name not in declared:
+            config.addinivalue_line("markers", f"{name}: runs on the emulator of an Ascend NPU")
     if on_emulator():
-        (CACHE / "reports").mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(dir=CACHE / "reports")
+        (PLACES.cache / "reports").mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(dir=PLACES.cache / "reports")
         os.environ["EMULATOR_RACE_LOG"] = folder
         config.stash[_FINDINGS] = Findings(Path(folder))
 
@@ -108,7 +132,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Makes one run a seed, unless the test loops over ``npu_schedules`` itself."""
     seeds = metafunc.config.stash[_SCHEDULE].seeds
-    if len(seeds) > 1 and _marked(metafunc.definition) and "npu_schedules" not in metafunc.fixturenames:
+    if len(seeds) > 1 and _is_watched(metafunc.definition) and "npu_schedules" not in metafunc.fixturenames:
         metafunc.fixturenames.append(SEED)
         metafunc.parametrize(SEED, seeds, ids=[f"seed{seed}" for seed in seeds])
 
@@ -139,7 +163,7 @@ def _without_seed(nodeid: str) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if not _marked(item):
+    if not _is_watched(item):
         return
     if _without_seed(item.nodeid) in item.config.stash[_FAILED]:
         pytest.skip("failed under an earlier seed")
@@ -202,10 +226,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Says with a failure which seed it was, and how to repeat it."""
     report = yield
     schedule = item.config.stash[_SCHEDULE]
-    if report.failed and _marked(item) and schedule.current != 0:
+    if report.failed and _is_watched(item) and schedule.current != 0:
         test = _without_seed(item.nodeid)
         item.config.stash[_FAILED].add(test)
-        repeat = f"python -m pytest -m 'npu or emulator' '{test}' --npu-seed {schedule.current}"
+        asked = f"-p {PACKAGE}" if _takes_all(item.config) else "-m 'npu or emulator'"
+        repeat = f"python -m pytest {asked} '{test}' --npu-seed {schedule.current}"
         report.sections.append(("emulator", f"failed under seed {schedule.current}; to repeat it:\n  {repeat}"))
     return report
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from emulator import control
+from . import control
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from emulator import control
+from . import control
 
 DEFAULT_DELAY_US = 200
 

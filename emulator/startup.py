@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from emulator import after_import
+from . import after_import
 
 LIBRARIES = "EMULATOR_LIB"  # set by the launcher: the folder of the libraries
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"  # torch loads torch_npu by itself if this is "1" or unset
@@ -24,7 +24,7 @@ MODULE = "torch_npu"
 
 
 def _enable_block_history(_: ModuleType) -> None:
-    from emulator import races
+    from . import races
 
     races.enable_block_history()
 
@@ -63,7 +63,7 @@ def prepare() -> None:
     """Installs what this process needs: the stand-ins on the emulator, else a refusal where there is no real
     CANN."""
     if os.environ.get(LIBRARIES):
-        from emulator.vllm_ascend import standins
+        from .vllm_ascend import standins
 
         standins.install()
         sys.meta_path.insert(0, _TorchNpuFinder(emulated=True))

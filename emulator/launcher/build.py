@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the emulator's libraries once per state of their sources, torch and compiler. Standard library only.
 
-Objects stay in one folder, so that a change compiles only what it touches; the finished libraries are copied to
-``.cache/emulator/<key>/lib``, so that processes that run on an older build keep it.
+The finished libraries are copied to ``<key>/lib`` in the cache, so that processes that run on an older build keep
+it. In a checkout objects stay in one folder, so that a change compiles only what it touches.
 """
 
 from __future__ import annotations
@@ -21,31 +21,22 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from emulator.launcher.checkout import (
-    BASE_ENVIRONMENT,
-    CACHE,
-    NPU_ENVIRONMENT,
-    ROOT,
-    SETUP,
-    SOURCES,
-    EmulatorError,
-    package_folder,
-)
+from . import supported
+from .places import PLACES, SOURCES, EmulatorError
 
-BUILDS_KEPT = 2
 GIB_PER_JOB = 2  # a file that includes torch's headers
 KEY = re.compile(r"[0-9a-f]{16}")
 
 
-def source_files(root: Path = ROOT) -> list[Path]:
-    """Returns everything that the libraries are made from: the emulator, and the plug-in's kernels with their
-    binding."""
-    folders = (root / "emulator" / "csrc", root / "csrc_ascendc", root / "cmake")
+def source_files(sources: Path = SOURCES, outside: Iterable[Path] = PLACES.outside) -> list[Path]:
+    """Returns everything that the libraries are made from: the emulator, and in a checkout the plug-in's kernels
+    with their binding."""
+    folders = (sources / "csrc", *outside)
     files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    return sorted([root / "emulator" / "CMakeLists.txt", *(f for f in files if "__pycache__" not in f.parts)])
+    return sorted([sources / "CMakeLists.txt", *(f for f in files if "__pycache__" not in f.parts)])
 
 
-def digest(files: Iterable[Path], versions: Iterable[str], root: Path = ROOT) -> str:
+def digest(files: Iterable[Path], versions: Iterable[str], root: Path = SOURCES.parent) -> str:
     """Returns sixteen hexadecimal digits that change with any file's name or content and with any version."""
     sha = hashlib.sha256()
     for file in files:
@@ -61,20 +52,20 @@ def package_version(package: Path) -> str:
     """Returns the version of an installed torch or torch_npu, without importing it."""
     found = re.search(r"__version__ = '([^']+)'", (package / "version.py").read_text(encoding="utf-8"))
     if not found:
-        raise EmulatorError(f"{package / 'version.py'} names no version: run {SETUP}")
+        raise EmulatorError(f"{package / 'version.py'} names no version: {PLACES.torch.mend}")
     return found.group(1)
 
 
 def tool(name: str, why: str) -> str:
-    """Returns the path of a build tool: .venv's own, else the system's."""
-    own = BASE_ENVIRONMENT / "bin" / name
+    """Returns the path of a build tool: the environment's own, else the system's."""
+    own = PLACES.torch.commands / name
     if os.access(own, os.X_OK):
         return str(own)
     found = shutil.which(name)
     if not found:
         raise EmulatorError(
-            f"{name} not found: the emulator {why}; "
-            f"install it with the system's package manager, or run {SETUP} if it is to come from .venv"
+            f"{name} not found: the emulator {why}; install it with the system's package manager, "
+            f"or, where it is to come from PyPI, {PLACES.torch.mend}"
         )
     return found
 
@@ -107,14 +98,14 @@ def lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def remove_old(cache: Path, keep: str, objects: str) -> None:
+def remove_old(cache: Path, keep: str, objects: str, builds_kept: int = PLACES.builds_kept) -> None:
     """Removes old builds: keeps the newest, ``keep`` among them, those in use, and no other folder of objects."""
     for path in cache.glob("objects-*"):
         if path.name != objects:
             shutil.rmtree(path, ignore_errors=True)
     builds = [path for path in cache.iterdir() if KEY.fullmatch(path.name) and path.name != keep]
     builds.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in builds[BUILDS_KEPT - 1 :]:
+    for path in builds[builds_kept - 1 :]:
         if not in_use(path):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -176,11 +167,10 @@ class Toolchain(NamedTuple):
 
 
 def toolchain() -> Toolchain:
-    """Returns .venv's torch, .venv-npu's torch_npu and the C++ compiler."""
-    torch, torch_npu = (
-        package_folder(BASE_ENVIRONMENT, "torch"),
-        package_folder(NPU_ENVIRONMENT, "torch_npu"),
-    )
+    """Returns torch, torch_npu and the C++ compiler; raises where they or the machine are not supported."""
+    supported.machine()
+    torch, torch_npu = PLACES.torch.package("torch"), PLACES.npu.package("torch_npu")
+    supported.check_pair(package_version(torch), package_version(torch_npu))
     return Toolchain(torch, torch_npu, compiler())
 
 
@@ -196,7 +186,9 @@ def compile_libraries(objects: Path, tools: Toolchain) -> Path:
         "CMAKE_CXX_COMPILER": tools.cxx,
         "TORCH_DIR": tools.torch,
         "TORCH_NPU_DIR": tools.torch_npu,
-        "Python3_EXECUTABLE": BASE_ENVIRONMENT / "bin" / "python",
+        "Python3_EXECUTABLE": PLACES.torch.python,
+        "WARNINGS_ARE_ERRORS": "ON" if PLACES.warnings_are_errors else "OFF",
+        "PLUGIN_KERNELS": PLACES.kernels or "",
     }
     definitions = [f"-D{name}={value}" for name, value in variables.items()]
     run_logged([cmake, "-S", str(SOURCES), "-B", str(objects), "-G", "Ninja", *definitions], log)
@@ -212,18 +204,18 @@ def build_stable(objects: Path, tools: Toolchain) -> str:
         if digest(source_files(), tools.versions) == key:
             break
     else:
-        raise EmulatorError(f"the sources in {ROOT} keep changing while they are built: try again")
-    if not (CACHE / key).exists():
-        staging = CACHE / f"{key}.new"
+        raise EmulatorError(f"the sources in {SOURCES} keep changing while they are built: try again")
+    if not (PLACES.cache / key).exists():
+        staging = PLACES.cache / f"{key}.new"
         shutil.rmtree(staging, ignore_errors=True)
         shutil.copytree(libraries, staging / "lib", symlinks=True)
-        staging.rename(CACHE / key)
+        staging.rename(PLACES.cache / key)
     return key
 
 
 def library_folder(versions: list[str]) -> Path:
     """Returns where the libraries of the present sources are, or will be."""
-    return CACHE / digest(source_files(), versions) / "lib"
+    return PLACES.cache / digest(source_files(), versions) / "lib"
 
 
 def ensure_built() -> Path:
@@ -233,13 +225,14 @@ def ensure_built() -> Path:
     if libraries.is_dir():
         os.utime(libraries.parent)
         return libraries
-    with lock(CACHE):
+    with lock(PLACES.cache):
         if libraries.is_dir():  # while waiting
             return libraries
-        print("emulator: building its libraries (some minutes the first time)", file=sys.stderr, flush=True)
+        about = f"{supported.machine()}; some minutes the first time"
+        print(f"emulator: building its libraries ({about})", file=sys.stderr, flush=True)
         begin = time.monotonic()
-        objects = CACHE / f"objects-{digest([], [*tools.versions, str(SOURCES), str(tools.torch)])}"
+        objects = PLACES.cache / f"objects-{digest([], [*tools.versions, str(SOURCES), str(tools.torch)])}"
         key = build_stable(objects, tools)
-        remove_old(CACHE, keep=key, objects=objects.name)
+        remove_old(PLACES.cache, keep=key, objects=objects.name if PLACES.keeps_objects else "")
         print(f"emulator: built in {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
-    return CACHE / key / "lib"
+    return PLACES.cache / key / "lib"

@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from emulator.launcher.checkout import NPU_ENVIRONMENT, ROOT
-from emulator.startup import AUTOLOAD, AUTOLOAD_OFF, LIBRARIES
+from ..startup import AUTOLOAD, AUTOLOAD_OFF, LIBRARIES
+from .places import PLACES, Places
 
 TASK_QUEUE = "TASK_QUEUE_ENABLE"
 KERNELS = "VLLM_ASCEND_EXT_LIB"  # the plug-in's: where its kernels are, instead of in the package
@@ -29,10 +29,12 @@ def real_cann(environ: Mapping[str, str]) -> str | None:
     return next((str(device) for device in sorted(Path("/dev").glob("davinci[0-9]*"))), None)
 
 
-def checkout_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Returns ``environ`` after ``source scripts/env.sh``: caches inside the checkout, no model hub, one
+def settings(environ: Mapping[str, str], places: Places = PLACES) -> dict[str, str]:
+    """Returns ``environ``, in a checkout after ``source scripts/env.sh``: caches inside it, no model hub, one
     thread."""
-    command = ["bash", "-c", 'source "$1" >&2 && env -0', "bash", str(ROOT / "scripts" / "env.sh")]
+    if places.settings is None:
+        return dict(environ)
+    command = ["bash", "-c", 'source "$1" >&2 && env -0', "bash", str(places.settings)]
     output = subprocess.run(command, env=dict(environ), capture_output=True, check=True).stdout.decode()
     pairs = (entry.partition("=") for entry in output.split("\0") if entry)
     return {name: value for name, _, value in pairs if name not in ("_", "SHLVL", "PWD", "OLDPWD")}
@@ -54,17 +56,18 @@ def cann_home(libraries: Path) -> Path:
     return home
 
 
-def emulator_variables(environ: Mapping[str, str], libraries: Path) -> dict[str, str]:
+def emulator_variables(environ: Mapping[str, str], libraries: Path, places: Places = PLACES) -> dict[str, str]:
     """Returns ``environ`` with the emulator in front; what the user set of TASK_QUEUE_ENABLE and EMULATOR_*
     stays."""
     variables = dict(environ)
     old = Path(variables[LIBRARIES]) if variables.get(LIBRARIES) else libraries
-    for name, folder in (("PATH", NPU_ENVIRONMENT / "bin"), ("LD_LIBRARY_PATH", libraries)):
+    for name, folder in (("PATH", places.npu.commands), ("LD_LIBRARY_PATH", libraries)):
         others = [path for path in variables.get(name, "").split(os.pathsep) if path and Path(path) != old]
         variables[name] = os.pathsep.join([str(folder), *(path for path in others if Path(path) != folder)])
     home = cann_home(libraries)
-    variables |= {LIBRARIES: str(libraries), KERNELS: str(libraries), "VIRTUAL_ENV": str(NPU_ENVIRONMENT)}
-    variables |= {"ASCEND_HOME_PATH": str(home), "ASCEND_OPP_PATH": str(home / "opp")}
+    variables |= {LIBRARIES: str(libraries), "ASCEND_HOME_PATH": str(home), "ASCEND_OPP_PATH": str(home / "opp")}
+    if places.kernels:
+        variables |= {KERNELS: str(libraries), "VIRTUAL_ENV": places.npu.name}
     # on the calling thread: exact lines in reports, a deterministic order of launches
     variables.setdefault(TASK_QUEUE, "0")
     for name in ("ASCEND_CUSTOM_OPP_PATH", "PYTHONHOME"):

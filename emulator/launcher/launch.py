@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from emulator.launcher import build, environment
-from emulator.launcher.checkout import NPU_ENVIRONMENT, EmulatorError, check_environments
+from . import build, environment
+from .places import PLACES, EmulatorError
 
 
 def prepare() -> dict[str, str]:
@@ -20,22 +20,22 @@ def prepare() -> dict[str, str]:
             f"a real CANN or NPU is here ({found}), and the emulator must not come before it; "
             "use the device, or a shell and container without it"
         )
-    check_environments()
+    PLACES.check()
     libraries = build.ensure_built()
     build.hold(libraries.parent)
-    return environment.emulator_variables(environment.checkout_variables(os.environ), libraries)
+    return environment.emulator_variables(environment.settings(os.environ), libraries)
 
 
 def run(command: Sequence[str]) -> NoReturn:
-    """Becomes ``command`` on the emulator; ``python`` is .venv-npu's."""
+    """Becomes ``command`` on the emulator; ``python`` is the environment's, in a checkout .venv-npu's."""
     variables = prepare()
     program = shutil.which(command[0], path=variables["PATH"])
     if program is None:
-        raise EmulatorError(f"{command[0]} not found, neither in {NPU_ENVIRONMENT / 'bin'} nor on PATH")
+        raise EmulatorError(f"{command[0]} not found, neither in {PLACES.npu.commands} nor on PATH")
     os.execve(program, list(command), variables)
 
 
 def build_only() -> Path:
     """Builds if need be; returns the folder of the libraries."""
-    check_environments()
+    PLACES.check()
     return build.ensure_built()

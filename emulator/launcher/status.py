@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Implements ``python -m emulator status``: what is there, and what is missing. Standard library only."""
+"""Implements the command ``status``: what is there, and what is missing. Standard library only."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 
-from emulator.launcher import build, environment
-from emulator.launcher.checkout import (
-    BASE_ENVIRONMENT,
-    NPU_ENVIRONMENT,
-    EmulatorError,
-    check_environments,
-    package_folder,
-)
+from . import build, environment, supported
+from .places import PLACES, EmulatorError
 
 
 def _environments() -> str:
-    check_environments()
+    PLACES.check()
     return "complete"
+
+
+def _version(name: str) -> str:
+    place = PLACES.torch if name == "torch" else PLACES.npu
+    return build.package_version(place.package(name))
+
+
+def _pair() -> str:
+    supported.check_pair(_version("torch"), _version("torch_npu"))
+    return "supported"
 
 
 def _libraries() -> str:
@@ -34,8 +38,10 @@ def _cann() -> str:
 
 CHECKS: dict[str, Callable[[], str]] = {
     "environments": _environments,
-    "torch": lambda: build.package_version(package_folder(BASE_ENVIRONMENT, "torch")),
-    "torch_npu": lambda: build.package_version(package_folder(NPU_ENVIRONMENT, "torch_npu")),
+    "torch": lambda: _version("torch"),
+    "torch_npu": lambda: _version("torch_npu"),
+    "torch with torch_npu": _pair,
+    "processor": supported.machine,
     "compiler": lambda: build.compiler_version(build.compiler()),
     "cmake": lambda: build.tool("cmake", "is built with CMake"),
     "ninja": lambda: build.tool("ninja", "is built with Ninja"),

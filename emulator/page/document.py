@@ -7,8 +7,8 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from emulator.page.drawing import draw
-from emulator.page.reports import Report, read_reports
+from .drawing import draw
+from .reports import Report, read_reports
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">

@@ -10,7 +10,7 @@ import html
 from collections import Counter
 from dataclasses import dataclass
 
-from emulator.page.reports import PROGRAM, Gap, Report, Step, Task, Wait
+from .reports import PROGRAM, Gap, Report, Step, Task, Wait
 
 MAX_LANES = 8
 _WIDTH, _GAP, _HEIGHT, _ROW, _TOP = 190, 26, 34, 50, 40  # pixels: of a box, between boxes, of a row, of the heads

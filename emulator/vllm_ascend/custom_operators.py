@@ -11,10 +11,10 @@ import torch
 import torch_npu
 from torch import Tensor
 
-from emulator.vllm_ascend import linear_attention, quantised_operators, sparse_operators  # noqa: F401 - define
-from emulator.vllm_ascend.compressed import attention, compressor, hyper_connections, rows  # noqa: F401 - define
-from emulator.vllm_ascend.fused_mc2 import DISPATCH_FFN_COMBINE, dispatch_ffn_combine
-from emulator.vllm_ascend.operators import declare, define
+from . import linear_attention, quantised_operators, sparse_operators  # noqa: F401 - define
+from .compressed import attention, compressor, hyper_connections, rows  # noqa: F401 - define
+from .fused_mc2 import DISPATCH_FFN_COMBINE, dispatch_ffn_combine
+from .operators import declare, define
 
 
 def add_rms_norm_bias(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emulator.vllm_ascend.launch import run
+from .launch import run
 
 _ORIGIN_INTS = 128  # of each row in assist_info_for_combine
 

@@ -14,7 +14,7 @@ import torch
 import torch_npu
 from torch import Tensor
 
-from emulator.vllm_ascend.float32_mc2 import npu_moe_distribute_combine_v2, npu_moe_distribute_dispatch_v2
+from .float32_mc2 import npu_moe_distribute_combine_v2, npu_moe_distribute_dispatch_v2
 
 DISPATCH_FFN_COMBINE = (
     "dispatch_ffn_combine(Tensor x, Tensor[] weight1, Tensor[] weight2, Tensor expert_idx, Tensor[] scale1, "

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 import torch_npu
 from torch import Tensor
 
-from emulator.vllm_ascend.causal_convolution import causal_conv1d
-from emulator.vllm_ascend.launch import run
-from emulator.vllm_ascend.operators import define
+from .causal_convolution import causal_conv1d
+from .launch import run
+from .operators import define
 
 _LARGEST = 20.0  # from which on softplus(x) is x
 

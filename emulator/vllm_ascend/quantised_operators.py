@@ -14,7 +14,7 @@ import torch
 import torch_npu
 from torch import Tensor
 
-from emulator.vllm_ascend.operators import define
+from .operators import define
 
 _SUMS = 0  # group lists of running sums
 _COUNTS = 1

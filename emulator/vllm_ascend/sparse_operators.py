@@ -15,7 +15,7 @@ import torch
 import torch_npu
 from torch import Tensor
 
-from emulator.vllm_ascend.operators import define
+from .operators import define
 
 _EVERY_TOKEN = 2**63 - 1
 

@@ -17,13 +17,10 @@ import operator
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from emulator import after_import
-
-_HERE = Path(__file__).resolve().parent
+from .. import after_import
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +204,23 @@ def install() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
+class _Alias(importlib.abc.Loader):
+    """Gives a module of this folder under another name; its own stays as it is, for its relative imports."""
+
+    def __init__(self, source: str) -> None:
+        self._name = _module_name(source)
+        self._spec: importlib.machinery.ModuleSpec | None = None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        module = importlib.import_module(self._name)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
+        module.__loader__ = self._spec.loader if self._spec else None
+
+
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds the modules that are stand-ins, and lets those that contain one put it in after they have run."""
 
@@ -222,7 +236,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if stand_in := self._modules.get(fullname):
-            return importlib.util.spec_from_file_location(fullname, _HERE / stand_in.source)
+            return importlib.util.spec_from_loader(fullname, _Alias(stand_in.source))
         if not (stand_ins := self._contents.get(fullname)):
             return None
 
@@ -242,7 +256,7 @@ def _put(module: ModuleType, stand_in: StandIn) -> None:
         getattr(owner, name)
         setattr(owner, name, _ours(stand_in.source))
         return
-    from emulator.vllm_ascend import operators
+    from . import operators
 
     if stand_in.source.startswith(f"{target}("):
         operators.declare(namespace, stand_in.source)
@@ -250,7 +264,10 @@ def _put(module: ModuleType, stand_in: StandIn) -> None:
         operators.override(namespace, target, _ours(stand_in.source))
 
 
+def _module_name(file: str) -> str:
+    return f"{__package__}.{file.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}"
+
+
 def _ours(source: str) -> Any:
     file, _, name = source.partition(":")
-    module = importlib.import_module(f"emulator.vllm_ascend.{file.removesuffix('.py').replace('/', '.')}")
-    return getattr(module, name)
+    return getattr(importlib.import_module(_module_name(file)), name)

@@ -152,10 +152,21 @@ def _dynamic(node: ast.expr) -> str:
 
 
 def relative_imports(path: str, source: str) -> Iterator[str]:
-    """A relative import stays in its own folder."""
+    """A relative import stays in its own folder. Only the emulator, which has another name where it is installed,
+    never imports itself by its name."""
+    is_emulator = path.startswith("emulator/")
     for node in nodes(source):
-        if isinstance(node, ast.ImportFrom) and node.level > 1:
+        if isinstance(node, ast.ImportFrom) and node.level > 1 and not is_emulator:
             yield f"{path}:{node.lineno}: relative import over {node.level} levels"
+        elif is_emulator and "emulator" in _first_names(node):
+            yield f"{path}:{node.lineno}: imports by the name emulator, which is another where pip installs it"
+
+
+def _first_names(node: ast.AST) -> list[str]:
+    names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        names.append(node.module or "")
+    return [name.partition(".")[0] for name in names]
 
 
 def stands_alone(path: str, source: str) -> Iterator[str]:

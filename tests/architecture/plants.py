@@ -83,7 +83,7 @@ IMPORTS = [
     Plant("import_targets", {RECORDER: _below(f"\nfrom {PACKAGE}.config import gone\n")}, "config.gone"),
     Plant("import_targets", {"scripts/train_tiny_model.py": _below("\nimport emulator.gone.far\n")}, "gone.far"),
     Plant("relative_imports", {RECORDER: _below("\nfrom ..ops import coverage\n")}, "over 2 levels"),
-    Plant("relative_imports", {"emulator/launcher/build.py": _below("\nfrom .. import races\n")}, "over 2 levels"),
+    Plant("relative_imports", {"emulator/launcher/build.py": _below("\nimport emulator.races\n")}, "by the name"),
     Plant("stands_alone", {"emulator/races.py": _below(f"\nimport {PACKAGE}\n")}, f"imports {PACKAGE}"),
     Plant(
         "integrated_features",

@@ -72,6 +72,8 @@ SEEDED: list[tuple[FileCheck, str, str]] = [
     (arrows, "vllm_ascend_ext/gadgets/x.py", "import os"),
     (arrows, "vllm_ascend_ext/runner/mixin.py", "from vllm_ascend_ext.tools import x"),
     (relative_imports, "vllm_ascend_ext/eplb_load/recorder.py", "from ..ops import coverage"),
+    (relative_imports, "emulator/vllm_ascend/atb.py", "from emulator import races"),
+    (relative_imports, "emulator/vllm_ascend/atb.py", "def f():\n    import emulator.races"),
     (plain_imports, "vllm_ascend_ext/eplb_load/recorder.py", "import sys\nsys.path.insert(0, '.')"),
     (plain_imports, "vllm_ascend_ext/eplb_load/recorder.py", "import importlib\nimportlib.import_module(name)"),
     (
@@ -112,6 +114,7 @@ ALLOWED: list[tuple[FileCheck, str, str]] = [
     (license_line, "scripts/a.sh", "#!/bin/sh\n# SPDX-License-Identifier: Apache-2.0\n"),
     (file_names, "vllm_ascend_ext/eplb_load/recorder.py", ""),
     (stands_alone, "emulator/races.py", "import ctypes\nfrom emulator import races"),
+    (relative_imports, "emulator/vllm_ascend/atb.py", "from .. import races\nfrom ..launcher import build"),
     (import_owners, "vllm_ascend_ext/integration/worker.py", "import vllm\nfrom vllm_ascend import utils"),
     (import_owners, "vllm_ascend_ext/eplb_load/recorder.py", "import vllm_ascend_ext.ops"),
     (import_owners, "vllm_ascend_ext/device/npu.py", "import importlib\nimportlib.import_module('torch_npu')"),

@@ -4,7 +4,8 @@
 The comment before a fence says how: `<!-- runs -->` quickly, alone; `<!-- runs: engine -->` with an engine;
 `<!-- runs: slow -->` among the slow tests; `<!-- runs: emulator -->` among those of the emulator;
 `<!-- runs: server -->` as a server for the fences marked `<!-- runs: client -->` that follow it on the page;
-`<!-- runs: ci -->` as a step of CI itself; `<!-- needs: npu -->` not without that hardware.
+`<!-- runs: ci -->` as a step of CI itself; `<!-- needs: npu -->` not without that hardware, `<!-- needs: an
+environment -->` in one of the reader's own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tests.docs.pages import ROOT, Fence, fences, name_of, pages, prose
 from tests.support.server import free_port
 
 RUNS = {"runs", "runs: engine", "runs: slow", "runs: server", "runs: client", "runs: emulator", "runs: ci"}
-NEEDS = {"needs: npu", "needs: cuda", "needs: npu pool", "needs: two hosts"}
+NEEDS = {"needs: npu", "needs: cuda", "needs: npu pool", "needs: two hosts", "needs: an environment"}
 COMMANDS, OTHERS = {"bash", "python"}, {"text", "json", "yaml"}
 HOST_PORT = "127.0.0.1:8000"
 _QUICK_S, _ENGINE_S, _SLOW_S = 120, 600, 1800  # bounds, not measurements

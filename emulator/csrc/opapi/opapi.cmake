@@ -24,7 +24,7 @@ file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/opapi)
 
 add_library(opapi SHARED ${opapi_sources} ${opapi_generated})
 target_include_directories(opapi SYSTEM PRIVATE ${TORCH_DIR}/include)
-target_compile_options(opapi PRIVATE -O1 -Wall -Wextra -Werror -fopenmp)
+target_compile_options(opapi PRIVATE -O1 ${WARNINGS} -fopenmp)
 target_precompile_headers(opapi PRIVATE ${opapi_folder}/bodies_all.h)
 # libgomp by torch's own file: two of them in one process would each have their threads.
 target_link_libraries(opapi PRIVATE ascendcl hccl ${TORCH_DIR}/lib/libtorch_cpu.so ${TORCH_DIR}/lib/libc10.so

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emulator.vllm_ascend.compressed.packed import places, positions, read
-from emulator.vllm_ascend.operators import define
+from ..operators import define
+from .packed import places, positions, read
 
 _METADATA_SIZE = 1024  # vllm-ascend keeps it in buffers of this many integers
 _NONE, _EVERY_TOKEN = -1, 2**63 - 1

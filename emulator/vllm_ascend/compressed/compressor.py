@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emulator.vllm_ascend.compressed.packed import places, positions, read, request_of, write
-from emulator.vllm_ascend.compressed.rows import rotate_pairs
-from emulator.vllm_ascend.operators import define
+from ..operators import define
+from .packed import places, positions, read, request_of, write
+from .rows import rotate_pairs
 
 _FLAT, _BLOCK_AND_OFFSET = 1, 2  # of `slot_mapping_format`
 _PAIRS, _PAGED = 2, 1  # of `rotary_mode`, `cache_mode`

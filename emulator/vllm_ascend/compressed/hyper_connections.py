@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emulator.vllm_ascend.operators import define
+from ..operators import define
 
 
 def hc_pre(

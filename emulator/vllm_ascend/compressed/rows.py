@@ -11,8 +11,8 @@ import torch.nn.functional as F
 import torch_npu
 from torch import Tensor
 
-from emulator.vllm_ascend.compressed.packed import write
-from emulator.vllm_ascend.operators import define
+from ..operators import define
+from .packed import write
 
 _SQRT_SOFTPLUS = 2  # of `norm_type`, as vllm-ascend passes it for this score (ops/fused_moe/experts_selector.py)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from emulator.child_reports import ChildReports
-from emulator.launcher import build, checkout, environment
+from emulator.launcher import build, environment, places, supported
 from emulator.selection import selects_only
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,7 +28,8 @@ def _sources(folder):
 
 
 def _key(emulator, versions=("2.13.0", "g++ 12")):
-    return build.digest(build.source_files(emulator.parent), versions, emulator.parent)
+    root = emulator.parent
+    return build.digest(build.source_files(emulator, (root / "csrc_ascendc", root / "cmake")), versions, root)
 
 
 def test_the_key_changes_with_sources_and_versions(tmp_path):
@@ -105,7 +106,7 @@ def test_old_builds_go_and_the_current_one_stays(tmp_path):
         os.utime(tmp_path / key, (1000 - age, 1000 - age))
     for name in ("objects-0", "objects-1", "reports"):
         (tmp_path / name).mkdir()
-    build.remove_old(tmp_path, keep=keys[4], objects="objects-0")
+    build.remove_old(tmp_path, keep=keys[4], objects="objects-0", builds_kept=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [keys[0], keys[4], "objects-0", "reports"]
 
 
@@ -123,26 +124,26 @@ def test_a_build_in_use_stays(tmp_path):
         program.stdin.flush()
         program.stdout.readline()  # it has become another program
         os.utime(used, (997, 997))
-        build.remove_old(tmp_path, keep=f"{0:016x}", objects="")
+        build.remove_old(tmp_path, keep=f"{0:016x}", objects="", builds_kept=2)
         assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["0", "1", "3"]
         program.stdin.close()
-    build.remove_old(tmp_path, keep=f"{0:016x}", objects="")
+    build.remove_old(tmp_path, keep=f"{0:016x}", objects="", builds_kept=2)
     assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["0", "1"]
 
 
 def test_a_missing_tool_is_named_with_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "BASE_ENVIRONMENT", tmp_path)
+    monkeypatch.setattr(build, "PLACES", places.checkout(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(checkout.EmulatorError, match="ninja not found: the emulator is built with"):
+    with pytest.raises(places.EmulatorError, match="ninja not found: the emulator is built with"):
         build.tool("ninja", "is built with Ninja")
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(checkout.EmulatorError, match="no-such-compiler not found"):
+    with pytest.raises(places.EmulatorError, match="no-such-compiler not found"):
         build.compiler()
 
 
 def test_a_failed_build_step_shows_its_output(tmp_path, capfd):
     command = [sys.executable, "-c", "print('a.cpp:1: error: x'); raise SystemExit(3)"]
-    with pytest.raises(checkout.EmulatorError, match=re.escape(str(tmp_path / "log"))):
+    with pytest.raises(places.EmulatorError, match=re.escape(str(tmp_path / "log"))):
         build.run_logged(command, tmp_path / "log")
     assert "a.cpp:1: error: x" in capfd.readouterr().err
     assert "a.cpp:1: error: x" in (tmp_path / "log").read_text()
@@ -155,7 +156,7 @@ def test_the_environment_of_a_process_on_the_emulator(tmp_path):
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "no emulator", "EMULATOR_SEED": "3",
     }  # fmt: skip
     variables = environment.emulator_variables(before, libraries)
-    assert variables["PATH"] == f"{checkout.NPU_ENVIRONMENT / 'bin'}:/usr/bin"
+    assert variables["PATH"] == f"{places.PLACES.npu.commands}:/usr/bin"
     assert variables["LD_LIBRARY_PATH"] == f"{libraries}:/opt/lib"
     assert variables["VLLM_ASCEND_EXT_LIB"] == str(libraries)
     assert variables["TASK_QUEUE_ENABLE"] == "0" and variables["EMULATOR_SEED"] == "3"
@@ -180,6 +181,39 @@ def test_a_real_cann_is_noticed_and_the_emulators_own_is_not(tmp_path):
     assert environment.real_cann({"LD_LIBRARY_PATH": f"/x:{tmp_path}"}) == str(tmp_path / "libascendcl.so")
     own = environment.emulator_variables({}, tmp_path / "key" / "lib")
     assert environment.real_cann(own) is None
+
+
+def test_an_installed_emulator_leaves_the_environment_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    here = places.installed()
+    assert here.cache == tmp_path / "ascend-emulator" and here.torch is here.npu
+    before = {"PATH": "/usr/bin", "HF_HOME": "/models", "VIRTUAL_ENV": "/own"}
+    assert environment.settings(before, here) == before
+    variables = environment.emulator_variables(before, tmp_path / "key" / "lib", here)
+    assert "VLLM_ASCEND_EXT_LIB" not in variables and variables["VIRTUAL_ENV"] == "/own"
+    assert variables["PATH"] == f"{here.npu.commands}:/usr/bin"
+
+
+def test_an_environment_names_what_it_lacks(tmp_path, monkeypatch):
+    here = places.checkout(tmp_path)
+    with pytest.raises(places.EmulatorError, match=r"\.venv is missing or incomplete .*setup_npu\.sh"):
+        here.check()
+    with pytest.raises(places.EmulatorError, match=r"no torch_npu in .*\.venv-npu: run \./scripts/setup_npu\.sh"):
+        here.npu.package("torch_npu")
+    with pytest.raises(places.EmulatorError, match=r"no .*emulator\.pth.*not as editable"):
+        places.installed().check()
+
+
+def test_only_pairs_and_machines_that_were_tried_are_taken(monkeypatch):
+    supported.check_pair("2.13.0+cpu", "2.13.0")
+    for pair in (("2.13.0", "2.10.0.post4"), ("2.10.0", "2.10.0.post4"), ("2.14.0", "2.14.0")):
+        with pytest.raises(places.EmulatorError, match="supported are: torch 2.13.0 with torch_npu 2.13.0"):
+            supported.check_pair(*pair)
+    monkeypatch.setattr(supported.platform, "machine", lambda: "riscv64")
+    with pytest.raises(places.EmulatorError, match="riscv64 is not supported; supported are: x86_64, aarch64"):
+        supported.machine()
+    monkeypatch.setattr(supported.platform, "machine", lambda: "aarch64")
+    assert "does not know what an instruction touches" in supported.machine()
 
 
 @pytest.mark.parametrize(

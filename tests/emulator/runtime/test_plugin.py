@@ -26,13 +26,14 @@ class Project:
         self.folder = folder
         (folder / "pytest.ini").write_text(INI)
 
-    def run(self, tests, *arguments, conftest="", emulated=False, real=False):
-        """`emulated`: the plug-in believes to be on the emulator. `real`: it is, as this process is."""
-        (self.folder / "conftest.py").write_text(CONFTEST + conftest)
+    def run(self, tests, *arguments, conftest="", loads=True, emulated=False, real=False, path=ROOT):
+        """`loads`: conftest.py loads the plug-in. `emulated`: it believes to be on the emulator. `real`: it is, as
+        this process is. `path`: where plug-ins are, too."""
+        (self.folder / "conftest.py").write_text((CONFTEST if loads else "") + conftest)
         (self.folder / "test_it.py").write_text("import os, pytest\n" + tests)
         names = ("PYTEST_",) if real else ("EMULATOR_", "ASCEND_", "PYTEST_", "LD_LIBRARY_PATH")
         environ = {name: value for name, value in os.environ.items() if not name.startswith(names)}
-        environ |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        environ |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{path}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         environ |= {"EMULATOR_LIB": str(self.folder)} if emulated else {}
         return subprocess.run(
             [sys.executable, "-m", "pytest", *arguments],
@@ -91,6 +92,14 @@ def test_late(late): pass
 """
 
 
+UNMARKED = """
+def test_right(): assert os.environ["EMULATOR_SEED"] == "4"
+def test_racy(tmp_path):
+    with open(os.path.join(os.environ["EMULATOR_RACE_LOG"], "1.txt"), "w") as file:
+        file.write("race")
+"""
+
+
 def test_without_the_emulator_tests_are_skipped_with_the_command(project):
     result = project.run(MARKED)
     assert result.returncode == 0 and "1 passed, 2 skipped" in result.stdout
@@ -104,6 +113,18 @@ def test_asking_for_them_starts_again_under_the_launcher(project, expression):
     assert f"launched: {['python', '-m', 'pytest', '-m', expression, '-q']}" in result.stdout
 
 
+def test_with_the_package_as_plugin_all_tests_run_on_the_emulator(project):
+    (project.folder / "instead.py").write_text(LAUNCH)
+    loads_torch = "raise SystemExit('a conftest.py came first')"
+    asked = ("-p", "instead", "-p", "emulator", "-q")
+    result = project.run(MARKED, *asked, conftest=loads_torch, path=project.folder)
+    assert result.returncode == 7 and f"launched: {['python', '-m', 'pytest', *asked]}" in result.stdout
+    (project.folder / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers -ra -p no:cacheprovider\n")
+    result = project.run(UNMARKED, "-p", "emulator", "--npu-seed", "4", loads=False, emulated=True)
+    assert "1 failed, 1 passed" in result.stdout and "1 race report(s)" in result.stdout, result.stdout
+    assert "python -m pytest -p emulator 'test_it.py::test_racy' --npu-seed 4" in result.stdout
+
+
 def test_asking_for_others_does_not(project):
     result = project.run(MARKED, "-m", "not npu", conftest=LAUNCH)
     assert result.returncode == 0 and "1 passed, 1 skipped, 1 deselected" in result.stdout
@@ -111,8 +132,8 @@ def test_asking_for_others_does_not(project):
 
 def test_a_launcher_that_cannot_is_a_usage_error(project):
     conftest = (
-        "from emulator.launcher import checkout, launch\n"
-        "def run(command): raise checkout.EmulatorError('run ./scripts/setup_npu.sh')\n"
+        "from emulator.launcher import launch, places\n"
+        "def run(command): raise places.EmulatorError('run ./scripts/setup_npu.sh')\n"
         "launch.run = run\n"
     )
     result = project.run(MARKED, "-m", "npu", conftest=conftest)
