@@ -4,6 +4,8 @@
 #include <iterator>
 #include <optional>
 #include <set>
+#include <unordered_map>
+#include <utility>
 
 #include "core/failure.h"
 #include "core/graph.h"
@@ -13,6 +15,7 @@
 #include "memory/memory.h"
 #include "memory/merge.h"
 #include "races/checker.h"
+#include "races/verdict.h"
 
 namespace emu {
 
@@ -55,14 +58,30 @@ std::vector<uint32_t> ChooseOrder(Graph& graph) {
   return order;
 }
 
-void RunNode(Graph& graph, uint32_t node) {
+// The choices of one replay, which reads other indices than the next: by those of the captured tasks.
+using ChoicesOfReplay = std::unordered_map<const Choice*, std::shared_ptr<Choice>>;
+
+// A task that was not known when the replay was issued tells nothing of what it was taken to choose.
+void TellChosen(const Task& task, const Choices& expected, const ChoicesOfReplay& fresh) {
+  Choices choices;
+  for (const auto& choice : expected) choices.push_back(fresh.at(choice.get()));
+  if (!choices.empty()) races::Tell(choices, task.choices == expected ? task.choose() : Chosen());
+}
+
+struct ReplayedNode {
+  uint32_t number;
+  Choices choices;  // of its task when the replay was issued
+};
+
+void RunNode(Graph& graph, const ReplayedNode& node, const ChoicesOfReplay& fresh) {
   std::shared_ptr<const Task> task;
   {
     const std::lock_guard<std::mutex> lock(graph.mutex);
-    task = graph.nodes[node].task;
+    task = graph.nodes[node.number].task;
   }
   if (!task) return;
   if (GetSettings().trace) std::fprintf(stderr, "[emulator]   graph %u: %s\n", graph.id, task->name.c_str());
+  TellChosen(*task, node.choices, fresh);
   try {
     task->run();
   } catch (const std::exception& error) {
@@ -71,9 +90,19 @@ void RunNode(Graph& graph, uint32_t node) {
 }
 
 // Under the issue lock: what one replay touches.
-Accesses AccessesOf(const Graph& graph) {
+Accesses AccessesOf(const Graph& graph, ChoicesOfReplay* fresh) {
   Accesses all;
-  for (const Node& node : graph.nodes) all.insert(all.end(), node.accesses.begin(), node.accesses.end());
+  for (const Node& node : graph.nodes) {
+    for (const auto& choice : node.choices) {
+      auto& own = (*fresh)[choice.get()];
+      own = std::make_shared<Choice>();
+      own->indices = choice->indices;
+    }
+    for (Access access : node.accesses) {
+      if (access.choice) access.choice = fresh->at(access.choice.get());
+      all.push_back(std::move(access));
+    }
+  }
   return Merge(std::move(all));
 }
 
@@ -97,10 +126,15 @@ void Exchange(const TaskUpdate& update) {
 void Replay(const std::shared_ptr<Graph>& graph, Stream& stream) {
   Task task;
   task.name = "replay of graph " + std::to_string(graph->id);
+  ChoicesOfReplay fresh;
+  std::vector<ReplayedNode> order;
+  for (const uint32_t node : ChooseOrder(*graph)) order.push_back({node, {}});
   {
     const std::lock_guard<std::mutex> lock(IssueLock());
     if (stream.capture) throw Error(kFeatureNotSupported, "not emulated: capturing the replay of a graph");
-    task.accesses = AccessesOf(*graph);
+    task.accesses = AccessesOf(*graph, &fresh);
+    for (const auto& [captured, own] : fresh) task.choices.push_back(own);
+    for (ReplayedNode& node : order) node.choices = graph->nodes[node.number].choices;
     CheckLive(*graph, task.accesses);
     for (const auto& word : graph->words) races::ProcessChecker().Wait(stream.id(), word->clock);
     const std::lock_guard<std::mutex> graph_lock(graph->mutex);
@@ -112,8 +146,8 @@ void Replay(const std::shared_ptr<Graph>& graph, Stream& stream) {
       if (node.task && node.task->issued) node.task->issued();
     }
   };
-  task.run = [graph, order = ChooseOrder(*graph)] {
-    for (const uint32_t node : order) RunNode(*graph, node);
+  task.run = [graph, order = std::move(order), fresh = std::move(fresh)] {
+    for (const ReplayedNode& node : order) RunNode(*graph, node, fresh);
   };
   Enqueue(stream, std::move(task));
 }
@@ -143,7 +177,9 @@ void EndUpdate(Stream& stream) {
                                      std::to_string(update->tasks.size()));
     }
     for (size_t i = 0; i < wanted; ++i) {
-      update->graph->nodes[update->group->nodes[i]].accesses = update->tasks[i]->accesses;
+      Node& node = update->graph->nodes[update->group->nodes[i]];
+      node.accesses = update->tasks[i]->accesses;
+      node.choices = update->tasks[i]->choices;
     }
   }
   Task task;

@@ -18,6 +18,7 @@
 #include "races/blocks.h"
 #include "races/checker.h"
 #include "races/host_guard.h"
+#include "races/verdict.h"
 
 namespace emu {
 namespace {
@@ -134,6 +135,7 @@ void Stream::Run(const Task& task, uint64_t index) const {
     if (!task.always && !stopping && !Failed()) DelayTask(id_, index);
     if (task.always || (!stopping && !Failed())) {
       if (!task.always) Trace(Describe(), task.name);
+      if (task.choose) races::Tell(task.choices, task.choose());
       task.run();
     }
   } catch (const std::exception& error) {

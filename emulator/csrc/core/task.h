@@ -8,6 +8,7 @@
 
 #include "core/site.h"
 #include "memory/access.h"
+#include "memory/choice.h"
 
 namespace emu {
 
@@ -17,6 +18,9 @@ struct Task {
   // Bytes that two of its parts touch without an order between them, one writing: messages of one batch, tensors
   // of one list, an input that begins inside of an output.
   std::vector<Range> torn;
+  // The choices of its accesses, and what they come to: asked for on the stream's thread, before `run`.
+  Choices choices;
+  ReadIndices choose;
   std::function<void()> run;  // on the stream's thread, in order; an exception is an asynchronous failure
   SiteId site = 0;            // filled in by Enqueue
   // Optional, called under the issue lock each time the task takes its place: when it is pushed, and again at

@@ -2,6 +2,7 @@
 #include "races/checker.h"
 
 #include <atomic>
+#include <utility>
 
 #include "core/settings.h"
 #include "memory/rows.h"
@@ -34,13 +35,6 @@ void Count(const Task& task) {
   num_bytes.fetch_add(bytes, std::memory_order_relaxed);
 }
 
-void Report(const Conflict& conflict, const Operation& second) {
-  BlockLife block;
-  const bool reused = FindLiveBlock(conflict.range.begin, &block) && block.allocated > conflict.first->order;
-  ReportRace(reused ? Kind::kBlockReused : Kind::kUnordered, *conflict.first, conflict.first_writes, second,
-             conflict.second_writes, conflict.range);
-}
-
 }  // namespace
 
 Checker::Checker(std::string where) : where_(std::move(where)), shadow_(std::make_unique<Shadow>()) {}
@@ -61,12 +55,15 @@ OperationPtr Checker::Issue(StreamId stream, uint64_t index, const std::string& 
   Clock& clock = State(stream).clock;
   clock.Set(stream, index);
   const auto operation = std::make_shared<const Operation>(
-      Operation{task.name, stream_name + where_, task.site, stream, index, NextOrder()});
+      Operation{task.name, stream_name + where_, task.site, stream, index, NextOrder(), task.choices});
   Count(task);
   if (!Checking()) return operation;
-  std::vector<Conflict> conflicts;
-  for (const Access& access : task.accesses) shadow_->Touch(access, operation, clock, host_, &conflicts);
-  for (const Conflict& conflict : conflicts) Report(conflict, *operation);
+  Conflicts conflicts;
+  for (Access access : task.accesses) {
+    if (!where_.empty()) access.choice = nullptr;
+    shadow_->Touch(access, operation, clock, host_, &conflicts);
+  }
+  for (Conflict& conflict : conflicts) Judge(std::move(conflict), operation);
   for (const Range range : task.torn) ReportTorn(*operation, range);
   return operation;
 }

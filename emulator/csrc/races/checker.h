@@ -13,6 +13,7 @@
 
 #include "core/task.h"
 #include "memory/access.h"
+#include "memory/choice.h"
 #include "races/clock.h"
 
 namespace emu::races {
@@ -25,6 +26,7 @@ struct Operation {
   StreamId stream_id = 0;
   uint64_t index = 0;
   uint64_t order = 0;  // place among all tasks the process issued
+  Choices choices;     // what it touches by indices
 };
 using OperationPtr = std::shared_ptr<const Operation>;
 
@@ -36,7 +38,8 @@ inline bool Covers(const Clock& clock, const Operation& operation) {
 class Shadow;  // races/shadow.h: who last wrote and read each byte
 
 // Every call is under the issue lock. The process has one checker; each capture has one more of its own, in which
-// indices count the tasks of that capture.
+// indices count the tasks of that capture,
+// and what tasks touch by indices counts in whole: they run later, and again.
 class Checker {
  public:
   explicit Checker(std::string where);  // "" or ", captured in graph 1"

@@ -97,9 +97,10 @@ std::string Bytes(Range range, uintptr_t base) {
          " to " + std::to_string(range.end - base - 1) + ")";
 }
 
-std::string Memory(Range range) {
+// `order`: of the operation whose memory it is.
+std::string Memory(Range range, uint64_t order) {
   BlockLife block;
-  if (!FindLiveBlock(range.begin, &block)) {
+  if (!FindBlockAt(range.begin, order, &block)) {
     return "\n  memory: " + Bytes(range, range.begin) + " from address " + Hex(range.begin);
   }
   return "\n  memory: " + Bytes(range, block.begin) + " of the block " + Hex(block.begin) +
@@ -107,7 +108,7 @@ std::string Memory(Range range) {
 }
 
 // "freed at ..., handed out again at ..."
-std::string Reuse(const Operation& first, Range range) {
+std::string Reuse(const Operation& first, const Operation& second, Range range) {
   BlockLife old_block;
   BlockLife new_block;
   std::string text;
@@ -115,7 +116,7 @@ std::string Reuse(const Operation& first, Range range) {
     text += "\n  memory: allocated at " + Line(old_block.allocated_site) + "\n          freed at " +
             Line(old_block.freed_site);
   }
-  if (FindLiveBlock(range.begin, &new_block)) {
+  if (FindBlockAt(range.begin, second.order, &new_block)) {
     text += "\n          handed out again at " + Line(new_block.allocated_site);
   }
   return text + "\n          " + Bytes(range, new_block.begin) + " of the block " + Hex(new_block.begin);
@@ -154,11 +155,12 @@ void LeaveWithFindings(int status, void*) {
 }  // namespace
 
 void ReportRace(Kind kind, const Operation& first, bool first_writes, const Operation& second, bool second_writes,
-                Range range) {
+                Range range, bool by_indices) {
   std::string text = Headline(kind, first, first_writes, second);
   text += Party("first:  ", first, first_writes ? "writes it" : "reads it");
   text += Party("second: ", second, second_writes ? "writes it" : "reads it");
-  text += kind == Kind::kBlockReused ? Reuse(first, range) : Memory(range);
+  text += kind == Kind::kBlockReused ? Reuse(first, second, range) : Memory(range, second.order);
+  if (by_indices) text += "\n          as the indices say that were read when it ran";
   Keep(KeyOf(first) + KeyOf(second), text);
 }
 
@@ -167,7 +169,7 @@ void ReportTorn(const Operation& operation, Range range) {
                      " uses the same memory twice, and writes it: which comes first is not defined.\n" +
                      "  To mend it, give each of its operands memory of its own, or split the call in two.";
   text += Party("in:     ", operation, "reads or writes it twice");
-  text += Memory(range);
+  text += Memory(range, operation.order);
   Keep(KeyOf(operation) + "torn", text);
 }
 

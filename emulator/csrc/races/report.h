@@ -20,9 +20,10 @@ enum class Kind {
   kSilentPeer,   // a rank died or did not come
 };
 
-// `range`: the bytes both touch. Thread-safe.
+// `range`: the bytes both touch; `by_indices`: they were found in indices as they were when the operations ran.
+// Thread-safe.
 void ReportRace(Kind kind, const Operation& first, bool first_writes, const Operation& second, bool second_writes,
-                Range range);
+                Range range, bool by_indices = false);
 // One operation that touches the same bytes twice, without an order of its own.
 void ReportTorn(const Operation& operation, Range range);
 // The host itself was the second party.
