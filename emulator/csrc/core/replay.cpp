@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Running captured graphs, and exchanging the tasks of captured groups.
+#include <algorithm>
 #include <cstdio>
 #include <iterator>
 #include <optional>
@@ -14,6 +15,7 @@
 #include "core/word.h"
 #include "memory/memory.h"
 #include "memory/merge.h"
+#include "memory/rows.h"
 #include "races/checker.h"
 #include "races/verdict.h"
 
@@ -106,6 +108,21 @@ Accesses AccessesOf(const Graph& graph, ChoicesOfReplay* fresh) {
   return Merge(std::move(all));
 }
 
+// The node's task that touches the range, first of all one that does so in this way.
+std::optional<Part> PartOf(Graph& graph, Range range, bool writes) {
+  const std::lock_guard<std::mutex> lock(graph.mutex);
+  for (const bool as_said : {true, false}) {
+    for (const Node& node : graph.nodes) {
+      Range shared;
+      const bool touches = std::any_of(node.accesses.begin(), node.accesses.end(), [&](const Access& access) {
+        return (access.write == writes || !as_said) && Meet(access, {range}, &shared);
+      });
+      if (touches && node.task) return Part{node.task->name, node.task->site};
+    }
+  }
+  return std::nullopt;
+}
+
 // A replay that was captured from memory which is gone must not run.
 void CheckLive(const Graph& graph, const Accesses& accesses) {
   const std::string what = "memory of graph " + std::to_string(graph.id);
@@ -126,6 +143,8 @@ void Exchange(const TaskUpdate& update) {
 void Replay(const std::shared_ptr<Graph>& graph, Stream& stream) {
   Task task;
   task.name = "replay of graph " + std::to_string(graph->id);
+  task.replays = true;
+  bool exchanges = false;
   ChoicesOfReplay fresh;
   std::vector<ReplayedNode> order;
   for (const uint32_t node : ChooseOrder(*graph)) order.push_back({node, {}});
@@ -138,13 +157,21 @@ void Replay(const std::shared_ptr<Graph>& graph, Stream& stream) {
     CheckLive(*graph, task.accesses);
     for (const auto& word : graph->words) races::ProcessChecker().Wait(stream.id(), word->clock);
     const std::lock_guard<std::mutex> graph_lock(graph->mutex);
-    for (const Node& node : graph->nodes) task.calls_host |= node.task && node.task->calls_host;
-  }
-  task.issued = [graph] {
-    const std::lock_guard<std::mutex> graph_lock(graph->mutex);
     for (const Node& node : graph->nodes) {
-      if (node.task && node.task->issued) node.task->issued();
+      task.calls_host |= node.task && node.task->calls_host;
+      exchanges |= node.task && node.task->issued;
     }
+  }
+  if (exchanges)
+    task.issued = [graph] {
+      const std::lock_guard<std::mutex> graph_lock(graph->mutex);
+      for (const Node& node : graph->nodes) {
+        if (node.task && node.task->issued) node.task->issued();
+      }
+    };
+  task.part = [weak = std::weak_ptr<Graph>(graph)](Range range, bool writes) -> std::optional<Part> {
+    const auto captured = weak.lock();
+    return captured ? PartOf(*captured, range, writes) : std::nullopt;
   };
   task.run = [graph, order = std::move(order), fresh = std::move(fresh)] {
     for (const ReplayedNode& node : order) RunNode(*graph, node, fresh);
@@ -176,6 +203,7 @@ void EndUpdate(Stream& stream) {
       throw Error(kInvalidParam, "the group has " + std::to_string(wanted) + " tasks, the update " +
                                      std::to_string(update->tasks.size()));
     }
+    const std::lock_guard<std::mutex> graph_lock(update->graph->mutex);
     for (size_t i = 0; i < wanted; ++i) {
       Node& node = update->graph->nodes[update->group->nodes[i]];
       node.accesses = update->tasks[i]->accesses;

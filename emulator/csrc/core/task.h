@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,12 @@
 #include "memory/choice.h"
 
 namespace emu {
+
+// A captured task, as reports of its replay name it.
+struct Part {
+  std::string name;
+  SiteId site = 0;
+};
 
 struct Task {
   std::string name;   // as a report shows it: "aclnnAdd", "copy device to host", "HcclAllReduce"
@@ -28,7 +35,10 @@ struct Task {
   // Collectives take their tickets here. Nodes that have it also run in the order of capture, whatever the seed:
   // two collectives run the other way round on another rank would wait for each other.
   std::function<void()> issued;
+  // Of a replay: the captured task that touches these bytes.
+  std::function<std::optional<Part>(Range range, bool writes)> part;
   bool always = false;      // runs even when the device has failed: others wait for it
+  bool replays = false;     // a graph: several tasks in one
   bool calls_host = false;  // runs code of the program, which may touch what is complete by then
 };
 

@@ -7,6 +7,7 @@
 #include "core/settings.h"
 #include "memory/rows.h"
 #include "races/blocks.h"
+#include "races/exchange.h"
 #include "races/fork.h"
 #include "races/report.h"
 #include "races/shadow.h"
@@ -55,7 +56,7 @@ OperationPtr Checker::Issue(StreamId stream, uint64_t index, const std::string& 
   Clock& clock = State(stream).clock;
   clock.Set(stream, index);
   const auto operation = std::make_shared<const Operation>(
-      Operation{task.name, stream_name + where_, task.site, stream, index, NextOrder(), task.choices});
+      Operation{task.name, stream_name + where_, task.site, stream, index, NextOrder(), task.choices, task.part});
   Count(task);
   if (!Checking()) return operation;
   Conflicts conflicts;
@@ -63,7 +64,14 @@ OperationPtr Checker::Issue(StreamId stream, uint64_t index, const std::string& 
     if (!where_.empty()) access.choice = nullptr;
     shadow_->Touch(access, operation, clock, host_, &conflicts);
   }
-  for (Conflict& conflict : conflicts) Judge(std::move(conflict), operation);
+  const bool later = !conflicts.empty() && where_.empty() && MayKnowMore(clock);
+  for (Conflict& conflict : conflicts) {
+    if (later) {
+      Defer(std::move(conflict), operation, clock);
+    } else {
+      Judge(std::move(conflict), operation);
+    }
+  }
   for (const Range range : task.torn) ReportTorn(*operation, range);
   return operation;
 }

@@ -3,11 +3,14 @@
 //
 // A task is ordered after: earlier tasks of its stream; what an event its stream waits for stood for; and all that
 // the host had seen complete when it issued the task. The host's threads count as one. Two tasks that touch the
-// same bytes, one of them writing, without an order are a race.
+// same bytes, one of them writing, without an order are a race. What other ranks order is known later
+// (races/exchange.h).
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,8 +28,9 @@ struct Operation {
   SiteId site = 0;
   StreamId stream_id = 0;
   uint64_t index = 0;
-  uint64_t order = 0;  // place among all tasks the process issued
-  Choices choices;     // what it touches by indices
+  uint64_t order = 0;                                                 // place among all tasks the process issued
+  Choices choices;                                                    // what it touches by indices
+  std::function<std::optional<Part>(Range range, bool writes)> part;  // of a replay
 };
 using OperationPtr = std::shared_ptr<const Operation>;
 

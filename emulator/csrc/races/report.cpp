@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -91,6 +92,13 @@ std::string Party(const char* which, const Operation& operation, const char* doe
          Lines(operation.site);
 }
 
+// Which task of a graph it was.
+std::string Captured(const Operation& operation, Range range, bool writes) {
+  if (!operation.part) return "";
+  const std::optional<Part> part = operation.part(range, writes);
+  return part ? "\n          in it " + part->name + ", captured" + Lines(part->site) : "";
+}
+
 std::string Bytes(Range range, uintptr_t base) {
   const uintptr_t size = range.end - range.begin;
   return std::to_string(size) + (size == 1 ? " byte" : " bytes") + " (" + std::to_string(range.begin - base) +
@@ -157,8 +165,9 @@ void LeaveWithFindings(int status, void*) {
 void ReportRace(Kind kind, const Operation& first, bool first_writes, const Operation& second, bool second_writes,
                 Range range, bool by_indices) {
   std::string text = Headline(kind, first, first_writes, second);
-  text += Party("first:  ", first, first_writes ? "writes it" : "reads it");
-  text += Party("second: ", second, second_writes ? "writes it" : "reads it");
+  text += Party("first:  ", first, first_writes ? "writes it" : "reads it") + Captured(first, range, first_writes);
+  text +=
+      Party("second: ", second, second_writes ? "writes it" : "reads it") + Captured(second, range, second_writes);
   text += kind == Kind::kBlockReused ? Reuse(first, second, range) : Memory(range, second.order);
   if (by_indices) text += "\n          as the indices say that were read when it ran";
   Keep(KeyOf(first) + KeyOf(second), text);
@@ -180,7 +189,7 @@ void ReportHostAccess(Kind kind, const Operation& pending, SiteId site, Range ra
       Name(pending) + (reads ? " is known to have written it.\n" : " may still use it.\n") +
       "  To mend it, synchronise that stream, or an event recorded on it after the call, before\n" +
       "  the program touches the memory" + (reads ? "." : ", or give the next copy another buffer.");
-  text += Party("first:  ", pending, reads ? "writes it" : "uses it");
+  text += Party("first:  ", pending, reads ? "writes it" : "uses it") + Captured(pending, range, reads);
   text += std::string("\n  second: the program ") + (reads ? "reads it" : "writes it") + Lines(site);
   text += "\n  memory: " + Bytes(range, range.begin) + " of pinned memory from address " + Hex(range.begin);
   Keep(KeyOf(pending) + "host@" + std::to_string(site), text);
