@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Implements ``python -m emulator`` with its commands, or where it is installed ``ascend-emulator``; any Python 3.10
-or later will do."""
+"""Implements ``python -m emulator``, or where it is installed ``ascend-emulator``; any Python 3.10 or later will
+do."""
 
 from __future__ import annotations
 

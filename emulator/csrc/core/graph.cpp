@@ -43,8 +43,9 @@ void Capture::Add(Stream& stream, Task task) {
   if (tail.group) tail.group->nodes.push_back(node);
   checker_.Issue(stream.id(), tail.own.size(), stream.Describe(), task);
   Accesses accesses = task.accesses;
+  Choices choices = task.choices;
   auto shared = std::make_shared<const Task>(std::move(task));
-  graph_->nodes.push_back({std::move(shared), std::move(tail.last), std::move(accesses)});
+  graph_->nodes.push_back({std::move(shared), std::move(tail.last), std::move(accesses), std::move(choices)});
   tail.last = {node};
 }
 
@@ -53,7 +54,7 @@ uint32_t Capture::Record(Stream& stream) {
   if (tail.last.empty()) return kNothing;
   if (tail.last.size() > 1) {
     const auto join = static_cast<uint32_t>(graph_->nodes.size());
-    graph_->nodes.push_back({nullptr, tail.last, {}});
+    graph_->nodes.push_back({nullptr, tail.last, {}, {}});
     tail.last = {join};
   }
   return tail.last.front();

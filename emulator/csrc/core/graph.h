@@ -19,6 +19,7 @@ struct Node {
   std::shared_ptr<const Task> task;  // null: only an order
   std::vector<uint32_t> after;       // nodes that must have run
   Accesses accesses;                 // of the task last issued for it, which an update has yet to put in place
+  Choices choices;                   // of the same
 };
 
 // Tasks of a graph that may be exchanged after the capture.

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Running captured graphs, and exchanging the tasks of captured groups.
+#include <algorithm>
 #include <cstdio>
 #include <iterator>
 #include <optional>
 #include <set>
+#include <unordered_map>
+#include <utility>
 
 #include "core/failure.h"
 #include "core/graph.h"
@@ -12,7 +15,9 @@
 #include "core/word.h"
 #include "memory/memory.h"
 #include "memory/merge.h"
+#include "memory/rows.h"
 #include "races/checker.h"
+#include "races/verdict.h"
 
 namespace emu {
 
@@ -55,14 +60,30 @@ std::vector<uint32_t> ChooseOrder(Graph& graph) {
   return order;
 }
 
-void RunNode(Graph& graph, uint32_t node) {
+// The choices of one replay, which reads other indices than the next: by those of the captured tasks.
+using ChoicesOfReplay = std::unordered_map<const Choice*, std::shared_ptr<Choice>>;
+
+// A task that was not known when the replay was issued tells nothing of what it was taken to choose.
+void TellChosen(const Task& task, const Choices& expected, const ChoicesOfReplay& fresh) {
+  Choices choices;
+  for (const auto& choice : expected) choices.push_back(fresh.at(choice.get()));
+  if (!choices.empty()) races::Tell(choices, task.choices == expected ? task.choose() : Chosen());
+}
+
+struct ReplayedNode {
+  uint32_t number;
+  Choices choices;  // of its task when the replay was issued
+};
+
+void RunNode(Graph& graph, const ReplayedNode& node, const ChoicesOfReplay& fresh) {
   std::shared_ptr<const Task> task;
   {
     const std::lock_guard<std::mutex> lock(graph.mutex);
-    task = graph.nodes[node].task;
+    task = graph.nodes[node.number].task;
   }
   if (!task) return;
   if (GetSettings().trace) std::fprintf(stderr, "[emulator]   graph %u: %s\n", graph.id, task->name.c_str());
+  TellChosen(*task, node.choices, fresh);
   try {
     task->run();
   } catch (const std::exception& error) {
@@ -71,10 +92,35 @@ void RunNode(Graph& graph, uint32_t node) {
 }
 
 // Under the issue lock: what one replay touches.
-Accesses AccessesOf(const Graph& graph) {
+Accesses AccessesOf(const Graph& graph, ChoicesOfReplay* fresh) {
   Accesses all;
-  for (const Node& node : graph.nodes) all.insert(all.end(), node.accesses.begin(), node.accesses.end());
+  for (const Node& node : graph.nodes) {
+    for (const auto& choice : node.choices) {
+      auto& own = (*fresh)[choice.get()];
+      own = std::make_shared<Choice>();
+      own->indices = choice->indices;
+    }
+    for (Access access : node.accesses) {
+      if (access.choice) access.choice = fresh->at(access.choice.get());
+      all.push_back(std::move(access));
+    }
+  }
   return Merge(std::move(all));
+}
+
+// The node's task that touches the range, first of all one that does so in this way.
+std::optional<Part> PartOf(Graph& graph, Range range, bool writes) {
+  const std::lock_guard<std::mutex> lock(graph.mutex);
+  for (const bool as_said : {true, false}) {
+    for (const Node& node : graph.nodes) {
+      Range shared;
+      const bool touches = std::any_of(node.accesses.begin(), node.accesses.end(), [&](const Access& access) {
+        return (access.write == writes || !as_said) && Meet(access, {range}, &shared);
+      });
+      if (touches && node.task) return Part{node.task->name, node.task->site};
+    }
+  }
+  return std::nullopt;
 }
 
 // A replay that was captured from memory which is gone must not run.
@@ -97,23 +143,38 @@ void Exchange(const TaskUpdate& update) {
 void Replay(const std::shared_ptr<Graph>& graph, Stream& stream) {
   Task task;
   task.name = "replay of graph " + std::to_string(graph->id);
+  task.replays = true;
+  bool exchanges = false;
+  ChoicesOfReplay fresh;
+  std::vector<ReplayedNode> order;
+  for (const uint32_t node : ChooseOrder(*graph)) order.push_back({node, {}});
   {
     const std::lock_guard<std::mutex> lock(IssueLock());
     if (stream.capture) throw Error(kFeatureNotSupported, "not emulated: capturing the replay of a graph");
-    task.accesses = AccessesOf(*graph);
+    task.accesses = AccessesOf(*graph, &fresh);
+    for (const auto& [captured, own] : fresh) task.choices.push_back(own);
+    for (ReplayedNode& node : order) node.choices = graph->nodes[node.number].choices;
     CheckLive(*graph, task.accesses);
     for (const auto& word : graph->words) races::ProcessChecker().Wait(stream.id(), word->clock);
     const std::lock_guard<std::mutex> graph_lock(graph->mutex);
-    for (const Node& node : graph->nodes) task.calls_host |= node.task && node.task->calls_host;
-  }
-  task.issued = [graph] {
-    const std::lock_guard<std::mutex> graph_lock(graph->mutex);
     for (const Node& node : graph->nodes) {
-      if (node.task && node.task->issued) node.task->issued();
+      task.calls_host |= node.task && node.task->calls_host;
+      exchanges |= node.task && node.task->issued;
     }
+  }
+  if (exchanges)
+    task.issued = [graph] {
+      const std::lock_guard<std::mutex> graph_lock(graph->mutex);
+      for (const Node& node : graph->nodes) {
+        if (node.task && node.task->issued) node.task->issued();
+      }
+    };
+  task.part = [weak = std::weak_ptr<Graph>(graph)](Range range, bool writes) -> std::optional<Part> {
+    const auto captured = weak.lock();
+    return captured ? PartOf(*captured, range, writes) : std::nullopt;
   };
-  task.run = [graph, order = ChooseOrder(*graph)] {
-    for (const uint32_t node : order) RunNode(*graph, node);
+  task.run = [graph, order = std::move(order), fresh = std::move(fresh)] {
+    for (const ReplayedNode& node : order) RunNode(*graph, node, fresh);
   };
   Enqueue(stream, std::move(task));
 }
@@ -142,8 +203,11 @@ void EndUpdate(Stream& stream) {
       throw Error(kInvalidParam, "the group has " + std::to_string(wanted) + " tasks, the update " +
                                      std::to_string(update->tasks.size()));
     }
+    const std::lock_guard<std::mutex> graph_lock(update->graph->mutex);
     for (size_t i = 0; i < wanted; ++i) {
-      update->graph->nodes[update->group->nodes[i]].accesses = update->tasks[i]->accesses;
+      Node& node = update->graph->nodes[update->group->nodes[i]];
+      node.accesses = update->tasks[i]->accesses;
+      node.choices = update->tasks[i]->choices;
     }
   }
   Task task;

@@ -17,7 +17,9 @@
 #include "memory/memory.h"
 #include "races/blocks.h"
 #include "races/checker.h"
+#include "races/exchange.h"
 #include "races/host_guard.h"
+#include "races/verdict.h"
 
 namespace emu {
 namespace {
@@ -70,7 +72,11 @@ void Issue(Stream& stream, Task task) {
     if (access.range.Empty() || !IsPageLocked(reinterpret_cast<void*>(access.range.begin))) continue;
     races::GuardPinned(GuardedRange(access.range), access.write, operation);
   }
-  if (task.issued) task.issued();
+  if (task.issued) {
+    task.issued();
+    task.run = races::Exchanging(stream.id(), operation->index, races::ProcessChecker().ClockOf(stream.id()),
+                                 !task.replays, std::move(task.run));
+  }
   stream.Push(std::move(task));
 }
 
@@ -134,6 +140,8 @@ void Stream::Run(const Task& task, uint64_t index) const {
     if (!task.always && !stopping && !Failed()) DelayTask(id_, index);
     if (task.always || (!stopping && !Failed())) {
       if (!task.always) Trace(Describe(), task.name);
+      races::Begin(id_, index);
+      if (task.choose) races::Tell(task.choices, task.choose());
       task.run();
     }
   } catch (const std::exception& error) {

@@ -85,6 +85,21 @@ void run(const Recurrent& call) {
   }
 }
 
+Tensor states_of(const Recurrent& call) {
+  const auto lengths = LengthsOf(call.tokens), indices = NumbersOf(call.indices);
+  const auto accepted = call.accepted.defined() ? NumbersOf(call.accepted) : std::vector<int64_t>();
+  std::vector<int64_t> states;
+  size_t begin = 0;
+  for (size_t sequence = 0; sequence < lengths.size(); ++sequence) {
+    const auto length = static_cast<size_t>(lengths[sequence]);
+    if (length == 0) continue;
+    states.push_back(indices.at(begin + (accepted.empty() ? 0 : static_cast<size_t>(accepted[sequence] - 1))));
+    for (size_t token = 0; token < length; ++token) states.push_back(indices.at(begin + token));
+    begin += length;
+  }
+  return at::tensor(states, opapi::options(at::kLong));
+}
+
 void run(const Chunk& call) {
   const auto lengths = LengthsOf(call.tokens);
   const auto rows = RowsOf(call.tokens);

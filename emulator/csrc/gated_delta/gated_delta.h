@@ -32,6 +32,7 @@ struct Recurrent {
 };
 void check(const Recurrent& call);  // throws std::runtime_error
 void run(const Recurrent& call);
+Tensor states_of(const Recurrent& call);  // which it reads or writes, [n]
 
 // Many tokens a sequence.
 struct Chunk {

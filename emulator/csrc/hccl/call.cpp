@@ -60,6 +60,30 @@ bool AllAgree(const Posts& posts, int num_ranks) {
   return true;
 }
 
+// Whether rank `to` cannot end the call before rank `from` has begun it, on a device as well: something comes from
+// there.
+bool Reaches(const Post& post, int from, int to) {
+  if (from == to) return false;
+  switch (static_cast<Operation>(post.operation)) {
+    case Operation::kBarrier:
+    case Operation::kMoeDispatch:  // how many rows come from each rank
+      return true;
+    case Operation::kMoeCombine:
+      return false;
+    case Operation::kBroadcast:
+    case Operation::kScatter:
+      return from == post.root && post.count > 0;
+    case Operation::kReduce:
+      return to == post.root && post.count > 0;
+    case Operation::kAlltoAll:
+    case Operation::kAlltoAllV:
+    case Operation::kReduceScatterV:
+      return post.send_counts[to] > 0;
+    default:
+      return post.count > 0;
+  }
+}
+
 }  // namespace
 
 const char* NameOf(Operation operation) {
@@ -128,11 +152,16 @@ Posts::Posts(Communicator& communicator, const Post& mine)
     : communicator_(communicator), number_(++communicator.num_posts) {
   const int num_ranks = communicator.num_ranks();
   // Nobody still reads the post before last: this rank finished the call after it, so all ranks had come to that.
-  communicator.mine().posts[number_ % 2] = mine;
+  Post& post = communicator.mine().posts[number_ % 2];
+  post = mine;
+  races::Depart(false, &post.known);
   communicator.mine().posted.store(number_);
   communicator.segment().Ring();
   communicator.WaitForAll(&RankBlock::posted, number_);
   if (AllAgree(*this, num_ranks)) {
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      if (Reaches((*this)[rank], rank, communicator.rank())) races::Arrive((*this)[rank].known);
+    }
     return;
   }
   std::string text = "the ranks disagree on collective call " + std::to_string(number_) + ":";

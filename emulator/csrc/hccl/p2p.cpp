@@ -22,9 +22,11 @@ std::string Describe(const Message& message) {
 // packet, so that both ends see each other even when it is empty.
 class Transit {
  public:
-  Transit(Communicator& communicator, const Message& message, const std::string& where)
+  // `whole`: the message is all that its task moves.
+  Transit(Communicator& communicator, const Message& message, const std::string& where, bool whole)
       : communicator_(communicator),
         message_(message),
+        whole_(whole),
         where_(where),
         channel_(message.send ? communicator.segment().channel(communicator.rank(), message.peer)
                               : communicator.segment().channel(message.peer, communicator.rank())),
@@ -59,6 +61,7 @@ class Transit {
       channel_.count = message_.count;
       channel_.type = static_cast<int32_t>(message_.type);
       std::strncpy(channel_.note, (Describe(message_) + where_).c_str(), kNoteBytes - 1);
+      races::Depart(whole_, &channel_.known);
     }
     if (bytes_ != 0) {
       std::memcpy(Packet(), message_.buffer + next_ * kPacketBytes, PacketBytes());
@@ -78,6 +81,7 @@ class Transit {
                          "a message does not fit its receiver:\n  " + communicator_.DescribeRank(message_.peer) +
                              ": " + channel_.note + "\n  " + self + ": " + Describe(message_) + where_);
     }
+    if (next_ == 0) races::Arrive(channel_.known);  // the rest comes before this task ends
     if (bytes_ != 0) {
       std::memcpy(message_.buffer + next_ * kPacketBytes, Packet(), PacketBytes());
     }
@@ -92,6 +96,7 @@ class Transit {
 
   Communicator& communicator_;
   const Message message_;
+  const bool whole_;
   const std::string& where_;
   Channel& channel_;
   const uint64_t bytes_;
@@ -106,7 +111,7 @@ void Move(Communicator& communicator, const std::vector<Message>& messages, cons
   std::vector<Transit> transits;
   transits.reserve(messages.size());
   for (const Message& message : messages) {
-    transits.emplace_back(communicator, message, where);
+    transits.emplace_back(communicator, message, where, messages.size() == 1);
   }
   // Of the messages with the same end on the same channel only the first unfinished one moves.
   const auto is_blocked_before = [&](size_t index) {

@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <string>
 
+#include "races/exchange.h"
+
 namespace emu::hccl {
 
 constexpr int kMaxRanks = 64;
@@ -32,6 +34,7 @@ struct Post {
   uint64_t send_counts[kMaxRanks];
   uint64_t recv_counts[kMaxRanks];
   char site[kSiteBytes];
+  races::Marks known;  // filled in when the call runs
 };
 
 // A process: its number can come again after its end, its start time makes it unique.
@@ -76,6 +79,7 @@ struct Channel {
   uint64_t count;
   int32_t type;
   char note[kNoteBytes];
+  races::Marks known;
   alignas(64) char packets[2][kPacketBytes];
 };
 

@@ -30,12 +30,14 @@ auto PieceAt(Pieces& pieces, uintptr_t address) {
   return address < after->second.end ? after : pieces.end();
 }
 
-struct Rows;  // memory/rows.h: the regular part of a range
+struct Rows;    // memory/rows.h: the regular part of a range
+struct Choice;  // memory/choice.h: the part of a range that indices name
 
 struct Access {
   Range range;
   bool write = false;                          // an operand that is read and written is two accesses, or one write
   std::shared_ptr<const Rows> rows = nullptr;  // what of the range is touched; null: all of it
+  std::shared_ptr<Choice> choice = nullptr;    // what of that the operator's indices name; null: all of it
 };
 
 using Accesses = std::vector<Access>;

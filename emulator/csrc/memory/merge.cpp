@@ -11,7 +11,8 @@ namespace {
 std::vector<Range> Union(const Accesses& accesses, bool write) {
   std::vector<Range> ranges;
   for (const Access& access : accesses) {
-    if (access.write == write && !access.rows && !access.range.Empty()) ranges.push_back(access.range);
+    if (access.write == write && !access.rows && !access.choice && !access.range.Empty())
+      ranges.push_back(access.range);
   }
   std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
   std::vector<Range> merged;
@@ -42,7 +43,7 @@ Accesses Merge(Accesses accesses) {
     if (!Inside(range, writes)) merged.push_back({range, false, nullptr});
   }
   for (Access& access : accesses) {
-    if (!access.rows) continue;
+    if (!access.rows && !access.choice) continue;
     const bool known = std::any_of(merged.rbegin(), merged.rend(), [&](const Access& other) {
       return other.write == access.write && SameBytes(other, access);
     });

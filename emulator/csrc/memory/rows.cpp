@@ -100,6 +100,7 @@ bool Meet(const Access& a, const Access& b, Range* shared) {
 }
 
 bool SameBytes(const Access& a, const Access& b) {
+  if (a.choice || b.choice) return false;  // nobody knows
   if (a.range.begin != b.range.begin || a.range.end != b.range.end || !a.rows != !b.rows) return false;
   return !a.rows || a.rows == b.rows || *a.rows == *b.rows;
 }

@@ -26,7 +26,7 @@ struct Rows {
   int64_t count;              // of rows
 };
 
-// Whether the two have a byte in common; `shared` is then a range of such bytes.
+// Whether the two have a byte in common, whatever indices choose; `shared` is then a range of such bytes.
 bool Meet(const Access& a, const Access& b, Range* shared);
 bool SameBytes(const Access& a, const Access& b);
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "opapi/bodies.h"
+#include "opapi/choosing.h"
 
 namespace emu::opapi {
 namespace {
@@ -132,7 +133,29 @@ std::string Part(const std::string& layout, bool output) {
   return output ? layout.substr(cut + 1) : layout.substr(0, cut);
 }
 
+// The blocks [n] that hold the first `length` keys of a request with these blocks.
+Tensor BlocksOf(const Tensor& blocks, int64_t length, int64_t block_size) {
+  return i64(blocks).slice(0, 0, (length + block_size - 1) / block_size);
+}
+
 }  // namespace
+
+void choose_blocks(const PagedKeys& call, Choosing& by) {
+  if (!call.block_table.defined()) return;
+  const auto blocks = [&] {
+    const Layout queries(Part(call.layout, false), 1);
+    Tensors chosen{at::empty({0}, options(at::kLong))};
+    const auto num_lengths = call.query_lengths ? call.query_lengths->size() : 0;
+    for (int64_t b = 0; b < queries.Batches(call.query, num_lengths); ++b) {
+      const auto at = SpanOf(call.query_lengths, queries.packed(), b, queries.Tokens(call.query));
+      if (at.length() == 0) continue;
+      const int64_t length = SpanOf(call.key_lengths, false, b, 0).end;
+      chosen.push_back(BlocksOf(call.block_table.select(0, b), length, call.block_size));
+    }
+    return at::cat(chosen);
+  };
+  for (const auto& cache : {call.key, call.value, call.key_rope}) by.blocks(cache, {call.block_table}, blocks);
+}
 
 void attention(const Attention& call, const Tensor& out, const Tensor& lse) {
   const int64_t key_heads = call.num_key_heads == 0 ? call.num_heads : call.num_key_heads;
@@ -150,8 +173,7 @@ void attention(const Attention& call, const Tensor& out, const Tensor& lse) {
     Tensor key, value, key_rope;
     if (paged) {
       const int64_t length = SpanOf(call.key_lengths, false, b, 0).end;
-      const int64_t num_blocks = (length + call.block_size - 1) / call.block_size;
-      const auto blocks = i64(call.block_table.select(0, b)).slice(0, 0, num_blocks);
+      const auto blocks = BlocksOf(call.block_table.select(0, b), length, call.block_size);
       key = Paged(call.key, blocks, key_heads, length);
       value = Paged(call.value, blocks, key_heads, length);
       if (call.key_rope.defined()) key_rope = Paged(call.key_rope, blocks, key_heads, length);

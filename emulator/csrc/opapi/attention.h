@@ -27,6 +27,16 @@ struct Attention {
   bool with_lse = false;
 };
 
+// What of the call says which blocks of a paged cache it reads.
+struct PagedKeys {
+  Tensor query, key, value, key_rope;
+  Tensor block_table;  // undefined: the keys are not paged
+  std::optional<Ints> query_lengths, key_lengths;
+  std::string layout;
+  int64_t block_size = 0;
+};
+void choose_blocks(const PagedKeys& call, Choosing& by);
+
 // Writes `out`, zeros where there is no query token, and `lse` [.., N, .., 1] when asked for.
 void attention(const Attention& call, const Tensor& out, const Tensor& lse);
 

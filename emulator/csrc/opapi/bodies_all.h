@@ -6,6 +6,7 @@
 #include "mc2/mc2.h"
 #include "opapi/attention.h"
 #include "opapi/bodies.h"
+#include "opapi/choosing.h"
 #include "opapi/moe.h"
 #include "opapi/quantisation.h"
 #include "opapi/rope.h"

@@ -2,8 +2,10 @@
 """Turns an operator table into the C entry points of libopapi: `generate.py TABLE OUTPUT`.
 
 An entry is `aclnnName(Kind argument, ...) { C++ body }`. `requires { C++ }` before the body is run at the call:
-what it throws is an error of the call, not a failure of the device. The kind of a tensor says how the operator
-touches its memory, which the race checker relies on:
+what it throws is an error of the call, not a failure of the device. `chooses { C++ }` before the body (and behind
+`requires { C++ }`) names what the operator touches by indices, by the functions of `choosing.h`:
+`by.rows(cache, 0, index);`. The kind of a tensor says how the operator touches its memory, which the race checker
+relies on:
 
     In InList           read
     Out OutList         written, every element
@@ -48,7 +50,8 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Entry:
-    """Describes one operator: its name, arguments, body, the body's first line in the table, and its check."""
+    """Describes one operator: its name, arguments, body, the body's first line in the table, its check and what it
+    touches by indices."""
 
     name: str
     parameters: tuple[Parameter, ...]
@@ -56,6 +59,7 @@ class Entry:
     line: int
     updatable: bool = False
     check: str = ""
+    choice: str = ""
 
 
 def _handle(type_: str, cpp: str, use: str = "kNone", optional: bool = False) -> Kind:
@@ -89,8 +93,8 @@ KINDS = {
     "bool": Kind("bool", "kFlag", "bool"),
     **{name: Kind(name, "kInteger", "int64_t") for name in ("int8_t", "int32_t", "int64_t", "uint64_t")},
 }
-_HEAD = re.compile(r"(aclnn\w+)\(([^)]*)\)(?:\s*(updatable|requires))?\s*\{")
-_BODY = re.compile(r"\s*\{")
+_HEAD = re.compile(r"(aclnn\w+)\(([^)]*)\)(?:\s*(updatable))?(?:\s*(requires|chooses))?\s*\{")
+_BODY = re.compile(r"\s*(chooses)?\s*\{")
 _WRITES = ("kWrite", "kUpdate")
 
 
@@ -114,18 +118,21 @@ def parse(table: Path) -> list[Entry]:
         head = _HEAD.match(text, position)
         if head is None:
             raise ValueError(f"{table.name}:{line}: not an operator: {text[position:].splitlines()[0]!r}")
-        begin, check = head.end(), ""
+        begin, part, before = head.end(), head[4], {"requires": "", "chooses": ""}
         end = _closing_brace(text, begin, f"{table.name}:{line}")
-        if head[3] == "requires":
-            check = text[begin:end].strip()
+        while part:
+            before[part] = text[begin:end].strip()
             if (brace := _BODY.match(text, end + 1)) is None:
-                raise ValueError(f"{table.name}:{line}: no body behind what it requires")
-            begin = brace.end()
+                raise ValueError(f"{table.name}:{line}: no body behind what it {part}")
+            begin, part = brace.end(), brace[1]
             end = _closing_brace(text, begin, f"{table.name}:{line}")
         first_line = text.count("\n", 0, begin) + 1
         parameters = tuple(_parameters(head[2], f"{table.name}:{line}"))
         body = text[begin:end].rstrip()
-        entries.append(Entry(head[1], parameters, body, first_line, head[3] == "updatable", check))
+        updatable = head[3] == "updatable"
+        entries.append(
+            Entry(head[1], parameters, body, first_line, updatable, before["requires"], before["chooses"])
+        )
         position = end + 1
     names = [entry.name for entry in entries]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -177,12 +184,16 @@ def _emit(entry: Entry, table: Path) -> str:
     if entry.check:
         check = f"Check_{entry.name}"
         checked = f"void {check}(const Arguments& arguments) {{\n{names}  {entry.check}\n}}\n"
+    choose = "nullptr"
+    if entry.choice:
+        choose = f"Choose_{entry.name}"
+        checked += f"void {choose}(const Arguments& arguments, Choosing& by) {{\n{names}  {entry.choice}\n}}\n"
     return (
         f"namespace emu::opapi {{\nnamespace {{\n{checked}"
         f"void Body_{entry.name}([[maybe_unused]] const Arguments& arguments) {{\n{names}"
         f'#line {entry.line} "{table}"\n  {entry.body.strip()}\n}}\n'
         f'const Operator k_{entry.name}{{"{entry.name}", {{{", ".join(_described(p) for _, p in indexed)}}}, '
-        f"Body_{entry.name}, {check}}};\n}}\n}}\n"
+        f"Body_{entry.name}, {check}, {choose}}};\n}}\n}}\n"
         f'extern "C" int {entry.name}GetWorkspaceSize({c_arguments}uint64_t* size, aclOpExecutor** executor) {{\n'
         f"  return emu::opapi::Prepare({op}, {{{passed}}}, size, executor);\n}}\n"
         f'extern "C" int {entry.name}(void*, uint64_t, aclOpExecutor* executor, void* stream) {{\n'

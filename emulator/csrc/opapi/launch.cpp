@@ -11,6 +11,7 @@
 #include "core/failure.h"
 #include "core/stream.h"
 #include "hccl/handles.h"
+#include "opapi/choosing.h"
 #include "opapi/operands.h"
 #include "opapi/operator.h"
 
@@ -162,6 +163,12 @@ void RunBody(const Operator& op, const Arguments& arguments) {
   }
 }
 
+Chosen ReadArguments(const Operator& op, const Arguments& arguments) {
+  UseOneThread();
+  at::AutoDispatchBelowADInplaceOrView no_autograd;
+  return ReadChosen(op, arguments);
+}
+
 void Check(const Operator& op, const Arguments& arguments) {
   try {
     op.check(arguments);
@@ -182,6 +189,10 @@ void Issue(const Operator& op, const std::shared_ptr<Arguments>& arguments, Stre
   Touched touched = TouchedBy(op, *arguments);
   task.accesses = std::move(touched.accesses);
   task.torn = std::move(touched.torn);
+  if (!touched.choices.empty()) {
+    task.choices = std::move(touched.choices);
+    task.choose = [&op, arguments] { return ReadArguments(op, *arguments); };
+  }
   auto run = [&op, arguments] { RunBody(op, *arguments); };
   for (auto& argument : *arguments) {
     if (auto* group = std::get_if<Group>(&argument)) {

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "opapi/operands.h"
 
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "memory/memory.h"
 #include "memory/rows.h"
+#include "opapi/choosing.h"
 #include "opapi/ranges.h"
+#include "races/checker.h"
 
 namespace emu::opapi {
 namespace {
@@ -68,14 +72,36 @@ bool Meet(const Operand& a, const Operand& b, Range* shared) {
   return false;
 }
 
+// Null: the operator touches all of the operand. Copies of an argument share its implementation.
+std::shared_ptr<Choice> ChoiceOf(const Tensor& tensor, const std::vector<Choosing::Named>& named,
+                                 const Choices& choices) {
+  for (size_t i = 0; i < named.size(); ++i) {
+    if (named[i].operand.is_same(tensor)) return choices[i];
+  }
+  return nullptr;
+}
+
+Access InOne(const Tensor& tensor, bool write, std::shared_ptr<Choice> choice) {
+  const Rows rows = RowsOf(tensor);
+  return {SpanOf(tensor), write, rows.dims.empty() ? nullptr : std::make_shared<const Rows>(rows),
+          std::move(choice)};
+}
+
 }  // namespace
 
 Touched TouchedBy(const Operator& op, const Arguments& arguments) {
   const std::vector<Operand> operands = OperandsOf(op, arguments);
   Touched touched;
+  Choosing choosing(false);
+  if (op.choose != nullptr && races::Checking()) op.choose(arguments, choosing);
+  touched.choices = ChoicesOf(choosing.named());
   for (size_t i = 0; i < operands.size(); ++i) {
     const Operand& a = operands[i];
-    AddAccesses(*a.tensor, a.Writes(), touched.accesses);
+    if (auto choice = ChoiceOf(*a.tensor, choosing.named(), touched.choices)) {
+      touched.accesses.push_back(InOne(*a.tensor, a.Writes(), std::move(choice)));
+    } else {
+      AddAccesses(*a.tensor, a.Writes(), touched.accesses);
+    }
     for (size_t k = 0; k < i; ++k) {
       const Operand& b = operands[k];
       Range shared;

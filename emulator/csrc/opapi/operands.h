@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "memory/access.h"
+#include "memory/choice.h"
 #include "opapi/operator.h"
 
 namespace emu::opapi {
@@ -12,6 +13,7 @@ namespace emu::opapi {
 struct Touched {
   Accesses accesses;
   std::vector<Range> torn;  // bytes of two operands, at least one of them written, that are not the same view
+  Choices choices;          // of operands that are touched by indices
 };
 
 // Throws Error for an operand that is not live device memory.

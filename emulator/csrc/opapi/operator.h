@@ -21,6 +21,8 @@ class Communicator;
 
 namespace emu::opapi {
 
+class Choosing;
+
 using at::Scalar;
 using at::Tensor;
 using Tensors = std::vector<Tensor>;
@@ -89,6 +91,8 @@ struct Operator {
   std::vector<Parameter> parameters;
   void (*body)(const Arguments& arguments);
   void (*check)(const Arguments& arguments);  // at the call; throws for what the operator refuses. May be null.
+  // What it touches by indices (opapi/choosing.h); may be null.
+  void (*choose)(const Arguments& arguments, Choosing& choosing) = nullptr;
 };
 
 // Phase 1: checks the arguments and captures them. Returns an ACL code.

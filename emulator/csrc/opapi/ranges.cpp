@@ -6,13 +6,13 @@
 #include <utility>
 #include <vector>
 
-#include "memory/rows.h"
-
 namespace emu::opapi {
 namespace {
 
 // A view of few rows is as many ranges: what is contiguous is compared fastest.
 constexpr int64_t kFewRows = 4;
+
+}  // namespace
 
 // Sorts dimensions by step and joins those that continue, or overlap, the bytes before them, or that together have
 // one step.
@@ -34,8 +34,6 @@ Rows RowsOf(const at::Tensor& tensor) {
   }
   return {bytes, std::move(dims)};
 }
-
-}  // namespace
 
 Range SpanOf(const at::Tensor& tensor) {
   const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());

@@ -68,14 +68,21 @@ void write_slots(const Tensor& cache, const Tensor& slots, const Tensor& rows) {
   cache.index_put_(where, chosen.reshape(shape));
 }
 
-void write_cache(const Tensor& cache, const Tensor& slots, const Tensor& rows, const std::string& mode) {
-  if (mode.empty() || mode == "Norm") {
-    write_slots(cache, slots, rows);
-  } else if (mode == "PA_NZ") {
-    write_slots(cache.transpose(1, 2), slots, rows);
-  } else {
-    not_emulated("cache mode " + mode);
+Tensor slotted(const Tensor& cache, const std::string& mode) {
+  if (mode.empty() || mode == "Norm") return cache;
+  if (mode == "PA_NZ") return cache.transpose(1, 2);
+  not_emulated("cache mode " + mode);
+}
+
+std::pair<Tensor, Tensor> latent_slots(const Tensor& cache, const Tensor& index, const std::string& mode) {
+  if (mode == "PA" || mode == "PA_BNSD") return {cache, index};
+  if (mode == "PA_NZ") {
+    return {cache.view({cache.size(0), cache.size(-1) / 16, cache.size(1), 16}).transpose(1, 2), index};
   }
+  if (mode != "Norm") not_emulated("cache mode " + mode);
+  // a cache [B, 1, length, width], index [B, S]: a token's place in its request
+  const auto first = at::arange(index.size(0), options(at::kLong)).unsqueeze(1) * cache.size(2);
+  return {cache.squeeze(1), index + first};
 }
 
 Latent write_latent(const LatentCache& call) {
@@ -83,33 +90,32 @@ Latent write_latent(const LatentCache& call) {
   const auto type = call.kv.scalar_type();
   const auto latent = rms_norm(call.kv.slice(-1, 0, width), call.gamma, call.epsilon).value.to(type);
   const auto rope = rotated_interleaved(call.kv.slice(-1, width), call.cos, call.sin).to(type);
-  if (call.mode == "PA" || call.mode == "PA_BNSD") {
-    write_slots(call.rope_cache, call.index, rope);
-    write_slots(call.latent_cache, call.index, latent);
-  } else if (call.mode == "PA_NZ") {
-    const auto fractal = [](const Tensor& cache) {
-      return cache.view({cache.size(0), cache.size(-1) / 16, cache.size(1), 16}).transpose(1, 2);
-    };
-    write_slots(fractal(call.rope_cache), call.index, rope);
-    write_slots(fractal(call.latent_cache), call.index, latent);
-  } else if (call.mode == "Norm") {  // caches [B, 1, length, width], index [B, S]: a token's place in its request
-    const int64_t length = call.rope_cache.size(2);
-    const auto first = at::arange(call.index.size(0), options(at::kLong)).unsqueeze(1) * length;
-    write_slots(call.rope_cache.squeeze(1), call.index + first, rope);
-    write_slots(call.latent_cache.squeeze(1), call.index + first, latent);
-  } else {
-    not_emulated("cache mode " + call.mode);
-  }
+  const auto write = [&](const Tensor& cache, const Tensor& rows) {
+    const auto [view, slots] = latent_slots(cache, call.index, call.mode);
+    write_slots(view, slots, rows);
+  };
+  write(call.rope_cache, rope);
+  write(call.latent_cache, latent);
   return {rope, latent};
 }
 
-void scatter_update(const Tensor& self, const Tensor& index, const Tensor& updates, int64_t axis) {
+std::optional<Tensors> updated_views(const Tensor& self, const Tensor& index, const Tensor& updates,
+                                     int64_t axis) {
   const int64_t dim = axis < 0 ? axis + self.dim() : axis;
   const auto from = i64(index).flatten();
+  Tensors views;
   for (int64_t i = 0; i < from.numel(); ++i) {
-    const auto rows = updates.select(0, i);
-    self.select(0, i).narrow(dim - 1, from[i].item<int64_t>(), rows.size(dim - 1)).copy_(rows);
+    const int64_t length = updates.select(0, i).size(dim - 1), begin = from[i].item<int64_t>();
+    if (begin < 0 || begin + length > self.size(dim)) return std::nullopt;
+    views.push_back(self.select(0, i).narrow(dim - 1, begin, length));
   }
+  return views;
+}
+
+void scatter_update(const Tensor& self, const Tensor& index, const Tensor& updates, int64_t axis) {
+  const auto views = updated_views(self, index, updates, axis);
+  if (!views) throw std::runtime_error("an index of the update lies outside of the tensor");
+  for (size_t i = 0; i < views->size(); ++i) (*views)[i].copy_(updates.select(0, static_cast<int64_t>(i)));
 }
 
 void scatter_nd_update(const Tensor& self, const Tensor& indices, const Tensor& updates) {

@@ -2,7 +2,9 @@
 // Rotary position embeddings and the caches that keys are written to.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "opapi/operator.h"
 
@@ -23,8 +25,9 @@ Tensor rotated_by_cache(const Tensor& positions, const Tensor& x, const Tensor& 
 
 // rows [T, ...] to slots of a cache [blocks, block_size, ...]; negative slots are skipped.
 void write_slots(const Tensor& cache, const Tensor& slots, const Tensor& rows);
-// The same with the layout of `mode`: "Norm" or "" as above, "PA_NZ" [blocks, width / 16, block_size, 16].
-void write_cache(const Tensor& cache, const Tensor& slots, const Tensor& rows, const std::string& mode);
+// The cache in that layout when its own is that of `mode`: "Norm" or "" as above, "PA_NZ" [blocks, width / 16,
+// block_size, 16].
+Tensor slotted(const Tensor& cache, const std::string& mode);
 
 // The operands of KvRmsNormRopeCache.
 struct LatentCache {
@@ -35,10 +38,14 @@ struct LatentCache {
 struct Latent {
   Tensor rope, latent;
 };
+// A cache of the layout of `mode` as slots take it, and the slots of `index` in it.
+std::pair<Tensor, Tensor> latent_slots(const Tensor& cache, const Tensor& index, const std::string& mode);
 // kv splits into what is normed (gamma's width) and what is rotated; both go to their cache and come back.
 Latent write_latent(const LatentCache& call);
 
-// updates[i] to self[i] from index[i] on, along `axis`.
+// The parts of self[i] from index[i] on, along `axis`, that updates[i] goes to; no value: one lies outside.
+std::optional<Tensors> updated_views(const Tensor& self, const Tensor& index, const Tensor& updates, int64_t axis);
+void scatter_update(const Tensor& self, const Tensor& index, const Tensor& updates, int64_t axis);
 void scatter_update(const Tensor& self, const Tensor& index, const Tensor& updates, int64_t axis);
 void scatter_nd_update(const Tensor& self, const Tensor& indices, const Tensor& updates);
 

@@ -74,30 +74,33 @@ Range BlockBeingFreed() { return being_freed; }
 
 void SetBlockBeingFreed(Range range) { being_freed = range; }
 
-bool FindLiveBlock(uintptr_t address, BlockLife* block) {
-  History& all = history.get();
-  std::lock_guard<std::mutex> lock(all.mutex);
-  for (auto at = all.records.upper_bound(address); at != all.records.begin();) {
-    --at;
-    if (!Live(at->second.now)) continue;
-    *block = at->second.now;
-    return true;
-  }
-  return false;
-}
+namespace {
 
-bool FindFreedBlock(uintptr_t address, uint64_t order, BlockLife* block) {
+template <typename Predicate>
+bool Find(uintptr_t address, BlockLife* block, Predicate predicate) {
   History& all = history.get();
   std::lock_guard<std::mutex> lock(all.mutex);
   for (auto at = all.records.upper_bound(address); at != all.records.begin();) {
     --at;
     for (const BlockLife* life : {&at->second.now, &at->second.before}) {
-      if (!LivedAt(*life, order)) continue;
+      if (!predicate(*life)) continue;
       *block = *life;
       return true;
     }
   }
   return false;
+}
+
+}  // namespace
+
+bool FindBlockAt(uintptr_t address, uint64_t order, BlockLife* block) {
+  return Find(address, block, [order](const BlockLife& life) {
+    return LivedAt(life, order) || (Live(life) && life.allocated <= order);
+  });
+}
+
+bool FindFreedBlock(uintptr_t address, uint64_t order, BlockLife* block) {
+  return Find(address, block, [order](const BlockLife& life) { return LivedAt(life, order); });
 }
 
 }  // namespace emu::races

@@ -31,8 +31,9 @@ struct BlockLife {
   SiteId freed_site = 0;
 };
 
-// The live block that holds `address`; false when none is known.
-bool FindLiveBlock(uintptr_t address, BlockLife* block);
+// The block that held `address` when the task of place `order` was issued, whether it was freed since or not;
+// false when none is known.
+bool FindBlockAt(uintptr_t address, uint64_t order, BlockLife* block);
 // The block that held `address` when the task of place `order` was issued and was freed since.
 bool FindFreedBlock(uintptr_t address, uint64_t order, BlockLife* block);
 

@@ -2,10 +2,12 @@
 #include "races/checker.h"
 
 #include <atomic>
+#include <utility>
 
 #include "core/settings.h"
 #include "memory/rows.h"
 #include "races/blocks.h"
+#include "races/exchange.h"
 #include "races/fork.h"
 #include "races/history.h"
 #include "races/report.h"
@@ -35,13 +37,6 @@ void Count(const Task& task) {
   num_bytes.fetch_add(bytes, std::memory_order_relaxed);
 }
 
-void Report(const Conflict& conflict, const Operation& second, const History& history) {
-  BlockLife block;
-  const bool reused = FindLiveBlock(conflict.range.begin, &block) && block.allocated > conflict.first->order;
-  ReportRace(reused ? Kind::kBlockReused : Kind::kUnordered, *conflict.first, conflict.first_writes, second,
-             conflict.second_writes, conflict.range, history);
-}
-
 }  // namespace
 
 Checker::Checker(std::string where)
@@ -63,13 +58,24 @@ OperationPtr Checker::Issue(StreamId stream, uint64_t index, const std::string& 
   Clock& clock = State(stream).clock;
   clock.Set(stream, index);
   const auto operation = std::make_shared<const Operation>(
-      Operation{task.name, stream_name + where_, task.site, stream, index, NextOrder()});
+      Operation{task.name, stream_name + where_, task.site, stream, index, NextOrder(), task.choices, task.part});
   Count(task);
   if (!Checking()) return operation;
-  history_->Issued(operation);
-  std::vector<Conflict> conflicts;
-  for (const Access& access : task.accesses) shadow_->Touch(access, operation, clock, host_, &conflicts);
-  for (const Conflict& conflict : conflicts) Report(conflict, *operation, *history_);
+  history_->Issued(*operation);
+  Conflicts conflicts;
+  for (Access access : task.accesses) {
+    if (!where_.empty()) access.choice = nullptr;
+    shadow_->Touch(access, operation, clock, host_, &conflicts);
+  }
+  const bool later = !conflicts.empty() && where_.empty() && MayKnowMore(clock);
+  for (Conflict& conflict : conflicts) {
+    if (!GetSettings().race_log.empty()) conflict.history = history_->Since(*conflict.first);
+    if (later) {
+      Defer(std::move(conflict), operation, clock);
+    } else {
+      Judge(std::move(conflict), operation);
+    }
+  }
   for (const Range range : task.torn) ReportTorn(*operation, range);
   return operation;
 }

@@ -3,16 +3,20 @@
 //
 // A task is ordered after: earlier tasks of its stream; what an event its stream waits for stood for; and all that
 // the host had seen complete when it issued the task. The host's threads count as one. Two tasks that touch the
-// same bytes, one of them writing, without an order are a race.
+// same bytes, one of them writing, without an order are a race. What other ranks order is known later
+// (races/exchange.h).
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/task.h"
 #include "memory/access.h"
+#include "memory/choice.h"
 #include "races/clock.h"
 
 namespace emu::races {
@@ -24,7 +28,9 @@ struct Operation {
   SiteId site = 0;
   StreamId stream_id = 0;
   uint64_t index = 0;
-  uint64_t order = 0;  // place among all tasks the process issued
+  uint64_t order = 0;                                                 // place among all tasks the process issued
+  Choices choices;                                                    // what it touches by indices
+  std::function<std::optional<Part>(Range range, bool writes)> part;  // of a replay
 };
 using OperationPtr = std::shared_ptr<const Operation>;
 
@@ -37,7 +43,8 @@ class History;  // races/history.h: what the program did latest
 class Shadow;   // races/shadow.h: who last wrote and read each byte
 
 // Every call is under the issue lock. The process has one checker; each capture has one more of its own, in which
-// indices count the tasks of that capture.
+// indices count the tasks of that capture,
+// and what tasks touch by indices counts in whole: they run later, and again.
 class Checker {
  public:
   explicit Checker(std::string where);  // "" or ", captured in graph 1"

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "races/history.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdio>
+#include <iterator>
 
 namespace emu::races {
 namespace {
@@ -15,51 +18,67 @@ std::string Innermost(SiteId site) {
   return text.substr(0, text.find(kCallers));
 }
 
+std::string TaskJson(const ShownTask& task) {
+  return "{\"task\": " + Quoted(task.name) + ", \"stream\": " + Quoted(task.stream) +
+         ", \"lane\": " + History::Lane(task.lane) + ", \"index\": " + std::to_string(task.index) +
+         ", \"at\": " + Quoted(Innermost(task.site)) + "}";
+}
+
+std::string WaitJson(const Step& step) {
+  std::string text = "{\"waiter\": " + History::Lane(step.waiter) + ", \"for\": [";
+  const char* separator = "";
+  for (const auto& [stream, index] : step.seen) {
+    text += separator + ("[" + History::Lane(stream)) + ", " + std::to_string(index) + "]";
+    separator = ", ";
+  }
+  return text + "]}";
+}
+
 }  // namespace
 
-void History::Keep(Entry entry) {
-  if (entries_.size() == kKept) entries_.pop_front();
-  entries_.push_back(std::move(entry));
+std::string Excerpt::Json() const {
+  std::string text;
+  const auto add = [&text](const std::string& entry) { text += (text.empty() ? "" : ", ") + entry; };
+  for (const std::vector<Step>* steps : {&before, &after}) {
+    if (steps == &after && num_left_out > 0) add(std::to_string(num_left_out));
+    for (const Step& step : *steps) add(step.task ? TaskJson(*step.task) : WaitJson(step));
+  }
+  return "[" + text + "]";
 }
 
-void History::Issued(const OperationPtr& operation) { Keep({operation, 0, {}}); }
+void History::Keep(Step step) {
+  if (steps_.size() == kKept) steps_.pop_front();
+  steps_.push_back(std::move(step));
+}
+
+void History::Issued(const Operation& operation) {
+  const ShownTask task{operation.name,      operation.stream, operation.site,
+                       operation.stream_id, operation.index,  operation.order};
+  Keep({std::make_shared<const ShownTask>(task), 0, {}});
+}
 
 void History::Waited(StreamId waiter, const Clock& known, const Clock& clock) {
-  Entry entry{nullptr, waiter, {}};
+  Step step{nullptr, waiter, {}};
   for (StreamId stream = 0; stream < clock.num_streams(); ++stream) {
-    if (stream != waiter && clock.Of(stream) > known.Of(stream)) entry.seen.emplace_back(stream, clock.Of(stream));
+    if (stream != waiter && clock.Of(stream) > known.Of(stream)) step.seen.emplace_back(stream, clock.Of(stream));
   }
-  if (!entry.seen.empty()) Keep(std::move(entry));
+  if (!step.seen.empty()) Keep(std::move(step));
 }
 
-std::string History::Since(const Operation& first) const {
-  size_t begin = entries_.size();
-  while (begin > 0 && !(entries_[begin - 1].operation && entries_[begin - 1].operation->order < first.order))
+ExcerptPtr History::Since(const Operation& first) const {
+  auto begin = steps_.end();
+  while (begin != steps_.begin()) {
+    const auto& task = std::prev(begin)->task;
+    if (task && task->order < first.order) break;
     --begin;
-  const size_t num_left_out = entries_.size() - begin > 2 * kShown ? entries_.size() - begin - 2 * kShown : 0;
-  std::string text = "[";
-  for (size_t i = begin; i < entries_.size(); ++i) {
-    if (i > begin) text += ", ";
-    if (num_left_out > 0 && i == begin + kShown) {
-      text += std::to_string(num_left_out) + ", ";
-      i += num_left_out;
-    }
-    const Entry& entry = entries_[i];
-    if (entry.operation) {
-      text += "{\"task\": " + Quoted(entry.operation->name) + ", \"stream\": " + Quoted(entry.operation->stream) +
-              ", \"lane\": " + Lane(entry.operation->stream_id) +
-              ", \"index\": " + std::to_string(entry.operation->index) +
-              ", \"at\": " + Quoted(Innermost(entry.operation->site)) + "}";
-      continue;
-    }
-    text += "{\"waiter\": " + Lane(entry.waiter) + ", \"for\": [";
-    for (const auto& [stream, index] : entry.seen) {
-      text +=
-          (&entry.seen.front().first == &stream ? "[" : ", [") + Lane(stream) + ", " + std::to_string(index) + "]";
-    }
-    text += "]}";
   }
-  return text + "]";
+  const size_t size = static_cast<size_t>(steps_.end() - begin);
+  const auto excerpt = std::make_shared<Excerpt>();
+  excerpt->num_left_out = size > 2 * kShown ? size - 2 * kShown : 0;
+  const auto middle = begin + static_cast<std::ptrdiff_t>(std::min(size, kShown));
+  excerpt->before.assign(begin, middle);
+  excerpt->after.assign(middle + static_cast<std::ptrdiff_t>(excerpt->num_left_out), steps_.end());
+  return excerpt;
 }
 
 std::string Quoted(const std::string& text) {

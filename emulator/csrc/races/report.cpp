@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -97,11 +98,18 @@ std::string Party(const char* which, const Operation& operation, const char* doe
 }
 
 // The same for the page.
-std::string Part(const char* which, const Operation& operation, const char* does) {
+std::string Drawn(const char* which, const Operation& operation, const char* does) {
   return std::string(", \"") + which + "\": {\"task\": " + Quoted(operation.name) +
          ", \"stream\": " + Quoted(operation.stream) + ", \"lane\": " + History::Lane(operation.stream_id) +
          ", \"index\": " + std::to_string(operation.index) + ", \"does\": " + Quoted(does) +
          ", \"at\": " + Quoted(Line(operation.site)) + "}";
+}
+
+// Which task of a graph it was.
+std::string Captured(const Operation& operation, Range range, bool writes) {
+  if (!operation.part) return "";
+  const std::optional<Part> part = operation.part(range, writes);
+  return part ? "\n          in it " + part->name + ", captured" + Lines(part->site) : "";
 }
 
 std::string Bytes(Range range, uintptr_t base) {
@@ -110,9 +118,10 @@ std::string Bytes(Range range, uintptr_t base) {
          " to " + std::to_string(range.end - base - 1) + ")";
 }
 
-std::string Memory(Range range) {
+// `order`: of the operation whose memory it is.
+std::string Memory(Range range, uint64_t order) {
   BlockLife block;
-  if (!FindLiveBlock(range.begin, &block)) {
+  if (!FindBlockAt(range.begin, order, &block)) {
     return "\n  memory: " + Bytes(range, range.begin) + " from address " + Hex(range.begin);
   }
   return "\n  memory: " + Bytes(range, block.begin) + " of the block " + Hex(block.begin) +
@@ -120,7 +129,7 @@ std::string Memory(Range range) {
 }
 
 // "freed at ..., handed out again at ..."
-std::string Reuse(const Operation& first, Range range) {
+std::string Reuse(const Operation& first, const Operation& second, Range range) {
   BlockLife old_block;
   BlockLife new_block;
   std::string text;
@@ -128,7 +137,7 @@ std::string Reuse(const Operation& first, Range range) {
     text += "\n  memory: allocated at " + Line(old_block.allocated_site) + "\n          freed at " +
             Line(old_block.freed_site);
   }
-  if (FindLiveBlock(range.begin, &new_block)) {
+  if (FindBlockAt(range.begin, second.order, &new_block)) {
     text += "\n          handed out again at " + Line(new_block.allocated_site);
   }
   return text + "\n          " + Bytes(range, new_block.begin) + " of the block " + Hex(new_block.begin);
@@ -167,16 +176,17 @@ void LeaveWithFindings(int status, void*) {
 }  // namespace
 
 void ReportRace(Kind kind, const Operation& first, bool first_writes, const Operation& second, bool second_writes,
-                Range range, const History& history) {
+                Range range, bool by_indices, const ExcerptPtr& history) {
   const char* const first_does = first_writes ? "writes it" : "reads it";
   const char* const second_does = second_writes ? "writes it" : "reads it";
   std::string text = Headline(kind, first, first_writes, second);
-  text += Party("first:  ", first, first_does);
-  text += Party("second: ", second, second_does);
-  text += kind == Kind::kBlockReused ? Reuse(first, range) : Memory(range);
+  text += Party("first:  ", first, first_does) + Captured(first, range, first_writes);
+  text += Party("second: ", second, second_does) + Captured(second, range, second_writes);
+  text += kind == Kind::kBlockReused ? Reuse(first, second, range) : Memory(range, second.order);
+  if (by_indices) text += "\n          as the indices say that were read when it ran";
   Keep(KeyOf(first) + KeyOf(second), text, [&] {
-    return Part("first", first, first_does) + Part("second", second, second_does) +
-           ", \"history\": " + history.Since(first);
+    return Drawn("first", first, first_does) + Drawn("second", second, second_does) +
+           ", \"history\": " + (history ? history->Json() : "[]");
   });
 }
 
@@ -185,8 +195,8 @@ void ReportTorn(const Operation& operation, Range range) {
                      " uses the same memory twice, and writes it: which comes first is not defined.\n" +
                      "  To mend it, give each of its operands memory of its own, or split the call in two.";
   text += Party("in:     ", operation, "reads or writes it twice");
-  text += Memory(range);
-  Keep(KeyOf(operation) + "torn", text, [&] { return Part("first", operation, "reads or writes it twice"); });
+  text += Memory(range, operation.order);
+  Keep(KeyOf(operation) + "torn", text, [&] { return Drawn("first", operation, "reads or writes it twice"); });
 }
 
 void ReportHostAccess(Kind kind, const Operation& pending, SiteId site, Range range) {
@@ -198,12 +208,12 @@ void ReportHostAccess(Kind kind, const Operation& pending, SiteId site, Range ra
       "  the program touches the memory" + (reads ? "." : ", or give the next copy another buffer.");
   const char* const first_does = reads ? "writes it" : "uses it";
   const char* const second_does = reads ? "reads it" : "writes it";
-  text += Party("first:  ", pending, first_does);
+  text += Party("first:  ", pending, first_does) + Captured(pending, range, reads);
   text += std::string("\n  second: the program ") + second_does + Lines(site);
   text += "\n  memory: " + Bytes(range, range.begin) + " of pinned memory from address " + Hex(range.begin);
-  const Operation program{"the program", "the program", site, History::kHost, 0, 0};
+  const Operation program{"the program", "the program", site, History::kHost, 0, 0, {}, nullptr};
   Keep(KeyOf(pending) + "host@" + std::to_string(site), text,
-       [&] { return Part("first", pending, first_does) + Part("second", program, second_does); });
+       [&] { return Drawn("first", pending, first_does) + Drawn("second", program, second_does); });
 }
 
 void ReportFinding(Kind kind, const std::string& text) {

@@ -8,10 +8,9 @@
 
 #include "memory/access.h"
 #include "races/checker.h"
+#include "races/history.h"
 
 namespace emu::races {
-
-class History;
 
 enum class Kind {
   kUnordered,    // two operations touch the same bytes without an order
@@ -23,9 +22,10 @@ enum class Kind {
   kSilentPeer,   // a rank died or did not come
 };
 
-// `range`: the bytes both touch. `history`: of their checker. Thread-safe.
+// `range`: the bytes both touch; `by_indices`: they were found in indices as they were when the operations ran.
+// `history`: from the first to the second, or null. Thread-safe.
 void ReportRace(Kind kind, const Operation& first, bool first_writes, const Operation& second, bool second_writes,
-                Range range, const History& history);
+                Range range, bool by_indices, const ExcerptPtr& history);
 // One operation that touches the same bytes twice, without an order of its own.
 void ReportTorn(const Operation& operation, Range range);
 // The host itself was the second party.

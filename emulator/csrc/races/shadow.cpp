@@ -9,26 +9,23 @@
 namespace emu::races {
 namespace {
 
-void Add(std::vector<Conflict>* conflicts, const OperationPtr& first, bool first_writes, bool second_writes,
-         Range range) {
-  // neighbours of one pair are shown as one range
-  for (Conflict& known : *conflicts) {
-    if (known.first == first && known.first_writes == first_writes && known.second_writes == second_writes &&
-        known.range.end == range.begin) {
-      known.range.end = range.end;
-      return;
-    }
-  }
-  conflicts->push_back({first, first_writes, second_writes, range});
+void AddUnlessChosen(Conflicts* conflicts, const OperationPtr& first, const Access& first_access,
+                     const Access& second_access, Range shared) {
+  if (second_access.choice) return AddSuspicion(conflicts, first, first_access, second_access);
+  AddConflict(conflicts, first, first_access.write, second_access.write, shared);
 }
 
 }  // namespace
 
 void Shadow::Touch(const Access& access, const OperationPtr& operation, const Clock& clock, const Clock& host,
-                   std::vector<Conflict>* conflicts) {
+                   Conflicts* conflicts) {
   if (access.range.Empty()) return;
   if (!strided_.empty()) CompareWithStrided(access, operation, clock, conflicts);
-  if (access.rows) {
+  if (!chosen_.empty()) chosen_.Compare(access, clock, conflicts);
+  if (access.choice) {
+    CompareWithIntervals(access, clock, conflicts);
+    chosen_.Add(access, operation, host);
+  } else if (access.rows) {
     CompareWithIntervals(access, clock, conflicts);
     strided_.emplace(access.range.begin, Strided{access, operation});
     longest_ = std::max(longest_, access.range.end - access.range.begin);
@@ -38,26 +35,27 @@ void Shadow::Touch(const Access& access, const OperationPtr& operation, const Cl
   if (num_intervals() > sweep_at_) Sweep(host);
 }
 
-void Shadow::CompareWithIntervals(const Access& access, const Clock& clock,
-                                  std::vector<Conflict>* conflicts) const {
+void Shadow::CompareWithIntervals(const Access& access, const Clock& clock, Conflicts* conflicts) const {
   auto at = intervals_.upper_bound(access.range.begin);
   if (at != intervals_.begin()) --at;
   Range shared;
   for (; at != intervals_.end() && at->first < access.range.end; ++at) {
     const Interval& interval = at->second;
-    const Access whole{{at->first, interval.end}, false, nullptr};
+    const Range bytes{at->first, interval.end};
+    const Access whole{bytes};
     if (interval.write && !Covers(clock, *interval.write) && Meet(access, whole, &shared)) {
-      Add(conflicts, interval.write, true, access.write, shared);
+      AddUnlessChosen(conflicts, interval.write, {bytes, true}, access, shared);
     }
     if (!access.write) continue;
     for (const OperationPtr& read : interval.reads) {
-      if (!Covers(clock, *read) && Meet(access, whole, &shared)) Add(conflicts, read, false, true, shared);
+      if (Covers(clock, *read) || !Meet(access, whole, &shared)) continue;
+      AddUnlessChosen(conflicts, read, {bytes, false}, access, shared);
     }
   }
 }
 
 void Shadow::CompareWithStrided(const Access& access, const OperationPtr& operation, const Clock& clock,
-                                std::vector<Conflict>* conflicts) {
+                                Conflicts* conflicts) {
   const Range range = access.range;
   const uintptr_t first = range.begin > longest_ ? range.begin - longest_ : 0;
   Range shared;
@@ -66,9 +64,10 @@ void Shadow::CompareWithStrided(const Access& access, const OperationPtr& operat
     const OperationPtr& other = at->second.operation;
     const bool ordered = Covers(clock, *other);
     if (!ordered && (earlier.write || access.write) && Meet(earlier, access, &shared)) {
-      Add(conflicts, other, earlier.write, access.write, shared);
+      AddUnlessChosen(conflicts, other, earlier, access, shared);
     }
-    const bool inside = !access.rows && range.begin <= earlier.range.begin && earlier.range.end <= range.end;
+    const bool inside =
+        !access.rows && !access.choice && range.begin <= earlier.range.begin && earlier.range.end <= range.end;
     const bool written = access.write && (inside || SameBytes(earlier, access));
     const bool read_again = !access.write && !earlier.write && other->stream_id == operation->stream_id &&
                             other != operation && SameBytes(earlier, access);
@@ -77,7 +76,7 @@ void Shadow::CompareWithStrided(const Access& access, const OperationPtr& operat
 }
 
 void Shadow::TouchIntervals(const Access& access, const OperationPtr& operation, const Clock& clock,
-                            const Clock& host, std::vector<Conflict>* conflicts) {
+                            const Clock& host, Conflicts* conflicts) {
   const Range range = access.range;
   SplitAt(range.begin);
   SplitAt(range.end);
@@ -88,11 +87,11 @@ void Shadow::TouchIntervals(const Access& access, const OperationPtr& operation,
     const Interval& interval = last->second;
     const Range bytes{last->first, interval.end};
     if (interval.write && !Covers(clock, *interval.write)) {
-      Add(conflicts, interval.write, true, access.write, bytes);
+      AddConflict(conflicts, interval.write, true, access.write, bytes);
     }
     if (!access.write) continue;
     for (const OperationPtr& read : interval.reads) {
-      if (!Covers(clock, *read)) Add(conflicts, read, false, true, bytes);
+      if (!Covers(clock, *read)) AddConflict(conflicts, read, false, true, bytes);
     }
   }
   if (!access.write) {
@@ -171,6 +170,7 @@ void Shadow::Forget(Range range) {
   SplitAt(range.end);
   intervals_.erase(intervals_.lower_bound(range.begin), intervals_.lower_bound(range.end));
   DropStrided(range, [](const Strided&) { return true; });
+  chosen_.Forget(range);
 }
 
 void Shadow::ForgetCovered(Range range, const Clock& clock) {
@@ -180,11 +180,13 @@ void Shadow::ForgetCovered(Range range, const Clock& clock) {
   auto at = intervals_.lower_bound(range.begin);
   while (at != intervals_.end() && at->first < range.end) at = Drop(at, clock);
   DropStrided(range, [&](const Strided& strided) { return Covers(clock, *strided.operation); });
+  chosen_.ForgetCovered(range, clock);
 }
 
 void Shadow::Sweep(const Clock& host) {
   for (auto at = intervals_.begin(); at != intervals_.end();) at = Drop(at, host);
   DropStrided({0, UINTPTR_MAX}, [&](const Strided& strided) { return Covers(host, *strided.operation); });
+  chosen_.ForgetCovered({0, UINTPTR_MAX}, host);
   // twice what is left, so that sweeping stays a constant cost for each access
   sweep_at_ = std::max<size_t>(1024, 2 * num_intervals());
 }

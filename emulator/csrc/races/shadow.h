@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who last wrote and read each byte: intervals of addresses, split where accesses end and merged where they agree.
-// Accesses of many rows are kept beside them, each in whole: a view of a cache has millions of rows.
+// Accesses of many rows are kept beside them, each in whole: a view of a cache has millions of rows. So are
+// accesses by indices.
 #pragma once
 
 #include <cstddef>
@@ -9,27 +10,21 @@
 
 #include "memory/access.h"
 #include "races/checker.h"
+#include "races/chosen.h"
 #include "races/clock.h"
+#include "races/verdict.h"
 
 namespace emu::races {
-
-// An earlier operation that touched `range` and is not ordered before the present one.
-struct Conflict {
-  OperationPtr first;
-  bool first_writes = false;
-  bool second_writes = false;
-  Range range;
-};
 
 class Shadow {
  public:
   // Looks for earlier accesses that conflict with this one and that `clock` (the operation's own) does not order
   // before it, then remembers it. What `host` covers is forgotten: every later task is ordered after it.
   void Touch(const Access& access, const OperationPtr& operation, const Clock& clock, const Clock& host,
-             std::vector<Conflict>* conflicts);
+             Conflicts* conflicts);
   void Forget(Range range);
   void ForgetCovered(Range range, const Clock& clock);
-  size_t num_intervals() const { return intervals_.size() + strided_.size(); }
+  size_t num_intervals() const { return intervals_.size() + strided_.size() + chosen_.size(); }
 
  private:
   // The last write, and of each stream the last read since. Nothing else can conflict first: what is ordered after
@@ -50,10 +45,10 @@ class Shadow {
   using StridedByBegin = std::multimap<uintptr_t, Strided>;
 
   void TouchIntervals(const Access& access, const OperationPtr& operation, const Clock& clock, const Clock& host,
-                      std::vector<Conflict>* conflicts);
-  void CompareWithIntervals(const Access& access, const Clock& clock, std::vector<Conflict>* conflicts) const;
+                      Conflicts* conflicts);
+  void CompareWithIntervals(const Access& access, const Clock& clock, Conflicts* conflicts) const;
   void CompareWithStrided(const Access& access, const OperationPtr& operation, const Clock& clock,
-                          std::vector<Conflict>* conflicts);
+                          Conflicts* conflicts);
   template <typename Predicate>
   void DropStrided(Range range, Predicate predicate);
 
@@ -65,6 +60,7 @@ class Shadow {
 
   Intervals intervals_;  // by first byte
   StridedByBegin strided_;
+  ChosenAccesses chosen_;
   uintptr_t longest_ = 0;  // of the strided ranges, so far
   size_t sweep_at_ = 1024;
 };

@@ -2,6 +2,7 @@
 #include <stdexcept>
 
 #include "opapi/bodies.h"
+#include "opapi/choosing.h"
 #include "sparse_attention/sparse_attention.h"
 
 namespace emu::sparse {
@@ -59,14 +60,35 @@ Tensor PartOf(const Batch& batch, const Tensor& operand, const Request& request)
   return row.slice(0, request.begin, request.end);
 }
 
+namespace {
+
+// Of a request of paged keys, [n].
+Tensor BlocksOf(const Batch& batch, const Tensor& key, const Request& request) {
+  const auto num_blocks = (request.num_keys + key.size(1) - 1) / key.size(1);
+  return opapi::i64(batch.block_table.select(0, request.index).slice(0, 0, num_blocks));
+}
+
+}  // namespace
+
+void choose(const Batch& batch, const Tensor& query, const std::vector<Tensor>& keys, opapi::Choosing& by) {
+  if (batch.key_layout != "PA_BSND") return;
+  const auto blocks = [&] {
+    std::vector<Tensor> chosen{at::empty({0}, opapi::options(at::kLong))};
+    for (const auto& request : RequestsOf(batch, query, keys[0])) {
+      chosen.push_back(BlocksOf(batch, keys[0], request));
+    }
+    return at::cat(chosen);
+  };
+  for (const auto& key : keys) by.blocks(key, {batch.block_table, batch.query_lengths, batch.key_lengths}, blocks);
+}
+
 Tensor KeysOf(const Batch& batch, const Tensor& key, const Request& request) {
   if (batch.key_layout == "BSND") return key.select(0, request.index).select(1, 0).slice(0, 0, request.num_keys);
   if (batch.key_layout == "TND") {
     const auto end = batch.key_lengths.select(0, request.index).item().toLong();
     return key.select(1, 0).slice(0, end - request.num_keys, end);
   }
-  const auto num_blocks = (request.num_keys + key.size(1) - 1) / key.size(1);
-  const auto blocks = opapi::i64(batch.block_table.select(0, request.index).slice(0, 0, num_blocks));
+  const auto blocks = BlocksOf(batch, key, request);
   if (blocks.numel() > 0 && (blocks.min().item().toLong() < 0 || blocks.max().item().toLong() >= key.size(0))) {
     throw std::runtime_error(
         c10::str("the block table of request ", request.index, " names none of the ", key.size(0), " blocks"));

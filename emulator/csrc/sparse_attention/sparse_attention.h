@@ -6,6 +6,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "opapi/operator.h"
 
@@ -22,6 +23,9 @@ struct Batch {
   int64_t sparse_mode;                   // 0: a query sees all keys; 3: those before it, counted from the end
   int64_t tokens_before, tokens_after;
 };
+
+// The blocks of paged keys, in `by`; keys are given as the operator's operands, the first tells their number.
+void choose(const Batch& batch, const Tensor& query, const std::vector<Tensor>& keys, opapi::Choosing& by);
 
 struct Indexer {
   Batch batch;

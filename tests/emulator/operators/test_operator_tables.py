@@ -62,6 +62,10 @@ def test_in_place_operators_update_their_first_operand(table: Path) -> None:
         ("// comment\naclnnX() {}\nwhat", "x.def:3: not an operator: 'what'"),
         ("aclnnX() {}\naclnnX() {}", "x.def: twice: aclnnX"),
         ("aclnnX(Out a) requires { check(a); } put(a);", "x.def:1: no body behind what it requires"),
+        (
+            "aclnnX(Out a) requires { check(a); } chooses { by.rows(a); }",
+            "x.def:1: no body behind what it chooses",
+        ),
     ],
 )
 def test_mistakes_in_a_table_are_located(tmp_path: Path, text: str, problem: str) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tests.emulator.races.peers.planted_peers import PEERS
 from tests.emulator.races.planted import run_expert_load
 
 NUM_RANKS = 2
@@ -100,6 +101,7 @@ PROGRAMS: dict[str, Callable[[bool, int], bool]] = {
         missing_work_wait,
         memory_used_twice,
         expert_load_of_4214,
+        *PEERS,
     )
 }
 

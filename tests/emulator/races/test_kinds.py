@@ -10,6 +10,9 @@ import time
 
 import pytest
 
+from tests.emulator.races.chosen.planted_blocks import BLOCK_KINDS
+from tests.emulator.races.chosen.planted_rows import ROW_KINDS
+from tests.emulator.races.chosen.planted_uncertain import UNCERTAIN
 from tests.emulator.races.planted import Planted
 from tests.emulator.races.planted_files import FILES
 from tests.emulator.races.planted_pinned import PINNED
@@ -22,6 +25,7 @@ from tests.support.long_tables import long_table
 pytestmark = pytest.mark.emulator
 
 KINDS = [*PINNED, *QUERIES, *VIEW_KINDS, *WITHIN, *REGISTERED, *FILES]
+KINDS += [*ROW_KINDS, *BLOCK_KINDS, *UNCERTAIN]
 FEW, RUNS, SEEDS = 3, 100, 1000
 
 each_kind = pytest.mark.parametrize("planted", KINDS, ids=lambda planted: planted.name)

@@ -105,6 +105,31 @@ def test_report_of_4214() -> None:
     assert any("was handed out again" in text and "record_stream" in text for text in found[1:])
 
 
+def test_report_of_a_replay_names_the_captured_operator() -> None:
+    import torch
+
+    from emulator import races
+
+    def doubled_in_place() -> None:
+        values.mul_(2)
+
+    values, side = torch.ones(8, device="npu"), torch.npu.Stream()
+    torch.npu.synchronize()
+    graph = torch.npu.NPUGraph()
+    with torch.npu.graph(graph):
+        other = torch.zeros(8, device="npu") + 1
+        doubled_in_place()
+    with races.expect("replay of graph") as found:
+        graph.replay()
+        with torch.npu.stream(side):
+            values + 1
+        torch.npu.synchronize()
+    assert other.numel() == 8
+    (report,) = found
+    assert "in it aclnnInplaceMuls, captured\n          at tests/emulator/races/test_races.py:" in report
+    assert "in doubled_in_place\n          from " in report
+
+
 def test_each_pair_of_places_is_reported_once() -> None:
     from emulator import races
     from tests.emulator.races.planted import missing_wait_stream
