@@ -21,8 +21,7 @@ from vllm_ascend_ext.tools.worth.question import Question, machine_named
 from vllm_ascend_ext.tools.worth.scattering import ways
 from vllm_ascend_ext.tools.worth.text import compared
 
-# billions of weights that work on a row, as the models' publishers say; tokens of the vocabulary, whose two
-# matrices (embedding and output) they count
+# billions of weights that work on a row, as the models' publishers say, and tokens of the vocabulary
 ACTIVE = {
     "deepseek-v3": (37.0, 129280),
     "deepseek-v2": (21.0, 102400),
@@ -58,7 +57,10 @@ def test_weights_are_those_that_publishers_count(model):
     attention = sizes.attention
     latent = attention.latent or (attention.kv_rank + attention.rope)
     repeated = len(sizes.routed) * sizes.hidden * latent
-    assert sizes.shared_out + repeated + 2 * vocabulary * sizes.hidden == pytest.approx(billions * 1e9, rel=0.06)
+    without = sizes.shared_out + repeated
+    # some count both matrices of the vocabulary, others the one that works on every row
+    assert without + vocabulary * sizes.hidden < 1.03 * billions * 1e9
+    assert without + 2 * vocabulary * sizes.hidden > 0.985 * billions * 1e9
 
 
 @pytest.mark.parametrize("model", SIZES)
@@ -115,9 +117,10 @@ def test_thresholds_are_where_a_step_begins_to_gain(machine, model):
         if way.min_tokens is None:
             assert way.seconds > plain.seconds
             continue
-        for tokens, gains in ((way.min_tokens // 4 * 4, False), (way.min_tokens // 4 * 4 + 4, True)):
-            then = {each.name: each.seconds for each in ways(ask(model, machine, 4, tokens=tokens))}
-            if tokens >= 4 and way.min_tokens > 8:
+        assert way.min_tokens % 4 == 0
+        for tokens, gains in ((way.min_tokens - 4, False), (way.min_tokens, True)):
+            if tokens:
+                then = {each.name: each.seconds for each in ways(ask(model, machine, 4, tokens=tokens))}
                 assert (then["plain"] > then[way.name]) == gains, (tokens, way.min_tokens)
 
 

@@ -14,9 +14,7 @@ from vllm_ascend_ext.tools.worth.scattering import ways
 
 def answer(question: Question) -> dict[str, Any]:
     """Returns the answer to one question; seconds of a step on one rank."""
-    sizes, whole_s = question.sizes, step_s(question)
-    plain = ways(question)[0]
-    load, output = load_cost(question), output_cost(question)
+    sizes = question.sizes
     return {
         "model": sizes.name,
         "machine": question.machine.name,
@@ -26,18 +24,8 @@ def answer(question: Question) -> dict[str, Any]:
         "weights": question.weights,
         "dense_layers": len(sizes.routed) - sizes.num_routed,
         "routed_layers": sizes.num_routed,
-        "step_s": whole_s,
-        "attn_scatter": [
-            {
-                "way": way.name,
-                "parts_s": {name: part.seconds for name, part in way.parts.items()},
-                "calls_s": way.calls_s,
-                "seconds": way.seconds,
-                "saved_s": plain.seconds - way.seconds,
-                "min_tokens": way.min_tokens,
-            }
-            for way in ways(question)
-        ],
+        "step_s": step_s(question),
+        "attn_scatter": _scattering(question),
         "dp_gather": [
             {
                 "spread": spread.name,
@@ -48,15 +36,8 @@ def answer(question: Question) -> dict[str, Any]:
             }
             for spread in spreads(question)
         ],
-        "eplb_load": None
-        if load is None
-        else {
-            "cost_s": load.count_s,
-            "launch_s": load.launch_s,
-            "imbalance": question.imbalance,
-            "even_load_saves_s": load.saved_s,
-        },
-        "mtp_output": {"cost_s": output.pack_s, "launch_rows": output.launch_rows},
+        "eplb_load": _load(question),
+        "mtp_output": _output(question),
         "figures": [
             {
                 "field": figure.field,
@@ -67,6 +48,38 @@ def answer(question: Question) -> dict[str, Any]:
             for figure in question.machine.figures
         ],
     }
+
+
+def _scattering(question: Question) -> list[dict[str, Any]]:
+    found = ways(question)
+    return [
+        {
+            "way": way.name,
+            "parts_s": {name: part.seconds for name, part in way.parts.items()},
+            "calls_s": way.calls_s,
+            "seconds": way.seconds,
+            "saved_s": found[0].seconds - way.seconds,
+            "min_tokens": way.min_tokens,
+        }
+        for way in found
+    ]
+
+
+def _load(question: Question) -> dict[str, Any] | None:
+    load = load_cost(question)
+    if load is None:
+        return None
+    return {
+        "cost_s": load.count_s,
+        "launch_s": load.launch_s,
+        "imbalance": question.imbalance,
+        "even_load_saves_s": load.saved_s,
+    }
+
+
+def _output(question: Question) -> dict[str, Any]:
+    output = output_cost(question)
+    return {"cost_s": output.pack_s, "launch_rows": output.launch_rows}
 
 
 def comparisons() -> list[dict[str, Any]]:
