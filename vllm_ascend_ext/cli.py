@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs `vllm-ascend-ext demo | doctor | check | plan | heatmap | tail`. An error is one line; the exit status says
-whose it is:
+"""Runs `vllm-ascend-ext demo | doctor | check | plan | plan step | heatmap | tail`. An error is one line; the
+exit status says whose it is:
 
 0 success; 1 the run failed, tokens differ or `doctor` found a problem; 2 wrong input; 130 interrupted.
 
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vllm_ascend_ext import __version__
-from vllm_ascend_ext.commands import check, demo, doctor, heatmap, plan, tail
+from vllm_ascend_ext.commands import check, demo, doctor, heatmap, plan, plan_step, tail
 from vllm_ascend_ext.commands.console import FAILED, PROGRAM
 from vllm_ascend_ext.printable import printable
 
@@ -26,7 +26,7 @@ _BAD_INPUT, _INTERRUPTED = 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(plan_step.join(sys.argv[1:] if arguments is None else arguments))
     try:
         status: int = options.command(options)
         sys.stdout.flush()
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog=PROGRAM, description="Mixture-of-experts serving extensions for vLLM.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for verb in (demo, doctor, check, plan, heatmap, tail):
+    for verb in (demo, doctor, check, plan, plan_step, heatmap, tail):
         verb.add(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -20,6 +20,7 @@ LEVELS = {
     "device": 1,
     "ops": 1,
     "collectives": 1,
+    "machines": 1,
     "runner": 1,
     "eplb_load": 2,
     "dp_gather": 2,

@@ -30,8 +30,8 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "graphs": ("compilation_config.cudagraph_mode", "FULL", ("eager mode only", "enforce_eager=True")),
     "other model": (
         "model_config.model_arch_config.architectures",
-        ["LlamaForCausalLM"],
-        ("DeepseekV3ForCausalLM", "not of LlamaForCausalLM"),
+        ["GraniteForCausalLM"],
+        ("DeepseekV3ForCausalLM", "not of GraniteForCausalLM"),
     ),
     "sparse": ("model_config.hf_text_config.index_topk", 2048, ("indexer of sparse attention", "dense attention")),
     "scaling": ("model_config.hf_text_config.llama_4_scaling", {"beta": 1.0}, ("llama_4_scaling",)),

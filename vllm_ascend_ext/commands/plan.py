@@ -13,13 +13,15 @@ def add(commands: Any) -> None:
         "plan",
         help="how data-parallel replicas with these rows would exchange them, and what each way costs",
         description="Prints the DP gather's plan of one mixture-of-experts layer; the widths are DeepSeek-V3's by "
-        "default.",
+        "default. `plan step` has a page of help of its own.",
     )
     plan.add_argument("counts", type=int, nargs="+", metavar="ROWS", help="of each replica in the step")
     plan.add_argument("--tp", type=int, default=1, metavar="N", help="ranks that split a replica (default: 1)")
     plan.add_argument("--rule", choices=("auto", "cost"), default="auto")
     plan.add_argument("--mode", choices=("max_len", "sum_len", "variable"), help="override the rule")
-    plan.add_argument("--machine", default="", metavar="NAME|FILE", help="for times: h20, mi355x, or JSON")
+    plan.add_argument(
+        "--machine", default="", metavar="NAME|FILE", help="for times: a2, a3, a3-roce, h20, mi355x, or JSON"
+    )
     plan.add_argument("--graph", action="store_true", help="the step replays a captured graph")
     plan.add_argument("--hidden", type=int, default=7168, metavar="N", help="elements of a row (default: 7168)")
     plan.add_argument("--element-bytes", type=int, default=2, metavar="N", help="of one of them (default: 2)")

@@ -4,6 +4,7 @@ prints."""
 
 from __future__ import annotations
 
+import functools
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from vllm_ascend_ext.collectives import sent_bytes
 from vllm_ascend_ext.dp_gather.plan_rows import PlanInputError
+from vllm_ascend_ext.machines.known import KNOWN, KnownMachine
 
 SCHEMA = 1
 
@@ -124,21 +126,22 @@ def _value(kind: Any, value: Any) -> Any:
     return {"str": str, "int": int, "float": float}[kind](value)
 
 
-def linked(
-    name: str, source: str, num_ranks: int, bytes_per_s: Mapping[str, float], latency_s: float, pad_byte_s: float
-) -> Machine:
-    """Describes a machine whose calls take `latency_s` and then send the ring's bytes at `bytes_per_s` of each
-    operation."""
+def linked(known: KnownMachine, num_ranks: int) -> Machine:
+    """Describes a known machine: a call takes its latency and then sends the ring's bytes at the rate of the
+    operation, and a padding byte of a gathered row is written and read once."""
+    rates = known.rates
 
     def curve(op: str) -> Curve:
         count = sent_bytes.all_reduce if op == "all_reduce" else sent_bytes.reduce_scatter
-        whole = 1 << 30
-        return Curve(((0, latency_s), (whole, latency_s + count(whole, num_ranks) / bytes_per_s[op])))
+        whole, latency_s = 1 << 30, rates.call_s(num_ranks)
+        return Curve(
+            ((0, latency_s), (whole, latency_s + count(whole, num_ranks) / rates.send_rate(op, num_ranks)))
+        )
 
     gather, scatter = curve("all_gather_variable"), curve("reduce_scatter_variable")
     return Machine(
-        name=name,
-        source=source,
+        name=known.name,
+        source=f"{known.title}: published figures, see vllm_ascend_ext/machines/known.py",
         num_ranks=num_ranks,
         all_gather=curve("all_gather"),
         reduce_scatter=curve("reduce_scatter"),
@@ -147,38 +150,11 @@ def linked(
         all_gather_one_long=gather,
         reduce_scatter_variable=scatter,
         reduce_scatter_one_long=scatter,
-        pad_byte_s=pad_byte_s,
+        pad_byte_s=2 / rates.memory,
     )
 
 
-def _h20(num_ranks: int) -> Machine:
-    gather = {
-        op: 277e9 for op in ("all_gather", "reduce_scatter", "all_gather_variable", "reduce_scatter_variable")
-    }
-    return linked(
-        "h20",
-        "bus bandwidths that fit the profile in SGLang #10568 (8 ranks); latency 30 us a call and the variable "
-        "operations' bandwidth are assumed; pad rows are written and read once at 2.8 TB/s",
-        num_ranks,
-        {**gather, "all_reduce": 378e9},
-        latency_s=30e-6,
-        pad_byte_s=2 / 2.8e12,
-    )
-
-
-def _mi355x(num_ranks: int) -> Machine:
-    rates = {"all_gather": 364e9, "all_reduce": 373e9, "all_gather_variable": 313e9}
-    return linked(
-        "mi355x",
-        "measured times in SGLang #28216's discussion (8 ranks, 8 x 16384 rows of 7168 bfloat16); the "
-        "scattering operations are taken as fast as the gathering ones; latency 30 us a call and pad rows "
-        "at 5 TB/s are assumed",
-        num_ranks,
-        {**rates, "reduce_scatter": 364e9, "reduce_scatter_variable": 313e9},
-        latency_s=30e-6,
-        pad_byte_s=2 / 5e12,
-    )
-
-
-NAMED: Mapping[str, Callable[[int], Machine]] = {"h20": _h20, "mi355x": _mi355x}
+NAMED: Mapping[str, Callable[[int], Machine]] = {
+    name: functools.partial(linked, known) for name, known in KNOWN.items()
+}
 """Machines known by name: number of ranks -> description."""

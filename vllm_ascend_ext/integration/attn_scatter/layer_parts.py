@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls single parts of vLLM's layers: an attention, a norm, and the embedding up to its sum over the ranks."""
+"""Calls single parts of vLLM's layers: an attention, a norm, a router, and the embedding up to its sum."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ def takes_scaling(attention: Any) -> bool:
     from vllm.model_executor.models.deepseek_v2 import DeepseekV2Attention, DeepseekV2MLAAttention
 
     return isinstance(attention, DeepseekV2Attention | DeepseekV2MLAAttention)
+
+
+def route(gate: Any, x: torch.Tensor) -> torch.Tensor:
+    """Returns the logits of a router, which some models keep in float32 and give rows of that type, and of which
+    some return a pair."""
+    is_router = hasattr(gate, "out_dtype")  # vLLM's own, which takes rows of any type
+    logits = gate(x if is_router else x.to(gate.weight.dtype))
+    return logits[0] if isinstance(logits, tuple) else logits
 
 
 def norm(module: Any) -> Norm:

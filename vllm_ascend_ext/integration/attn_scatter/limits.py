@@ -9,8 +9,20 @@ from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
 from vllm_ascend_ext.integration.rule_facts import quantization
 
-# architectures whose decoder layers `model` knows how to take apart
+# architectures that tests have run; `layer_kind` says what is missing in the layers of another
 ARCHITECTURES = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "Qwen3MoeForCausalLM")
+# more of them, with vLLM's own layers
+VLLM_ARCHITECTURES = (
+    "Ernie4_5_MoeForCausalLM",
+    "Glm4MoeForCausalLM",
+    "LlamaForCausalLM",
+    "MiniMaxM2ForCausalLM",
+    "MixtralForCausalLM",
+    "OlmoeForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen2MoeForCausalLM",
+    "Qwen3ForCausalLM",
+)
 _DRAFTS = ("mtp", "ngram")
 _OFF = "or set attn_scatter.enabled to false"
 _GATHERS = "allgather_reducescatter"
@@ -23,9 +35,10 @@ def _has_other_backend(deployment: Deployment) -> object:
 
 def _has_other_layers(deployment: Deployment) -> object:
     architectures = [] if deployment.model is None else list(deployment.model.architectures)
-    if deployment.model is None or set(architectures) & set(ARCHITECTURES):
+    known = (*ARCHITECTURES, *(VLLM_ARCHITECTURES if deployment.stack.name == "vllm" else ()))
+    if deployment.model is None or set(architectures) & set(known):
         return None
-    return {"found": ", ".join(architectures) or "none"}
+    return {"known": ", ".join(known), "found": ", ".join(architectures) or "none"}
 
 
 def _other_drafts(deployment: Deployment) -> object:
@@ -100,7 +113,7 @@ RULES = (
             ),
             (
                 "model",
-                f"knows the layers of {', '.join(ARCHITECTURES)}, not of {{found}}",
+                "knows the layers of {known}, not of {found}",
                 "use one of these models",
                 _has_other_layers,
             ),

@@ -22,7 +22,14 @@ from vllm_ascend_ext.attn_scatter.layers import AttentionScatter, LayerParts
 from vllm_ascend_ext.attn_scatter.row_layouts import PartialSum, Replicated
 from vllm_ascend_ext.collectives.collectives import Collectives
 from vllm_ascend_ext.config import AttnScatterConfig
-from vllm_ascend_ext.integration.attn_scatter.layer_parts import attend, norm, own_vocabulary, takes_scaling
+from vllm_ascend_ext.integration.attn_scatter.layer_kind import LayerModules, layers_of
+from vllm_ascend_ext.integration.attn_scatter.layer_parts import (
+    attend,
+    norm,
+    own_vocabulary,
+    route,
+    takes_scaling,
+)
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.ranks import agreement, traffic
 from vllm_ascend_ext.integration.ranks.deadline import deadline_s
@@ -52,7 +59,7 @@ def scatter(runner: Any, config: AttnScatterConfig) -> ScatteredModel:
     )
     traffic.register(GROUP, collectives)
     model = runner.get_model().model
-    layers = [ScatteredLayer(layer, index, full=config.full) for index, layer in enumerate(model.layers)]
+    layers = [ScatteredLayer(layer, index, full=config.full) for index, layer in enumerate(layers_of(model))]
     sizes = [layer.sizes(runner.model_config.dtype.itemsize) for layer in layers]
     threshold = config.min_tokens or scatter_cost.min_tokens(
         sizes,
@@ -192,35 +199,37 @@ class ScatteredModel:
 class ScatteredLayer:
     """Takes a decoder layer apart, and lists the changes that keep its modules from summing over the ranks."""
 
-    def __init__(self, layer: Any, index: int, *, full: bool) -> None:
+    def __init__(self, layer: LayerModules, index: int, *, full: bool) -> None:
         self.name = f"layer {index}"
         self.changes: list[Change] = []
-        self._hidden_size = layer.input_layernorm.weight.shape[0]
-        attention = layer.self_attn
+        self._hidden_size = layer.input_norm.weight.shape[0]
+        attention = layer.attention
         self.changes.append(Change(seams.REDUCE_RESULTS, False, attention.o_proj))
         project, self._gathered = self._projection(attention)
-        mlp, on_shards, route = self._mlp(layer.mlp, full)
+        mlp, on_shards, router = self._mlp(layer.mlp, full)
         self.parts = LayerParts(
             self.name,
-            norm(layer.input_layernorm),
+            norm(layer.input_norm),
             project,
             functools.partial(attend, attention, takes_scaling(attention)),
-            norm(layer.post_attention_layernorm),
+            norm(layer.output_norm),
             mlp,
             mlp_on_shards=on_shards,
-            route=route,
+            route=router,
         )
-        self._logits_width = layer.mlp.gate.weight.shape[0] if route is not None else 0
-        self._logits_dtype = getattr(getattr(layer.mlp, "gate", None), "out_dtype", None)
+        self._logits_bytes = 0
+        if router is not None:
+            gate = layer.mlp.gate
+            dtype = getattr(gate, "out_dtype", None) or gate.weight.dtype
+            self._logits_bytes = gate.weight.shape[0] * dtype.itemsize
 
     def sizes(self, element_bytes: int) -> LayerSizes:
         """Returns what the cost model needs to know, for a model whose elements have `element_bytes` bytes."""
-        logits_bytes = self._logits_dtype.itemsize if self._logits_dtype is not None else element_bytes
         return LayerSizes(
             self._hidden_size,
             self._gathered,
             element_bytes,
-            logits_bytes=self._logits_width * logits_bytes,
+            logits_bytes=self._logits_bytes,
             mlp_on_shards=self.parts.mlp_on_shards,
         )
 
@@ -245,18 +254,19 @@ class ScatteredLayer:
                 f"ascend_ext.attn_scatter: the experts of {self.name} sum over the ranks within their kernel; set "
                 "attn_scatter.enabled to false"
             )
-        if mlp.is_sequence_parallel:
+        if getattr(mlp, "is_sequence_parallel", False):
             if experts.is_internal_router:
                 return (lambda x, logits: experts(hidden_states=x, router_logits=x)), True, None
             return (lambda x, logits: experts(hidden_states=x, router_logits=mlp.gate(x)[0])), True, None
         self.changes.append(Change(seams.REDUCE_EXPERTS, _own_addend, runner))
         if not full:
             return (lambda x, logits: mlp(x)), False, None
-        self.changes.append(Change(seams.GATE, None, runner))  # the runner then takes the logits that it is given
+        if experts.is_internal_router:
+            self.changes.append(Change(seams.GATE, None, runner))  # it then takes the logits that it is given
         return (
             (lambda x, logits: experts(hidden_states=x, router_logits=logits)),
             False,
-            (lambda x: mlp.gate(x)[0]),
+            functools.partial(route, mlp.gate),
         )
 
 

@@ -7,7 +7,7 @@ from vllm_ascend_ext.integration.upstream.seams.seam import Seam, members
 
 _DEVICES = ("cpu", "cuda")
 _DEEPSEEK = "vllm.model_executor.models.deepseek_v2"
-_QWEN = "vllm.model_executor.models.qwen3_moe"
+_MODELS = "vllm.model_executor.models"
 _RUNNER = "vllm.model_executor.layers.fused_moe.runner.moe_runner:MoERunner"
 _EMBEDDING = "vllm.model_executor.layers.vocab_parallel_embedding"
 
@@ -23,7 +23,89 @@ FORWARDS = tuple(
         _UNTIL,
         _FORWARD,
     )
-    for target in (f"{_DEEPSEEK}:DeepseekV2Model.forward", f"{_QWEN}:Qwen3MoeModel.forward")
+    for target in (
+        f"{_DEEPSEEK}:DeepseekV2Model.forward",
+        f"{_MODELS}.ernie45_moe:Ernie4_5_MoeModel.forward",
+        f"{_MODELS}.glm4_moe:Glm4MoeModel.forward",
+        f"{_MODELS}.llama:LlamaModel.forward",
+        f"{_MODELS}.minimax_m2:MiniMaxM2Model.forward",
+        f"{_MODELS}.mixtral:MixtralModel.forward",
+        f"{_MODELS}.olmoe:OlmoeModel.forward",
+        f"{_MODELS}.qwen2:Qwen2Model.forward",  # and Qwen3's, which derives from it
+        f"{_MODELS}.qwen2_moe:Qwen2MoeModel.forward",
+        f"{_MODELS}.qwen3_moe:Qwen3MoeModel.forward",
+    )
+)
+_MODEL_PARTS = ("layers", "norm", "embed_tokens", "embed_input_ids")
+_LAYER_PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm")
+_EXPERT_PARTS = ("experts", "gate")
+# module, the classes of a family, and what is read of their instances
+_FAMILIES = tuple(
+    (f"{_MODELS}.{module}:{owner}", names)
+    for module, classes in {
+        "deepseek_v2": {
+            "DeepseekV2Model": _MODEL_PARTS,
+            "DeepseekV2DecoderLayer": (*_LAYER_PARTS, "mlp"),
+            "DeepseekV2MLAAttention": ("o_proj",),
+            "DeepseekV2MoE": (*_EXPERT_PARTS, "is_sequence_parallel"),
+        },
+        "ernie45_moe": {
+            "Ernie4_5_MoeModel": _MODEL_PARTS,
+            "Ernie4_5_MoeDecoderLayer": (*_LAYER_PARTS, "mlp"),
+            "Ernie4_5_MoeAttention": ("o_proj",),
+            "Ernie4_5_MoeMoE": _EXPERT_PARTS,
+        },
+        "glm4_moe": {
+            "Glm4MoeModel": _MODEL_PARTS,
+            "Glm4MoeDecoderLayer": (*_LAYER_PARTS, "mlp"),
+            "Glm4MoeAttention": ("o_proj",),
+            "Glm4MoE": _EXPERT_PARTS,
+        },
+        "llama": {
+            "LlamaModel": _MODEL_PARTS,
+            "LlamaDecoderLayer": (*_LAYER_PARTS, "mlp"),
+            "LlamaAttention": ("o_proj",),
+            "LlamaMLP": ("down_proj",),
+        },
+        "minimax_m2": {
+            "MiniMaxM2Model": _MODEL_PARTS,
+            "MiniMaxM2DecoderLayer": (*_LAYER_PARTS, "block_sparse_moe"),
+            "MiniMaxM2Attention": ("o_proj",),
+            "MiniMaxM2MoE": _EXPERT_PARTS,
+        },
+        "mixtral": {
+            "MixtralModel": _MODEL_PARTS,
+            "MixtralDecoderLayer": (*_LAYER_PARTS, "block_sparse_moe"),
+            "MixtralAttention": ("o_proj",),
+            "MixtralMoE": _EXPERT_PARTS,
+        },
+        "olmoe": {
+            "OlmoeModel": _MODEL_PARTS,
+            "OlmoeDecoderLayer": (*_LAYER_PARTS, "mlp"),
+            "OlmoeAttention": ("o_proj",),
+            "OlmoeMoE": _EXPERT_PARTS,
+        },
+        "qwen2": {
+            "Qwen2Model": _MODEL_PARTS,
+            "Qwen2DecoderLayer": (*_LAYER_PARTS, "mlp"),
+            "Qwen2Attention": ("o_proj",),
+            "Qwen2MLP": ("down_proj",),
+        },
+        "qwen2_moe": {
+            "Qwen2MoeModel": _MODEL_PARTS,
+            "Qwen2MoeDecoderLayer": (*_LAYER_PARTS, "mlp"),
+            "Qwen2MoeAttention": ("o_proj",),
+            "Qwen2MoeSparseMoeBlock": _EXPERT_PARTS,
+        },
+        "qwen3": {"Qwen3DecoderLayer": (*_LAYER_PARTS, "mlp"), "Qwen3Attention": ("o_proj",)},
+        "qwen3_moe": {
+            "Qwen3MoeModel": _MODEL_PARTS,
+            "Qwen3MoeDecoderLayer": (*_LAYER_PARTS, "mlp"),
+            "Qwen3MoeAttention": ("o_proj",),
+            "Qwen3MoeSparseMoeBlock": (*_EXPERT_PARTS, "is_sequence_parallel"),
+        },
+    }.items()
+    for owner, names in classes.items()
 )
 _WHY_OWED = "for a scattered step the sum over the ranks is owed, and done by our collective"
 REDUCE_RESULTS = Seam(
@@ -78,18 +160,9 @@ ROWS = (
     Seam(f"{_RUNNER}.is_internal_router", "read", "attn_scatter", _DEVICES, _WHY_PARTS, _UNTIL),
     *(
         row
-        for model, layer, attention, mlp in (
-            ("DeepseekV2Model", "DeepseekV2DecoderLayer", "DeepseekV2MLAAttention", "DeepseekV2MoE"),
-            ("Qwen3MoeModel", "Qwen3MoeDecoderLayer", "Qwen3MoeAttention", "Qwen3MoeSparseMoeBlock"),
-        )
-        for owner, names in (
-            (model, ("layers", "norm", "embed_tokens", "embed_input_ids")),
-            (layer, ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")),
-            (attention, ("o_proj",)),
-            (mlp, ("experts", "gate", "is_sequence_parallel")),
-        )
+        for owner, names in _FAMILIES
         for row in members(
-            f"{_DEEPSEEK if model.startswith('Deepseek') else _QWEN}:{owner}",
+            owner,
             dict.fromkeys(names),
             "read",
             "attn_scatter",
