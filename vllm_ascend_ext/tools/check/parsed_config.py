@@ -12,19 +12,23 @@ import math
 from types import SimpleNamespace
 from typing import Any, get_args
 
+from vllm_ascend_ext.tools.check.ascend_choice import CommandStack
 from vllm_ascend_ext.tools.check.errors import CommandError
 from vllm_ascend_ext.tools.check.model_facts import ModelFacts
 
 _DTYPES = {"half": "float16", "float": "float32"}
 
 
-def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
-    """Returns the configuration that rules are asked about; raises CommandError for values that vLLM refuses."""
+def build(options: argparse.Namespace, facts: ModelFacts, stack: CommandStack) -> Any:
+    """Returns the configuration that rules are asked about; raises CommandError for values that vLLM refuses.
+
+    stack: says what vllm-ascend's platform makes of it.
+    """
     additional = dict(options.additional_config or {})
     speculative = _speculative(options, facts)
     is_eager = bool(_xlite(additional).get("full_mode")) and speculative is None
     model = _model(options, facts, is_eager)
-    return SimpleNamespace(
+    vllm_config = SimpleNamespace(
         parallel_config=_parallel(options),
         model_config=model,
         speculative_config=speculative,
@@ -37,8 +41,10 @@ def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
         lora_config=SimpleNamespace() if options.enable_lora else None,
         additional_config=additional,
         quant_config=SimpleNamespace(quant_description=facts.described_layers) if model.quantization else None,
-        use_v2_model_runner=False,  # vllm-ascend builds the V1 runner whatever vLLM chose
+        use_v2_model_runner=stack.uses_second_runner(),
     )
+    vllm_config.parallel_config.all2all_backend = stack.all2all_backend(vllm_config)
+    return vllm_config
 
 
 def _unchecked(kind: Any, **values: Any) -> Any:
@@ -55,8 +61,6 @@ def _parallel(options: argparse.Namespace) -> Any:
     known: dict[str, Any] = {name: value for name, value in options_of.items() if value is not None}
     sizes = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size")
     known["world_size"] = math.prod(known[name] for name in sizes)
-    if not (options.compilation_config and options.compilation_config.pass_config.enable_sp):
-        known["all2all_backend"] = "flashinfer_all2allv"  # vllm-ascend's platform puts it there
     return _unchecked(ParallelConfig, **known)
 
 
