@@ -4,12 +4,12 @@
 # Does nothing when the environment is already there and its pins have not changed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source scripts/environment.sh
+source scripts/second_pair/environment.sh
 ./scripts/setup.sh
 exec 9>.cache/setup_npu.lock
 flock 9   # two scripts started together set up once
 
-stamp="$(cat requirements/npu.txt scripts/environment.sh scripts/setup_npu.sh .venv/ascend-ext.stamp | sha256sum |
+stamp="$(cat requirements/npu.txt scripts/second_pair/environment.sh scripts/setup_npu.sh .venv/ascend-ext.stamp | sha256sum |
   cut -d' ' -f1)"
 if [ "$(cat .venv-npu/ascend-ext.stamp 2>/dev/null)" = "$stamp" ]; then
   exit 0

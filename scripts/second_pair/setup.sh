@@ -5,13 +5,13 @@
 # Does nothing when the environment is already there and its pins have not changed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-source scripts/environment.sh
+source scripts/second_pair/environment.sh
 ./scripts/setup_npu.sh   # the emulator is built against its torch_npu
 exec 9>.cache/second_pair.lock
 flock 9   # two scripts started together set up once
 
 environment=.venv-npu-030
-stamp="$(cat requirements/npu_030.txt scripts/environment.sh scripts/second_pair/setup.sh .venv/ascend-ext.stamp |
+stamp="$(cat requirements/npu_030.txt scripts/second_pair/environment.sh scripts/second_pair/setup.sh .venv/ascend-ext.stamp |
   sha256sum | cut -d' ' -f1)"
 if [ "$(cat "$environment/ascend-ext.stamp" 2>/dev/null)" = "$stamp" ]; then
   exit 0

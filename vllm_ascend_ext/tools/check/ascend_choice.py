@@ -14,8 +14,6 @@ from typing import Any
 from vllm_ascend_ext.integration.stacks.vllm_ascend import VllmAscendStack
 from vllm_ascend_ext.tools.check.errors import CommandError
 
-# vllm-ascend puts it there to turn vLLM's sequence-parallel experts off
-NO_SEQUENCE_PARALLEL_MOE = "flashinfer_all2allv"
 # ranks among which MC2 is for small steps on an A2, and the most experts of each then
 _A2_MC2_RANKS, _A2_MC2_EXPERTS = 16, 24
 _FUSED_RANKS = 32  # the most ranks of fused MC2, enable_fused_mc2=1
@@ -71,10 +69,9 @@ class CommandStack(VllmAscendStack):
         """Returns whether the V2 model runner is built: vllm-ascend 0.23 builds the V1 runner always."""
         return False
 
-    def all2all_backend(self, vllm_config: Any) -> str:
-        """Returns the backend of vLLM's all-to-all as vllm-ascend's platform leaves it."""
-        has_pass = vllm_config.compilation_config.pass_config.enable_sp
-        return str(vllm_config.parallel_config.all2all_backend) if has_pass else NO_SEQUENCE_PARALLEL_MOE
+    def keeps_all2all_backend(self, compilation_config: Any, additional: Mapping[str, Any]) -> bool:
+        """Returns whether vllm-ascend's platform leaves vLLM's backend of all-to-all as it is."""
+        return bool(compilation_config.pass_config.enable_sp)
 
     def splits_rows(self, vllm_config: Any) -> bool:
         """Returns whether FlashComm v1, shared-expert DP or the pass of sequence parallelism is on."""

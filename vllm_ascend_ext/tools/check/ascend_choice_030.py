@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from vllm_ascend_ext.integration.stacks.vllm_ascend_030 import VllmAscend030Stack
-from vllm_ascend_ext.tools.check.ascend_choice import NO_SEQUENCE_PARALLEL_MOE, CommandStack
+from vllm_ascend_ext.tools.check.ascend_choice import CommandStack
 from vllm_ascend_ext.tools.check.errors import CommandError
 
 
@@ -31,10 +31,9 @@ class CommandStack030(CommandStack):
         except ValueError:
             raise CommandError(f"VLLM_USE_V2_MODEL_RUNNER={text}: vLLM wants a number there, 0 or 1") from None
 
-    def all2all_backend(self, vllm_config: Any) -> str:
-        """Returns vLLM's own where FlashComm v1 is asked for, which is vLLM's sequence-parallel experts there."""
-        backend = str(vllm_config.parallel_config.all2all_backend)
-        return backend if self._flashcomm(vllm_config) else NO_SEQUENCE_PARALLEL_MOE
+    def keeps_all2all_backend(self, compilation_config: Any, additional: Mapping[str, Any]) -> bool:
+        """Returns whether FlashComm v1 is asked for, which is vLLM's sequence-parallel experts there."""
+        return self._flashcomm(additional)
 
     def splits_rows(self, vllm_config: Any) -> bool:
         """Returns whether vLLM's sequence-parallel experts or the pass of sequence parallelism is on."""
@@ -42,23 +41,24 @@ class CommandStack030(CommandStack):
 
     def own_config(self, vllm_config: Any) -> Any:
         """Returns the part of vllm-ascend's configuration that rules look at: a fused MC2 of 2 is 1 there."""
-        own: SimpleNamespace = super().own_config(vllm_config)
-        own.multistream_overlap_gate = False
-        own.enable_flashcomm1 = self._sequence_parallel_moe(vllm_config)
-        own.enable_fused_mc2 = int(bool(own.enable_fused_mc2))
-        return own
+        own = vars(super().own_config(vllm_config))
+        changed = {
+            "multistream_overlap_gate": False,
+            "enable_flashcomm1": self._sequence_parallel_moe(vllm_config),
+            "enable_fused_mc2": int(bool(own["enable_fused_mc2"])),
+        }
+        return SimpleNamespace(**(own | changed))
 
     def _setting(self, vllm_config: Any, key: str, variable: str) -> Any:
         """Returns a key of the additional configuration: no variable stands for it any more."""
         return vllm_config.additional_config.get(key, 0)
 
-    def _flashcomm(self, vllm_config: Any) -> bool:
+    def _flashcomm(self, given: Mapping[str, Any]) -> bool:
         """Returns whether FlashComm v1 is asked for; context parallelism of sparse attention asks for it, too."""
-        given = vllm_config.additional_config
         by_variable = self.environment.get("VLLM_ASCEND_ENABLE_FLASHCOMM1", "0").strip().lower() in ("1", "true")
         return bool(given.get("enable_flashcomm1") or by_variable or given.get("enable_dsa_cp"))
 
     def _sequence_parallel_moe(self, vllm_config: Any) -> bool:
         parallel = vllm_config.parallel_config
         is_cut = parallel.enable_expert_parallel and parallel.tensor_parallel_size > 1
-        return bool(is_cut and self._flashcomm(vllm_config))
+        return bool(is_cut and self._flashcomm(vllm_config.additional_config))

@@ -28,11 +28,12 @@ def build(options: argparse.Namespace, facts: ModelFacts, stack: CommandStack) -
     speculative = _speculative(options, facts)
     is_eager = bool(_xlite(additional).get("full_mode")) and speculative is None
     model = _model(options, facts, is_eager)
-    vllm_config = SimpleNamespace(
-        parallel_config=_parallel(options),
+    compilation = _compilation(options, model, additional)
+    return SimpleNamespace(
+        parallel_config=_parallel(options, stack.keeps_all2all_backend(compilation, additional)),
         model_config=model,
         speculative_config=speculative,
-        compilation_config=_compilation(options, model, additional),
+        compilation_config=compilation,
         scheduler_config=SimpleNamespace(
             scheduler_cls=options.scheduler_cls, async_scheduling=options.async_scheduling
         ),
@@ -43,8 +44,6 @@ def build(options: argparse.Namespace, facts: ModelFacts, stack: CommandStack) -
         quant_config=SimpleNamespace(quant_description=facts.described_layers) if model.quantization else None,
         use_v2_model_runner=stack.uses_second_runner(),
     )
-    vllm_config.parallel_config.all2all_backend = stack.all2all_backend(vllm_config)
-    return vllm_config
 
 
 def _unchecked(kind: Any, **values: Any) -> Any:
@@ -54,13 +53,15 @@ def _unchecked(kind: Any, **values: Any) -> Any:
     return type(kind.__name__, (kind,), {"__init__": lambda _: None} | defaults | values)()
 
 
-def _parallel(options: argparse.Namespace) -> Any:
+def _parallel(options: argparse.Namespace, keeps_all2all_backend: bool) -> Any:
     from vllm.config import ParallelConfig
 
     options_of = {name: getattr(options, name, None) for name in ParallelConfig.__pydantic_fields__}
     known: dict[str, Any] = {name: value for name, value in options_of.items() if value is not None}
     sizes = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size")
     known["world_size"] = math.prod(known[name] for name in sizes)
+    if not keeps_all2all_backend:
+        known["all2all_backend"] = "flashinfer_all2allv"  # which turns vLLM's sequence-parallel experts off
     return _unchecked(ParallelConfig, **known)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# Sourced by the scripts that set up an environment on top of .venv: what these environments have in common.
+# Sourced by this folder's setup.sh and by scripts/setup_npu.sh: what the two environments on top of .venv have in
+# common.
 
 # make_environment ENVIRONMENT: the same interpreter as .venv, whose packages it shares
 make_environment() {
