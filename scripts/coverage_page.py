@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,30 +13,35 @@ from typing import Any
 
 from vllm_ascend_ext import envs
 from vllm_ascend_ext.commands.check import ALONE
+from vllm_ascend_ext.integration.upstream.versions import PAIRS
 from vllm_ascend_ext.tools.check import ASKED
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "tests" / "assets" / "deployments" / "published.jsonl"
-RELEASE = "0.23.0.post1"
 Table = Callable[[Sequence[str], Iterable[Sequence[str]]], list[str]]
 
 
-def answers_by_release() -> dict[str, list[Any]]:
-    """Returns vllm-ascend's release -> the answers of `check` about the commands published for it."""
+def answers_by_release() -> dict[tuple[str, str], list[Any]]:
+    """Returns (vllm-ascend's release, the release to judge by) -> the answers about the commands published for it.
+
+    Commands are judged by their own release; those of later ones by the first pair's, too.
+    """
     envs.export(ALONE)
     with redirect_stdout(sys.stderr):
         from vllm_ascend_ext.tools.check.published import answer_rows, read_rows
 
         rows = list(read_rows(PUBLISHED))
-        answers = answer_rows(rows, "published.jsonl", ASKED)
-    found: dict[str, list[Any]] = {}
-    for row, one in zip(rows, answers, strict=True):
-        found.setdefault(row["release"], []).append(one)
+        found: dict[tuple[str, str], list[Any]] = {}
+        for judged_by, pair in itertools.product(PAIRS, PAIRS):
+            if judged_by in (pair, PAIRS[0]):
+                own = [row for row in rows if row["release"] == pair.vllm_ascend]
+                answers = answer_rows(own, "published.jsonl", ASKED, pair=judged_by)
+                found[pair.vllm_ascend, judged_by.vllm_ascend] = answers
     return found
 
 
 def coverage(table: Table, paragraph: Callable[[str], list[str]]) -> list[Sequence[str]]:
     """Returns the parts of the page, each a group of lines."""
-    releases = answers_by_release()
+    groups = answers_by_release()
     parts: list[Sequence[str]] = [
         paragraph(
             "What `vllm-ascend-ext check` says of the `vllm serve` commands that vllm-ascend publishes for "
@@ -44,17 +50,20 @@ def coverage(table: Table, paragraph: Callable[[str], list[str]]) -> list[Sequen
             "values, and any two that meet in the feature in one engine (for `mtp_output` those of layout, drafts "
             "and transfer); *unverified* that nothing speaks against it and tests lack some of that; *refused* "
             "that start-up says why not. A command whose SoC is not said counts with the worse of A2 and A3. "
-            "Everything is judged "
-            f"for vllm-ascend {RELEASE}; commands of other releases are here for comparison. How to ask about "
-            "your own command: [check a command](check.md)."
+            "Commands are judged by the limits of the vllm-ascend that they are published for "
+            "(`check --pair`), those of the later release by the earlier one's, too. How to ask about your own "
+            "command: [check a command](check.md)."
         )
     ]
-    for release in sorted(releases, key=lambda name: name != RELEASE):
-        answers = releases[release]
+    for pair in PAIRS:
+        answers = groups[pair.vllm_ascend, pair.vllm_ascend]
         number = sum(one.commands for one in answers)
-        parts += [[f"## {release}: {number} commands"], _totals(table, answers)]
-        if release == RELEASE:
-            parts += [["### Refused, by setting"], _reasons(table, answers)]
+        parts += [[f"## {pair.vllm_ascend}: {number} commands"], _totals(table, answers)]
+        for (release, judged_by), others in groups.items():
+            if release == pair.vllm_ascend != judged_by:
+                parts += [[f"The same commands by the limits of {judged_by}:"], _totals(table, others)]
+        parts += [["### Refused, by setting"], _reasons(table, answers)]
+        if pair is PAIRS[0]:
             parts += [["### By class"], paragraph(_BY_CLASS), _classes(table, answers)]
         parts += _unreadable(table, answers)
     return [*parts, ["## What tests have run"], paragraph(_ROWS), _verified(table)]
@@ -138,10 +147,11 @@ def _verified(table: Table) -> list[str]:
 
     rows = [
         (
+            row.pair.vllm_ascend,
             ", ".join(f"`{feature}`" for feature in row.features),
             "; ".join(f"{name.replace('_', ' ')}: {', '.join(values)}" for name, values in row.values.items()),
             f"`{row.test}`",
         )
         for row in ROWS
     ]
-    return table(("feature", "class", "test"), rows)
+    return table(("vllm-ascend", "feature", "class", "test"), rows)

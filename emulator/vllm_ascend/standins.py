@@ -99,6 +99,7 @@ STAND_INS = (
             reason="DeepSeek-V4's matrix and cache are bfloat16 and meet its activations; tokens are compared "
             "with a reference in float32",
             does=does,
+            version="0.23",
         )
         for module, name, ours, does in (
             ("attention.dsa_v1", "rotate_activation", "rotate_activation", "the matrix in the activations' type"),

@@ -19,6 +19,7 @@ import pytest
 
 from emulator.findings import Findings
 from tests.pairs.marks import SECOND, on_second_pair
+from tests.support.engines.upstream_races import CORRECTED_COUNTS, DROPPED_OUTPUT, one_by_one, others
 from tests.support.server import MODEL_NAME, TWO_RANKS, Server
 from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 
@@ -87,8 +88,7 @@ def test_a_server_with_drafts_counts_and_ends(tiny_model: str, tmp_path: Path, r
         server.wait_until_nothing_is_left(DEADLINE_S)
     finally:
         server.stop()
-    # between vLLM's and vllm-ascend's own lines, as steps are scheduled ahead: not examined one by one yet
-    race_reports.take()
+    assert others(one_by_one(race_reports.take()), (CORRECTED_COUNTS, DROPPED_OUTPUT)) == []
 
 
 def configured(options: dict[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ START = (
 KEYS = {
     "schema",
     "versions",
+    "pairs",
     "platform",
     "entry_points",
     "parts",

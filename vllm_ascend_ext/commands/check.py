@@ -15,6 +15,7 @@ from vllm_ascend_ext.commands.console import console_for
 from vllm_ascend_ext.tools.check import ASKED, SOCS
 
 if TYPE_CHECKING:
+    from vllm_ascend_ext.integration.upstream.versions import Pair
     from vllm_ascend_ext.tools.check.answer import Answer
 
 # nothing of vllm-ascend or torch_npu may load: the answer must not need a device, and vLLM's parser needs none
@@ -33,6 +34,11 @@ def add(commands: Any) -> None:
     )
     check.add_argument("serve", nargs="*", metavar="-- vllm serve MODEL ...", help="with NAME=VALUE before it")
     check.add_argument("--deployments", type=Path, metavar="FILE.jsonl", help='a command each: {"command": "..."}')
+    check.add_argument(
+        "--pair",
+        metavar="VERSION",
+        help="answer for this vllm-ascend (or vLLM) of the tested pairs (default: the installed one)",
+    )
     check.add_argument("--soc", choices=SOCS, action="append", help="answer for this SoC (default: A2 and A3)")
     check.add_argument(
         "--feature",
@@ -49,20 +55,34 @@ def run(options: argparse.Namespace) -> int:
     envs.export(ALONE)
     with redirect_stdout(sys.stderr):  # what vLLM and its libraries print is not the answer
         from vllm_ascend_ext.tools.check.answer import document, exit_status
-        from vllm_ascend_ext.tools.check.summary import print_answer, print_totals
+        from vllm_ascend_ext.tools.check.summary import print_answer, print_pair, print_totals
 
-        answers = _answers(options)
+        pair = _pair(options.pair)
+        answers = _answers(options, pair)
     console = console_for(sys.stdout)
     if options.json:
-        print(json.dumps(document(answers), indent=1))
+        print(json.dumps(document(answers, pair), indent=1))
     elif options.deployments is not None:
         print_totals(answers, console)
     else:
         print_answer(answers[0], console)
+    if not options.json:
+        print_pair(pair, console)
     return exit_status(answers)
 
 
-def _answers(options: argparse.Namespace) -> list[Answer]:
+def _pair(name: str | None) -> Pair:
+    """Returns the pair that is asked about, by default the installed one; raises CommandError for others."""
+    from vllm_ascend_ext.integration.upstream.versions import installed_pair, named_pair
+    from vllm_ascend_ext.tools.check.errors import CommandError
+
+    try:
+        return installed_pair() if name is None else named_pair(name)
+    except ValueError as error:
+        raise CommandError(f"--pair {error}; give one of these versions") from None
+
+
+def _answers(options: argparse.Namespace, pair: Pair) -> list[Answer]:
     """Returns an answer for each command; raises CommandError for a single one that cannot be read."""
     from vllm_ascend_ext.tools.check.answer import Answer
     from vllm_ascend_ext.tools.check.errors import CommandError
@@ -77,7 +97,7 @@ def _answers(options: argparse.Namespace) -> list[Answer]:
         raise CommandError("give one of the two: `-- vllm serve MODEL ...`, or --deployments FILE.jsonl")
     socs = tuple(options.soc or ASKED)
     if options.deployments is None:
-        question = Question(read_words(options.serve), socs, features, options.model_config)
+        question = Question(read_words(options.serve), socs, features, options.model_config, pair=pair)
         return [Answer("command", tuple(judge(question)))]
     rows = list(read_rows(options.deployments))
-    return answer_rows(rows, options.deployments.name, socs, features, options.model_config)
+    return answer_rows(rows, options.deployments.name, socs, features, options.model_config, pair)

@@ -24,7 +24,21 @@ CORRECTED_COUNTS = UpstreamRace(
     ("correct_spec_decode_token_counts",),
     "vLLM's correction of the accepted counts writes the pinned `num_computed_tokens_cpu` while its copy to the "
     "device, queued behind the previous step, may be pending (vLLM 0.23.0 gpu_model_runner.py:2067 and 1484, and "
-    "the same in vllm-ascend). It corrects rows that the device computes itself: no token depends on the copy.",
+    "the same in vllm-ascend; vLLM 0.30.0 gpu_model_runner.py:1576, vllm-ascend 0.30.0rc2 "
+    "model_runner_v1.py:1511). It corrects rows that the device computes itself: no token depends on the copy.",
+)
+# with asynchronous scheduling, on ranks whose output the engine does not take
+DROPPED_OUTPUT = UpstreamRace(
+    (
+        r"reads it\n +at vllm/v1/worker/gpu_model_runner\.py:\d+ in __init__",
+        r"from vllm_ascend/worker/model_runner_v1\.py:\d+ in sample_tokens",
+        # padding of the block, of which no tensor was freed, has no such line
+        r"(?s)freed at vllm/v1/executor/multiproc_executor\.py:\d+ in worker_busy_loop|\A(?!.*freed at)",
+    ),
+    "a worker that is not the output rank drops a step's output at once, and with it the sampled tokens, while "
+    "their copy to the host on a side stream is pending; the main stream may get the same memory (vLLM 0.30.0 "
+    "gpu_model_runner.py:322, multiproc_executor.py:1047; docs/upstream/dropped_outputs.md). vLLM 0.23.0 holds "
+    "the output until the next call has returned. Nobody reads that copy.",
 )
 # with drafts of a model whose layers have states
 ACCEPTED_COUNTS = UpstreamRace(
@@ -89,6 +103,12 @@ INDEXER_KEYS = UpstreamRace(
     "go of them; the main stream may get the same memory for the queries while they are read (vllm-ascend "
     "0.23.0.post1 attention/dsa_v1.py:2779 and 2794).",
 )
+
+
+def one_by_one(reports: Iterable[str]) -> list[str]:
+    """Returns each race by itself: what another process has written comes as one text, with all of its races."""
+    each = re.compile(r"(?ms)^\[emulator\] race .*?(?=^\[emulator\] race |\Z)")
+    return [race for text in reports for race in each.findall(text)]
 
 
 def others(reports: Iterable[str], known: Iterable[UpstreamRace]) -> list[str]:

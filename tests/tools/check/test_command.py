@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from vllm_ascend_ext import cli, envs
+from vllm_ascend_ext.integration.upstream.versions import PAIRS, installed_vllm
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 
@@ -97,6 +98,58 @@ def test_a_reason_on_one_soc_says_so(capsys: pytest.CaptureFixture[str]) -> None
     cli.main(["check", "--feature", "dp_gather", "--", *words])
     text = " ".join(capsys.readouterr().out.split())
     assert "MC2" in text and "[on A3]" in text
+
+
+LATER = ("--pair", "0.30.0rc2", "--soc", "A3", "--feature", "eplb_load")
+
+
+def test_a_pair_is_judged_by_its_own_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    """What starts on the first pair is refused or unverified where the second has not run it."""
+    eager = ("vllm", "serve", QWEN, "-tp", "2", "--enforce-eager")
+    for pair in ("0.30.0rc2", "0.30.0"):
+        status, document, _ = check(capsys, *LATER, "--pair", pair, "--", *eager)
+        assert status == 0 and document["pair"]["vllm_ascend"] == "0.30.0rc2"
+        assert document["commands"][0]["features"]["eplb_load"]["state"] == "starts"
+    for words, settings in {
+        ("-ep",): ["enable_expert_parallel"],
+        ("-dp", "2"): ["data_parallel_size"],
+        ("-pp", "2"): ["pipeline_parallel_size"],
+        ("-q", "ascend"): ["quantization"],
+        ("--additional-config.enable_flashcomm1=true",): [],
+        ("-ep", "--additional-config.enable_flashcomm1=true"): ["sequence parallelism"],
+        ("-ep", "--additional-config.enable_dsa_cp=true"): ["sequence parallelism"],
+        ("-ep", "--additional-config.enable_shared_expert_dp=true"): ["replicated shared experts"],
+        ("--additional-config.eplb_config.load_collection_phase=decode",): [],
+    }.items():
+        _, document, _ = check(capsys, *LATER, "--", *eager, *words)
+        reasons = document["commands"][0]["features"]["eplb_load"]["reasons"]
+        told = [f"{reason['setting']} {reason['why']}" for reason in reasons]
+        assert bool(told) == bool(settings)
+        assert all(any(setting in line for line in told) for setting in settings), (words, told)
+    _, document, _ = check(capsys, *LATER, "--", "VLLM_USE_V2_MODEL_RUNNER=1", *eager)
+    (reason,) = document["commands"][0]["features"]["eplb_load"]["reasons"]
+    assert reason["setting"] == "VLLM_USE_V2_MODEL_RUNNER"
+
+
+def test_another_version_lists_the_pairs(capsys: pytest.CaptureFixture[str]) -> None:
+    status, document, error = check(capsys, "--pair", "0.31.0", "--", "vllm", "serve", QWEN)
+    assert (status, document) == (2, None)
+    assert "--pair 0.31.0 is of no tested pair" in error and all(str(pair) in error for pair in PAIRS)
+
+
+@pytest.mark.skipif(installed_vllm() != PAIRS[0].vllm, reason="of commands that a later vLLM reads")
+def test_what_the_installed_parser_does_not_know_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("vllm", "serve", QWEN, "-tp", "2", "--enforce-eager")
+    later = ("--later-option", "-1", "--later_flag", "--port", "1")
+    status, document, _ = check(capsys, *LATER, "--", *command, *later)
+    found = document["commands"][0]["features"]["eplb_load"]
+    assert status == 0 and found["state"] == "unverified" and document["pair"]["read_by"] == "0.23.0"
+    lacks = found["classes"]["A3"]["lacks"]
+    assert [line.partition(",")[0] for line in lacks] == ["--later-option", "--later-flag"]
+    status, _, error = check(capsys, *LATER, "--", *command, *later, "-dp", "two")
+    assert status == 2 and "invalid int value: 'two' (without --later-option, --later-flag" in error
+    status, _, error = check(capsys, "--", *command, *later)
+    assert status == 2 and "unrecognized" in error and "read by" not in error
 
 
 @pytest.mark.parametrize(

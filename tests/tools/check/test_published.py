@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from vllm_ascend_ext.integration.registry import FEATURES
+from vllm_ascend_ext.integration.upstream.versions import PAIRS, Pair
 from vllm_ascend_ext.tools.check.answer import Answer, totals
 from vllm_ascend_ext.tools.check.published import answer_rows, read_rows
 
@@ -59,10 +60,12 @@ def test_nothing_starts_without_a_test(answers: list[Answer]) -> None:
         assert whole == sum(one.commands for one in answers if not one.error)
 
 
-def test_the_page_has_these_numbers(rows: list[dict[str, Any]], answers: list[Answer]) -> None:
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_the_page_has_these_numbers(rows: list[dict[str, Any]], pair: Pair) -> None:
     text = (ROOT / "docs" / "coverage.md").read_text(encoding="utf-8")
-    ours = [one for row, one in zip(rows, answers, strict=True) if row["release"] == "0.23.0.post1"]
-    section = text.split("## 0.23.0.post1")[1].split("###")[0]
+    own = [row for row in rows if row["release"] == pair.vllm_ascend]
+    ours = answer_rows(own, "published", ("A2", "A3"), pair=pair)
+    section = text.split(f"## {pair.vllm_ascend}")[1].split("###")[0]
     for feature in FEATURES:
         cells = re.search(rf"^\| `{feature.name}` \| (\d+) .*\| (\d+) .*\| (\d+) ", section, re.MULTILINE)
         assert cells is not None

@@ -12,10 +12,11 @@ import pytest
 
 from tests.engine import pairs
 from tests.mtp_output import served
+from vllm_ascend_ext.integration.upstream.versions import PAIR_0_23, PAIR_0_30
 from vllm_ascend_ext.tools.check.deployment_class import DIMENSIONS, DeploymentClass
 from vllm_ascend_ext.tools.check.verdicts import NAMES
 from vllm_ascend_ext.tools.check.verified.proof import proof_of
-from vllm_ascend_ext.tools.check.verified.rows import ROWS, VerifiedRow
+from vllm_ascend_ext.tools.check.verified.rows import ROWS, VerifiedRow, rows_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = DeploymentClass("GQA", "eager", "ALLGATHER", "unquantised", "TP+EP", "none", "none", "none")
@@ -83,9 +84,26 @@ def test_only_what_meets_in_a_feature_is_needed_in_pairs() -> None:
 
 
 def test_only_the_features_of_a_row_start() -> None:
-    assert proof_of("eplb_load", SMALL).is_verified
-    assert proof_of("eplb_load", replace(SMALL, weights="w8a8 of another kind")).lacks
-    assert proof_of("attn_scatter", SMALL).lacks
+    rows = rows_of(PAIR_0_23)
+    assert proof_of("eplb_load", SMALL, rows).is_verified
+    assert proof_of("eplb_load", replace(SMALL, weights="w8a8 of another kind"), rows).lacks
+    assert proof_of("attn_scatter", SMALL, rows).lacks
+
+
+def test_a_pair_starts_what_has_run_with_it_alone() -> None:
+    assert set(rows_of(PAIR_0_23)) | set(rows_of(PAIR_0_30)) == set(ROWS)
+    later = replace(SMALL, family="MLA", drafts="mtp 2")
+    quantised = replace(SMALL, graphs="FULL_DECODE_ONLY", weights="w8a8")
+    for pair, verified in ((PAIR_0_23, [later, quantised]), (PAIR_0_30, [later])):
+        rows = rows_of(pair)
+        found = [one for one in (later, quantised) if proof_of("eplb_load", one, rows).is_verified]
+        assert found == verified
+
+
+@pytest.mark.parametrize("row", rows_of(PAIR_0_30), ids=lambda row: row.test)
+def test_the_second_pairs_step_runs_its_rows(row: VerifiedRow) -> None:
+    step = (ROOT / "scripts" / "second_pair" / "test.sh").read_text(encoding="utf-8")
+    assert row.test.partition("::")[0] in step
 
 
 def test_the_rows_of_pairs_are_its_cases() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells which of the rows that a layer of vllm-ascend 0.23.0 routes in the present pass this rank counts.
+"""Tells which of the rows that a layer of vllm-ascend routes in the present pass this rank counts.
 
 A replica's rows come with padding at their end. What a layer routes of them depends on the pass's dispatch
 (vllm-ascend's `ops/fused_moe/prepare_finalize.py`):
@@ -15,6 +15,7 @@ How many of them are real changes with each step: `num_to_count` runs before eac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,14 @@ from vllm_ascend_ext.rank_place import RankPlace
 
 # the ways by which a rank routes rows that this file knows
 COUNTED_WAYS = ("ALLGATHER", "ALLTOALL", "MC2", "FUSED_MC2")
+
+CutBefore = Callable[[Any], int | None]
+"""Takes the pass's context; returns the padding of rows that were cut before the layer, None where none were."""
+
+
+def cut_by_flashcomm(context: Any) -> int | None:
+    """Returns the padding that FlashComm v1 of vllm-ascend 0.23 has put behind the rows, None where it is off."""
+    return int(context.pad_size) if context.flash_comm_v1_enabled else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +55,13 @@ def tp_slice(num_rows: int, place: RankPlace) -> Segment:
     return Segment(place.tp_rank * size + min(place.tp_rank, rest), size + (place.tp_rank < rest))
 
 
-def num_to_count(num_tokens: int, place: RankPlace) -> int:
+def num_to_count(num_tokens: int, place: RankPlace, cut_before: CutBefore = cut_by_flashcomm) -> int:
     """Returns how many rows this rank counts, from the beginning of `own_rows`, in the pass that is about to run.
 
     Args:
         num_tokens: real rows of this replica; 0 in a dummy pass, which may have no forward context yet.
         place: place of this rank in its engine.
+        cut_before: see `CutBefore`.
 
     Raises:
         RuntimeError: the pass is dispatched in a way that is not known.
@@ -62,16 +72,17 @@ def num_to_count(num_tokens: int, place: RankPlace) -> int:
 
     if _dispatch() == "ALLGATHER":
         return num_tokens if place.tp_rank == 0 else 0
-    return tp_slice(_num_rows_before_the_cut(_EXTRA_CTX, place.tp_size), place).num_real(num_tokens)
+    return tp_slice(_num_rows_before_the_cut(_EXTRA_CTX, place.tp_size, cut_before), place).num_real(num_tokens)
 
 
-def own_rows(layer: Any, num_routed: int, place: RankPlace) -> slice:
+def own_rows(layer: Any, num_routed: int, place: RankPlace, cut_before: CutBefore = cut_by_flashcomm) -> slice:
     """Returns the rows of this rank's segment among those that a layer routes in the present pass.
 
     Args:
         layer: the layer, for messages.
         num_routed: rows that the layer routes, T of the routed ids ``[T, K]``.
         place: place of this rank in its engine.
+        cut_before: see `CutBefore`.
 
     Raises:
         RuntimeError: the pass is dispatched in a way that is not known, or the layer routes other rows than that
@@ -81,9 +92,9 @@ def own_rows(layer: Any, num_routed: int, place: RankPlace) -> slice:
 
     way = _dispatch()
     if way == "ALLGATHER":
-        own, expected = _own_of_gathered(_EXTRA_CTX)
+        own, expected = _own_of_gathered(_EXTRA_CTX, cut_before)
     else:
-        size = tp_slice(_num_rows_before_the_cut(_EXTRA_CTX, place.tp_size), place).size
+        size = tp_slice(_num_rows_before_the_cut(_EXTRA_CTX, place.tp_size, cut_before), place).size
         own, expected = slice(0, size), size
     if num_routed != expected:
         raise RuntimeError(
@@ -107,17 +118,18 @@ def _dispatch() -> str:
     return str(dispatch.name)
 
 
-def _num_rows_before_the_cut(context: Any, tp_size: int) -> int:
+def _num_rows_before_the_cut(context: Any, tp_size: int, cut_before: CutBefore) -> int:
     """Returns the rows of this replica that its TP ranks share, padding included."""
     num_rows = int(context.num_tokens)
-    if context.flash_comm_v1_enabled:  # cut before the layer, and padded to a multiple of the TP size
-        return num_rows + int(context.pad_size)
+    padding = cut_before(context)
+    if padding is not None:  # to a multiple of the TP size
+        return num_rows + padding
     if context.moe_comm_type.name == "ALLTOALL":
         return max(num_rows, tp_size)
     return max(num_rows, int(context.padded_num_tokens))
 
 
-def _own_of_gathered(context: Any) -> tuple[slice, int]:
+def _own_of_gathered(context: Any, cut_before: CutBefore) -> tuple[slice, int]:
     """Returns (this replica's rows among the gathered ones, how many were gathered)."""
     from vllm.distributed import get_dp_group
     from vllm.forward_context import get_forward_context
@@ -130,7 +142,7 @@ def _own_of_gathered(context: Any) -> tuple[slice, int]:
     if own_rows_by_plan is not None:  # of `dp_gather`, where it is on
         own: tuple[slice, int] = own_rows_by_plan()
         return own
-    if context.flash_comm_v1_enabled:  # gathered over all ranks, and the padding for the cut dropped
+    if cut_before(context) is not None:  # gathered over all ranks, and the padding for the cut dropped
         sizes = get_forward_context().dp_metadata.num_tokens_across_dp_cpu.tolist()
         begin = sum(sizes[:replica])
         return slice(begin, begin + sizes[replica]), sum(sizes)

@@ -11,6 +11,7 @@ from vllm_ascend_ext.integration.upstream import moe_layers
 from vllm_ascend_ext.integration.upstream.seams.change import Change, temporarily
 from vllm_ascend_ext.integration.upstream.seams.rows.eplb_load import EPLB_STATE
 from vllm_ascend_ext.integration.upstream.stack import Count
+from vllm_ascend_ext.integration.upstream.versions import PAIR_0_23
 from vllm_ascend_ext.rank_place import RankPlace
 from vllm_ascend_ext.runner.step import StepFacts
 
@@ -19,6 +20,7 @@ class VllmStack:
     """Implements `Stack`. Methods import their adaptors on first use, as these import vLLM's modules."""
 
     name = "vllm"
+    pair = PAIR_0_23
     unverified: frozenset[str] = frozenset()
 
     def dispatches(self, vllm_config: Any) -> tuple[str, ...]:

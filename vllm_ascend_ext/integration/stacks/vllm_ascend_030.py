@@ -10,11 +10,14 @@ from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.stacks.vllm_ascend import VllmAscendStack
 from vllm_ascend_ext.integration.upstream.stack import Count
 from vllm_ascend_ext.integration.upstream.versions import PAIR_0_30
+from vllm_ascend_ext.rank_place import RankPlace
+from vllm_ascend_ext.runner.step import StepFacts
 
 
 class VllmAscend030Stack(VllmAscendStack):
     """Redefines what is other in vllm-ascend 0.30. Ways to serve that no test has run with it are `unverified`."""
 
+    pair = PAIR_0_30
     unverified = frozenset(
         {
             "the V2 model runner",
@@ -23,6 +26,7 @@ class VllmAscend030Stack(VllmAscendStack):
             "pipeline parallelism",
             "context parallelism",
             "sequence parallelism",
+            "replicated shared experts",
             "quantised weights",
             "dispatches but all-gather",
             "other drafts than MTP's",
@@ -75,6 +79,18 @@ class VllmAscend030Stack(VllmAscendStack):
         """Returns what the layer's configuration says."""
         return int(layer.moe_config.num_logical_experts), int(layer.moe_config.experts_per_token)
 
+    def own_rows(self, layer: Any, place: RankPlace) -> Callable[[int], slice]:
+        """Returns the same as 0.23's stack. No rows are cut before a layer: sequence parallelism is refused."""
+        from vllm_ascend_ext.integration.eplb_load import ascend_rows
+
+        return lambda num_routed: ascend_rows.own_rows(layer, num_routed, place, _cut_before)
+
+    def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
+        """Returns the same as 0.23's stack (see `own_rows`)."""
+        from vllm_ascend_ext.integration.eplb_load import ascend_rows
+
+        return ascend_rows.num_to_count(facts.num_tokens, place, _cut_before)
+
     def watch_routing(self, name: str, layer: Any, count: Count) -> Callable[[Count], None]:
         """Passes the ids that a layer's router chooses to `count`, by vLLM's hook, whatever the quantisation."""
         from vllm_ascend.ops.fused_moe.fused_moe import AscendMoERunner
@@ -87,6 +103,10 @@ class VllmAscend030Stack(VllmAscendStack):
         put: Callable[[Count], None] = layer.router.set_capture_fn
         put(count)
         return put
+
+
+def _cut_before(context: Any) -> int | None:
+    return None
 
 
 class _WithDroppedSettings:

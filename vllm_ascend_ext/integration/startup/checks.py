@@ -84,7 +84,7 @@ def refusals_in(deployment: Deployment) -> list[Refusal]:
     found = refusals("", (*worker_limits.RULES, *pair_limits.RULES), deployment)
     for feature in enabled(deployment.config):
         if feature.name in deployment.stack.unverified:  # its rules do not know this pair
-            found.append(pair_limits.unverified_feature(feature.name, versions.installed_pair()))
+            found.append(pair_limits.unverified_feature(feature.name, deployment.stack.pair))
         else:
             found += refusals(feature.name, feature.rules, deployment)
     return found

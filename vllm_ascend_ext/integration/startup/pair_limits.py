@@ -55,6 +55,12 @@ RULES = (
     ),
     _way("sequence parallelism", "enable_flashcomm1, pass_config.enable_sp", "turn it off", splits_rows),
     _way(
+        "replicated shared experts",
+        "enable_shared_expert_dp",
+        "turn it off",
+        lambda d: ascend_config(d).enable_shared_expert_dp,
+    ),
+    _way(
         "quantised weights",
         "quantization",
         "use an unquantised model",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vllm_ascend_ext.integration.upstream.stack import Stack
-from vllm_ascend_ext.integration.upstream.versions import PAIR_0_30, installed_pair
+from vllm_ascend_ext.integration.upstream.versions import PAIR_0_30, Pair, installed_pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class DeviceIntegration:
     unverified: tuple[str, ...] = ()
     stacks_of_pairs: Mapping[str, str] = field(default_factory=dict)
 
-    def load_stack(self) -> Stack:
-        """Returns the installed pair's stack; imports its module, but not the packages that it is about."""
-        module = self.stacks_of_pairs.get(installed_pair().vllm, self.stack)
+    def load_stack(self, pair: Pair | None = None) -> Stack:
+        """Returns a pair's stack, by default the installed one's; imports its module, but not what it is about."""
+        module = self.stacks_of_pairs.get((pair or installed_pair()).vllm, self.stack)
         stack: Stack = importlib.import_module(module).STACK
         return stack
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from vllm_ascend_ext.integration.upstream.versions import Pair
     from vllm_ascend_ext.rank_place import RankPlace
     from vllm_ascend_ext.runner.step import StepFacts
 
@@ -23,11 +24,13 @@ class Stack(Protocol):
     There is one object a stack (`integration/stacks/`), and one stack a device and pair of versions (`DEVICES`).
 
     name: "vllm" or "vllm-ascend".
+    pair: the versions of vLLM and vllm-ascend that it is about.
     unverified: ways to serve, and features, that have not run with the stack's versions. They are refused there
         (`startup.pair_limits`).
     """
 
     name: str
+    pair: Pair
     unverified: frozenset[str]
 
     def dispatches(self, vllm_config: Any) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ class Pair:
     unverified: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        """Returns both versions in words."""
         return f"vllm-ascend {self.vllm_ascend} with vLLM {self.vllm}"
 
 
@@ -50,6 +51,20 @@ def installed_pair() -> Pair:
     version = _installed("vllm")
     older = [pair for pair in pairs if version is not None and _release(pair.vllm) <= _release(version)]
     return older[-1] if older else pairs[0]
+
+
+def named_pair(name: str) -> Pair:
+    """Returns the pair of which `name` is the version of vLLM or of vllm-ascend; raises ValueError for others."""
+    for pair in PAIRS:
+        if _public(name) in (pair.vllm, pair.vllm_ascend):
+            return pair
+    raise ValueError(f"{name} is of no tested pair; tested: {', '.join(map(str, PAIRS))}")
+
+
+def installed_vllm() -> str | None:
+    """Returns the installed version of vLLM without its local suffix, None without vLLM."""
+    version = _installed("vllm")
+    return None if version is None else _public(version)
 
 
 def check_vllm_version() -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vllm_ascend_ext.integration.upstream.versions import Pair, installed_vllm
 from vllm_ascend_ext.tools.check.errors import CommandError
 from vllm_ascend_ext.tools.check.verdicts import NAMES, Question, Verdict, judge, worst
 
@@ -53,9 +54,10 @@ def features_in(answers: Iterable[Answer]) -> list[str]:
     return [name for name in NAMES if name in asked]
 
 
-def document(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Returns everything as plain values for JSON."""
-    return {"commands": [_command(one) for one in answers], "totals": totals(answers)}
+def document(answers: Sequence[Answer], pair: Pair) -> dict[str, Any]:
+    """Returns everything as plain values for JSON; `pair` is what was asked about."""
+    versions = {"vllm": pair.vllm, "vllm_ascend": pair.vllm_ascend, "read_by": installed_vllm()}
+    return {"pair": versions, "commands": [_command(one) for one in answers], "totals": totals(answers)}
 
 
 def totals(answers: Sequence[Answer]) -> dict[str, dict[str, int]]:

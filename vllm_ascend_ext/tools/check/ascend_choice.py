@@ -14,27 +14,28 @@ from typing import Any
 from vllm_ascend_ext.integration.stacks.vllm_ascend import VllmAscendStack
 from vllm_ascend_ext.tools.check.errors import CommandError
 
-# the keys of vllm-ascend's `eplb_config`, with what counts where a key is not given
-_EPLB_DEFAULTS = {
-    "dynamic_eplb": False,
-    "expert_map_path": None,
-    "expert_heat_collection_interval": 600,
-    "algorithm_execution_interval": 50,
-    "expert_map_record_path": None,
-    "num_redundant_experts": 0,
-    "eplb_policy_type": 2,
-    "eplb_heat_collection_stage": "all",
-}
 # ranks among which MC2 is for small steps on an A2, and the most experts of each then
 _A2_MC2_RANKS, _A2_MC2_EXPERTS = 16, 24
 _FUSED_RANKS = 32  # the most ranks of fused MC2, enable_fused_mc2=1
 
 
 class CommandStack(VllmAscendStack):
-    """Answers for vllm-ascend on one SoC, by the command's configuration and environment.
+    """Answers for vllm-ascend 0.23 on one SoC, by the command's configuration and environment.
 
-    soc: one of `tools.check.SOCS`. environment: what the command sets.
+    soc: one of `tools.check.SOCS`. environment: what the command sets. eplb_defaults: the keys of vllm-ascend's
+        `eplb_config`, with what counts where a key is not given.
     """
+
+    eplb_defaults: Mapping[str, Any] = {
+        "dynamic_eplb": False,
+        "expert_map_path": None,
+        "expert_heat_collection_interval": 600,
+        "algorithm_execution_interval": 50,
+        "expert_map_record_path": None,
+        "num_redundant_experts": 0,
+        "eplb_policy_type": 2,
+        "eplb_heat_collection_stage": "all",
+    }
 
     def __init__(self, soc: str, environment: Mapping[str, str]) -> None:
         self.soc, self.environment = soc, environment
@@ -64,6 +65,14 @@ class CommandStack(VllmAscendStack):
     def _fused_mc2(self, vllm_config: Any) -> Any:
         return self._setting(vllm_config, "enable_fused_mc2", "VLLM_ASCEND_ENABLE_FUSED_MC2")
 
+    def uses_second_runner(self) -> bool:
+        """Returns whether the V2 model runner is built: vllm-ascend 0.23 builds the V1 runner always."""
+        return False
+
+    def keeps_all2all_backend(self, compilation_config: Any, additional: Mapping[str, Any]) -> bool:
+        """Returns whether vllm-ascend's platform leaves vLLM's backend of all-to-all as it is."""
+        return bool(compilation_config.pass_config.enable_sp)
+
     def splits_rows(self, vllm_config: Any) -> bool:
         """Returns whether FlashComm v1, shared-expert DP or the pass of sequence parallelism is on."""
         has_flashcomm = self._setting(vllm_config, "enable_flashcomm1", "VLLM_ASCEND_ENABLE_FLASHCOMM1")
@@ -72,15 +81,8 @@ class CommandStack(VllmAscendStack):
     def own_config(self, vllm_config: Any) -> Any:
         """Returns the part of vllm-ascend's configuration that rules look at."""
         given = vllm_config.additional_config
-        eplb = given.get("eplb_config") or {}
-        if not isinstance(eplb, dict):
-            raise CommandError("additional_config.eplb_config is no mapping; give one")
-        if unknown := sorted(set(eplb) - set(_EPLB_DEFAULTS)):
-            raise CommandError(f"additional_config.eplb_config has no {unknown[0]!r}; remove it")
-        eplb = _EPLB_DEFAULTS | eplb
-        eplb["dynamic_eplb"] = bool(eplb["dynamic_eplb"] or eplb["expert_map_record_path"] is not None)
         return SimpleNamespace(
-            eplb_config=SimpleNamespace(**eplb),
+            eplb_config=self._eplb(given.get("eplb_config") or {}),
             mix_placement=given.get("mix_placement", False),
             multistream_overlap_gate=given.get("multistream_overlap_gate", False),
             enable_shared_expert_dp=self._shared_expert_dp(vllm_config),
@@ -88,6 +90,15 @@ class CommandStack(VllmAscendStack):
             enable_flashcomm1=self._setting(vllm_config, "enable_flashcomm1", "VLLM_ASCEND_ENABLE_FLASHCOMM1"),
             enable_fused_mc2=self._fused_mc2(vllm_config),
         )
+
+    def _eplb(self, given: Any) -> SimpleNamespace:
+        if not isinstance(given, dict):
+            raise CommandError("additional_config.eplb_config is no mapping; give one")
+        if unknown := sorted(set(given) - set(self.eplb_defaults)):
+            raise CommandError(f"additional_config.eplb_config has no {unknown[0]!r}; remove it")
+        eplb = {**self.eplb_defaults, **given}
+        eplb["dynamic_eplb"] = bool(eplb["dynamic_eplb"] or eplb["expert_map_record_path"] is not None)
+        return SimpleNamespace(**eplb)
 
     def _setting(self, vllm_config: Any, key: str, variable: str) -> Any:
         """Returns a key of the additional configuration, before a variable that is a number."""

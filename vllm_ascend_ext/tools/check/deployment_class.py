@@ -83,11 +83,11 @@ def _layout(parallel: Any) -> str:
 
 
 def _row_split(vllm_config: Any, stack: CommandStack) -> str:
-    if not stack.splits_rows(vllm_config):
-        return "none"
     own = stack.own_config(vllm_config)
     if own.enable_shared_expert_dp:
         return "shared-expert DP"
+    if not stack.splits_rows(vllm_config):
+        return "none"
     return "FlashComm v1" if own.enable_flashcomm1 else "SP pass"
 
 

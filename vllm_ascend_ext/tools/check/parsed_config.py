@@ -12,23 +12,28 @@ import math
 from types import SimpleNamespace
 from typing import Any, get_args
 
+from vllm_ascend_ext.tools.check.ascend_choice import CommandStack
 from vllm_ascend_ext.tools.check.errors import CommandError
 from vllm_ascend_ext.tools.check.model_facts import ModelFacts
 
 _DTYPES = {"half": "float16", "float": "float32"}
 
 
-def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
-    """Returns the configuration that rules are asked about; raises CommandError for values that vLLM refuses."""
+def build(options: argparse.Namespace, facts: ModelFacts, stack: CommandStack) -> Any:
+    """Returns the configuration that rules are asked about; raises CommandError for values that vLLM refuses.
+
+    stack: says what vllm-ascend's platform makes of it.
+    """
     additional = dict(options.additional_config or {})
     speculative = _speculative(options, facts)
     is_eager = bool(_xlite(additional).get("full_mode")) and speculative is None
     model = _model(options, facts, is_eager)
+    compilation = _compilation(options, model, additional)
     return SimpleNamespace(
-        parallel_config=_parallel(options),
+        parallel_config=_parallel(options, stack.keeps_all2all_backend(compilation, additional)),
         model_config=model,
         speculative_config=speculative,
-        compilation_config=_compilation(options, model, additional),
+        compilation_config=compilation,
         scheduler_config=SimpleNamespace(
             scheduler_cls=options.scheduler_cls, async_scheduling=options.async_scheduling
         ),
@@ -37,7 +42,7 @@ def build(options: argparse.Namespace, facts: ModelFacts) -> Any:
         lora_config=SimpleNamespace() if options.enable_lora else None,
         additional_config=additional,
         quant_config=SimpleNamespace(quant_description=facts.described_layers) if model.quantization else None,
-        use_v2_model_runner=False,  # vllm-ascend builds the V1 runner whatever vLLM chose
+        use_v2_model_runner=stack.uses_second_runner(),
     )
 
 
@@ -48,15 +53,15 @@ def _unchecked(kind: Any, **values: Any) -> Any:
     return type(kind.__name__, (kind,), {"__init__": lambda _: None} | defaults | values)()
 
 
-def _parallel(options: argparse.Namespace) -> Any:
+def _parallel(options: argparse.Namespace, keeps_all2all_backend: bool) -> Any:
     from vllm.config import ParallelConfig
 
     options_of = {name: getattr(options, name, None) for name in ParallelConfig.__pydantic_fields__}
     known: dict[str, Any] = {name: value for name, value in options_of.items() if value is not None}
     sizes = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size")
     known["world_size"] = math.prod(known[name] for name in sizes)
-    if not (options.compilation_config and options.compilation_config.pass_config.enable_sp):
-        known["all2all_backend"] = "flashinfer_all2allv"  # vllm-ascend's platform puts it there
+    if not keeps_all2all_backend:
+        known["all2all_backend"] = "flashinfer_all2allv"  # which turns vLLM's sequence-parallel experts off
     return _unchecked(ParallelConfig, **known)
 
 

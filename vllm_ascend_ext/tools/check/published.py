@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vllm_ascend_ext.integration.upstream.versions import Pair, installed_pair
 from vllm_ascend_ext.tools.check import SOCS
 from vllm_ascend_ext.tools.check.answer import Answer, answer
 from vllm_ascend_ext.tools.check.errors import CommandError
@@ -48,6 +49,7 @@ def answer_rows(
     socs: tuple[str, ...],
     features: Sequence[str] = (),
     model_config: Path | None = None,
+    pair: Pair | None = None,
 ) -> list[Answer]:
     """Returns an answer for each row, in their order.
 
@@ -56,6 +58,7 @@ def answer_rows(
         socs: SoCs of rows that name none.
         features: see `Question`.
         model_config: see `Question`.
+        pair: the versions to answer for; by default those that are installed.
     """
     answers = []
     for number, row in enumerate(rows, 1):
@@ -65,7 +68,9 @@ def answer_rows(
         except CommandError as error:
             answers.append(Answer(name, (), str(error), commands))
             continue
-        question = Question(command, socs_of(row, socs), features, model_config, scheme_in(row))
+        question = Question(
+            command, socs_of(row, socs), features, model_config, scheme_in(row), pair or installed_pair()
+        )
         answers.append(answer(name, question, commands))
     return answers
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from vllm_ascend_ext.integration.upstream.versions import Pair, installed_vllm
 from vllm_ascend_ext.tools.check.errors import CommandError
 from vllm_ascend_ext.tools.check.shell_text import left_open, without_variables
 
@@ -50,17 +51,49 @@ def _parser() -> Any:
     return make_arg_parser(Parser(prog="vllm serve", add_help=False))
 
 
-def read_options(arguments: Sequence[str]) -> argparse.Namespace:
-    """Returns the options of a command as vLLM reads them.
+def read_for(pair: Pair, arguments: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
+    """Returns the options of a command for a pair, and those that were left out of it.
+
+    The installed vLLM reads them. Where that is not the pair's, options that it does not have are left out with
+    their values: whatever follows them up to the next option. Raises CommandError as `read_options` does.
+    """
+    installed = installed_vllm()
+    if installed == pair.vllm:
+        return read_options(arguments), ()
+    known, unread = _known_options(arguments)
+    left_out = f"without {', '.join(unread)} and what follows, " if unread else ""
+    where = f" ({left_out}read by vLLM {installed}, which is installed here; ask where {pair} is)"
+    options = read_options(known, where)
+    return options, tuple(f"{option}, which vLLM {installed} here does not have" for option in unread)
+
+
+def _known_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the arguments without long options that the parser does not have, and these options."""
+    names = [name for name in _parser()._option_string_actions if name.startswith("--")]
+    kept, unread, is_known = list[str](), list[str](), True
+    for argument in arguments:
+        if re.match(r"-(?!\d)", argument):  # a negative number is a value
+            option = re.split(r"[=.]", argument, maxsplit=1)[0].replace("_", "-")
+            is_known = not argument.startswith("--") or any(name.startswith(option) for name in names)
+            if not is_known:
+                unread.append(option)
+        if is_known:
+            kept.append(argument)
+    return kept, list(dict.fromkeys(unread))
+
+
+def read_options(arguments: Sequence[str], where: str = "") -> argparse.Namespace:
+    """Returns the options of a command as the installed vLLM reads them; `where` ends what it says of others.
 
     Raises CommandError for what vLLM does not take, and for a setting that is left to a variable and decides.
     """
+    closed = _without_open_ends(arguments)
     try:
-        options: argparse.Namespace = _parser().parse_args(_without_open_ends(arguments))
+        options: argparse.Namespace = _parser().parse_args(closed)
     except (ValueError, IndexError, OSError) as error:
-        if isinstance(error, CommandError):
-            raise
-        raise CommandError(f"vLLM does not take the command: {' '.join(str(error).split())}") from None
+        said = " ".join(str(error).split())
+        text = said if isinstance(error, CommandError) else f"vLLM does not take the command: {said}"
+        raise CommandError(f"{text}{where}") from None
     is_named = any(re.match(r"--model(=|$)", argument) for argument in arguments)
     if options.model_tag is None and not is_named:
         raise CommandError("the command names no model: write it behind `vllm serve`")

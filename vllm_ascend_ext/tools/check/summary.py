@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from vllm_ascend_ext.integration.upstream.versions import Pair, installed_vllm
 from vllm_ascend_ext.tools.check.answer import Answer, features_in, reasons_of, totals
 from vllm_ascend_ext.tools.check.verdicts import Verdict, worst
 
@@ -27,6 +28,13 @@ def print_answer(answer: Answer, console: Console) -> None:
             console.print(
                 textwrap.fill(line, _WIDTH, initial_indent="  - ", subsequent_indent=" " * _INDENT), markup=False
             )
+
+
+def print_pair(pair: Pair, console: Console) -> None:
+    """Prints for which versions the answers are, and whose parser has read the commands where it is not theirs."""
+    installed = installed_vllm()
+    reader = "" if installed == pair.vllm else f"; commands were read by vLLM {installed}, which is installed here"
+    console.print(f"For {pair}{reader}.", markup=False)
 
 
 def _lines(verdicts: Sequence[Verdict]) -> Iterator[str]:

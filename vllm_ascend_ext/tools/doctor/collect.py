@@ -5,6 +5,7 @@ broken.
 `examine` returns what `doctor --json` prints; all keys are always present, new ones may be added:
 
 * `schema`: 2. `versions`: distribution → version, null when absent.
+* `pairs`: list of `vllm`, `vllm_ascend`, `installed`, `unverified` (what is refused with it; null without torch).
 * `platform`: `platform_class`, `device_type`, `worker_class`, `runner_class` (null when vLLM cannot tell).
 * `entry_points`: list of `group`, `name`, `value`. `parts`: list of `part`, `active`, `why`.
 * `devices`: list of `device`, `found`, `description` (or why not), `capabilities` (null unless found).
@@ -63,6 +64,7 @@ def examine() -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "versions": _versions(),
+        "pairs": _pairs(),
         "platform": facts,
         "entry_points": entry_points,
         "parts": parts,
@@ -78,6 +80,29 @@ def examine() -> dict[str, Any]:
 def _versions() -> dict[str, str | None]:
     own = {_NAME: vllm_ascend_ext.__version__, "python": platform.python_version()}
     return own | {name: distribution_version(name) for name in _DISTRIBUTIONS}
+
+
+def _pairs() -> list[dict[str, Any]]:
+    """Describes the tested pairs of vLLM and vllm-ascend: which is installed, and what is refused with each."""
+    names = ("vllm", "vllm-ascend")
+    installed = tuple((distribution_version(name) or "").partition("+")[0] for name in names)
+    return [
+        {
+            "vllm": pair.vllm,
+            "vllm_ascend": pair.vllm_ascend,
+            "installed": installed == (pair.vllm, pair.vllm_ascend),
+            "unverified": _unverified(pair),
+        }
+        for pair in versions.PAIRS
+    ]
+
+
+def _unverified(pair: versions.Pair) -> list[str] | None:
+    """Returns the ways to serve and the features that have not run with a pair; None without torch."""
+    try:
+        return sorted(DEVICES["npu"].load_stack(pair).unverified)
+    except (ImportError, OSError):
+        return None
 
 
 def _platform(problems: list[Problem]) -> dict[str, str | None]:

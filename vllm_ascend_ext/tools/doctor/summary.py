@@ -16,6 +16,7 @@ from vllm_ascend_ext.tools.doctor.seams import count_states
 def print_summary(document: dict[str, Any], console: Console) -> None:
     """Prints all sections, the problems last."""
     _versions(document, console)
+    _rows(console, "Tested pairs of vLLM and vllm-ascend", [_pair(row) for row in document["pairs"]])
     _platform(document, console)
     _rows(console, "Parts", [(row["part"], _state(row["active"]), row["why"]) for row in document["parts"]])
     _rows(console, "Devices", [_device(row) for row in document["devices"]])
@@ -94,6 +95,12 @@ def _platform(document: dict[str, Any], console: Console) -> None:
 
 def _state(active: bool) -> Text:
     return Text("active", style="green") if active else Text("off", style="dim")
+
+
+def _pair(row: dict[str, Any]) -> tuple[str, Text, str]:
+    state = Text("installed", style="green") if row["installed"] else Text("-", style="dim")
+    lacks = "not known without torch" if row["unverified"] is None else ", ".join(row["unverified"]) or "nothing"
+    return f"vLLM {row['vllm']}, vllm-ascend {row['vllm_ascend']}", state, f"not run, and refused: {lacks}"
 
 
 def _device(row: dict[str, Any]) -> tuple[str, Text, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 
 from vllm_ascend_ext.tools.check.deployment_class import DIMENSIONS, DeploymentClass
-from vllm_ascend_ext.tools.check.verified.rows import ROWS, VerifiedRow
+from vllm_ascend_ext.tools.check.verified.rows import VerifiedRow
 
 Value = tuple[str, str]  # a dimension, and its value
 Fact = frozenset[Value]  # a value by itself, or two that an engine has run together
@@ -48,7 +48,7 @@ class Proof:
         return not self.lacks
 
 
-def proof_of(feature: str, deployment: DeploymentClass, rows: Iterable[VerifiedRow] = ROWS) -> Proof:
+def proof_of(feature: str, deployment: DeploymentClass, rows: Iterable[VerifiedRow]) -> Proof:
     """Returns what the rows' tests say of a feature in a class of deployments."""
     needed = _facts(feature, {name: (getattr(deployment, name),) for name in DIMENSIONS})
     shown = [(row.test, _shown(feature, row) & needed) for row in rows if feature in row.features]

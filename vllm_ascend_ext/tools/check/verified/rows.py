@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from vllm_ascend_ext.integration.upstream.versions import PAIR_0_23, PAIR_0_30, Pair
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VerifiedRow:
@@ -22,11 +24,13 @@ class VerifiedRow:
         features: names of the features that the test runs.
         test: "file::function" of the test.
         values: dimension -> the values that the test runs; what is left out is off (`_OFF`).
+        pair: the versions of vLLM and vllm-ascend with which it has run them.
     """
 
     features: tuple[str, ...]
     test: str
     values: Mapping[str, tuple[str, ...]]
+    pair: Pair = PAIR_0_23
 
     def of(self, dimension: str) -> tuple[str, ...]:
         """Returns the values that the test runs of a dimension."""
@@ -65,6 +69,7 @@ _TRANSFER = "tests/engine/transfer/test_vllm_ascend.py::"
 _TWO_ENGINES = f"{_TRANSFER}test_each_row_counts_where_it_is_computed"
 _STAGES = f"{_TRANSFER}test_a_pipeline_prefills"
 _SIXTEEN = "tests/engine/test_vllm_ascend_sixteen.py::test_load_by_mc2"
+_OUTPUT = "tests/mtp_output/test_vllm_ascend.py::"
 _FRAMES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_are_the_engines_tokens"
 _PIPELINES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_of_a_pipeline"
 _CUT, _SMALL = ("MC2, ALLTOALL",), ("MC2",)
@@ -108,6 +113,11 @@ _RAN: Mapping[str, tuple[str, ...]] = {
 def _output(test: str, *layouts: str, drafts: _Values = "none", transfer: _Values = "none") -> VerifiedRow:
     row = _row(("mtp_output",), test, "", *layouts, drafts=drafts, transfer=transfer)
     return replace(row, values={**row.values, **_RAN})
+
+
+def _later(features: tuple[str, ...], test: str, family: str, *layouts: str, **more: _Values) -> VerifiedRow:
+    """Returns a row of vllm-ascend 0.30."""
+    return replace(_row(features, test, family, *layouts, **more), pair=PAIR_0_30)
 
 
 ROWS: tuple[VerifiedRow, ...] = (
@@ -232,11 +242,19 @@ ROWS: tuple[VerifiedRow, ...] = (
     ),
     _output(_FRAMES, "1", "TP+EP", transfer=("none", "producer", "consumer", "both")),
     _output(_FRAMES, "1", "TP+EP", drafts=("mtp 1", "eagle3 3"), transfer=("none", "producer", "consumer")),
-    _output("tests/mtp_output/test_vllm_ascend.py::test_frames_are_the_engines_tokens", "TP+EP", drafts="mtp 2"),
+    _output(f"{_OUTPUT}test_frames_are_the_engines_tokens", "TP+EP", drafts="mtp 2"),
     _output(_FRAMES, "TP", "TP+EP+DCP", "PP"),
     _output(_FRAMES, "TP+EP", drafts="mtp 2", transfer=("producer", "consumer")),
     _output(_FRAMES, "DP+EP", drafts="eagle3 3", transfer=("producer", "consumer")),
     _output(_FRAMES, "DP+TP+EP", drafts=("none", "mtp 3")),
     _output(_PIPELINES, "PP", "TP+EP+PP"),
     _output(_PIPELINES, "TP+EP+PP", drafts="mtp 3", transfer="producer"),
+    _later(_LOAD, f"{_A2}test_load_equals_transformers_routing", "GQA", "TP", "TP+EP"),
+    _later(_LOAD, f"{_A2}test_mtp_counts_every_scheduled_row", "MLA", "TP+EP", drafts="mtp 2"),
+    _later(("mtp_output",), f"{_OUTPUT}test_frames_are_the_engines_tokens", "MLA", "TP+EP", drafts="mtp 2"),
 )
+
+
+def rows_of(pair: Pair) -> tuple[VerifiedRow, ...]:
+    """Returns the rows of a pair, in the table's order."""
+    return tuple(row for row in ROWS if row.pair == pair)
