@@ -41,13 +41,16 @@ class CommandStack030(CommandStack):
 
     def own_config(self, vllm_config: Any) -> Any:
         """Returns the part of vllm-ascend's configuration that rules look at: a fused MC2 of 2 is 1 there."""
-        own = vars(super().own_config(vllm_config))
-        changed = {
-            "multistream_overlap_gate": False,
-            "enable_flashcomm1": self._sequence_parallel_moe(vllm_config),
-            "enable_fused_mc2": int(bool(own["enable_fused_mc2"])),
-        }
-        return SimpleNamespace(**(own | changed))
+        own = super().own_config(vllm_config)
+        return SimpleNamespace(
+            eplb_config=own.eplb_config,
+            mix_placement=own.mix_placement,
+            multistream_overlap_gate=False,
+            enable_shared_expert_dp=own.enable_shared_expert_dp,
+            enable_sp_by_pass=own.enable_sp_by_pass,
+            enable_flashcomm1=self._sequence_parallel_moe(vllm_config),
+            enable_fused_mc2=int(bool(own.enable_fused_mc2)),
+        )
 
     def _setting(self, vllm_config: Any, key: str, variable: str) -> Any:
         """Returns a key of the additional configuration: no variable stands for it any more."""

@@ -5,12 +5,19 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import json
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from vllm_ascend_ext.integration.upstream.versions import Pair, installed_vllm
+from vllm_ascend_ext.integration.upstream.versions import (
+    PAIR_0_23,
+    PAIR_0_30,
+    Pair,
+    installed_pair,
+    installed_vllm,
+)
 from vllm_ascend_ext.tools.check.errors import CommandError
 from vllm_ascend_ext.tools.check.shell_text import left_open, without_variables
 
@@ -32,13 +39,17 @@ _DECISIVE = {
     "runner": (),
     "max_logprobs": (),
 }
+# version of vLLM, by which pairs are named -> where its parser of `vllm serve` is
+_PARSERS = {
+    PAIR_0_23.vllm: "vllm.entrypoints.openai.cli_args",
+    PAIR_0_30.vllm: "vllm.entrypoints.launchers.cli_args",
+}
 _NAMES = {alias: name for name, aliases in _DECISIVE.items() for alias in (name, *aliases)}
 
 
 @functools.cache
 def _parser() -> Any:
     """Returns vLLM's parser of `vllm serve`, whose errors are ours. Takes seconds the first time."""
-    from vllm.entrypoints.openai.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]
@@ -48,7 +59,8 @@ def _parser() -> Any:
         def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
             raise CommandError("the command only asks vLLM for help; give one that serves a model")
 
-    return make_arg_parser(Parser(prog="vllm serve", add_help=False))
+    module = importlib.import_module(_PARSERS[installed_pair().vllm])
+    return module.make_arg_parser(Parser(prog="vllm serve", add_help=False))
 
 
 def read_for(pair: Pair, arguments: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
