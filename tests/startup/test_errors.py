@@ -194,13 +194,6 @@ CASES = {
     ),
     "scattered": Case({"tensor_parallel_size": 2}, additional_config=_SCATTER),
     "scattered on one rank": Case({}, ("attn_scatter", "of which there is one"), additional_config=_SCATTER),
-    "scattered on NPUs": Case(
-        {"worker_cls": "vllm_ascend.worker.worker.NPUWorker", "tensor_parallel_size": 2},
-        ("attn_scatter", "enable_flashcomm1"),
-        additional_config=_SCATTER,
-        device="npu",
-        num_lines=2,
-    ),
     "FP8 wire without its gather": Case(
         {"tensor_parallel_size": 2},
         ("attn_scatter.fp8_wire", "attn_scatter.full to true"),

@@ -5,6 +5,7 @@
 #include "core/failure.h"
 #include "core/site.h"
 #include "hccl/call.h"
+#include "hccl/traffic.h"
 #include "memory/memory.h"
 #include "memory/rows.h"
 
@@ -84,6 +85,14 @@ Accesses AccessesOf(const Call& call, bool is_root) {
   return std::move(operands).Checked();
 }
 
+uint64_t NumRead(const Accesses& accesses) {
+  uint64_t bytes = 0;
+  for (const Access& access : accesses) {
+    bytes += access.write ? 0 : access.range.end - access.range.begin;
+  }
+  return bytes;
+}
+
 // Where an operation may work in place: its own part of the other buffer is the same memory.
 Range OwnPart(const Call& call, int rank) {
   const uint64_t bytes = SizeOf(call.type);
@@ -124,6 +133,7 @@ void Issue(const std::shared_ptr<Communicator>& communicator, Call call, Stream&
   Task task;
   task.name = NameOf(call.operation);
   task.accesses = AccessesOf(call, communicator->rank() == call.root);
+  CountTraffic(call.operation, NumRead(task.accesses));
   task.torn = TornOf(task.accesses, OwnPart(call, communicator->rank()));
   task.site = CurrentSite();
   const Post post = PostOf(call, task.site);

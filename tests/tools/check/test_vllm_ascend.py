@@ -39,6 +39,7 @@ CASES: dict[str, tuple[list[str], dict[str, str]]] = {
     "shared-expert DP": (["--enforce-eager", *EP, "--additional-config.enable_shared_expert_dp=true"], {}),
     "shared-expert DP without EP": (["--enforce-eager", "--additional-config.enable_shared_expert_dp=true"], {}),
     "gate": (["--enforce-eager", "--additional-config.multistream_overlap_gate=true"], {}),
+    "summing matmul by variable": (["--enforce-eager", *EP], {"VLLM_ASCEND_ENABLE_MATMUL_ALLREDUCE": "1"}),
     "EPLB": (
         ["--enforce-eager", *EP, "--additional-config.eplb_config.dynamic_eplb=true"],
         {"DYNAMIC_EPLB": "true"},
@@ -60,6 +61,7 @@ def facts(deployment: Any) -> dict[str, Any]:
     config = deployment.vllm_config
     own = deployment.stack.own_config(config)
     names = ("mix_placement", "multistream_overlap_gate", "enable_shared_expert_dp", "enable_sp_by_pass")
+    names += ("enable_matmul_allreduce", "enable_flashcomm2_parallel_size")
     eplb = ("dynamic_eplb", "num_redundant_experts", "eplb_policy_type", "expert_heat_collection_interval")
     return {
         "dispatches": deployment.stack.dispatches(config),

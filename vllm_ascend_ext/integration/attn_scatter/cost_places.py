@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from vllm_ascend_ext.integration.attn_scatter.model import ScatteredLayer, ScatteredModel
+from vllm_ascend_ext.integration.attn_scatter.decoder import ScatteredLayer
+from vllm_ascend_ext.integration.attn_scatter.model import ScatteredModel
 from vllm_ascend_ext.runner.step_cost import Handed, Method, Place
 
 _MODEL_PARTS = ("project", "attend", "mlp", "route")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vllm_ascend_ext.config import AttnScatterConfig
-from vllm_ascend_ext.integration.attn_scatter import limits
+from vllm_ascend_ext.integration.attn_scatter import ascend_limits, limits
 from vllm_ascend_ext.integration.attn_scatter.cost_places import cost_places
 from vllm_ascend_ext.integration.attn_scatter.model import ScatteredModel, scatter
 from vllm_ascend_ext.integration.feature import BoundFeature, Feature
@@ -20,11 +20,12 @@ class AttnScatterFeature(Feature):
 
     name = "attn_scatter"
     summary = "runs norms and attention's first projection on each rank's own rows, and gathers the narrow latent"
-    rules = limits.RULES
+    rules = (*limits.RULES, *ascend_limits.RULES)
 
     def bind(self, worker: Any, config: AttnScatterConfig, stack: Stack) -> BoundScatter:
         """Replaces the forward of the loaded model."""
-        return BoundScatter(scatter(worker.model_runner, config))
+        runner = worker.model_runner
+        return BoundScatter(scatter(runner, stack.decoder(runner), config))
 
 
 class BoundScatter(BoundFeature):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls single parts of vLLM's layers: an attention, a norm, a router, and the embedding up to its sum."""
+"""Calls single parts of vLLM's layers: an attention, a norm and a router."""
 
 from __future__ import annotations
 
@@ -34,23 +34,3 @@ def route(gate: Any, x: torch.Tensor) -> torch.Tensor:
 def norm(module: Any) -> Norm:
     """Returns what the core knows of a norm of vLLM."""
     return Norm(module.weight.data, module.variance_epsilon, module)
-
-
-def own_vocabulary(embedding: Any, input_ids: torch.Tensor | None) -> torch.Tensor:
-    """Returns the embeddings of the ids in this rank's part of the vocabulary, and zero rows for all other ids.
-
-    This is vLLM's `VocabParallelEmbedding.forward` up to its all-reduce.
-    """
-    from vllm.model_executor.layers.vocab_parallel_embedding import get_masked_input_and_mask
-
-    shard = embedding.shard_indices
-    ids, elsewhere = get_masked_input_and_mask(
-        input_ids,
-        shard.org_vocab_start_index,
-        shard.org_vocab_end_index,
-        shard.num_org_vocab_padding,
-        shard.added_vocab_start_index,
-        shard.added_vocab_end_index,
-    )
-    rows = embedding.quant_method.embedding(embedding, ids.long())
-    return rows.masked_fill_(elsewhere.unsqueeze(-1), 0)

@@ -23,7 +23,7 @@ VLLM_ARCHITECTURES = (
     "Qwen2MoeForCausalLM",
     "Qwen3ForCausalLM",
 )
-_DRAFTS = ("mtp", "ngram")
+DRAFTS = ("mtp", "ngram")
 _OFF = "or set attn_scatter.enabled to false"
 _GATHERS = "allgather_reducescatter"
 
@@ -43,7 +43,7 @@ def _has_other_layers(deployment: Deployment) -> object:
 
 def _other_drafts(deployment: Deployment) -> object:
     method = deployment.speculative_method
-    return None if method is None or method in _DRAFTS else {"method": repr(method)}
+    return None if method is None or method in DRAFTS else {"method": repr(method)}
 
 
 def _has_sparse_attention(deployment: Deployment) -> bool:
@@ -57,22 +57,15 @@ def _scales_queries(deployment: Deployment) -> bool:
 
 RULES = (
     Rule(
-        "attn_scatter.enabled",
-        "takes vLLM's own layers apart, and vllm-ascend brings others, with a sharding of their own "
-        "(enable_flashcomm1), of which both at once would reduce twice",
-        f"use that one there, {_OFF}",
-        lambda d: True,
-        stack="vllm-ascend",
+        "enforce_eager",
+        "decides in each step and is verified in eager mode only",
+        f"set enforce_eager=True, {_OFF}",
+        lambda d: d.in_graphs,
+        stack="vllm",
     ),
     *(
         Rule(setting, why, f"{instead}, {_OFF}", refuses)
         for setting, why, instead, refuses in (
-            (
-                "enforce_eager",
-                "decides in each step and is verified in eager mode only",
-                "set enforce_eager=True",
-                lambda d: d.in_graphs,
-            ),
             (
                 "tensor_parallel_size",
                 "divides rows among tensor-parallel ranks, of which there is one",
@@ -151,7 +144,7 @@ RULES = (
             (
                 "speculative_config.method",
                 "is not verified with speculative method {method}",
-                f"use one of {', '.join(_DRAFTS)}",
+                f"use one of {', '.join(DRAFTS)}",
                 _other_drafts,
             ),
         )

@@ -81,6 +81,12 @@ class VllmStack:
 
         return vllm_exchange.bind(runner, layers, config)
 
+    def decoder(self, runner: Any) -> Any:
+        """Takes the layers of a loaded model of vLLM apart."""
+        from vllm_ascend_ext.integration.attn_scatter.vllm_decoder import VllmDecoder
+
+        return VllmDecoder(runner)
+
     def eplb_with_our_loads(self) -> AbstractContextManager[None]:
         """Replaces the EPLB class that vLLM's runner looks up."""
         from vllm_ascend_ext.integration.eplb_load import vllm_eplb

@@ -89,6 +89,12 @@ class VllmAscendStack:
 
         return ascend_exchange.bind(runner, layers, config)
 
+    def decoder(self, runner: Any) -> Any:
+        """Takes the layers of a loaded model of vllm-ascend apart."""
+        from vllm_ascend_ext.integration.attn_scatter.ascend_decoder import AscendDecoder
+
+        return AscendDecoder(runner)
+
     def eplb_with_our_loads(self) -> AbstractContextManager[None]:
         """Replaces the EPLB class that vllm-ascend's runner looks up."""
         from vllm_ascend_ext.integration.eplb_load import ascend_eplb

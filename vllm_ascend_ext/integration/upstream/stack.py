@@ -112,6 +112,13 @@ class Stack(Protocol):
         """
         ...
 
+    def decoder(self, runner: Any) -> Any:
+        """Returns the loaded model of a runner as `attn_scatter` takes it apart, its `Decoder`.
+
+        Raises UnsupportedCombinationError when some step of that model cannot be taken apart.
+        """
+        ...
+
     def eplb_with_our_loads(self) -> AbstractContextManager[None]:
         """Returns a context: a runner that is built or loads in it gets an EPLB that can be fed with our loads."""
         ...

@@ -89,6 +89,12 @@ class CommandStack(VllmAscendStack):
             enable_sp_by_pass=self._sp_by_pass(vllm_config),
             enable_flashcomm1=self._setting(vllm_config, "enable_flashcomm1", "VLLM_ASCEND_ENABLE_FLASHCOMM1"),
             enable_fused_mc2=self._fused_mc2(vllm_config),
+            enable_matmul_allreduce=self._setting(
+                vllm_config, "enable_matmul_allreduce", "VLLM_ASCEND_ENABLE_MATMUL_ALLREDUCE"
+            ),
+            enable_flashcomm2_parallel_size=self._setting(
+                vllm_config, "enable_flashcomm2_parallel_size", "VLLM_ASCEND_FLASHCOMM2_PARALLEL_SIZE"
+            ),
         )
 
     def _eplb(self, given: Any) -> SimpleNamespace:

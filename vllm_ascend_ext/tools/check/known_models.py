@@ -17,6 +17,7 @@ def _model(architecture: str, experts: int, top_k: int, **more: Any) -> dict[str
 
 
 _MLA = {"kv_lora_rank": 512}
+_WIDE_MLA = {**_MLA, "q_lora_rank": 1536}
 _SPARSE = {**_MLA, "index_topk": 2048}
 _PRO: dict[str, Any] = {"index_topk": 1024, "compress_ratios": []}
 _FLASH: dict[str, Any] = {"index_topk": 512, "compress_ratios": []}
@@ -31,11 +32,11 @@ MODELS: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"deepseek-v4-flash$", _model("DeepseekV4ForCausalLM", 256, 6, **_FLASH, **_OWN_FP8)),
     (r"deepseek-v4-flash(?!-vision)", _model("DeepseekV4ForCausalLM", 256, 6, **_FLASH)),
     (r"deepseek-v3\.2", _model("DeepseekV32ForCausalLM", 256, 8, **_SPARSE)),
-    (r"deepseek-(v3|r1)|dsk-v3|r1$", _model("DeepseekV3ForCausalLM", 256, 8, **_MLA)),
+    (r"deepseek-(v3|r1)|dsk-v3|r1$", _model("DeepseekV3ForCausalLM", 256, 8, **_WIDE_MLA)),
     (r"deepseek-v2-lite", _model("DeepseekV2ForCausalLM", 64, 6, **_MLA)),
-    (r"deepseek-v2", _model("DeepseekV2ForCausalLM", 160, 6, **_MLA)),
+    (r"deepseek-v2", _model("DeepseekV2ForCausalLM", 160, 6, **_WIDE_MLA)),
     (r"kimi-k2\.[56]", _model("KimiK25ForConditionalGeneration", 384, 8, **_MLA)),
-    (r"kimi-k2", _model("DeepseekV3ForCausalLM", 384, 8, **_MLA)),
+    (r"kimi-k2", _model("DeepseekV3ForCausalLM", 384, 8, **_WIDE_MLA)),
     (r"kimi-k3", _model("KimiK3ForCausalLM", 896, 16, linear_attn_config={})),
     (
         r"glm-?5\.3-flash",

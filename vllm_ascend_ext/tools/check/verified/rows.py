@@ -72,6 +72,7 @@ _SIXTEEN = "tests/engine/test_vllm_ascend_sixteen.py::test_load_by_mc2"
 _OUTPUT = "tests/mtp_output/test_vllm_ascend.py::"
 _FRAMES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_are_the_engines_tokens"
 _PIPELINES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_of_a_pipeline"
+_SCATTER = "tests/attn_scatter/test_vllm_ascend.py::"
 _CUT, _SMALL = ("MC2, ALLTOALL",), ("MC2",)
 _FULL = ("FULL_DECODE_ONLY",)
 _MIXED = ("FULL_AND_PIECEWISE",)
@@ -240,6 +241,12 @@ ROWS: tuple[VerifiedRow, ...] = (
         "DP+EP",
         drafts="mtp 1",
     ),
+    _row(("attn_scatter",), f"{_SCATTER}test_deepseek", "MLA", "TP", "TP+EP"),
+    _row(("attn_scatter",), f"{_SCATTER}test_deepseek_with_drafts", "MLA", "TP", drafts=("mtp 1", "mtp 3")),
+    _row(
+        ("attn_scatter",), f"{_SCATTER}test_beside_graphs", "MLA", "TP", graphs=("FULL_DECODE_ONLY", "PIECEWISE")
+    ),
+    _row(("attn_scatter",), f"{_SCATTER}test_qwen3_moe", "GQA", "TP"),
     _output(_FRAMES, "1", "TP+EP", transfer=("none", "producer", "consumer", "both")),
     _output(_FRAMES, "1", "TP+EP", drafts=("mtp 1", "eagle3 3"), transfer=("none", "producer", "consumer")),
     _output(f"{_OUTPUT}test_frames_are_the_engines_tokens", "TP+EP", drafts="mtp 2"),

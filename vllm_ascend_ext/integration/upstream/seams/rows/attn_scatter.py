@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists the seams of `attn_scatter`: decoder layers of vLLM that are taken apart. vllm-ascend has other layers."""
+"""Lists the seams of `attn_scatter`: decoder layers that are taken apart, with what vllm-ascend puts into them."""
 
 from __future__ import annotations
 
-from vllm_ascend_ext.integration.upstream.seams.seam import Seam, members
+from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, ON_0_23, Seam, members
 
 _DEVICES = ("cpu", "cuda")
 _DEEPSEEK = "vllm.model_executor.models.deepseek_v2"
 _MODELS = "vllm.model_executor.models"
+_QWEN = f"{_MODELS}.qwen3_moe"
 _RUNNER = "vllm.model_executor.layers.fused_moe.runner.moe_runner:MoERunner"
 _EMBEDDING = "vllm.model_executor.layers.vocab_parallel_embedding"
 
@@ -141,7 +142,46 @@ PROJECTION = Seam(
     "the projection runs on the shard, before the attention",
     _UNTIL,
 )
+_MASK = (
+    "input_",
+    "org_vocab_start_index",
+    "org_vocab_end_index",
+    "num_org_vocab_padding",
+    "added_vocab_start_index",
+    "added_vocab_end_index",
+)
+_WHY_EMBEDDING = "the embedding's own rows, before its sum over the ranks"
+_WHY_KINDS = "modules of other classes, or that exchange rows in another way, are refused"
 _WHY_PARTS = "the parts of a decoder layer that we run one by one"
+
+_NPU = ("npu",)
+_ASCEND_MLA = "vllm_ascend.attention.mla_v1:AscendMLAImpl"
+_ASCEND_EXPERTS = "vllm_ascend.ops.fused_moe.fused_moe_0_23_0"
+_ASCEND_LINEAR = "vllm_ascend.ops.linear:AscendRowParallelLinear"
+_ASCEND_EMBEDDING = "vllm_ascend.ops.vocab_parallel_embedding:AscendVocabParallelEmbedding"
+_UNTIL_ASCEND = "vllm-ascend gathers once, after the projection, and tells shards from whole batches by their type"
+
+
+def _ascend(target: str, why: str, parameters: tuple[str, ...] | None = None, until: str = _UNTIL_ASCEND) -> Seam:
+    return Seam(target, "replace", "attn_scatter", _NPU, why, until, parameters, pairs=ON_0_23)
+
+
+ASCEND_FORWARDS = tuple(
+    _ascend(
+        target,
+        "below it vLLM calls what it has compiled, which is for steps that are not scattered",
+        _FORWARD,
+        _UNTIL,
+    )
+    for target in (f"{_DEEPSEEK}:DeepseekV2ForCausalLM.forward", f"{_QWEN}:Qwen3MoeForCausalLM.forward")
+)
+ASCEND_REDUCE_RESULTS = _ascend(f"{_ASCEND_LINEAR}.reduce_results", _WHY_OWED)
+ASCEND_REDUCE_EXPERTS = _ascend(
+    f"{_ASCEND_EXPERTS}:AscendMoERunner._maybe_reduce_final_output", _WHY_OWED, ("states", "trunc_size")
+)
+ASCEND_PROJECTION = _ascend(
+    f"{_ASCEND_MLA}.fused_qkv_a_proj", "the projection runs on the shard, before the attention"
+)
 
 ROWS = (
     *FORWARDS,
@@ -149,6 +189,10 @@ ROWS = (
     REDUCE_EXPERTS,
     GATE,
     PROJECTION,
+    *ASCEND_FORWARDS,
+    ASCEND_REDUCE_RESULTS,
+    ASCEND_REDUCE_EXPERTS,
+    ASCEND_PROJECTION,
     Seam(
         f"{_RUNNER}._fused_output_is_reduced",
         "read",
@@ -166,7 +210,7 @@ ROWS = (
             dict.fromkeys(names),
             "read",
             "attn_scatter",
-            _DEVICES,
+            DEVICES,
             why=_WHY_PARTS,
             remove_when=_UNTIL,
         )
@@ -176,7 +220,7 @@ ROWS = (
         {"fused_qkv_a_proj": None, "mla_attn": None, "forward": ("positions", "hidden_states", "llama_4_scaling")},
         "read",
         "attn_scatter",
-        _DEVICES,
+        DEVICES,
         why=_WHY_PARTS,
         remove_when=_UNTIL,
     ),
@@ -186,7 +230,7 @@ ROWS = (
         "read",
         "attn_scatter",
         _DEVICES,
-        why="the embedding's own rows, before its sum over the ranks",
+        why=_WHY_EMBEDDING,
         remove_when=_UNTIL,
     ),
     Seam(
@@ -194,15 +238,42 @@ ROWS = (
         "read",
         "attn_scatter",
         _DEVICES,
-        "the embedding's own rows, before its sum over the ranks",
+        _WHY_EMBEDDING,
         _UNTIL,
-        (
-            "input_",
-            "org_vocab_start_index",
-            "org_vocab_end_index",
-            "num_org_vocab_padding",
-            "added_vocab_start_index",
-            "added_vocab_end_index",
-        ),
+        _MASK,
+    ),
+    *(
+        row
+        for owner, names, why in (
+            (_ASCEND_MLA.partition(":")[0], ("AscendMLAImpl",), _WHY_KINDS),
+            ("vllm_ascend.ops.mla:AscendMultiHeadLatentAttention", ("mla_attn",), _WHY_PARTS),
+            ("vllm.model_executor.layers.attention.mla_attention:MLAAttention", ("impl",), _WHY_PARTS),
+            (f"{_ASCEND_EXPERTS}:AscendFusedMoE", ("runner",), _WHY_PARTS),
+            (f"{_QWEN}:Qwen3MoeAttention", ("qkv_proj",), _WHY_PARTS),
+            (_ASCEND_LINEAR.partition(":")[0], ("AscendRowParallelLinear", "AscendQKVParallelLinear"), _WHY_KINDS),
+            ("vllm_ascend.ops.layernorm:AscendRMSNorm", ("bias",), "norms with a bias are refused"),
+            (_ASCEND_EMBEDDING, ("forward_type", "shard_indices", "quant_method"), _WHY_EMBEDDING),
+            ("vllm.forward_context:ForwardContext", ("cudagraph_runtime_mode",), "whether the pass is a graph's"),
+        )
+        for row in members(
+            owner,
+            dict.fromkeys(names),
+            "read",
+            "attn_scatter",
+            _NPU,
+            why=why,
+            remove_when=_UNTIL_ASCEND,
+            pairs=ON_0_23,
+        )
+    ),
+    Seam(
+        f"{_ASCEND_EMBEDDING}._get_masked_input_and_mask",
+        "read",
+        "attn_scatter",
+        _NPU,
+        _WHY_EMBEDDING,
+        _UNTIL_ASCEND,
+        _MASK,
+        pairs=ON_0_23,
     ),
 )

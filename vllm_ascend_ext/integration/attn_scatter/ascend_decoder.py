@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes the decoder layers of a model apart that vllm-ascend 0.23.0 serves.
+
+The layers are vLLM's classes with vllm-ascend's linear layers, norms, experts and latent attention in them. Only
+the classes that the emulator has run are accepted; every other is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vllm_ascend_ext.integration.attn_scatter.decoder import Mlp, Rowwise, ScatteredLayer, own_addend
+from vllm_ascend_ext.integration.attn_scatter.layer_kind import LayerModules
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.upstream.ascend_dispatch import check_runner
+from vllm_ascend_ext.integration.upstream.seams.change import Change, row_for
+from vllm_ascend_ext.integration.upstream.seams.rows import attn_scatter as seams
+from vllm_ascend_ext.integration.upstream.seams.seam import Seam
+
+
+class AscendDecoder:
+    """Implements `Decoder` for a model that vllm-ascend serves.
+
+    runner: the runner, with a loaded model.
+
+    Raises:
+        UnsupportedCombinationError: experts sum over the ranks by themselves in some step.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        from vllm.config import CompilationMode
+
+        check_runner(runner, "attn_scatter", "cannot leave the experts' sum to its own collective", ("ALLGATHER",))
+        self._head = runner.get_model()
+        self.model = self._head.model
+        compilation = runner.vllm_config.compilation_config
+        self._largest_graph = compilation.max_cudagraph_capture_size or 0
+        self._is_compiled = compilation.mode in (None, CompilationMode.NONE)  # there is nothing to compile
+
+    @property
+    def forward_place(self) -> tuple[Seam, Any]:
+        """Returns the forward of the model with its head: below it vLLM calls what it has compiled."""
+        return row_for(seams.ASCEND_FORWARDS, self._head), self._head
+
+    def layers(self, *, full: bool) -> list[ScatteredLayer]:
+        return [AscendLayer(layer, index, full=full) for index, layer in enumerate(self.model.layers)]
+
+    def own_vocabulary(self, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """Does what vllm-ascend's `AscendVocabParallelEmbedding._forward_origin` does up to its all-reduce."""
+        from vllm_ascend.ops.vocab_parallel_embedding import AscendVocabParallelEmbedding
+
+        embedding = self.model.embed_tokens
+        if type(embedding) is not AscendVocabParallelEmbedding or embedding.forward_type is not None:
+            return None
+        shard = embedding.shard_indices
+        ids, elsewhere = embedding._get_masked_input_and_mask(
+            input_ids,
+            shard.org_vocab_start_index,
+            shard.org_vocab_end_index,
+            shard.num_org_vocab_padding,
+            shard.added_vocab_start_index,
+            shard.added_vocab_end_index,
+        )
+        rows: torch.Tensor = embedding.quant_method.embedding(embedding, ids.long())
+        return rows.masked_fill_(elsewhere.unsqueeze(-1), 0)
+
+    def belongs_to_graphs(self, num_rows: int) -> bool:
+        """Returns whether the step is replayed or captured, or as small as captured ones.
+
+        vllm-ascend warms graphs up by eager steps of their sizes. Both depend on numbers that all tensor-parallel
+        ranks know alike: the rows, and the mode that is dispatched by them.
+        """
+        from vllm.config import CUDAGraphMode
+        from vllm.forward_context import get_forward_context
+
+        mode = get_forward_context().cudagraph_runtime_mode
+        return num_rows <= self._largest_graph or mode != CUDAGraphMode.NONE
+
+    def must_run_plain_first(self) -> bool:
+        """Returns whether the model is yet to be compiled, as it is in the profile run that comes first."""
+        was_compiled, self._is_compiled = self._is_compiled, True
+        return not was_compiled
+
+
+class AscendLayer(ScatteredLayer):
+    """Takes one layer apart.
+
+    Raises:
+        UnsupportedCombinationError: a module is of a class that has not run.
+    """
+
+    def __init__(self, layer: Any, index: int, *, full: bool) -> None:
+        from vllm_ascend.ops.layernorm import AscendRMSNorm
+
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            module = getattr(layer, name)
+            _expect(module, AscendRMSNorm, f"layer {index}")
+            if module.bias is not None:
+                raise _unsupported(f"the {name} of layer {index} has a bias")
+        modules = LayerModules(layer.input_layernorm, layer.self_attn, layer.post_attention_layernorm, layer.mlp)
+        super().__init__(modules, index, full=full)
+
+    def _leave_sum(self, linear: Any) -> None:
+        from vllm_ascend.ops.linear import AscendRowParallelLinear
+
+        self._expect_linear(linear, AscendRowParallelLinear)
+        self.changes.append(Change(seams.ASCEND_REDUCE_RESULTS, False, linear))
+
+    def _expect_linear(self, linear: Any, kind: type) -> None:
+        _expect(linear, kind, self.name)
+        if linear.custom_op is not None:
+            raise _unsupported(f"{linear.prefix} exchanges rows by {type(linear.custom_op).__name__}")
+
+    def _projection(self, attention: Any) -> tuple[Rowwise | None, int]:
+        from vllm_ascend.attention.mla_v1 import AscendMLAImpl
+        from vllm_ascend.ops.linear import AscendQKVParallelLinear
+
+        if not hasattr(attention, "mla_attn"):
+            self._expect_linear(attention.qkv_proj, AscendQKVParallelLinear)
+            return None, self._hidden_size
+        implementation = attention.mla_attn.mla_attn.impl
+        _expect(implementation, AscendMLAImpl, self.name)
+        fused = implementation.fused_qkv_a_proj
+        if fused is None:
+            raise _unsupported(f"the attention of {self.name} has no projection that all ranks repeat")
+        # the attention then gets rows that are projected already
+        self.changes.append(Change(seams.ASCEND_PROJECTION, _AlreadyProjected(fused.weight), implementation))
+        return (lambda x: fused(x)[0]), sum(fused.output_sizes)
+
+    def _mlp(self, mlp: Any, full: bool) -> tuple[Mlp, bool, Rowwise | None]:
+        from vllm_ascend.ops.fused_moe.fused_moe import AscendMoERunner
+
+        experts = getattr(mlp, "experts", None)
+        if experts is None:
+            self._leave_sum(mlp.down_proj)
+        else:
+            _expect(experts.runner, AscendMoERunner, self.name)
+            self.changes.append(Change(seams.ASCEND_REDUCE_EXPERTS, own_addend, experts.runner))
+        return (lambda x, logits: mlp(x)), False, None
+
+
+class _AlreadyProjected:
+    """Hands its input on, in place of a linear layer whose work has been done before.
+
+    weight: that layer's, which vllm-ascend's attention names whether it prefetches weights or not.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight = weight
+
+    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return x, None
+
+
+def _expect(module: Any, kind: type, where: str) -> None:
+    if type(module) is not kind:
+        raise _unsupported(f"{where} has a {type(module).__name__} in place of vllm-ascend's {kind.__name__}")
+
+
+def _unsupported(why: str) -> UnsupportedCombinationError:
+    return UnsupportedCombinationError(
+        f"ascend_ext.attn_scatter is not verified with this model: {why}; set attn_scatter.enabled to false"
+    )

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists what scattered attention input cannot work with in vllm-ascend.
+
+The emulator has run one replica of DeepSeek-V3 and Qwen3-MoE layers with unquantised weights, whose rows reach
+the experts by all-gather, in eager mode and beside graphs. All else is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vllm_ascend_ext.attn_scatter.cost import RATES
+from vllm_ascend_ext.integration.deployment import Deployment
+from vllm_ascend_ext.integration.refusal import Rule
+from vllm_ascend_ext.integration.rule_facts import ascend_config, other_dispatches, splits_rows
+
+GRAPHS = ("FULL_DECODE_ONLY", "PIECEWISE")
+_LATENT = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM")  # architectures
+# settings of vllm-ascend under which layers sum, move weights or overlap in ways that have not run with ours
+_KEYS = (
+    "finegrained_tp_config",
+    "layer_sharding",
+    "mix_placement",
+    "multistream_overlap_gate",
+    "multistream_overlap_shared_expert",
+    "weight_prefetch_config",
+    "xlite_graph_config",
+)
+_OWN_KEYS = ("enable_flashcomm2_parallel_size", "enable_matmul_allreduce")  # set by a variable too
+
+
+def _is_on(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value.get("enabled", any(value.values())))
+    return bool(value)
+
+
+def _other_settings(deployment: Deployment) -> object:
+    given, own = deployment.vllm_config.additional_config or {}, ascend_config(deployment)
+    on = [name for name in _KEYS if _is_on(given.get(name))]
+    on += [name for name in _OWN_KEYS if getattr(own, name)]
+    return {"settings": ", ".join(on)} if on else None
+
+
+def _splits_rows(deployment: Deployment) -> bool:
+    return splits_rows(deployment) or bool(ascend_config(deployment).enable_shared_expert_dp)
+
+
+def _moves_experts(deployment: Deployment) -> bool:
+    eplb_config = ascend_config(deployment).eplb_config
+    return bool(eplb_config.dynamic_eplb or eplb_config.expert_map_path is not None)
+
+
+def _other_graphs(deployment: Deployment) -> object:
+    mode = deployment.vllm_config.compilation_config.cudagraph_mode
+    known = not deployment.in_graphs or mode.name in GRAPHS
+    return None if known else {"mode": mode.name}
+
+
+def _architectures(deployment: Deployment) -> set[str]:
+    return set() if deployment.model is None else set(deployment.model.architectures)
+
+
+def _repeats_no_projection(deployment: Deployment) -> bool:
+    if not _architectures(deployment) & set(_LATENT):
+        return False
+    return getattr(deployment.model.hf_text_config, "q_lora_rank", None) is None
+
+
+RULES = tuple(
+    Rule(setting, why, f"{instead}, or set attn_scatter.enabled to false", refuses, stack="vllm-ascend")
+    for setting, why, instead, refuses in (
+        (
+            "attn_scatter.min_tokens",
+            "knows no speeds of an NPU, by which to find the rows from which on scattering pays",
+            "set min_tokens",
+            lambda d: d.config.attn_scatter.min_tokens is None and "npu" not in RATES,
+        ),
+        (
+            "attn_scatter.full",
+            "is not verified with full on vllm-ascend, whose experts compute the router's logits themselves",
+            "set full to false",
+            lambda d: d.config.attn_scatter.full,
+        ),
+        (
+            "attn_scatter.odd_rows",
+            "is not verified with odd_rows='uneven' on an NPU, whose kernels may then get no rows",
+            "set it to 'pad'",
+            lambda d: d.config.attn_scatter.odd_rows == "uneven",
+        ),
+        (
+            "compilation_config.cudagraph_mode",
+            "is not verified with cudagraph_mode {mode} on vllm-ascend",
+            f"use {' or '.join(GRAPHS)}, or set enforce_eager",
+            _other_graphs,
+        ),
+        (
+            "data_parallel_size",
+            "is not verified with data parallelism on vllm-ascend",
+            "set it to 1",
+            lambda d: d.parallel.data_parallel_size > 1,
+        ),
+        (
+            "enable_flashcomm1, enable_shared_expert_dp, pass_config.enable_sp",
+            "and vllm-ascend's own sequence parallelism would both divide the rows",
+            "turn vllm-ascend's off",
+            _splits_rows,
+        ),
+        (
+            "enable_expert_parallel",
+            "leaves the experts' sum over the ranks to its own collective, and where rows reach the experts by "
+            "{ways}, as they do on this SoC with this number of ranks, that sum is made on the way back",
+            "turn enable_expert_parallel off",
+            lambda d: other_dispatches(d, ("ALLGATHER",)),
+        ),
+        (
+            "eplb_config.dynamic_eplb, eplb_config.expert_map_path",
+            "is not verified with vllm-ascend's EPLB",
+            "turn dynamic_eplb off and leave expert_map_path out",
+            _moves_experts,
+        ),
+        (
+            ", ".join((*_KEYS, *_OWN_KEYS)),
+            "is not verified with {settings}",
+            "turn that off",
+            _other_settings,
+        ),
+        (
+            "kv_transfer_config",
+            "is not verified with KV transfer",
+            "remove kv_transfer_config",
+            lambda d: d.vllm_config.kv_transfer_config is not None,
+        ),
+        (
+            "model",
+            "is not verified on vllm-ascend without q_lora_rank, where all ranks repeat no wide projection",
+            "use a model that has one",
+            _repeats_no_projection,
+        ),
+        (
+            "speculative_config.method",
+            "is not verified with the drafts of ngram on vllm-ascend",
+            "use mtp",
+            lambda d: d.speculative_method == "ngram",
+        ),
+        (
+            "speculative_config, enforce_eager",
+            "is not verified with drafts beside vllm-ascend's graphs",
+            "set enforce_eager or remove speculative_config",
+            lambda d: d.in_graphs and d.speculative_method == "mtp",
+        ),
+    )
+)
