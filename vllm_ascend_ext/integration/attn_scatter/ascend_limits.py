@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_ascend_ext.attn_scatter.cost import RATES
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
 from vllm_ascend_ext.integration.rule_facts import ascend_config, other_dispatches, splits_rows
@@ -75,7 +74,7 @@ RULES = tuple(
             "attn_scatter.min_tokens",
             "knows no speeds of an NPU, by which to find the rows from which on scattering pays",
             "set min_tokens",
-            lambda d: d.config.attn_scatter.min_tokens is None and "npu" not in RATES,
+            lambda d: d.config.attn_scatter.min_tokens is None,
         ),
         (
             "attn_scatter.full",
