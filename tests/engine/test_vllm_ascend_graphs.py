@@ -15,13 +15,15 @@ import pytest
 
 from emulator.findings import Findings
 from tests.eplb_load.test_engine import assert_equals_transformers, assert_every_scheduled_row_counts
+from tests.pairs.marks import FIRST, on_first_pair
 from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.apart import A2_SOC, REPLAY
 from tests.support.engines.expert_load import summed_load
 from tests.support.engines.graph_counts import GraphCounts
-from tests.support.engines.upstream_races import CAPTURE, others
+from tests.support.engines.upstream_races import CAPTURE, PADDED_QUERIES, one_by_one, others
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
+from vllm_ascend_ext.integration.upstream.versions import installed_pair
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -31,6 +33,8 @@ pytestmark = [
     pytest.mark.usefixtures("vllm_preloaded"),
 ]
 
+ON_FIRST = installed_pair() == FIRST
+KNOWN = CAPTURE if ON_FIRST else (*CAPTURE, PADDED_QUERIES)
 NUM_TOKENS = 12
 DEADLINE_S = 400
 NUM_DRAFTS = 2
@@ -116,7 +120,15 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> GraphCounts:
     return GraphCounts(monkeypatch)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[long_table] * (name in LONG)) for name in CASES])
+# run with the second pair, in its nightly step
+LATER = {"Qwen3-MoE PIECEWISE TP2+EP", "Qwen3-MoE FULL_DECODE_ONLY TP1"}
+
+
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    return [long_table] * (name in LONG) + [on_first_pair] * (name not in LATER)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in CASES])
 def test_tokens_and_load_equal_transformers(
     models: dict[str, str],
     prompts: list[list[int]],
@@ -137,7 +149,8 @@ def test_tokens_and_load_equal_transformers(
     num_ranks = case.layout.num_ranks
     assert graphs.captures >= len(SIZES[case.model]) * num_ranks
     assert graphs.replays >= NUM_TOKENS // (1 + NUM_DRAFTS) * num_ranks
-    assert others(race_reports.take(), CAPTURE) == []
+    reports = race_reports.take()
+    assert others(reports if ON_FIRST else one_by_one(reports), KNOWN) == []
     if case.features is None:
         return
     if case.model == "Qwen3-MoE":
@@ -150,6 +163,7 @@ def test_tokens_and_load_equal_transformers(
     assert [summed_load(result, model) for model in (0, 1)] == [summed_load(eager, model) for model in (0, 1)]
 
 
+@on_first_pair
 @long_table
 def test_load_on_an_a3(
     models: dict[str, str],
@@ -170,6 +184,7 @@ def test_load_on_an_a3(
     assert others(race_reports.take(), CAPTURE) == []
 
 
+@on_first_pair
 @long_table
 def test_load_of_a_pipeline(
     models: dict[str, str],

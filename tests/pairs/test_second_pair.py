@@ -121,8 +121,19 @@ def test_keys_of_others_still_fail(tiny_model: str) -> None:
 @pytest.mark.parametrize(
     ("others", "refused"),
     [
-        ({"enforce_eager": False}, "with captured graphs on this vllm-ascend"),
-        ({"data_parallel_size": 2}, "with data parallelism on this vllm-ascend"),
+        ({"enforce_eager": False}, "with graphs of the mode FULL_AND_PIECEWISE on this vllm-ascend"),
+        (
+            {
+                "enforce_eager": False,
+                "compilation_config": {"cudagraph_mode": "PIECEWISE"},
+                "speculative_config": {"method": "mtp", "num_speculative_tokens": 1},
+            },
+            "with drafts in captured graphs on this vllm-ascend",
+        ),
+        (
+            {"data_parallel_size": 2},
+            "with data parallelism of replicas with several ranks, with drafts, in graphs",
+        ),
         ({"pipeline_parallel_size": 2}, "with pipeline parallelism on this vllm-ascend"),
         (
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}},
@@ -134,7 +145,7 @@ def test_keys_of_others_still_fail(tiny_model: str) -> None:
 )
 def test_ways_that_have_not_run_are_refused(tiny_model: str, others: dict[str, Any], refused: str) -> None:
     (line,) = configured(arguments(tiny_model, LOAD, **others))
-    assert line.startswith(f"ascend_ext is not verified {refused};") and "0.23.0.post1" in line
+    assert line.startswith(f"ascend_ext is not verified {refused}") and "0.23.0.post1" in line
 
 
 @pytest.mark.usefixtures("vllm_preloaded")

@@ -40,6 +40,16 @@ DROPPED_OUTPUT = UpstreamRace(
     "gpu_model_runner.py:322, multiproc_executor.py:1047; docs/upstream/dropped_outputs.md). vLLM 0.23.0 holds "
     "the output until the next call has returned. Nobody reads that copy.",
 )
+# in full graphs, of vllm-ascend 0.30
+PADDED_QUERIES = UpstreamRace(
+    (
+        r"(?:from|at) vllm_ascend/worker/model_runner_v1\.py:\d+ in (?:_prepare_inputs|_dummy_run)",
+        r"the program writes it\n +at vllm_ascend/worker/model_runner_v1\.py:\d+ in _pad_query_start_loc_for_fia",
+    ),
+    "the padding of a step's query lengths to the captured size is written to the pinned buffer while the copy "
+    "that `_prepare_inputs` made of them may be pending; the same bytes are copied once more behind it, before "
+    "anything reads them (vllm-ascend 0.30.0rc2 model_runner_v1.py:1437, 4096 and 1092).",
+)
 # with drafts of a model whose layers have states
 ACCEPTED_COUNTS = UpstreamRace(
     ("_update_states_after_model_execute", r"at vllm/v1/worker/gpu_input_batch\.py:\d+ in (add_request|condense)"),

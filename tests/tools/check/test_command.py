@@ -113,6 +113,7 @@ def test_a_pair_is_judged_by_its_own_limits(capsys: pytest.CaptureFixture[str]) 
     for words, settings in {
         ("-ep",): ["enable_expert_parallel"],
         ("-dp", "2"): ["data_parallel_size"],
+        ("-ep", "-dp", "2"): ["enable_expert_parallel", "data_parallel_size"],
         ("-pp", "2"): ["pipeline_parallel_size"],
         ("-q", "ascend"): ["quantization"],
         ("--additional-config.enable_flashcomm1=true",): [],

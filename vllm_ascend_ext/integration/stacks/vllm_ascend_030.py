@@ -21,8 +21,9 @@ class VllmAscend030Stack(VllmAscendStack):
     unverified = frozenset(
         {
             "the V2 model runner",
-            "captured graphs",
-            "data parallelism",
+            "other graphs",
+            "drafts in captured graphs",
+            "data parallelism of other replicas",
             "pipeline parallelism",
             "context parallelism",
             "sequence parallelism",

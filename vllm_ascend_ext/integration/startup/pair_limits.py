@@ -27,6 +27,20 @@ def _way(way: str, setting: str, instead: str, refuses: Callable[[Deployment], o
     )
 
 
+def _other_graphs(deployment: Deployment) -> object:
+    mode = deployment.vllm_config.compilation_config.cudagraph_mode
+    has_run = mode is not None and mode.name in ("FULL_DECODE_ONLY", "PIECEWISE")
+    return {"mode": getattr(mode, "name", mode)} if deployment.in_graphs and not has_run else None
+
+
+def _other_replicas(deployment: Deployment) -> bool:
+    parallel = deployment.parallel
+    has_one_rank = parallel.tensor_parallel_size * parallel.pipeline_parallel_size == 1
+    is_plain = not (deployment.speculative_method or deployment.in_graphs)
+    has_run = has_one_rank and parallel.enable_expert_parallel and is_plain
+    return parallel.data_parallel_size > 1 and not has_run
+
+
 RULES = (
     _way(
         "the V2 model runner",
@@ -34,12 +48,25 @@ RULES = (
         "set it to 0",
         lambda d: d.vllm_config.use_v2_model_runner,
     ),
-    _way("captured graphs", "enforce_eager", "set it", lambda d: d.in_graphs),
     _way(
-        "data parallelism",
+        "other graphs",
+        "compilation_config.cudagraph_mode",
+        "set it to FULL_DECODE_ONLY or PIECEWISE, or set enforce_eager",
+        _other_graphs,
+        "graphs of the mode {mode}",
+    ),
+    _way(
+        "drafts in captured graphs",
+        "enforce_eager",
+        "set it",
+        lambda d: d.in_graphs and d.speculative_method,
+    ),
+    _way(
+        "data parallelism of other replicas",
         "data_parallel_size",
         "set it to 1",
-        lambda d: d.parallel.data_parallel_size > 1,
+        _other_replicas,
+        "data parallelism of replicas with several ranks, with drafts, in graphs or without expert parallelism",
     ),
     _way(
         "pipeline parallelism",

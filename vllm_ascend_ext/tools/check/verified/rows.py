@@ -258,6 +258,9 @@ ROWS: tuple[VerifiedRow, ...] = (
     _output(_PIPELINES, "TP+EP+PP", drafts="mtp 3", transfer="producer"),
     _later(_LOAD, f"{_A2}test_load_equals_transformers_routing", "GQA", "TP", "TP+EP"),
     _later(_LOAD, f"{_A2}test_mtp_counts_every_scheduled_row", "MLA", "TP+EP", drafts="mtp 2"),
+    _later(_LOAD, _DISPATCH, "GQA", "DP+EP"),
+    _later(_LOAD, _GRAPHS, "GQA", "TP+EP", graphs="PIECEWISE"),
+    _later(_LOAD, _GRAPHS, "GQA", "1", graphs=_FULL),
     _later(("mtp_output",), f"{_OUTPUT}test_frames_are_the_engines_tokens", "MLA", "TP+EP", drafts="mtp 2"),
 )
 
