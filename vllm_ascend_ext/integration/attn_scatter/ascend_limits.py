@@ -71,12 +71,6 @@ RULES = tuple(
     Rule(setting, why, f"{instead}, or set attn_scatter.enabled to false", refuses, stack="vllm-ascend")
     for setting, why, instead, refuses in (
         (
-            "attn_scatter.min_tokens",
-            "knows no speeds of an NPU, by which to find the rows from which on scattering pays",
-            "set min_tokens",
-            lambda d: d.config.attn_scatter.min_tokens is None,
-        ),
-        (
             "attn_scatter.full",
             "is not verified with full on vllm-ascend, whose experts compute the router's logits themselves",
             "set full to false",
