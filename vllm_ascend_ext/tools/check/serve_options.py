@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
 import json
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from vllm_ascend_ext.integration.upstream.versions import (
-    PAIR_0_23,
     PAIR_0_30,
     Pair,
     installed_pair,
@@ -39,11 +37,6 @@ _DECISIVE = {
     "runner": (),
     "max_logprobs": (),
 }
-# version of vLLM, by which pairs are named -> where its parser of `vllm serve` is
-_PARSERS = {
-    PAIR_0_23.vllm: "vllm.entrypoints.openai.cli_args",
-    PAIR_0_30.vllm: "vllm.entrypoints.launchers.cli_args",
-}
 _NAMES = {alias: name for name, aliases in _DECISIVE.items() for alias in (name, *aliases)}
 
 
@@ -59,8 +52,11 @@ def _parser() -> Any:
         def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
             raise CommandError("the command only asks vLLM for help; give one that serves a model")
 
-    module = importlib.import_module(_PARSERS[installed_pair().vllm])
-    return module.make_arg_parser(Parser(prog="vllm serve", add_help=False))
+    if installed_pair() == PAIR_0_30:
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    else:
+        from vllm.entrypoints.openai.cli_args import make_arg_parser
+    return make_arg_parser(Parser(prog="vllm serve", add_help=False))
 
 
 def read_for(pair: Pair, arguments: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
