@@ -38,6 +38,7 @@ from report import print_machine, spread  # noqa: E402
 
 from vllm_ascend_ext.attn_scatter import cost as scatter_cost
 from vllm_ascend_ext.attn_scatter import layers as attn_scatter  # noqa: E402
+from vllm_ascend_ext.attn_scatter.layer_cost import LayerSizes
 from vllm_ascend_ext.attn_scatter.layers import AttentionScatter, LayerParts, Norm, ScatteredStream  # noqa: E402
 from vllm_ascend_ext.attn_scatter.row_layouts import PartialSum, Replicated, RowSplit, own_rows  # noqa: E402
 from vllm_ascend_ext.collectives.collectives import Collectives  # noqa: E402
@@ -195,7 +196,7 @@ def _ideal(way: str, part: str, num_ranks: int, arguments: argparse.Namespace) -
     options = WAYS[way]
     if options is None or part in ("other", "total"):
         return None
-    layer = scatter_cost.LayerSizes(HIDDEN, LATENT, getattr(torch, arguments.dtype).itemsize)
+    layer = LayerSizes(HIDDEN, LATENT, getattr(torch, arguments.dtype).itemsize)
     if part == "collectives":
         sent = scatter_cost.scattered_layer(layer, arguments.rows, num_ranks, **options)
         return sent / scatter_cost.plain_layer(layer, arguments.rows, num_ranks)

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from vllm_ascend_ext.attn_scatter import cost as scatter_cost
-from vllm_ascend_ext.attn_scatter.cost import RATES, LayerSizes, Rates
-from vllm_ascend_ext.attn_scatter.layer_cost import Way, parts
+from vllm_ascend_ext.attn_scatter.cost import RATES
+from vllm_ascend_ext.attn_scatter.layer_cost import LayerSizes, Way, parts
 from vllm_ascend_ext.machines.known import KNOWN
+from vllm_ascend_ext.machines.rates import Rates
 from vllm_ascend_ext.ops.add_rms_norm import add_rms_norm
 
 V3 = LayerSizes(hidden=7168, gathered=2112, element_bytes=2)

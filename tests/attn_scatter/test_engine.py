@@ -13,7 +13,7 @@ from tests.engine.test_models import MODELS
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts, write_model
 from vllm_ascend_ext.attn_scatter import cost as scatter_cost
-from vllm_ascend_ext.attn_scatter.cost import LayerSizes
+from vllm_ascend_ext.attn_scatter.layer_cost import LayerSizes
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.attn_scatter.layers import EPS, LayerWeights, norm_of, rms_norm
 from tests.support.gloo_ranks import run_ranks
 from vllm_ascend_ext.attn_scatter import cost as scatter_cost
-from vllm_ascend_ext.attn_scatter.cost import LayerSizes
+from vllm_ascend_ext.attn_scatter.layer_cost import LayerSizes
 from vllm_ascend_ext.attn_scatter.layers import AttentionScatter, LayerParts, Norm, ScatteredStream
 from vllm_ascend_ext.attn_scatter.row_layouts import LayoutError, PartialSum, Replicated, RowShard, RowSplit
 from vllm_ascend_ext.collectives.collectives import Collectives

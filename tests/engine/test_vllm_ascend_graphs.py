@@ -20,7 +20,7 @@ from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.apart import A2_SOC, REPLAY
 from tests.support.engines.expert_load import summed_load
 from tests.support.engines.graph_counts import GraphCounts
-from tests.support.engines.upstream_races import CAPTURE, PADDED_QUERIES, one_by_one, others
+from tests.support.engines.upstream_races import CAPTURE, PADDED_QUERIES, others
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.integration.upstream.versions import installed_pair
@@ -33,8 +33,7 @@ pytestmark = [
     pytest.mark.usefixtures("vllm_preloaded"),
 ]
 
-ON_FIRST = installed_pair() == FIRST
-KNOWN = CAPTURE if ON_FIRST else (*CAPTURE, PADDED_QUERIES)
+KNOWN = CAPTURE if installed_pair() == FIRST else (*CAPTURE, PADDED_QUERIES)
 NUM_TOKENS = 12
 DEADLINE_S = 400
 NUM_DRAFTS = 2
@@ -149,8 +148,7 @@ def test_tokens_and_load_equal_transformers(
     num_ranks = case.layout.num_ranks
     assert graphs.captures >= len(SIZES[case.model]) * num_ranks
     assert graphs.replays >= NUM_TOKENS // (1 + NUM_DRAFTS) * num_ranks
-    reports = race_reports.take()
-    assert others(reports if ON_FIRST else one_by_one(reports), KNOWN) == []
+    assert others(race_reports.take(), KNOWN) == []
     if case.features is None:
         return
     if case.model == "Qwen3-MoE":

@@ -8,8 +8,9 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import sub
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 from tests.hosts.network import Host, TwoHosts
 from tests.support.engines.expert_load import summed_load
+from tests.support.reference import make_prompts
 from tests.support.saved_output import next_instance
 from tests.support.server import MODEL_NAME, Server
 from tests.support.told_frames import FrameReader, Told, read_frames
@@ -203,6 +205,20 @@ def assert_equals(
     while (shown := served.metrics().get(name)) != num_frames:  # a scrape waits for half a second at most
         assert time.monotonic() < end, (shown, num_frames)
         time.sleep(1.1)
+
+
+@contextlib.contextmanager
+def equal_to_one_host(
+    model: str, reader: Host, serve: Callable[[], AbstractContextManager[Serving]]
+) -> Iterator[tuple[Serving, list[list[int]], list[FrameReader]]]:
+    """Serves, finds everything to be as of an engine of one process, and gives the engine, what it was asked, and
+    its readers on host `reader`."""
+    prompts = make_prompts(model)[:6]
+    expected = complete_on_one_host(model, prompts)
+    with serve() as served:
+        readers = served.readers(reader)
+        assert_equals(served, prompts, expected, readers)
+        yield served, prompts, readers
 
 
 def told_by(reader: FrameReader, names: Sequence[int]) -> dict[str, Told]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,8 @@ import pytest
 
 from tests.hosts.network import TwoHosts
 from tests.hosts.ray_cluster import ray_cluster
-from tests.hosts.serving import Serving, assert_a_cut_is_named, assert_equals, complete_on_one_host, serving
+from tests.hosts.serving import Serving, assert_a_cut_is_named, equal_to_one_host, serving
 from tests.support.long_tables import long_table
-from tests.support.reference import make_prompts
 
 pytest.importorskip("ray", reason="Ray is not installed (requirements/ray.txt)")
 pytestmark = [
@@ -71,11 +71,8 @@ def _serving(launch: Launch, hosts: TwoHosts, model: str, folder: Path) -> Itera
 )
 def test_actors_serve_and_stop(launch: Launch, tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
     """Actors are given time to free what they hold; Ray, which goes on, would kill them."""
-    prompts = make_prompts(tiny_model)[:6]
-    expected = complete_on_one_host(tiny_model, prompts)
-    with _serving(launch, hosts, tiny_model, tmp_path) as served:
-        readers = served.readers(hosts.second)
-        assert_equals(served, prompts, expected, readers)
+    serve = functools.partial(_serving, launch, hosts, tiny_model, tmp_path)
+    with equal_to_one_host(tiny_model, hosts.second, serve) as (served, _, readers):
         assert all(list(sender.shared_memory.iterdir()) for sender in served.replicas)
         served.head.stop(_END_S)
         for host in hosts.hosts:
@@ -86,11 +83,8 @@ def test_actors_serve_and_stop(launch: Launch, tiny_model: str, hosts: TwoHosts,
 @long_table
 @pytest.mark.parametrize("launch", [WORKERS, ENGINE_CORES], ids=["workers", "engine cores"])
 def test_a_cut_between_actors_is_named(launch: Launch, tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
-    prompts = make_prompts(tiny_model)[:6]
-    expected = complete_on_one_host(tiny_model, prompts)
-    with _serving(launch, hosts, tiny_model, tmp_path) as served:
-        readers = served.readers(hosts.second)
-        assert_equals(served, prompts, expected, readers)
+    serve = functools.partial(_serving, launch, hosts, tiny_model, tmp_path)
+    with equal_to_one_host(tiny_model, hosts.second, serve) as (served, prompts, readers):
         assert_a_cut_is_named(served, prompts, readers, launch.named)
     if launch.has_replicas:  # else Ray kills a worker that stands in a collective, and what it holds stays
         served.wait_until_nothing_is_left(reader=hosts.second)

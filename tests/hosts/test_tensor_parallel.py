@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.hosts.network import TwoHosts
-from tests.hosts.serving import Serving, assert_a_cut_is_named, assert_equals, complete_on_one_host, serving
+from tests.hosts.serving import Serving, assert_a_cut_is_named, equal_to_one_host, serving
 from tests.support.long_tables import long_table
-from tests.support.reference import make_prompts
 
 pytestmark = [
     *(pytest.mark.engine, pytest.mark.slow, pytest.mark.distributed),
@@ -30,19 +30,15 @@ def _serving(hosts: TwoHosts, model: str, folder: Path) -> AbstractContextManage
 
 
 def test_ranks_of_a_replica_serve_and_stop(tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
-    prompts = make_prompts(tiny_model)[:6]
-    expected = complete_on_one_host(tiny_model, prompts)
-    with _serving(hosts, tiny_model, tmp_path) as served:
-        assert_equals(served, prompts, expected, served.readers(hosts.second))
+    serve = functools.partial(_serving, hosts, tiny_model, tmp_path)
+    with equal_to_one_host(tiny_model, hosts.second, serve) as (served, _, _):
+        pass
     served.wait_until_nothing_is_left()
 
 
 @long_table
 def test_a_cut_within_a_replica_is_named(tiny_model: str, hosts: TwoHosts, tmp_path: Path) -> None:
-    prompts = make_prompts(tiny_model)[:6]
-    expected = complete_on_one_host(tiny_model, prompts)
-    with _serving(hosts, tiny_model, tmp_path) as served:
-        readers = served.readers(hosts.second)
-        assert_equals(served, prompts, expected, readers)
+    serve = functools.partial(_serving, hosts, tiny_model, tmp_path)
+    with equal_to_one_host(tiny_model, hosts.second, serve) as (served, prompts, readers):
         assert_a_cut_is_named(served, prompts, readers)
     served.wait_until_nothing_is_left(reader=hosts.second)

@@ -15,18 +15,6 @@ from vllm_ascend_ext.attn_scatter.row_layouts import RowSplit
 from vllm_ascend_ext.machines.known import A3, H20
 from vllm_ascend_ext.machines.rates import Rates
 
-__all__ = [
-    "RATES",
-    "LayerSizes",
-    "PartTime",
-    "Rates",
-    "layers_time",
-    "min_tokens",
-    "plain_layer",
-    "scattered_forward",
-    "scattered_layer",
-]
-
 RATES: Mapping[str, Rates] = {
     "cuda": H20.rates,
     "npu": A3.rates,

@@ -39,8 +39,9 @@ void Count(const Task& task) {
 
 }  // namespace
 
-Checker::Checker(std::string where)
-    : where_(std::move(where)), shadow_(std::make_unique<Shadow>()), history_(std::make_unique<History>()) {}
+Checker::Checker(std::string where) : where_(std::move(where)), shadow_(std::make_unique<Shadow>()) {
+  if (!GetSettings().race_log.empty()) history_ = std::make_unique<History>();
+}
 
 Checker::~Checker() = default;
 
@@ -61,7 +62,7 @@ OperationPtr Checker::Issue(StreamId stream, uint64_t index, const std::string& 
       Operation{task.name, stream_name + where_, task.site, stream, index, NextOrder(), task.choices, task.part});
   Count(task);
   if (!Checking()) return operation;
-  history_->Issued(*operation);
+  if (history_) history_->Issued(*operation);
   Conflicts conflicts;
   for (Access access : task.accesses) {
     if (!where_.empty()) access.choice = nullptr;
@@ -69,7 +70,7 @@ OperationPtr Checker::Issue(StreamId stream, uint64_t index, const std::string& 
   }
   const bool later = !conflicts.empty() && where_.empty() && MayKnowMore(clock);
   for (Conflict& conflict : conflicts) {
-    if (!GetSettings().race_log.empty()) conflict.history = history_->Since(*conflict.first);
+    if (history_) conflict.history = history_->Since(*conflict.first);
     if (later) {
       Defer(std::move(conflict), operation, clock);
     } else {
@@ -86,12 +87,12 @@ Clock Checker::ClockOf(StreamId stream) const {
 
 void Checker::Wait(StreamId stream, const Clock& clock) {
   Clock& known = State(stream).clock;
-  if (Checking()) history_->Waited(stream, known, clock);
+  if (history_ && Checking()) history_->Waited(stream, known, clock);
   known.Join(clock);
 }
 
 void Checker::HostSaw(const Clock& clock) {
-  if (Checking()) history_->Waited(History::kHost, host_, clock);
+  if (history_ && Checking()) history_->Waited(History::kHost, host_, clock);
   host_.Join(clock);
   ++host_version_;
 }

@@ -43,8 +43,8 @@ class History;  // races/history.h: what the program did latest
 class Shadow;   // races/shadow.h: who last wrote and read each byte
 
 // Every call is under the issue lock. The process has one checker; each capture has one more of its own, in which
-// indices count the tasks of that capture,
-// and what tasks touch by indices counts in whole: they run later, and again.
+// indices count the tasks of that capture, and what tasks touch by indices counts in whole: they run later, and
+// again.
 class Checker {
  public:
   explicit Checker(std::string where);  // "" or ", captured in graph 1"
@@ -75,7 +75,7 @@ class Checker {
   uint64_t host_version_ = 0;
   const std::string where_;
   std::unique_ptr<Shadow> shadow_;
-  std::unique_ptr<History> history_;
+  std::unique_ptr<History> history_;  // null where no page is made of it: without EMULATOR_RACE_LOG
 };
 
 Checker& ProcessChecker();

@@ -115,13 +115,15 @@ INDEXER_KEYS = UpstreamRace(
 )
 
 
-def one_by_one(reports: Iterable[str]) -> list[str]:
-    """Returns each race by itself: what another process has written comes as one text, with all of its races."""
-    each = re.compile(r"(?ms)^\[emulator\] race .*?(?=^\[emulator\] race |\Z)")
-    return [race for text in reports for race in each.findall(text)]
+# a report of another process begins so; one of this process has no such line
+_RACE = re.compile(r"(?ms)^\[emulator\] race .*?(?=^\[emulator\] race |\Z)")
 
 
 def others(reports: Iterable[str], known: Iterable[UpstreamRace]) -> list[str]:
-    """Returns the reports that are of no known race; EPLB_WARM_UP is always known."""
+    """Returns the races that are none of the known ones; EPLB_WARM_UP is always known.
+
+    Each race is judged by itself: what another process has written comes as one text, with all of its races.
+    """
     races = (*known, EPLB_WARM_UP)
-    return [report for report in reports if not any(race.is_in(report) for race in races)]
+    each = [race for text in reports for race in _RACE.findall(text) or [text]]
+    return [report for report in each if not any(race.is_in(report) for race in races)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vllm_ascend_ext.integration.attn_scatter.decoder import Mlp, Rowwise, ScatteredLayer, own_addend
+from vllm_ascend_ext.integration.attn_scatter.decoder import Mlp, Rowwise, ScatteredLayer, own_addend, own_rows
 from vllm_ascend_ext.integration.attn_scatter.layer_kind import LayerModules
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.upstream.ascend_dispatch import check_runner
@@ -48,23 +48,12 @@ class AscendDecoder:
         return [AscendLayer(layer, index, full=full) for index, layer in enumerate(self.model.layers)]
 
     def own_vocabulary(self, input_ids: torch.Tensor) -> torch.Tensor | None:
-        """Does what vllm-ascend's `AscendVocabParallelEmbedding._forward_origin` does up to its all-reduce."""
         from vllm_ascend.ops.vocab_parallel_embedding import AscendVocabParallelEmbedding
 
         embedding = self.model.embed_tokens
         if type(embedding) is not AscendVocabParallelEmbedding or embedding.forward_type is not None:
             return None
-        shard = embedding.shard_indices
-        ids, elsewhere = embedding._get_masked_input_and_mask(
-            input_ids,
-            shard.org_vocab_start_index,
-            shard.org_vocab_end_index,
-            shard.num_org_vocab_padding,
-            shard.added_vocab_start_index,
-            shard.added_vocab_end_index,
-        )
-        rows: torch.Tensor = embedding.quant_method.embedding(embedding, ids.long())
-        return rows.masked_fill_(elsewhere.unsqueeze(-1), 0)
+        return own_rows(embedding, embedding._get_masked_input_and_mask, input_ids)
 
     def belongs_to_graphs(self, num_rows: int) -> bool:
         """Returns whether the step is replayed or captured, or as small as captured ones.

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from vllm_ascend_ext.attn_scatter.cost import LayerSizes
+from vllm_ascend_ext.attn_scatter.layer_cost import LayerSizes
 from vllm_ascend_ext.attn_scatter.layers import LayerParts
 from vllm_ascend_ext.integration.attn_scatter.layer_kind import LayerModules
 from vllm_ascend_ext.integration.attn_scatter.layer_parts import attend, norm, takes_scaling
@@ -109,6 +109,24 @@ class ScatteredLayer(ABC):
     @abstractmethod
     def _mlp(self, mlp: Any, full: bool) -> tuple[Mlp, bool, Rowwise | None]:
         """Returns the feed-forward part, whether it runs on shards, and the router if that runs apart from it."""
+
+
+def own_rows(embedding: Any, divide: Callable[..., Any], input_ids: torch.Tensor) -> torch.Tensor:
+    """Does what vLLM's `VocabParallelEmbedding.forward` does up to its all-reduce, and vllm-ascend's likewise.
+
+    divide: the stack's function that gives the ids within this rank's part, and which are elsewhere.
+    """
+    shard = embedding.shard_indices
+    ids, elsewhere = divide(
+        input_ids,
+        shard.org_vocab_start_index,
+        shard.org_vocab_end_index,
+        shard.num_org_vocab_padding,
+        shard.added_vocab_start_index,
+        shard.added_vocab_end_index,
+    )
+    rows: torch.Tensor = embedding.quant_method.embedding(embedding, ids.long())
+    return rows.masked_fill_(elsewhere.unsqueeze(-1), 0)
 
 
 def own_addend(states: torch.Tensor, trunc_size: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ VLLM_ARCHITECTURES = (
     "Qwen2MoeForCausalLM",
     "Qwen3ForCausalLM",
 )
-DRAFTS = ("mtp", "ngram")
+_DRAFTS = ("mtp", "ngram")
 _OFF = "or set attn_scatter.enabled to false"
 _GATHERS = "allgather_reducescatter"
 
@@ -43,7 +43,7 @@ def _has_other_layers(deployment: Deployment) -> object:
 
 def _other_drafts(deployment: Deployment) -> object:
     method = deployment.speculative_method
-    return None if method is None or method in DRAFTS else {"method": repr(method)}
+    return None if method is None or method in _DRAFTS else {"method": repr(method)}
 
 
 def _has_sparse_attention(deployment: Deployment) -> bool:
@@ -144,7 +144,7 @@ RULES = (
             (
                 "speculative_config.method",
                 "is not verified with speculative method {method}",
-                f"use one of {', '.join(DRAFTS)}",
+                f"use one of {', '.join(_DRAFTS)}",
                 _other_drafts,
             ),
         )

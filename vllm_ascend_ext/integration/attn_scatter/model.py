@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from vllm_ascend_ext.attn_scatter import cost as scatter_cost
-from vllm_ascend_ext.attn_scatter.cost import RATES, LayerSizes
+from vllm_ascend_ext.attn_scatter.cost import RATES
+from vllm_ascend_ext.attn_scatter.layer_cost import LayerSizes
 from vllm_ascend_ext.attn_scatter.layers import AttentionScatter
 from vllm_ascend_ext.attn_scatter.row_layouts import PartialSum, Replicated
 from vllm_ascend_ext.collectives.collectives import Collectives

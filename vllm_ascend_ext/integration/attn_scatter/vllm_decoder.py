@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vllm_ascend_ext.integration.attn_scatter.decoder import Mlp, Rowwise, ScatteredLayer, own_addend
+from vllm_ascend_ext.integration.attn_scatter.decoder import Mlp, Rowwise, ScatteredLayer, own_addend, own_rows
 from vllm_ascend_ext.integration.attn_scatter.layer_kind import layers_of
 from vllm_ascend_ext.integration.attn_scatter.layer_parts import route
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
@@ -35,7 +35,6 @@ class VllmDecoder:
         return [VllmLayer(layer, index, full=full) for index, layer in enumerate(layers_of(self.model))]
 
     def own_vocabulary(self, input_ids: torch.Tensor) -> torch.Tensor | None:
-        """Does what vLLM's `VocabParallelEmbedding.forward` does up to its all-reduce."""
         from vllm.model_executor.layers.vocab_parallel_embedding import (
             VocabParallelEmbedding,
             get_masked_input_and_mask,
@@ -44,17 +43,7 @@ class VllmDecoder:
         embedding = self.model.embed_tokens
         if type(embedding) is not VocabParallelEmbedding:
             return None
-        shard = embedding.shard_indices
-        ids, elsewhere = get_masked_input_and_mask(
-            input_ids,
-            shard.org_vocab_start_index,
-            shard.org_vocab_end_index,
-            shard.num_org_vocab_padding,
-            shard.added_vocab_start_index,
-            shard.added_vocab_end_index,
-        )
-        rows = embedding.quant_method.embedding(embedding, ids.long())
-        return rows.masked_fill_(elsewhere.unsqueeze(-1), 0)
+        return own_rows(embedding, get_masked_input_and_mask, input_ids)
 
     def belongs_to_graphs(self, num_rows: int) -> bool:
         return False  # graphs are refused
