@@ -15,8 +15,8 @@ pytestmark = pytest.mark.distributed
 DTYPES = [torch.float32, torch.bfloat16, torch.int32, torch.int64]
 
 
-def _collectives(timeout_s=60.0, **options):
-    return Collectives(dist.group.WORLD, timeout_s, "test", **options)
+def _collectives(timeout_s=60.0):
+    return Collectives(dist.group.WORLD, timeout_s, "test")
 
 
 def _rows(rank, num_rows, dtype, width=3, seed=0):
@@ -31,8 +31,8 @@ def _ragged_cases(num_ranks):
     return cases + [[random.randint(0, 7) for _ in range(num_ranks)] for _ in range(25)]
 
 
-def _ragged(rank, num_ranks, has_reduce_scatter):
-    group = _collectives(has_reduce_scatter=has_reduce_scatter)
+def _ragged(rank, num_ranks):
+    group = _collectives()
     for seed, sizes in enumerate(_ragged_cases(num_ranks)):
         dtype = DTYPES[seed % len(DTYPES)]
         everyone = [_rows(r, sizes[r], dtype, seed=seed) for r in range(num_ranks)]
@@ -55,9 +55,8 @@ def _ragged(rank, num_ranks, has_reduce_scatter):
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
-@pytest.mark.parametrize("has_reduce_scatter", [True, False])
-def test_ragged_rows(num_ranks, has_reduce_scatter):
-    run_ranks(_ragged, num_ranks, num_ranks, has_reduce_scatter)
+def test_ragged_rows(num_ranks):
+    run_ranks(_ragged, num_ranks, num_ranks)
 
 
 def _even(rank, num_ranks):
@@ -192,7 +191,7 @@ def _slice(rank, num_rows, seed):
 
 def _take_slices(rank, num_ranks):
     """Every public operation, given slices of columns: right, or refused before anything is sent."""
-    group = _collectives(has_reduce_scatter=num_ranks != 3)
+    group = _collectives()
     everyone = [_slice(r, 2, 0) for r in range(num_ranks)]
     inputs = [_slice(r, 2 * num_ranks, 1) for r in range(num_ranks)]
     x, whole, sizes = everyone[rank], inputs[rank], [2] * num_ranks

@@ -24,24 +24,7 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 
 class Collectives(GroupCalls):
-    """Runs the collectives of one process group.
-
-    Args:
-        has_reduce_scatter: the backend has a reduce-scatter; otherwise an all-reduce stands in.
-        group, timeout_s, name, stream_ordered: the arguments of `GroupCalls`.
-    """
-
-    def __init__(
-        self,
-        group: dist.ProcessGroup,
-        timeout_s: float,
-        name: str,
-        *,
-        has_reduce_scatter: bool = True,
-        stream_ordered: bool = False,
-    ) -> None:
-        super().__init__(group, timeout_s, name, stream_ordered=stream_ordered)
-        self._has_reduce_scatter = has_reduce_scatter
+    """Runs the collectives of one process group; its arguments are those of `GroupCalls`."""
 
     def all_reduce_(self, x: torch.Tensor) -> None:
         """Replaces `x` (the same shape on all ranks) by its sum over the ranks.
@@ -230,15 +213,16 @@ class Collectives(GroupCalls):
             self._run(op, sent, lambda: _all_gather(out, dense, group=self.group, async_op=True))
 
     def _reduce_scatter(self, op: str, out: torch.Tensor, x: torch.Tensor) -> None:
-        count = sent_bytes.reduce_scatter if self._has_reduce_scatter else sent_bytes.all_reduce
-        sent = count(x.nbytes, self.num_ranks)
+        sent = sent_bytes.reduce_scatter(x.nbytes, self.num_ranks)
         self._count(op, x, sent)
         if self.num_ranks == 1:
             out.copy_(x)
-        elif x.numel() and self._has_reduce_scatter:
+        elif x.numel() and self._stream_ordered:
             dense = x.contiguous()
             self._run(op, sent, lambda: _reduce_scatter(out, dense, group=self.group, async_op=True))
         elif x.numel():
+            # what torch does for Gloo, whose own reduce-scatter waits as long as its group may, whatever deadline
+            # its wait is given
             total = x.clone(memory_format=torch.contiguous_format)
             self._run(op, sent, lambda: dist.all_reduce(total, group=self.group, async_op=True))
             out.copy_(total[self.rank * out.shape[0] :][: out.shape[0]])
