@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// In which order ranks launch the collectives of several communicators. A device runs those of two communicators at
-// once only while it has room for both, so that ranks which launch them in different orders may wait for each other
-// for ever; on one stream they do.
+// In which order ranks launch the collectives of several communicators. A device runs those of two communicators
+// at once only while it has room for both, so that ranks which launch them in different orders may wait for each
+// other for ever; on one stream they do.
 #pragma once
 
 #include <atomic>
