@@ -105,6 +105,7 @@ void Communicator::Attach() {
   WaitForAll(&RankBlock::presence, Presence::kAttached);
   ThrowIfFailed();  // this was the late rank
   mine().in_call.store(0);
+  Join(*this);
 }
 
 }  // namespace emu::hccl

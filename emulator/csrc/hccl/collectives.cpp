@@ -139,7 +139,7 @@ void Issue(const std::shared_ptr<Communicator>& communicator, Call call, Stream&
   const Post post = PostOf(call, task.site);
   std::string note = Describe(post, communicator->num_ranks()) + " at " + DescribeSite(task.site);
   Communicator* running = communicator.get();  // the task keeps it
-  communicator->Issue(stream, std::move(task), std::move(note), [running, call = std::move(call), post] {
+  communicator->IssueCollective(stream, std::move(task), std::move(note), [running, call = std::move(call), post] {
     const Posts posts(*running, post);
     Transfer(*running, call, posts);
   });

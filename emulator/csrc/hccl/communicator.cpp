@@ -55,6 +55,7 @@ Communicator::Communicator(Segment segment, std::string segment_name, int num_ra
       name_(std::move(name)) {}
 
 Communicator::~Communicator() {
+  Leave(*this);
   mine().presence.store(Presence::kLeft);
   segment_.Ring();
 }
@@ -64,10 +65,20 @@ std::string Communicator::DescribeRank(int rank) const {
 }
 
 void Communicator::Issue(Stream& stream, Task task, std::string note, std::function<void()> body) {
+  Issue(stream, std::move(task), std::move(note), std::move(body), false);
+}
+
+void Communicator::IssueCollective(Stream& stream, Task task, std::string note, std::function<void()> body) {
+  Issue(stream, std::move(task), std::move(note), std::move(body), true);
+}
+
+void Communicator::Issue(Stream& stream, Task task, std::string note, std::function<void()> body,
+                         bool is_collective) {
   ThrowIfFailed();
   auto self = shared_from_this();
   auto tickets = std::make_shared<Tickets>();
-  task.issued = [self, tickets] {
+  task.issued = [self, tickets, launched = is_collective ? note : ""] {
+    if (!launched.empty()) PublishLaunch(*self, launched);
     const std::lock_guard<std::mutex> lock(tickets->mutex);
     tickets->taken.push_back(self->next_ticket_.fetch_add(1));
   };

@@ -41,6 +41,8 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   // Issues `task` with `body` as what it runs: one call at a time and in the order of issue, whatever their
   // streams. `note` is the call as other ranks' messages show it.
   void Issue(Stream& stream, Task task, std::string note, std::function<void()> body);
+  // The same for a call that all ranks make.
+  void IssueCollective(Stream& stream, Task task, std::string note, std::function<void()> body);
 
   // Blocks until `missing` returns no rank. It may do work, and then returns none. Meanwhile looks after the ranks
   // it names: one that is gone, that left, that waits for this rank in turn, or that does not come before the
@@ -89,6 +91,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
 
   Communicator(Segment segment, std::string segment_name, int num_ranks, int rank, std::string name);
   void Attach();
+  void Issue(Stream& stream, Task task, std::string note, std::function<void()> body, bool is_collective);
   void Note(const std::string& text);
   int FailedRank() const;  // the first that failed the communicator; -1 while it works
   Finding Inspect(int rank, const Watch& watch) const;

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <string>
 
+#include "hccl/launches.h"
 #include "races/exchange.h"
 
 namespace emu::hccl {
@@ -54,6 +55,7 @@ struct RankBlock {
   std::atomic<uint64_t> written;
   std::atomic<uint64_t> consumed;
   Post posts[2];
+  Launch launches[kMostLaunches];  // launch n lies in launches[n % kMostLaunches]
 
   // What the rank is doing, for the messages of others: note n lies in notes[n % 2].
   std::atomic<uint64_t> noted;

@@ -198,7 +198,7 @@ void Issue(const Operator& op, const std::shared_ptr<Arguments>& arguments, Stre
     if (auto* group = std::get_if<Group>(&argument)) {
       task.site = group->site = CurrentSite();
       std::string note = std::string(op.name) + " at " + DescribeSite(task.site);
-      group->communicator->Issue(stream, std::move(task), std::move(note), std::move(run));
+      group->communicator->IssueCollective(stream, std::move(task), std::move(note), std::move(run));
       return;
     }
   }
