@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,11 +30,12 @@ _PAUSE_S = 0.2
 @dataclass
 class Told:
     """Sums up the frames of all replicas. tokens: by request; ended: requests with a last frame; problems: frames
-    lost, out of order, or twice with another content."""
+    lost, out of order, or twice with another content; num_writers: by replica, as each begins with frame 0."""
 
     tokens: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     ended: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
+    num_writers: Counter[int] = field(default_factory=Counter)
     num_frames: int = 0
     num_again: int = 0
 
@@ -83,7 +84,9 @@ def read_lines(lines: Iterable[str], replica: int, told: Told) -> None:
             if line != last:
                 told.problems.append(f"replica {replica}: frame {sequence} came twice and was not the same")
             continue
-        if sequence != following:
+        if sequence == 0:
+            told.num_writers[replica] += 1  # how many there may have been is for the caller to know
+        elif sequence != following:
             told.problems.append(f"replica {replica}: frame {sequence} came where {following} was due")
         following, last = sequence + 1, line
         told.num_frames += 1

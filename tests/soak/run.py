@@ -8,11 +8,8 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,17 +18,18 @@ from openai import AsyncOpenAI
 from tests.soak.frames import Told, differences, read_lines
 from tests.soak.load import Load, Score
 from tests.soak.questions import Answer, Question, answers_alone, make_questions
+from tests.soak.readers import Readers
 from tests.soak.watch import Growth, Watch, name_of
 from tests.support.saved_output import next_instance
-from tests.support.server import SHARED_MEMORY, Server, ServerError
+from tests.support.server import SHARED_MEMORY, Server
 
 NUM_REPLICAS = 2
 _START_S, _END_S = 600.0, 90.0
 _NUM_QUESTIONS, _NUM_CLIENTS = 48, 12
-_READER_LIFE_S = 25.0
 _LEAST_LIFE_S = 45.0  # of a server
 _CUT_S = 2.0  # before a kill, in which an answer's last frames may be lost with the worker
 _PLAIN = ("--dtype", "float32", "--block-size", "16")
+_TAIL = 8000  # characters of the output of a server that has ended by itself
 _NAMED = "vllm-ascend-ext: error: the engine died"
 
 
@@ -75,7 +73,6 @@ class Soak:
         self._seconds, self._mean_life_s = minutes * 60, mean_life_s
         self._rng = random.Random(seed)
         self._instance = next_instance()
-        self._readers: dict[int, subprocess.Popen[bytes]] = {}
         self._kill_times: list[float] = []
         self.summary = Summary()
 
@@ -86,25 +83,21 @@ class Soak:
         answers = self._right_answers(questions)
         seed = self._rng.randrange(2**31)
         load = Load(questions, answers, self.summary.score, num_clients=_NUM_CLIENTS, model=self._model, seed=seed)
-        for replica in range(NUM_REPLICAS):
-            self._start_reader(replica)
+        readers = Readers(self._instance, NUM_REPLICAS, self._folder, self._rng, self.summary.problems)
         try:
             end, number = time.monotonic() + self._seconds, 0
             while time.monotonic() < end:
                 life = max(self._rng.expovariate(1 / self._mean_life_s), _LEAST_LIFE_S)
                 is_last = time.monotonic() + life + _LEAST_LIFE_S > end
                 life = max(end - time.monotonic(), _LEAST_LIFE_S) if is_last else life
-                asyncio.run(self._serve(number, load, life, ends_well=is_last))
+                asyncio.run(self._serve(number, load, readers, life, ends_well=is_last))
                 number += 1
                 if is_last:
                     break
-            for reader in self._readers.values():
-                if reader.wait(timeout=_END_S):
-                    self.summary.problems.append(f"a reader ended with status {reader.returncode}")
+            readers.wait()
         finally:
-            for reader in self._readers.values():
-                reader.kill()
-        self._hold_frames_against_answers()
+            readers.kill()
+        self._hold_frames_against_answers(readers, number)
         self.summary.left = [name for name in set(os.listdir(SHARED_MEMORY)) - before if "ascend_ext" in name]
         self.summary.seconds = time.monotonic() - begin
         (self._folder / "faults.txt").write_text("\n".join(self.summary.faults))
@@ -124,32 +117,34 @@ class Soak:
         finally:
             server.stop()
 
-    async def _serve(self, number: int, load: Load, life_s: float, *, ends_well: bool) -> None:
+    async def _serve(self, number: int, load: Load, readers: Readers, life_s: float, *, ends_well: bool) -> None:
         """Lives one server's life, from its start to a kill, or to an end that is asked for."""
         environment = {"VLLM_SERVER_DEV_MODE": "1"}
         server = Server(Path(self._model), self._arguments(), self._folder_of(f"server-{number}"), environment)
         try:
             await asyncio.to_thread(server.wait_until_healthy, _START_S)
+            readers.come_back()
             watch = Watch(server)
-            readers = asyncio.create_task(self._kill_readers())
+            killing = asyncio.create_task(readers.kill_at_random(self.summary.kills))
             loading = asyncio.create_task(load.run(server, life_s + _END_S))
             done, _ = await asyncio.wait([loading], timeout=life_s)
             victim = None if ends_well or done else self._kill(server, load)
             load.stop()
             await asyncio.wait_for(loading, 4 * _END_S)
-            readers.cancel()
+            killing.cancel()
             self.summary.growths += watch.finish()
             await asyncio.to_thread(self._see_it_end, server, victim)
         finally:
             server.stop()
 
     def _kill(self, server: Server, load: Load) -> str:
-        """Kills a worker or an API server; returns its name."""
+        """Kills a worker or an API server; returns its name, or "nothing" where the server has ended by itself."""
         named = [(name_of(process), process) for process in server.processes()]
         kind = self._rng.choice(("Worker", "APIServer"))
         victims = [(name, process) for name, process in named if name.startswith(kind)]
         if not victims:
-            raise ServerError(f"no {kind} to kill among {[name for name, _ in named]}\n{server.output()[-4000:]}")
+            self.summary.problems.append(f"a server ended by itself: {server.output()[-_TAIL:]}")
+            return "nothing"
         name, process = self._rng.choice(victims)
         load.expect_errors()
         self._kill_times.append(time.monotonic())
@@ -175,32 +170,10 @@ class Soak:
         if left:
             self.summary.problems.append(f"a server that lost {victim} left {left}")
 
-    async def _kill_readers(self) -> None:
-        sizes = [0] * NUM_REPLICAS  # of what was read before the last kill
-        with suppress(asyncio.CancelledError):
-            while True:
-                await asyncio.sleep(self._rng.expovariate(1 / _READER_LIFE_S))
-                replica = self._rng.randrange(NUM_REPLICAS)
-                # a reader may take longer to start on a busy machine; a ring without one ends the server
-                while self._size_of_frames(replica) == sizes[replica]:
-                    await asyncio.sleep(1)
-                sizes[replica] = self._size_of_frames(replica)
-                reader = self._readers[replica]
-                reader.kill()
-                if reader.wait() != -signal.SIGKILL:
-                    self.summary.problems.append(f"a reader had ended with status {reader.returncode}")
-                self.summary.kills["reader"] += 1
-                self._start_reader(replica)
-
-    def _start_reader(self, replica: int) -> None:
-        command = [sys.executable, "-m", "tests.soak.frames", str(self._instance), str(replica)]
-        with (self._folder / "readers.log").open("ab") as log:
-            self._readers[replica] = subprocess.Popen([*command, str(self._frames_of(replica))], stderr=log)
-
-    def _hold_frames_against_answers(self) -> None:
+    def _hold_frames_against_answers(self, readers: Readers, num_servers: int) -> None:
         told = Told()
         for replica in range(NUM_REPLICAS):
-            with self._frames_of(replica).open() as lines:
+            with readers.frames_of(replica).open() as lines:
                 read_lines(lines, replica, told)
         complete = self.summary.score.complete
         cut = {
@@ -209,6 +182,8 @@ class Soak:
             if any(killed - _CUT_S < at for killed in self._kill_times if at < killed + _END_S)
         }
         answers = [answer for _, answer in complete]
+        if any(count > num_servers for count in told.num_writers.values()):
+            self.summary.problems.append(f"frames began anew more often than a server: {told.num_writers}")
         self.summary.problems += told.problems + differences(answers, told, cut=frozenset(cut))
         self.summary.num_frames, self.summary.num_again = told.num_frames, told.num_again
 
@@ -225,14 +200,6 @@ class Soak:
             *("--speculative-config", json.dumps({"method": "mtp", "num_speculative_tokens": 2})),
             *("--additional-config", json.dumps({"ascend_ext": features})),
         )
-
-    def _size_of_frames(self, replica: int) -> int:
-        """Returns the bytes that readers have written of a replica's frames."""
-        file = self._frames_of(replica)
-        return file.stat().st_size if file.exists() else 0
-
-    def _frames_of(self, replica: int) -> Path:
-        return self._folder / f"frames-{replica}.jsonl"
 
     def _folder_of(self, name: str) -> Path:
         folder = self._folder / name

@@ -4,15 +4,22 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.soak.frames import Told, differences, read_lines
 from tests.soak.questions import Answer, Question, is_right, make_questions
+from tests.soak.readers import Readers
 from tests.soak.run import Soak
 from tests.soak.watch import growth_of
 from tests.support.long_tables import long_table
+from tests.support.saved_output import next_instance
+from vllm_ascend_ext.mtp_output.frames.section import Section, Source
+from vllm_ascend_ext.mtp_output.ring.size import RingSize
+from vllm_ascend_ext.mtp_output.sender import OutputSender
 
 
 @pytest.mark.engine
@@ -43,6 +50,32 @@ def test_frames_that_come_again_after_a_death_are_right() -> None:
     told = told_by([LINES[0], LINES[1], LINES[1][:9], "", LINES[1], LINES[2]])
     assert (told.problems, told.num_frames, told.num_again) == ([], 3, 1)
     assert differences(ANSWERS, told) == []
+
+
+def test_frames_of_the_next_server_begin_anew() -> None:
+    told = told_by([*LINES, LINES[0].replace('"a-', '"c-').replace('"b-', '"d-')])
+    assert (told.problems, told.num_frames, told.num_writers) == ([], 4, {0: 2})
+
+
+@pytest.mark.distributed
+def test_a_reader_comes_back_where_its_ring_was_closed(tmp_path: Path) -> None:
+    instance, problems = next_instance(), list[str]()
+    readers = Readers(instance, 1, tmp_path, random.Random(0), problems)
+    try:
+        for number in range(2):
+            sender = OutputSender(instance, 0, RingSize.for_engine(2, 1), timeout_s=60)
+            ids, one = (f"a{number}-0-11111111",), np.ones(1, np.int32)
+            for token in (number, 9):
+                tokens_BS = np.array([[token, -1, -1]], np.int32)
+                sender.send(token, Section.from_arrays(Source.TARGET, ids, one, 0 * one, tokens_BS))
+            sender.close(60)
+            readers.wait()
+            readers.come_back()
+        told = told_by(readers.frames_of(0).read_text().splitlines())
+    finally:
+        readers.kill()
+    assert (problems, told.num_writers) == ([], {0: 2})
+    assert told.tokens == {"a0-0": [0, 9], "a1-0": [1, 9]}
 
 
 @pytest.mark.parametrize(
