@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every operation on a group of Gloo ends at our deadline, not at the group's, which vLLM leaves at half an hour."""
+"""Every operation on a group of Gloo ends at our deadline, not at the group's."""
 
 from __future__ import annotations
 
