@@ -41,6 +41,7 @@ class Case:
     num_captured: requests of the largest captured decode step; a step of more is eager, and on an A3 too large for
     MC2. has_large_steps: those, or of prompts. splits_experts: each rank has a slice of every expert, without EP.
     has_keys_apart: the ranks of TP share the keys of decode steps out among them, by context parallelism.
+    fused_mc2: vllm-ascend's `enable_fused_mc2`, whose mode 2 an A2 does not take.
     """
 
     model: str
@@ -58,12 +59,15 @@ class Case:
     has_large_steps: bool = True
     splits_experts: bool = False
     has_keys_apart: bool = False
+    fused_mc2: int = 0
 
     @property
     def ways(self) -> set[str]:
         """Returns how rows go to their experts."""
         if not self.has_expert_parallel or self.soc != A3_SOC:
             return {"AllGather"}
+        if self.fused_mc2:
+            return {"FusedMC2"}
         return {"MC2", "All2AllV"} if self.has_large_steps else {"MC2"}
 
     @property
@@ -89,6 +93,7 @@ CASES = {
     # drafts of EAGLE-3, by a dense model
     "GQA eagle3": Case("Qwen3-MoE W8A8", row_split=FLASHCOMM),
     "GQA eagle3 PD": Case("Qwen3-MoE W8A8", row_split=FLASHCOMM, roles=PD),
+    "GQA eagle3, fused MC2": Case("Qwen3-MoE W8A8", row_split=FLASHCOMM, fused_mc2=1),
     # shared experts by data parallelism
     "MLA shared-expert DP": Case("DeepSeek W8A8", is_eagle=False, row_split=SHARED_DP),
     "GQA shared-expert DP PD": Case(
@@ -117,6 +122,9 @@ CASES = {
     "GQA PD": Case("Qwen3-MoE W8A8", drafts=0, row_split=FLASHCOMM, roles=PD, num_captured=2),
     # on an A2, where rows are gathered
     "MLA W4A8 eagle3 PD, A2": Case("DeepSeek W4A8", row_split=FLASHCOMM, roles=PD, soc=A2_SOC),
+    "GQA PD, fused MC2 on an A2": Case(
+        "Qwen3-MoE W8A8", drafts=0, row_split=FLASHCOMM, roles=PD, consumer_splits=True, soc=A2_SOC, fused_mc2=2
+    ),
     "sparse MLA W4A8 mtp 5 PD, A2": Case("DeepSeek-V3.2 W4A8", drafts=5, is_eagle=False, roles=PD, soc=A2_SOC),
     "MLA shared-expert DP, A2": Case("DeepSeek W8A8", is_eagle=False, row_split=SHARED_DP, soc=A2_SOC),
 }
@@ -159,11 +167,14 @@ def engine_of(case: Case, models: dict[str, str], role: str, folder: Path) -> En
         "eplb_load": {"enabled": True, "interval": 3},
         "mtp_output": {"enabled": True, "instance": next_instance(), "deadline_s": 60.0},
     }
-    splits = {case.row_split: True} if case.row_split else {}
+    splits: dict[str, Any] = {case.row_split: True} if case.row_split else {}
     settings: dict[str, Any] = {
         "async_scheduling": case.is_async,
         "additional_config": {"ascend_ext": extension} | splits,
     }
+    if case.fused_mc2:
+        settings["additional_config"] |= {"enable_fused_mc2": case.fused_mc2}
+        settings["max_num_batched_tokens"] = 256  # MC2 takes 512 a rank at most
     if case.has_keys_apart:
         settings["decode_context_parallel_size"] = case.layout.tp
         settings["cp_kv_cache_interleave_size"] = BLOCK_SIZE

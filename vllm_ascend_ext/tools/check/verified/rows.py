@@ -205,6 +205,8 @@ ROWS: tuple[VerifiedRow, ...] = (
     ),
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", dispatch="ALLGATHER", transfer=_TAKES),
     _served(_PUBLISHED, "MLA", "w8a8", "mtp 3", dispatch="ALLGATHER", row_split=_SHARED),
+    _served(_PUBLISHED, "GQA", "w8a8", "eagle3 3", dispatch="FUSED_MC2", row_split=_FC1),
+    _served(_PUBLISHED, "GQA", "w8a8", "none", dispatch="ALLGATHER", row_split=_FC1, transfer=_TAKES),
     _served(_PUBLISHED, "sparse MLA", "w8a8", "mtp 1", _APART, graphs="eager", row_split=_FC1, transfer=_SENDS),
     _served(_PUBLISHED, "sparse MLA", "w8a8", "mtp 5", _APART, transfer=_TAKES),
     _row(_BOTH, _SPARSE, "sparse MLA", "TP+EP"),
