@@ -15,6 +15,7 @@ import torch_npu
 from torch import Tensor
 
 from .float32_mc2 import npu_moe_distribute_combine_v2, npu_moe_distribute_dispatch_v2
+from .quantised_operators import COUNTS, grouped_product, swiglu_quant
 
 DISPATCH_FFN_COMBINE = (
     "dispatch_ffn_combine(Tensor x, Tensor[] weight1, Tensor[] weight2, Tensor expert_idx, Tensor[] scale1, "
@@ -23,6 +24,8 @@ DISPATCH_FFN_COMBINE = (
     "-> (Tensor out, Tensor expert_token_nums)"
 )
 _ND = 2  # aclFormat
+_NO_LIMIT = 1000000.0
+_BY_ROW = 2  # mode of dispatch: each row becomes int8 with a scale of its own
 
 
 def dispatch_ffn_combine(
@@ -44,22 +47,29 @@ def dispatch_ffn_combine(
 ) -> tuple[Tensor, Tensor]:
     """Fills `out` with each token's sum over its experts, and `expert_token_nums` with the own experts' tokens.
 
+    Weights in int8 have float32 scales, whose bits scale1 and scale2 hold in int64: an output each.
+
     Raises:
-        NotImplementedError: quantised weights, or a limit for the activation.
+        NotImplementedError: a limit for the activation of weights in floating point.
     """
     from vllm_ascend.distributed.parallel_state import get_mc2_group
 
-    if not weight1[0].is_floating_point() or swiglu_limit not in (0.0, 1000000.0):
-        raise NotImplementedError(
-            "dispatch_ffn_combine is emulated for weights in floating point, without a limit"
-        )
+    limit = 0.0 if swiglu_limit == _NO_LIMIT else swiglu_limit
+    is_quantised = not weight1[0].is_floating_point()
+    if limit and not is_quantised:
+        raise NotImplementedError("dispatch_ffn_combine of weights in floating point is emulated without a limit")
     ranks = get_mc2_group()
     num_experts = ranks.world_size * expert_token_nums.numel()
     place = (group, ranks.world_size, ranks.rank_in_group, num_experts)
     stage: dict[str, Any] = {"x_active_mask": x_active_mask, "group_tp": group, "tp_world_size": 1}
-    sent = npu_moe_distribute_dispatch_v2(x, expert_idx, *place, **stage)
-    rows, _, origins, counts, recv_counts, tp_counts, expand_scales = sent
-    hidden = _grouped(torch_npu.npu_swiglu(_grouped(rows, weight1, counts)), weight2, counts)
+    mode = _BY_ROW if is_quantised else 0
+    sent = npu_moe_distribute_dispatch_v2(x, expert_idx, *place, quant_mode=mode, **stage)
+    rows, row_scales, origins, counts, recv_counts, tp_counts, expand_scales = sent
+    if is_quantised:
+        scales = (scale1, row_scales, scale2)
+        hidden = _quantised_experts(rows, weight1, weight2, scales, counts, limit).to(x.dtype)
+    else:
+        hidden = _grouped(torch_npu.npu_swiglu(_grouped(rows, weight1, counts)), weight2, counts)
     combined = npu_moe_distribute_combine_v2(
         hidden,
         expert_idx,
@@ -83,3 +93,26 @@ def _grouped(rows: Tensor, weights: list[Tensor], counts: Tensor) -> Tensor:
         [rows], [plain], group_list=counts, group_list_type=1, group_type=0, split_item=2
     )
     return products[0]
+
+
+def _quantised_experts(
+    rows: Tensor,
+    weight1: list[Tensor],
+    weight2: list[Tensor],
+    scales: tuple[list[Tensor], Tensor, list[Tensor]],
+    counts: Tensor,
+    limit: float,
+) -> Tensor:
+    """Returns what the own experts make of int8 rows, in float32. scales: of weight1, of the rows, of weight2."""
+    of_weight1, of_rows, of_weight2 = scales
+    gate_up = grouped_product(rows, weight1, counts, _floats(of_weight1, weight1), of_rows, None, COUNTS)
+    hidden, of_hidden = swiglu_quant(gate_up, limit)
+    return grouped_product(hidden, weight2, counts, _floats(of_weight2, weight2), of_hidden, None, COUNTS)
+
+
+def _floats(scales: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    """Returns float32 scales, of each weight in its shape without the inner size, from their bits in int64."""
+    return [
+        bits.int().view(torch.float32).view(*weight.shape[:-2], -1)
+        for bits, weight in zip(scales, weights, strict=True)
+    ]

@@ -17,10 +17,10 @@ from torch import Tensor
 from .operators import define
 
 _SUMS = 0  # group lists of running sums
-_COUNTS = 1
+COUNTS = 1  # of sizes
 
 
-def _grouped(
+def grouped_product(
     x_RK: Tensor,
     weights: Sequence[Tensor],
     group_list: Tensor,
@@ -29,6 +29,7 @@ def _grouped(
     biases: Sequence[Tensor] | None = None,
     group_list_type: int = _SUMS,
 ) -> Tensor:
+    """Returns the groups' scaled products in float32. weights: one tensor, or one a group."""
     product_RN: Tensor = torch_npu.npu_grouped_matmul(
         [x_RK],
         list(weights),
@@ -44,7 +45,8 @@ def _grouped(
     return product_RN
 
 
-def _swiglu_quant(gate_up_RN: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+def swiglu_quant(gate_up_RN: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+    """Returns SwiGLU of gate and up as int8 [R, N / 2], and its scales [R]. limit: of both, 0 for none."""
     gate, up = gate_up_RN.chunk(2, dim=-1)
     if limit > 0:
         gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
@@ -69,7 +71,7 @@ def grouped_matmul_swiglu_quant_tensor_list(
     """
     if bias is not None or offset is not None:
         raise NotImplementedError("emulator: grouped_matmul_swiglu_quant has no bias and no offset")
-    values, scales = _swiglu_quant(_grouped(x, weight, group_list, weight_scale, x_scale), swiglu_limit)
+    values, scales = swiglu_quant(grouped_product(x, weight, group_list, weight_scale, x_scale), swiglu_limit)
     return values, scales, torch.empty(0, device=x.device)
 
 
@@ -117,8 +119,10 @@ def grouped_matmul_swiglu_quant_v2(
     asked = (smooth_scale, bias, dequant_mode, dequant_dtype, quant_mode, quant_dtype, transpose_weight)
     if asked != (None, None, 0, 0, 0, 0, False):
         raise NotImplementedError(f"emulator: grouped_matmul_swiglu_quant_v2 has no such mode: {asked}")
-    product_RN = _grouped(x, weight, group_list, weight_scale, x_scale, weight_assist_matrix, group_list_type)
-    return _swiglu_quant(product_RN, swiglu_limit)
+    product_RN = grouped_product(
+        x, weight, group_list, weight_scale, x_scale, weight_assist_matrix, group_list_type
+    )
+    return swiglu_quant(product_RN, swiglu_limit)
 
 
 def dequant_swiglu_quant(
@@ -152,7 +156,7 @@ def dequant_swiglu_quant(
         group_of_row = (row[:, None] >= group_index.cumsum(0)).sum(dim=1).clamp(max=group_index.numel() - 1)
         scale_of_row = scale_of_row[group_of_row]
     scaled = x.float() * scale_of_row * activation_scale.float()[:, None]
-    return _swiglu_quant(scaled, clamp_limit if swiglu_mode == 1 else 0.0)
+    return swiglu_quant(scaled, clamp_limit if swiglu_mode == 1 else 0.0)
 
 
 _SIGNATURE = (

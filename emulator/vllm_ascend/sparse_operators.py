@@ -33,6 +33,10 @@ def sparse_flash_attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gives torch_npu's operator the mode by name: its default is another one than vllm-ascend's, and torch does
     not pass on what is a schema's default."""
+    if not key.is_contiguous():  # of gathered blocks; value is the same memory
+        key = value = key.contiguous()
+    if named.get("key_rope") is not None:
+        named["key_rope"] = named["key_rope"].contiguous()
     result: tuple[Tensor, Tensor, Tensor] = torch_npu.npu_sparse_flash_attention(
         query, key, value, sparse_indices, scale_value, attention_mode=attention_mode, **named
     )

@@ -23,6 +23,7 @@ from vllm_ascend_ext.tools.forked_ranks import Layout
 NUM_TOKENS = 12
 DEADLINE_S = 540
 ENGINE: dict[str, Any] = {"max_num_seqs": 4, "enable_prefix_caching": False}
+BLOCK_SIZE = 128  # vllm-ascend's, of the KV cache
 PRODUCER, CONSUMER = "kv_producer", "kv_consumer"
 FLASHCOMM = "enable_flashcomm1"
 SHARED_DP = "enable_shared_expert_dp"
@@ -39,6 +40,8 @@ class Case:
     published ones do, with the row split, which its consumer leaves out where `consumer_splits` says no.
     num_captured: requests of the largest captured decode step; a step of more is eager, and on an A3 too large for
     MC2. has_large_steps: those, or of prompts. splits_experts: each rank has a slice of every expert, without EP.
+    has_keys_apart: the ranks of TP share the keys of decode steps out among them, by context parallelism.
+    fused_mc2: vllm-ascend's `enable_fused_mc2`, whose mode 2 an A2 does not take.
     """
 
     model: str
@@ -55,12 +58,16 @@ class Case:
     num_captured: int = 4
     has_large_steps: bool = True
     splits_experts: bool = False
+    has_keys_apart: bool = False
+    fused_mc2: int = 0
 
     @property
     def ways(self) -> set[str]:
         """Returns how rows go to their experts."""
         if not self.has_expert_parallel or self.soc != A3_SOC:
             return {"AllGather"}
+        if self.fused_mc2:
+            return {"FusedMC2"}
         return {"MC2", "All2AllV"} if self.has_large_steps else {"MC2"}
 
     @property
@@ -86,6 +93,7 @@ CASES = {
     # drafts of EAGLE-3, by a dense model
     "GQA eagle3": Case("Qwen3-MoE W8A8", row_split=FLASHCOMM),
     "GQA eagle3 PD": Case("Qwen3-MoE W8A8", row_split=FLASHCOMM, roles=PD),
+    "GQA eagle3, fused MC2": Case("Qwen3-MoE W8A8", row_split=FLASHCOMM, fused_mc2=1),
     # shared experts by data parallelism
     "MLA shared-expert DP": Case("DeepSeek W8A8", is_eagle=False, row_split=SHARED_DP),
     "GQA shared-expert DP PD": Case(
@@ -102,9 +110,21 @@ CASES = {
     "GQA W4A8 on TP2, no EP": Case(f"{IN_BFLOAT16} W4A8", TP2, drafts=0, splits_experts=True),
     "GQA W4A8 eagle3": Case(f"{IN_BFLOAT16} W4A8", ONE),
     "sparse MLA mtp 2 PD": Case("DeepSeek-V3.2 W8A8", drafts=2, is_eagle=False, roles=PD, num_captured=2),
+    "sparse MLA mtp 5 DCP2 PD": Case(
+        "DeepSeek-V3.2 W8A8",
+        drafts=5,
+        is_eagle=False,
+        row_split=FLASHCOMM,
+        roles=PD,
+        num_captured=2,
+        has_keys_apart=True,
+    ),
     "GQA PD": Case("Qwen3-MoE W8A8", drafts=0, row_split=FLASHCOMM, roles=PD, num_captured=2),
     # on an A2, where rows are gathered
     "MLA W4A8 eagle3 PD, A2": Case("DeepSeek W4A8", row_split=FLASHCOMM, roles=PD, soc=A2_SOC),
+    "GQA PD, fused MC2 on an A2": Case(
+        "Qwen3-MoE W8A8", drafts=0, row_split=FLASHCOMM, roles=PD, consumer_splits=True, soc=A2_SOC, fused_mc2=2
+    ),
     "sparse MLA W4A8 mtp 5 PD, A2": Case("DeepSeek-V3.2 W4A8", drafts=5, is_eagle=False, roles=PD, soc=A2_SOC),
     "MLA shared-expert DP, A2": Case("DeepSeek W8A8", is_eagle=False, row_split=SHARED_DP, soc=A2_SOC),
 }
@@ -147,11 +167,17 @@ def engine_of(case: Case, models: dict[str, str], role: str, folder: Path) -> En
         "eplb_load": {"enabled": True, "interval": 3},
         "mtp_output": {"enabled": True, "instance": next_instance(), "deadline_s": 60.0},
     }
-    splits = {case.row_split: True} if case.row_split else {}
+    splits: dict[str, Any] = {case.row_split: True} if case.row_split else {}
     settings: dict[str, Any] = {
         "async_scheduling": case.is_async,
         "additional_config": {"ascend_ext": extension} | splits,
     }
+    if case.fused_mc2:
+        settings["additional_config"] |= {"enable_fused_mc2": case.fused_mc2}
+        settings["max_num_batched_tokens"] = 256  # MC2 takes 512 a rank at most
+    if case.has_keys_apart:
+        settings["decode_context_parallel_size"] = case.layout.tp
+        settings["cp_kv_cache_interleave_size"] = BLOCK_SIZE
     if role:
         settings["kv_transfer_config"] = transfer(role, folder)
     if case.is_in_graphs:

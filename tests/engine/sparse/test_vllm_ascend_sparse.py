@@ -18,7 +18,14 @@ from tests.support.engines.a3 import A3Run, run_on_a3
 from tests.support.engines.apart import A2_SOC, A3_SOC, REPLAY
 from tests.support.engines.expert_load import assert_every_row_counts
 from tests.support.engines.sparse import ARCHITECTURES, allow_float32, write_sparse
-from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, VALID_COUNTS, UpstreamRace, others
+from tests.support.engines.upstream_races import (
+    CAPTURE,
+    CORRECTED_COUNTS,
+    DUMMY_LENGTHS,
+    VALID_COUNTS,
+    UpstreamRace,
+    others,
+)
 from tests.support.long_tables import long_table
 from tests.support.quantised import write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens
@@ -48,7 +55,8 @@ TP2, TP2DP2 = Layout(tp=2), Layout(tp=2, dp=2)
 
 @dataclass(frozen=True)
 class Case:
-    """drafts: of the MTP layer. in_graphs: decode steps are. split: prompts of each replica."""
+    """drafts: of the MTP layer. in_graphs: decode steps are. split: prompts of each replica. context_parallel: the
+    ranks of TP share the keys of decode steps out among them."""
 
     model: str
     layout: Layout
@@ -58,6 +66,7 @@ class Case:
     split: tuple[int, ...] | None = None
     additional: dict[str, Any] = field(default_factory=dict)
     soc: str = A3_SOC
+    context_parallel: bool = False
 
     def engine(self, models: dict[str, str]) -> EngineCase:
         features = LOAD | {"mtp_output": {"enabled": True, "instance": next_instance(), "deadline_s": 60.0}}
@@ -65,6 +74,8 @@ class Case:
             "async_scheduling": self.is_async,
             "additional_config": {"ascend_ext": features, **self.additional},
         }
+        if self.context_parallel:
+            settings["decode_context_parallel_size"] = self.layout.tp
         if self.in_graphs:
             sizes = [requests * decode_tokens(self.drafts) for requests in (2, 4)]
             graphs = {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": sizes}
@@ -84,6 +95,8 @@ class Case:
 
     def races(self) -> list[UpstreamRace]:
         known = [*CAPTURE] if self.in_graphs else []
+        if self.context_parallel and self.drafts:
+            known.append(DUMMY_LENGTHS)
         return known + ([CORRECTED_COUNTS, VALID_COUNTS] if self.is_async and self.drafts else [])
 
 
@@ -93,6 +106,10 @@ CASES = {
     # as they are served
     "DP2xTP2, W8A8, MTP3 in graphs, cut": Case(W8A8, TP2DP2, 3, True, True, (5, 2), FLASHCOMM),
     "DP2xTP2, W8A8, MTP1, cut": Case(W8A8, TP2DP2, 1, split=(4, 3), additional=FLASHCOMM),
+    "DP2xTP2 DCP2, W8A8, MTP3 in graphs, cut": Case(
+        W8A8, TP2DP2, 3, True, True, (5, 2), FLASHCOMM, context_parallel=True
+    ),
+    "DP2xTP2 DCP2, MTP1, on an A2": Case(V32, TP2DP2, 1, split=(4, 3), soc=A2_SOC, context_parallel=True),
     # in prefill o_proj then has all of its rows, which would be quantised otherwise than in decode
     "GLM-5 DP2xTP2, MTP3 in graphs, cut for attention too": Case(GLM, TP2DP2, 3, True, False, (4, 3), DSA_CP),
 }
@@ -137,14 +154,17 @@ def test_with_both_features(
     tmp_path: Path,
     name: str,
 ) -> None:
-    case = CASES[name]
+    case, answers = CASES[name], expected
+    if case.context_parallel:  # one prompt has keys on each rank: they are shared out by blocks of 128
+        prompts = [*prompts[:6], prompts[3] + prompts[6] + prompts[3]]
+        answers = {V32: transformers_tokens(models[V32], prompts, NUM_TOKENS)}
     splits = {} if case.split is None else {name: case.split}
     engines = {name: case.engine(models)}
     run = run_on_a3(tmp_path, engines, prompts, NUM_TOKENS, DEADLINE_S, splits, case.soc)[name]
     if case.model == W8A8:
         assert_follows_the_reference(prompts, run.result, cut=bool(case.additional))
     else:
-        assert_counts_are_exact(prompts, expected[case.model], run.result)
+        assert_counts_are_exact(prompts, answers[case.model], run.result)
     assert_every_row_counts(run.saved, run.result, TOP_K)
     assert_frames_have_the_tokens(case, run, prompts)
     assert run.ways == case.ways()

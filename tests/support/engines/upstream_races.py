@@ -83,6 +83,7 @@ DRAFT_QUERIES = UpstreamRace(
 )
 # in warm-up before a capture, and while capturing; no request is there yet; mended (`mend_races`)
 _WARM_UP = r"from vllm/v1/worker/gpu_model_runner\.py:\d+ in _warmup_and_capture"
+_OF_DUMMY_RUN = r"vllm_ascend/worker/model_runner_v1\.py:\d+ in _dummy_run"
 _IN_DUMMY_RUN = r"at vllm_ascend/worker/model_runner_v1\.py:\d+ in _dummy_run"
 CAPTURE = (
     UpstreamRace(
@@ -95,6 +96,13 @@ CAPTURE = (
         "a dummy run writes its sequence lengths while the copy that the last one made of them may be pending "
         "(vllm-ascend 0.23.0.post1 model_runner_v1.py:3506 and 3508)",
     ),
+)
+# with decode context parallelism and drafts, in passes without a request: warm-up, captures, an idle replica's
+DUMMY_LENGTHS = UpstreamRace(
+    (r"in init_batch_info", rf"(?s){_OF_DUMMY_RUN}.*second: .*{_OF_DUMMY_RUN}"),
+    "a dummy run writes its query lengths twice, and copies them each time; the first copy of these, or the last "
+    "one of the dummy run before, may be pending (vllm-ascend 0.23.0.post1 model_runner_v1.py:3450 and 3457, "
+    "pcp_utils.py:332). What it computes goes nowhere.",
 )
 
 # in every engine with dynamic EPLB, before it serves

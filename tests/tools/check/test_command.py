@@ -90,6 +90,14 @@ def test_the_commands_own_section_is_what_is_asked_for(capsys: pytest.CaptureFix
     assert status == 1 and "ascend_ext.eplb_load.enable: unknown key; did you mean 'enabled'" in reason["why"]
 
 
+def test_what_an_a2_takes_no_notice_of_is_refused_on_an_a3_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    fused = ("-tp", "2", "--enable-expert-parallel", "--additional-config", '{"enable_fused_mc2": 2}')
+    asked = ("--feature", "eplb_load", "--", "vllm", "serve", QWEN, *fused)
+    _, document, _ = check(capsys, *asked)
+    (reason,) = document["commands"][0]["features"]["eplb_load"]["reasons"]
+    assert (reason["setting"], reason["socs"]) == ("enable_fused_mc2", ["A3"])
+
+
 def test_a_reason_on_one_soc_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--feature", "attn_scatter", "--", "vllm", "serve", QWEN]) == 1
     text = capsys.readouterr().out

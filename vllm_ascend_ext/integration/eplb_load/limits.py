@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vllm_ascend_ext.integration.deployment import Deployment
-from vllm_ascend_ext.integration.eplb_load.ascend_quantised import unwatched_experts
+from vllm_ascend_ext.integration.eplb_load.ascend_quantised import experts_of_an_a5, unwatched_experts
 from vllm_ascend_ext.integration.refusal import Rule
 from vllm_ascend_ext.integration.rule_facts import ascend_config, dense_model
 
@@ -13,6 +13,12 @@ _OFF = "or set eplb_load.enabled to false"
 
 def _compiled_sequence_parallelism(deployment: Deployment) -> bool:
     return bool(ascend_config(deployment).enable_sp_by_pass)
+
+
+def _fused_decode(deployment: Deployment) -> bool:
+    """Returns whether steps go by dispatch_gmm_combine_decode; an A2 has it not and takes no notice."""
+    is_asked = ascend_config(deployment).enable_fused_mc2 == 2
+    return is_asked and "FUSED_MC2" in deployment.stack.dispatches(deployment.vllm_config)
 
 
 RULES = (
@@ -90,10 +96,16 @@ ASCEND_RULES = tuple(
             unwatched_experts,
         ),
         (
+            "quantization",
+            "has been run with no experts quantised as {methods}, of floats that only an A5 multiplies",
+            "use W8A8_DYNAMIC or another method that it can watch, or an unquantised model",
+            experts_of_an_a5,
+        ),
+        (
             "enable_fused_mc2",
             "is not verified with enable_fused_mc2=2, vllm-ascend's dispatch_gmm_combine_decode",
             "set it to 0 or 1",
-            lambda d: ascend_config(d).enable_fused_mc2 == 2,
+            _fused_decode,
         ),
     )
 )

@@ -80,6 +80,7 @@ _FEW, _SOME = ("none", "mtp 1"), ("mtp 1", "mtp 3")
 _FC1, _SHARED = ("FlashComm v1",), ("shared-expert DP",)
 _SENDS, _TAKES = ("producer",), ("consumer",)
 _TURNS = ("MC2, ALLGATHER",)
+_APART = "DP+TP+EP+DCP"  # ranks of TP with keys of their own
 _SERVED: Mapping[str, _Values] = {"graphs": _FULL, "dispatch": _CUT, "weights": "w8a8", "drafts": "mtp 3"}
 
 
@@ -204,11 +205,17 @@ ROWS: tuple[VerifiedRow, ...] = (
     ),
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", dispatch="ALLGATHER", transfer=_TAKES),
     _served(_PUBLISHED, "MLA", "w8a8", "mtp 3", dispatch="ALLGATHER", row_split=_SHARED),
+    _served(_PUBLISHED, "GQA", "w8a8", "eagle3 3", dispatch="FUSED_MC2", row_split=_FC1),
+    _served(_PUBLISHED, "GQA", "w8a8", "none", dispatch="ALLGATHER", row_split=_FC1, transfer=_TAKES),
+    _served(_PUBLISHED, "sparse MLA", "w8a8", "mtp 1", _APART, graphs="eager", row_split=_FC1, transfer=_SENDS),
+    _served(_PUBLISHED, "sparse MLA", "w8a8", "mtp 5", _APART, transfer=_TAKES),
     _row(_BOTH, _SPARSE, "sparse MLA", "TP+EP"),
     _row(_BOTH, _SPARSE, "sparse MLA", "TP+EP", graphs=_FULL, drafts="mtp 1"),
     _served(_SPARSE, "sparse MLA", "w8a8", "mtp 3", row_split=_FC1),
     _served(_SPARSE, "sparse MLA", "w8a8", "mtp 1", graphs="eager", row_split=_FC1),
     _served(_SPARSE, "sparse MLA", "unquantised", "mtp 3", row_split=_FC1),
+    _served(_SPARSE, "sparse MLA", "w8a8", "mtp 3", _APART, row_split=_FC1),
+    _row(_BOTH, _SPARSE, "sparse MLA", _APART, drafts="mtp 1"),
     _row(_BOTH, _COMPRESSES, "DeepSeek-V4", "TP+EP"),
     _row(_BOTH, _COMPRESSES, "DeepSeek-V4", "TP+EP", graphs=_FULL, drafts="mtp 1", row_split=_FC1),
     _row(_BOTH, _COMPRESSES, "DeepSeek-V4", "DP+EP", graphs=_FULL, drafts="mtp 1"),
