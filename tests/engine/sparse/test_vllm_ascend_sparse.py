@@ -18,7 +18,7 @@ from tests.support.engines.a3 import A3Run, run_on_a3
 from tests.support.engines.apart import A2_SOC, A3_SOC, REPLAY
 from tests.support.engines.expert_load import assert_every_row_counts
 from tests.support.engines.sparse import ARCHITECTURES, allow_float32, write_sparse
-from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, VALID_COUNTS, UpstreamRace, others
+from tests.support.engines.upstream_races import CORRECTED_COUNTS, IN_GRAPHS, VALID_COUNTS, UpstreamRace, others
 from tests.support.long_tables import long_table
 from tests.support.quantised import write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens
@@ -83,7 +83,7 @@ class Case:
         return {"MC2", "All2AllV"} if self.soc == A3_SOC else {"AllGather"}
 
     def races(self) -> list[UpstreamRace]:
-        known = [*CAPTURE] if self.in_graphs else []
+        known = [*IN_GRAPHS] if self.in_graphs else []
         return known + ([CORRECTED_COUNTS, VALID_COUNTS] if self.is_async and self.drafts else [])
 
 

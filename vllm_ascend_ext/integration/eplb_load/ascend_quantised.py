@@ -17,6 +17,7 @@ import torch
 
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.rule_facts import experts_quantised_otherwise
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import eplb_load as seams
 from vllm_ascend_ext.integration.upstream.seams.seam import Seam
@@ -29,31 +30,11 @@ WATCHED = {
     "W4A8_DYNAMIC": seams.SELECT_W4A8,
     "W4A16": seams.SELECT_W4A16,
 }
-_FLOAT = "FLOAT"
 
 
 def unwatched_experts(deployment: Deployment) -> object:
-    """Returns {methods} of quantised experts whose routing cannot be seen, else None.
-
-    The names are those of the checkpoint's description (`quant_model_description.json`), or the name of the whole
-    quantisation where there is no description by layers.
-    """
-    method = deployment.model is not None and deployment.model.quantization
-    if not method:
-        return None
-    quant_config = getattr(deployment.vllm_config, "quant_config", None)
-    description = getattr(quant_config, "quant_description", None)
-    methods = _expert_methods(description) if method == "ascend" and description else {method}
-    unwatched = sorted(methods - {*WATCHED, _FLOAT})
-    return {"methods": " and ".join(map(repr, unwatched))} if unwatched else None
-
-
-def _expert_methods(description: dict[str, Any]) -> set[str]:
-    return {
-        method
-        for name, method in description.items()
-        if ".experts." in name and name.rpartition(".")[2] == "weight"
-    }
+    """Returns {methods} of quantised experts whose routing cannot be seen, else None."""
+    return experts_quantised_otherwise(deployment, WATCHED)
 
 
 def watch(name: str, layer: Any, count: Count) -> Callable[[Count], None]:
