@@ -109,7 +109,7 @@ CASES = {
     "MLA shared-expert DP, A2": Case("DeepSeek W8A8", is_eagle=False, row_split=SHARED_DP, soc=A2_SOC),
 }
 # run with the second pair, in its nightly step
-LATER = {"GQA PD", "MLA shared-expert DP, A2", "GQA eagle3"}
+LATER: set[str] = set()
 
 
 class Models(dict[str, str]):

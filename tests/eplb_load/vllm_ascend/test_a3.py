@@ -38,7 +38,6 @@ CUT = {
     "TP2, fused": Case("Qwen3-MoE", Layout(tp=2), additional={"enable_fused_mc2": 1}),
     "DP2xTP2 MTP2, an idle replica": Case("DeepSeek", Layout(tp=2, dp=2), 2, (6, 1)),
 }
-
 Runs = tuple[dict[str, A3Run], list[list[int]], dict[str, list[tuple[int, ...]]]]
 
 
