@@ -31,11 +31,12 @@ class CutBefore:
 
     padding: takes the pass's context and the TP size; returns the padding that was put behind the rows, None where
         they were not cut.
-    is_gathered: whether all-gather keeps that padding.
+    is_local: whether that padding is for this replica alone. All-gather keeps it then, and MC2 pads each rank's
+        part on to that of the longest replica.
     """
 
     padding: Callable[[Any, int], int | None]
-    is_gathered: bool = False
+    is_local: bool = False
 
 
 # FlashComm v1 of vllm-ascend 0.23
@@ -43,7 +44,7 @@ CUT_BY_FLASHCOMM = CutBefore(
     lambda context, tp_size: int(context.pad_size) if context.flash_comm_v1_enabled else None
 )
 # vLLM's sequence-parallel experts, which FlashComm v1 of vllm-ascend 0.30 is
-CUT_BY_THE_MODEL = CutBefore(lambda context, tp_size: -int(context.num_tokens) % tp_size, is_gathered=True)
+CUT_BY_THE_MODEL = CutBefore(lambda context, tp_size: -int(context.num_tokens) % tp_size, is_local=True)
 UNCUT = CutBefore(lambda context, tp_size: None)
 
 
@@ -110,7 +111,7 @@ def own_rows(layer: Any, num_routed: int, place: RankPlace, cut: CutBefore = CUT
     else:
         size = tp_slice(_num_rows_before_the_cut(_EXTRA_CTX, place.tp_size, cut), place).size
         own, expected = slice(0, size), size
-        if way != "ALLTOALL":  # as many as a rank of the longest replica has
+        if cut.is_local and way != "ALLTOALL":
             expected = max(size, int(_EXTRA_CTX.padded_num_tokens) // place.tp_size)
     if num_routed != expected:
         raise RuntimeError(
@@ -154,14 +155,14 @@ def _own_of_gathered(context: Any, tp_size: int, cut: CutBefore) -> tuple[slice,
     replica, num_replicas = int(group.rank_in_group), int(group.world_size)
     padding = cut.padding(context, tp_size)
     if num_replicas == 1:
-        return slice(0, num_rows), num_rows + (padding or 0) * cut.is_gathered
+        return slice(0, num_rows), num_rows + (padding or 0) * cut.is_local
     own_rows_by_plan = getattr(context.moe_comm_method.prepare_finalize, "own_rows_by_plan", None)
     if own_rows_by_plan is not None:  # of `dp_gather`, where it is on
         own: tuple[slice, int] = own_rows_by_plan()
         return own
     if padding is not None:  # gathered over all ranks
         sizes = get_forward_context().dp_metadata.num_tokens_across_dp_cpu.tolist()
-        if cut.is_gathered:
+        if cut.is_local:
             sizes = [size + -size % tp_size for size in sizes]
         begin = sum(sizes[:replica])
         return slice(begin, begin + sizes[replica]), sum(sizes)
