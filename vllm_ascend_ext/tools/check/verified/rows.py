@@ -272,6 +272,7 @@ ROWS: tuple[VerifiedRow, ...] = (
     _later_served(_PAIRS, "MLA", "w8a8", "none", "DP+EP", graphs=_MIXED),
     _later_served(_PAIRS, "MLA", "w8a8", "mtp 3", "DP+TP+EP", row_split=_FC1),
     _later_served(_PAIRS, "GQA", "unquantised", "none", "DP+TP+EP", dispatch="ALLGATHER"),
+    _later_served(_SIXTEEN, "GQA", "unquantised", "none", "TP+EP", graphs=_MIXED, dispatch=_TURNS),
     _later(("mtp_output",), f"{_OUTPUT}test_frames_are_the_engines_tokens", "MLA", "TP+EP", drafts="mtp 2"),
 )
 
