@@ -2,8 +2,8 @@
 """Runs vllm-ascend's fused MC2, which sends tokens to their experts, computes these and gets the rows back.
 
 The parts are the emulated operators of plain MC2 and grouped products, so that the limits and the race checker are
-the same. Signature: vllm-ascend 0.23.0 csrc/torch_binding.cpp (Apache-2.0). Meaning: what vllm-ascend's
-`FusedMC2CommImpl` expects in the place of its `MC2CommImpl`.
+the same. Signature: vllm-ascend 0.23.0 csrc/torch_binding.cpp (Apache-2.0); the last argument is one of 0.30.
+Meaning: what vllm-ascend's `FusedMC2CommImpl` expects in the place of its `MC2CommImpl`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .quantised_operators import COUNTS, grouped_product, swiglu_quant
 DISPATCH_FFN_COMBINE = (
     "dispatch_ffn_combine(Tensor x, Tensor[] weight1, Tensor[] weight2, Tensor expert_idx, Tensor[] scale1, "
     "Tensor[] scale2, Tensor[] bias1, Tensor[] bias2, Tensor probs, str group, int max_output_size, Tensor! out, "
-    "Tensor! expert_token_nums, Tensor? x_active_mask=None, float swiglu_limit=1000000.0) "
-    "-> (Tensor out, Tensor expert_token_nums)"
+    "Tensor! expert_token_nums, Tensor? x_active_mask=None, float swiglu_limit=1000000.0, "
+    "int? world_size=None) -> (Tensor out, Tensor expert_token_nums)"
 )
 _ND = 2  # aclFormat
 _NO_LIMIT = 1000000.0
@@ -44,10 +44,12 @@ def dispatch_ffn_combine(
     expert_token_nums: Tensor,
     x_active_mask: Tensor | None = None,
     swiglu_limit: float = 1000000.0,
+    world_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Fills `out` with each token's sum over its experts, and `expert_token_nums` with the own experts' tokens.
 
     Weights in int8 have float32 scales, whose bits scale1 and scale2 hold in int64: an output each.
+    world_size: of the group, as vllm-ascend 0.30 says it; 0.23 does not.
 
     Raises:
         NotImplementedError: a limit for the activation of weights in floating point.
@@ -59,6 +61,10 @@ def dispatch_ffn_combine(
     if limit and not is_quantised:
         raise NotImplementedError("dispatch_ffn_combine of weights in floating point is emulated without a limit")
     ranks = get_mc2_group()
+    if world_size not in (None, ranks.world_size):
+        raise ValueError(
+            f"dispatch_ffn_combine: a group of {world_size}, where there are {ranks.world_size} ranks"
+        )
     num_experts = ranks.world_size * expert_token_nums.numel()
     place = (group, ranks.world_size, ranks.rank_in_group, num_experts)
     stage: dict[str, Any] = {"x_active_mask": x_active_mask, "group_tp": group, "tp_world_size": 1}

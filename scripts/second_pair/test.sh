@@ -10,4 +10,5 @@ export EMULATOR_ENVIRONMENT=.venv-npu-030
 exec python -m emulator run -- python -m pytest --basetemp=.cache/pytest-npu-030 -m "npu or emulator" "$@" \
   tests/pairs tests/tools/check/test_vllm_ascend.py tests/engine/test_vllm_ascend.py \
   tests/engine/test_vllm_ascend_graphs.py tests/eplb_load/test_vllm_ascend.py \
-  tests/eplb_load/vllm_ascend/test_dispatch.py tests/mtp_output/test_vllm_ascend.py
+  tests/eplb_load/vllm_ascend/test_dispatch.py tests/engine/test_vllm_ascend_pairs.py \
+  tests/engine/test_vllm_ascend_sixteen.py tests/mtp_output/test_vllm_ascend.py

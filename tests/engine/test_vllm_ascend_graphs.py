@@ -15,15 +15,14 @@ import pytest
 
 from emulator.findings import Findings
 from tests.eplb_load.test_engine import assert_equals_transformers, assert_every_scheduled_row_counts
-from tests.pairs.marks import FIRST, on_first_pair
+from tests.pairs.marks import on_first_pair
 from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.apart import A2_SOC, REPLAY
 from tests.support.engines.expert_load import summed_load
 from tests.support.engines.graph_counts import GraphCounts
-from tests.support.engines.upstream_races import CAPTURE, PADDED_QUERIES, others
+from tests.support.engines.upstream_races import IN_GRAPHS, others
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
-from vllm_ascend_ext.integration.upstream.versions import installed_pair
 from vllm_ascend_ext.tools.engine import EngineCase, run_engine
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -33,7 +32,6 @@ pytestmark = [
     pytest.mark.usefixtures("vllm_preloaded"),
 ]
 
-KNOWN = CAPTURE if installed_pair() == FIRST else (*CAPTURE, PADDED_QUERIES)
 NUM_TOKENS = 12
 DEADLINE_S = 400
 NUM_DRAFTS = 2
@@ -148,7 +146,7 @@ def test_tokens_and_load_equal_transformers(
     num_ranks = case.layout.num_ranks
     assert graphs.captures >= len(SIZES[case.model]) * num_ranks
     assert graphs.replays >= NUM_TOKENS // (1 + NUM_DRAFTS) * num_ranks
-    assert others(race_reports.take(), KNOWN) == []
+    assert others(race_reports.take(), IN_GRAPHS) == []
     if case.features is None:
         return
     if case.model == "Qwen3-MoE":
@@ -179,7 +177,7 @@ def test_load_on_an_a3(
     assert run.dispatches[REPLAY] >= NUM_TOKENS // 2 * 2
     assert min(run.dispatches["MC2"], run.dispatches["All2AllV"]) > 0
     assert_equals_transformers(models["Qwen3-MoE"], prompts, run.result)
-    assert others(race_reports.take(), CAPTURE) == []
+    assert others(race_reports.take(), IN_GRAPHS) == []
 
 
 @on_first_pair
@@ -199,4 +197,4 @@ def test_load_of_a_pipeline(
     assert run.result.token_ids == expected["Qwen3-MoE"]
     assert run.dispatches[REPLAY] >= NUM_TOKENS // 2 * case.layout.num_ranks
     assert_equals_transformers(models["Qwen3-MoE"], prompts, run.result)
-    assert others(race_reports.take(), CAPTURE) == []
+    assert others(race_reports.take(), IN_GRAPHS) == []

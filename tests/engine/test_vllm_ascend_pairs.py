@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from emulator.findings import Findings
-from tests.engine.pairs import CASES, Case
+from tests.engine.pairs import CASES, LATER, Case
+from tests.pairs.marks import on_pairs
 from tests.support.engines.a3 import A3Run, run_on_a3
 from tests.support.engines.apart import REPLAY
 from tests.support.engines.expert_load import assert_every_row_counts, summed_load
 from tests.support.engines.near_ties import follow
-from tests.support.engines.upstream_races import CAPTURE, others
+from tests.support.engines.upstream_races import IN_GRAPHS, others
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, write_w8a8
 from tests.support.reference import make_prompts, transformers_load, transformers_tokens, write_qwen3_moe
@@ -48,7 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_prelo
     }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", on_pairs(CASES, LATER))
 def test_pairs_of_what_is_served(
     models: dict[str, str], prompts: list[list[int]], race_reports: Findings, tmp_path: Path, name: str
 ) -> None:
@@ -61,7 +62,7 @@ def test_pairs_of_what_is_served(
     assert_frames_are_the_tokens(run.saved)
     assert_every_row_counts(run.saved, run.result, TOP_K[case.family])
     assert_follows(case, model, prompts, run)
-    assert others(race_reports.take(), CAPTURE) == []
+    assert others(race_reports.take(), IN_GRAPHS) == []
 
 
 def assert_ways(case: Case, run: A3Run) -> None:

@@ -14,7 +14,7 @@ from emulator.findings import Findings
 from tests.eplb_load.test_engine import assert_equals_transformers
 from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.graph_counts import GraphCounts
-from tests.support.engines.upstream_races import CAPTURE, others
+from tests.support.engines.upstream_races import IN_GRAPHS, others
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
@@ -140,7 +140,7 @@ def test_quantised_layers_in_graphs(
     assert_equals_transformers(w8a8, prompts, result, network)
     assert graphs.captures >= 4
     assert graphs.replays >= NUM_TOKENS
-    assert others(race_reports.take(), CAPTURE) == []
+    assert others(race_reports.take(), IN_GRAPHS) == []
 
 
 @long_table

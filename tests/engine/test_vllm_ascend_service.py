@@ -16,7 +16,7 @@ from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.apart import MOVE, REPLAY
 from tests.support.engines.expert_load import assert_every_row_counts, summed_load
 from tests.support.engines.near_ties import follow
-from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, others
+from tests.support.engines.upstream_races import CORRECTED_COUNTS, IN_GRAPHS, others
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
 from tests.support.reference import make_prompts
@@ -149,7 +149,7 @@ def test_on_an_a3(w8a8: str, prompts: list[list[int]], race_reports: Findings, t
             assert_every_scheduled_row_counts(prompts, run.result)
         graphs = {REPLAY} if CASES[name].capture_sizes else set()
         assert set(run.dispatches) == {"MC2", "All2AllV"} | graphs
-    assert others(race_reports.take(), CAPTURE) == []
+    assert others(race_reports.take(), IN_GRAPHS) == []
 
 
 @long_table
@@ -171,4 +171,4 @@ def test_everything_at_once(
     for rank in run.saved:
         collection = rank.report["eplb_load"]["collection"]
         assert collection["num_windows"] - collection["num_without_gain"] >= 2
-    assert others(race_reports.take(), (CORRECTED_COUNTS, *CAPTURE)) == []
+    assert others(race_reports.take(), (CORRECTED_COUNTS, *IN_GRAPHS)) == []

@@ -11,7 +11,7 @@ import torch
 from emulator.findings import Findings
 from tests.pairs.marks import on_first_pair
 from tests.support.engines.graph_counts import GraphCounts
-from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, others
+from tests.support.engines.upstream_races import CORRECTED_COUNTS, IN_GRAPHS, others
 from tests.support.long_tables import long_table
 from tests.support.reference import make_prompts, transformers_tokens
 from tests.support.saved_output import SavedRun, next_instance, run_saved
@@ -132,7 +132,7 @@ def test_frames_are_the_engines_tokens(
     num_steps = sender.report["mtp_output"]["copies"]
     assert sender.copies == (0, num_steps) and num_steps > 0
     assert other.copies == (0, 0)
-    known = [*([CORRECTED_COUNTS] if is_async else []), *([] if mode is None else CAPTURE)]
+    known = [*([CORRECTED_COUNTS] if is_async else []), *([] if mode is None else IN_GRAPHS)]
     assert others(race_reports.take(), known) == []
 
 

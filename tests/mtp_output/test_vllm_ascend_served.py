@@ -27,7 +27,7 @@ from tests.mtp_output.served import (
 from tests.support.engines.apart import A3_SOC, REPLAY, call_apart
 from tests.support.engines.eagle3 import write_eagle3
 from tests.support.engines.graph_counts import GraphCounts
-from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, VALID_COUNTS, others
+from tests.support.engines.upstream_races import CORRECTED_COUNTS, IN_GRAPHS, VALID_COUNTS, others
 from tests.support.engines.worker_processes import run_in_workers
 from tests.support.long_tables import LONG, long_table
 from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
@@ -95,7 +95,7 @@ def test_frames_are_the_engines_tokens(
         with monkeypatch.context() as patch:
             runs = run_case(case.part(role), engine, prompts, num_tokens, tmp_path, patch)
         check_runs(runs, case, expected[case.model], num_tokens)
-    known = [] if case.mode is None else [*CAPTURE]
+    known = [] if case.mode is None else [*IN_GRAPHS]
     if case.is_async and case.drafts:
         known += [CORRECTED_COUNTS, VALID_COUNTS]
     assert others(race_reports.take(), known) == []
@@ -129,7 +129,7 @@ def test_frames_of_a_pipeline(
         assert bool(told.num_drafts) == bool(case.drafts and num_tokens > 1)
     copies = [report["mtp_output"]["copies"] for report in run.reports]
     assert [rank for rank, count in enumerate(copies) if count] == [case.layout.tp]
-    known = [*CAPTURE, CORRECTED_COUNTS, VALID_COUNTS]
+    known = [*IN_GRAPHS, CORRECTED_COUNTS, VALID_COUNTS]
     assert others(race_reports.take(), known) == []
 
 

@@ -121,19 +121,9 @@ def test_keys_of_others_still_fail(tiny_model: str) -> None:
 @pytest.mark.parametrize(
     ("others", "refused"),
     [
-        ({"enforce_eager": False}, "with graphs of the mode FULL_AND_PIECEWISE on this vllm-ascend"),
-        (
-            {
-                "enforce_eager": False,
-                "compilation_config": {"cudagraph_mode": "PIECEWISE"},
-                "speculative_config": {"method": "mtp", "num_speculative_tokens": 1},
-            },
-            "with drafts in captured graphs on this vllm-ascend",
-        ),
         (
             {"data_parallel_size": 2},
-            "with data parallelism of replicas with several ranks, with drafts, in graphs or without expert "
-            "parallelism on this vllm-ascend",
+            "with data parallelism without expert parallelism on this vllm-ascend",
         ),
         ({"pipeline_parallel_size": 2}, "with pipeline parallelism on this vllm-ascend"),
         (

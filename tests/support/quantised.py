@@ -4,6 +4,8 @@ arithmetic."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import re
 import shutil
@@ -11,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vllm_ascend_ext.integration.upstream.versions import PAIRS, installed_pair
 from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
 
 METHOD, INT4_METHOD = "W8A8_DYNAMIC", "W4A8_DYNAMIC"
 DESCRIPTION = "quant_model_description.json"
 _LARGEST, _LARGEST_INT4 = 127, 7
+# FlashComm v1 of vllm-ascend 0.23 keeps shared experts whole on each rank; with that of 0.30 TP splits them
+WHOLE_BY_FLASHCOMM = installed_pair() == PAIRS[0]
 _SPLIT_BY_INPUT = ("o_proj", "o_b_proj", "out_proj", "down_proj")
 _OF_EXPERTS = ".experts."  # in the names of routed experts' projections
 # latent attention reads the values and keys that the first makes in parts, which vllm-ascend takes in floats only;
@@ -32,12 +37,12 @@ def allow_float32() -> None:
     """Has vllm-ascend take quantised models with float32 activations, in which tokens can be compared, in this
     process and its forks."""
     import torch
-    from vllm_ascend.quantization.modelslim_config import AscendModelSlimConfig
 
+    is_first = importlib.util.find_spec("vllm_ascend.quantization.modelslim_config") is not None
+    folder = "quantization" if is_first else "quantization.configs"  # of vllm-ascend 0.30
+    config = importlib.import_module(f"vllm_ascend.{folder}.modelslim_config").AscendModelSlimConfig
     dtypes = [torch.int8, torch.float16, torch.bfloat16, torch.float32]
-    AscendModelSlimConfig.get_supported_act_dtypes = classmethod(  # type: ignore[method-assign, assignment]
-        lambda cls: dtypes
-    )
+    config.get_supported_act_dtypes = classmethod(lambda cls: dtypes)
 
 
 def write_w8a8(model: str, folder: Path) -> str:
@@ -132,8 +137,8 @@ def split_by_tp(tp: int, *, expert_parallel: bool = True, cut: bool = False) -> 
     """Returns a function of a projection's name that tells over how many ranks of `tp` its input is split: that of
     attention's output, linear attention's too, and of down projections.
 
-    expert_parallel: routed experts are whole. cut: rows are cut, by FlashComm v1 or for data-parallel shared
-    experts, and shared experts are whole.
+    expert_parallel: routed experts are whole. cut: rows are cut, by FlashComm v1 (`WHOLE_BY_FLASHCOMM`) or for
+    data-parallel shared experts, and shared experts are whole.
     """
 
     def num_shards(name: str) -> int:

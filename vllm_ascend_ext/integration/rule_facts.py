@@ -3,15 +3,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from vllm_ascend_ext.integration.deployment import Deployment
+
+_FLOAT = "FLOAT"
 
 
 def quantization(deployment: Deployment) -> object:
     """Returns {method} of quantised weights, else None."""
     method = deployment.model is not None and deployment.model.quantization
     return {"method": repr(method)} if method else None
+
+
+def experts_quantised_otherwise(deployment: Deployment, known: Collection[str]) -> object:
+    """Returns {methods} of quantised experts other than the known ones, else None."""
+    return named_methods(methods_of_experts(deployment) - set(known))
+
+
+def methods_of_experts(deployment: Deployment) -> set[str]:
+    """Returns how the experts are quantised; nothing where they are not.
+
+    The names are those of the checkpoint's description (`quant_model_description.json`), or the name of the whole
+    quantisation where there is no description by layers.
+    """
+    method = deployment.model is not None and deployment.model.quantization
+    if not method:
+        return set()
+    quant_config = getattr(deployment.vllm_config, "quant_config", None)
+    description = getattr(quant_config, "quant_description", None)
+    methods = _expert_methods(description) if method == "ascend" and description else {str(method)}
+    return methods - {_FLOAT}
+
+
+def named_methods(methods: Collection[str]) -> dict[str, str] | None:
+    """Returns {methods} as a message names them, None where there are none."""
+    return {"methods": " and ".join(map(repr, sorted(methods)))} if methods else None
 
 
 def dense_model(deployment: Deployment) -> object:
@@ -36,3 +64,11 @@ def splits_rows(deployment: Deployment) -> bool:
 def ascend_config(deployment: Deployment) -> Any:
     """Returns vllm-ascend's own configuration, which its platform has made by then."""
     return deployment.stack.own_config(deployment.vllm_config)
+
+
+def _expert_methods(description: dict[str, Any]) -> set[str]:
+    return {
+        method
+        for name, method in description.items()
+        if ".experts." in name and name.rpartition(".")[2] == "weight"
+    }

@@ -15,7 +15,9 @@ from emulator.findings import Findings
 from tests.engine.published.cases import (
     CASES,
     DEADLINE_S,
+    FLASHCOMM,
     IN_BFLOAT16,
+    LATER,
     NUM_TOKENS,
     PRODUCER,
     Case,
@@ -23,21 +25,22 @@ from tests.engine.published.cases import (
     engine_of,
     without_features,
 )
+from tests.pairs.marks import on_pairs
 from tests.support.engines import sparse
 from tests.support.engines.a3 import A3Run, run_on_a3
 from tests.support.engines.apart import REPLAY
 from tests.support.engines.expert_load import assert_every_row_counts, summed_load
 from tests.support.engines.near_ties import TIE, TIE_BFLOAT16, Followed, follow
 from tests.support.engines.upstream_races import (
-    CAPTURE,
     CORRECTED_COUNTS,
     DRAFT_QUERIES,
     DUMMY_LENGTHS,
+    IN_GRAPHS,
     VALID_COUNTS,
     others,
 )
 from tests.support.long_tables import long_table
-from tests.support.quantised import allow_float32, integer_network, split_by_tp
+from tests.support.quantised import WHOLE_BY_FLASHCOMM, allow_float32, integer_network, split_by_tp
 from tests.support.reference import make_prompts
 from tests.support.saved_output import assert_frames_are_the_tokens
 
@@ -61,7 +64,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_prelo
 
 
 @long_table
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", on_pairs(CASES, LATER))
 def test_load_and_frames_are_exact(
     models: Models, prompts: list[list[int]], race_reports: Findings, tmp_path: Path, name: str
 ) -> None:
@@ -85,7 +88,8 @@ def test_load_and_frames_are_exact(
         runs = run_on_a3(tmp_path, engines, prompts, num_tokens, DEADLINE_S, splits, case.soc)
         run = runs[""]
         assert {tuple(other.result.token_ids) for other in runs.values()} == {tuple(run.result.token_ids)}
-        shards = split_by_tp(part.layout.tp, expert_parallel=not part.splits_experts, cut=bool(part.row_split))
+        is_whole = WHOLE_BY_FLASHCOMM if part.row_split == FLASHCOMM else bool(part.row_split)
+        shards = split_by_tp(part.layout.tp, expert_parallel=not part.splits_experts, cut=is_whole)
         network = integer_network(shards)
         followed = follow(models[case.model], prompts, run.result.token_ids, network)
         followed.assert_tokens(*ties(case))
@@ -97,7 +101,7 @@ def test_load_and_frames_are_exact(
             followed.assert_all_of(loads[-1])
     assert len(set(run.result.token_ids)) > 4  # not degenerate
     check_load(followed, loads)
-    known = [CORRECTED_COUNTS, VALID_COUNTS, DRAFT_QUERIES, *CAPTURE]
+    known = [CORRECTED_COUNTS, VALID_COUNTS, DRAFT_QUERIES, *IN_GRAPHS]
     if case.has_keys_apart:
         known.append(DUMMY_LENGTHS)
     assert others(race_reports.take(), known) == []

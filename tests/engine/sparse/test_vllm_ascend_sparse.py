@@ -19,9 +19,9 @@ from tests.support.engines.apart import A2_SOC, A3_SOC, REPLAY
 from tests.support.engines.expert_load import assert_every_row_counts
 from tests.support.engines.sparse import ARCHITECTURES, allow_float32, write_sparse
 from tests.support.engines.upstream_races import (
-    CAPTURE,
     CORRECTED_COUNTS,
     DUMMY_LENGTHS,
+    IN_GRAPHS,
     VALID_COUNTS,
     UpstreamRace,
     others,
@@ -94,7 +94,7 @@ class Case:
         return {"MC2", "All2AllV"} if self.soc == A3_SOC else {"AllGather"}
 
     def races(self) -> list[UpstreamRace]:
-        known = [*CAPTURE] if self.in_graphs else []
+        known = [*IN_GRAPHS] if self.in_graphs else []
         if self.context_parallel and self.drafts:
             known.append(DUMMY_LENGTHS)
         return known + ([CORRECTED_COUNTS, VALID_COUNTS] if self.is_async and self.drafts else [])

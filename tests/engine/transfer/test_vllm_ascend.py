@@ -21,7 +21,7 @@ from tests.support.engines.file_connector import transfer
 from tests.support.engines.near_ties import follow
 from tests.support.engines.sparse import allow_float32 as allow_float32_cache
 from tests.support.engines.sparse import write_sparse
-from tests.support.engines.upstream_races import CAPTURE, CORRECTED_COUNTS, VALID_COUNTS, others
+from tests.support.engines.upstream_races import CORRECTED_COUNTS, IN_GRAPHS, VALID_COUNTS, others
 from tests.support.engines.worker_processes import run_in_workers
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
@@ -179,7 +179,7 @@ def test_each_row_counts_where_it_is_computed(
         assert_rows(run, part, rows, TOP_K[pair.model])
         assert_tokens_and_experts(pair, model, prompts, run, None if part.is_async else rows)
         assert_ways(run, part, pair.soc)
-    known = [*CAPTURE, CORRECTED_COUNTS, VALID_COUNTS]
+    known = [*IN_GRAPHS, CORRECTED_COUNTS, VALID_COUNTS]
     assert others(race_reports.take(), known) == []
 
 

@@ -16,7 +16,7 @@ from tests.eplb_load.vllm_ascend.test_dispatch import (
 )
 from tests.support.engines.a3 import A3Run, run_on_a3
 from tests.support.engines.apart import REPLAY
-from tests.support.engines.upstream_races import CAPTURE, others
+from tests.support.engines.upstream_races import IN_GRAPHS, others
 from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -38,7 +38,6 @@ CUT = {
     "TP2, fused": Case("Qwen3-MoE", Layout(tp=2), additional={"enable_fused_mc2": 1}),
     "DP2xTP2 MTP2, an idle replica": Case("DeepSeek", Layout(tp=2, dp=2), 2, (6, 1)),
 }
-
 Runs = tuple[dict[str, A3Run], list[list[int]], dict[str, list[tuple[int, ...]]]]
 
 
@@ -60,6 +59,6 @@ def test_cut_rows_count_once(runs: Runs, race_reports: Findings, name: str) -> N
     """A rank counts the real rows of its slice."""
     ours, prompts, expected = runs
     assert_counts_are_exact(prompts, expected[CUT[name].model], ours[name].result)
-    assert others(race_reports.take(), CAPTURE) == []  # the first test sees those of all runs
+    assert others(race_reports.take(), IN_GRAPHS) == []  # the first test sees those of all runs
     ways = {"FusedMC2"} if "fused" in name else {"MC2", "All2AllV"}
     assert set(ours[name].dispatches) == ways | ({REPLAY} if "graphs" in name else set())

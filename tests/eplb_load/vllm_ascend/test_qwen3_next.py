@@ -16,7 +16,7 @@ from tests.support.engines.apart import REPLAY
 from tests.support.engines.expert_load import assert_every_row_counts, summed_load
 from tests.support.engines.near_ties import follow
 from tests.support.engines.qwen3_next import write_qwen3_next
-from tests.support.engines.upstream_races import ACCEPTED_COUNTS, CAPTURE, others
+from tests.support.engines.upstream_races import ACCEPTED_COUNTS, IN_GRAPHS, others
 from tests.support.long_tables import long_table
 from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens
@@ -140,4 +140,4 @@ def test_in_graphs_on_an_a3(
         assert_equals_transformers(model, prompts, run.result)
     assert_frames_are_the_tokens(run.saved)
     assert set(run.dispatches) == case.ways | {REPLAY}
-    assert others(race_reports.take(), (ACCEPTED_COUNTS, *CAPTURE)) == []
+    assert others(race_reports.take(), (ACCEPTED_COUNTS, *IN_GRAPHS)) == []

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from vllm_ascend_ext.integration.upstream.versions import PAIRS, installed_pair
+
 
 @dataclass(frozen=True)
 class UpstreamRace:
@@ -39,16 +41,6 @@ DROPPED_OUTPUT = UpstreamRace(
     "their copy to the host on a side stream is pending; the main stream may get the same memory (vLLM 0.30.0 "
     "gpu_model_runner.py:322, multiproc_executor.py:1047; docs/upstream/dropped_outputs.md). vLLM 0.23.0 holds "
     "the output until the next call has returned. Nobody reads that copy.",
-)
-# in full graphs, of vllm-ascend 0.30
-PADDED_QUERIES = UpstreamRace(
-    (
-        r"(?:from|at) vllm_ascend/worker/model_runner_v1\.py:\d+ in (?:_prepare_inputs|_dummy_run)",
-        r"the program writes it\n +at vllm_ascend/worker/model_runner_v1\.py:\d+ in _pad_query_start_loc_for_fia",
-    ),
-    "the padding of a step's query lengths to the captured size is written to the pinned buffer while the copy "
-    "that `_prepare_inputs` made of them may be pending; the same bytes are copied once more behind it, before "
-    "anything reads them (vllm-ascend 0.30.0rc2 model_runner_v1.py:1437, 4096 and 1092).",
 )
 # with drafts of a model whose layers have states
 ACCEPTED_COUNTS = UpstreamRace(
@@ -104,6 +96,18 @@ DUMMY_LENGTHS = UpstreamRace(
     "one of the dummy run before, may be pending (vllm-ascend 0.23.0.post1 model_runner_v1.py:3450 and 3457, "
     "pcp_utils.py:332). What it computes goes nowhere.",
 )
+# in full graphs, of vllm-ascend 0.30
+PADDED_QUERIES = UpstreamRace(
+    (
+        r"(?:from|at) vllm_ascend/worker/model_runner_v1\.py:\d+ in (?:_prepare_inputs|_dummy_run)",
+        r"the program writes it\n +at vllm_ascend/worker/model_runner_v1\.py:\d+ in _pad_query_start_loc_for_fia",
+    ),
+    "the padding of a step's query lengths to the captured size is written to the pinned buffer while the copy "
+    "that `_prepare_inputs` made of them may be pending; the same bytes are copied once more behind it, before "
+    "anything reads them (vllm-ascend 0.30.0rc2 model_runner_v1.py:1437, 4096 and 1092).",
+)
+# what engines with graphs may report
+IN_GRAPHS = CAPTURE if installed_pair() == PAIRS[0] else (*CAPTURE, PADDED_QUERIES)
 
 # in every engine with dynamic EPLB, before it serves
 EPLB_WARM_UP = UpstreamRace(

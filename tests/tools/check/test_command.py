@@ -119,15 +119,14 @@ def test_a_pair_is_judged_by_its_own_limits(capsys: pytest.CaptureFixture[str]) 
         assert status == 0 and document["pair"]["vllm_ascend"] == "0.30.0rc2"
         assert document["commands"][0]["features"]["eplb_load"]["state"] == "starts"
     for words, settings in {
-        ("-ep",): ["enable_expert_parallel"],
+        ("-ep", "-dp", "2"): [],
         ("-dp", "2"): ["data_parallel_size"],
-        ("-ep", "-dp", "2"): ["enable_expert_parallel", "data_parallel_size"],
         ("-pp", "2"): ["pipeline_parallel_size"],
-        ("-q", "ascend"): ["quantization"],
-        ("--additional-config.enable_flashcomm1=true",): [],
-        ("-ep", "--additional-config.enable_flashcomm1=true"): ["sequence parallelism"],
-        ("-ep", "--additional-config.enable_dsa_cp=true"): ["sequence parallelism"],
+        ("-dcp", "2", "-pp", "2"): ["pipeline_parallel_size", "decode_context_parallel_size"],
+        ("-q", "fp8"): ["experts quantised as 'fp8'"],
+        ("-ep", "--additional-config.enable_flashcomm1=true"): [],
         ("-ep", "--additional-config.enable_shared_expert_dp=true"): ["replicated shared experts"],
+        ("-ep", "--additional-config.enable_fused_mc2=1"): ["FUSED_MC2"],
         ("--additional-config.eplb_config.load_collection_phase=decode",): [],
     }.items():
         _, document, _ = check(capsys, *LATER, "--", *eager, *words)

@@ -17,6 +17,11 @@ import torch
 
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.rule_facts import (
+    experts_quantised_otherwise,
+    methods_of_experts,
+    named_methods,
+)
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import eplb_load as seams
 from vllm_ascend_ext.integration.upstream.seams.seam import Seam
@@ -29,44 +34,18 @@ WATCHED = {
     "W4A8_DYNAMIC": seams.SELECT_W4A8,
     "W4A16": seams.SELECT_W4A16,
 }
-_FLOAT = "FLOAT"
 # of which vllm-ascend says itself that they are for an A5 only (device/device_op.py)
 _OF_AN_A5 = frozenset({"W8A8_MXFP8", "W4A4_MXFP4", "W4A8_MXFP", "W4A16_MXFP4", "fp8", "deepseek_v4_fp8"})
 
 
 def unwatched_experts(deployment: Deployment) -> object:
-    """Returns {methods} of quantised experts whose routing cannot be seen, but those of an A5, else None.
-
-    The names are those of the checkpoint's description (`quant_model_description.json`), or the name of the whole
-    quantisation where there is no description by layers.
-    """
-    return _named(_methods_of(deployment) - {*WATCHED, _FLOAT} - _OF_AN_A5)
+    """Returns {methods} of quantised experts whose routing cannot be seen, but those of an A5, else None."""
+    return experts_quantised_otherwise(deployment, {*WATCHED, *_OF_AN_A5})
 
 
 def experts_of_an_a5(deployment: Deployment) -> object:
-    """Returns {methods} of quantised experts that only an A5 computes, named likewise, else None."""
-    return _named(_methods_of(deployment) & _OF_AN_A5)
-
-
-def _named(methods: set[str]) -> dict[str, str] | None:
-    return {"methods": " and ".join(map(repr, sorted(methods)))} if methods else None
-
-
-def _methods_of(deployment: Deployment) -> set[str]:
-    method = deployment.model is not None and deployment.model.quantization
-    if not method:
-        return set()
-    quant_config = getattr(deployment.vllm_config, "quant_config", None)
-    description = getattr(quant_config, "quant_description", None)
-    return _expert_methods(description) if method == "ascend" and description else {str(method)}
-
-
-def _expert_methods(description: dict[str, Any]) -> set[str]:
-    return {
-        method
-        for name, method in description.items()
-        if ".experts." in name and name.rpartition(".")[2] == "weight"
-    }
+    """Returns {methods} of quantised experts that only an A5 computes, else None."""
+    return named_methods(methods_of_experts(deployment) & _OF_AN_A5)
 
 
 def watch(name: str, layer: Any, count: Count) -> Callable[[Count], None]:

@@ -24,13 +24,28 @@ from vllm_ascend_ext.rank_place import RankPlace
 # the ways by which a rank routes rows that this file knows
 COUNTED_WAYS = ("ALLGATHER", "ALLTOALL", "MC2", "FUSED_MC2")
 
-CutBefore = Callable[[Any], int | None]
-"""Takes the pass's context; returns the padding of rows that were cut before the layer, None where none were."""
+
+@dataclass(frozen=True, slots=True)
+class CutBefore:
+    """Describes how the rows of a replica are cut among its TP ranks before they come to a layer.
+
+    padding: takes the pass's context and the TP size; returns the padding that was put behind the rows, None where
+        they were not cut.
+    is_local: whether that padding is for this replica alone. All-gather keeps it then, and MC2 pads each rank's
+        part on to that of the longest replica.
+    """
+
+    padding: Callable[[Any, int], int | None]
+    is_local: bool = False
 
 
-def cut_by_flashcomm(context: Any) -> int | None:
-    """Returns the padding that FlashComm v1 of vllm-ascend 0.23 has put behind the rows, None where it is off."""
-    return int(context.pad_size) if context.flash_comm_v1_enabled else None
+# FlashComm v1 of vllm-ascend 0.23
+CUT_BY_FLASHCOMM = CutBefore(
+    lambda context, tp_size: int(context.pad_size) if context.flash_comm_v1_enabled else None
+)
+# vLLM's sequence-parallel experts, which FlashComm v1 of vllm-ascend 0.30 is
+CUT_BY_THE_MODEL = CutBefore(lambda context, tp_size: -int(context.num_tokens) % tp_size, is_local=True)
+UNCUT = CutBefore(lambda context, tp_size: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +70,13 @@ def tp_slice(num_rows: int, place: RankPlace) -> Segment:
     return Segment(place.tp_rank * size + min(place.tp_rank, rest), size + (place.tp_rank < rest))
 
 
-def num_to_count(num_tokens: int, place: RankPlace, cut_before: CutBefore = cut_by_flashcomm) -> int:
+def num_to_count(num_tokens: int, place: RankPlace, cut: CutBefore = CUT_BY_FLASHCOMM) -> int:
     """Returns how many rows this rank counts, from the beginning of `own_rows`, in the pass that is about to run.
 
     Args:
         num_tokens: real rows of this replica; 0 in a dummy pass, which may have no forward context yet.
         place: place of this rank in its engine.
-        cut_before: see `CutBefore`.
+        cut: see `CutBefore`.
 
     Raises:
         RuntimeError: the pass is dispatched in a way that is not known.
@@ -72,17 +87,17 @@ def num_to_count(num_tokens: int, place: RankPlace, cut_before: CutBefore = cut_
 
     if _dispatch() == "ALLGATHER":
         return num_tokens if place.tp_rank == 0 else 0
-    return tp_slice(_num_rows_before_the_cut(_EXTRA_CTX, place.tp_size, cut_before), place).num_real(num_tokens)
+    return tp_slice(_num_rows_before_the_cut(_EXTRA_CTX, place.tp_size, cut), place).num_real(num_tokens)
 
 
-def own_rows(layer: Any, num_routed: int, place: RankPlace, cut_before: CutBefore = cut_by_flashcomm) -> slice:
+def own_rows(layer: Any, num_routed: int, place: RankPlace, cut: CutBefore = CUT_BY_FLASHCOMM) -> slice:
     """Returns the rows of this rank's segment among those that a layer routes in the present pass.
 
     Args:
         layer: the layer, for messages.
         num_routed: rows that the layer routes, T of the routed ids ``[T, K]``.
         place: place of this rank in its engine.
-        cut_before: see `CutBefore`.
+        cut: see `CutBefore`.
 
     Raises:
         RuntimeError: the pass is dispatched in a way that is not known, or the layer routes other rows than that
@@ -92,10 +107,12 @@ def own_rows(layer: Any, num_routed: int, place: RankPlace, cut_before: CutBefor
 
     way = _dispatch()
     if way == "ALLGATHER":
-        own, expected = _own_of_gathered(_EXTRA_CTX, cut_before)
+        own, expected = _own_of_gathered(_EXTRA_CTX, place.tp_size, cut)
     else:
-        size = tp_slice(_num_rows_before_the_cut(_EXTRA_CTX, place.tp_size, cut_before), place).size
+        size = tp_slice(_num_rows_before_the_cut(_EXTRA_CTX, place.tp_size, cut), place).size
         own, expected = slice(0, size), size
+        if cut.is_local and way != "ALLTOALL":
+            expected = max(size, int(_EXTRA_CTX.padded_num_tokens) // place.tp_size)
     if num_routed != expected:
         raise RuntimeError(
             f"ascend_ext.eplb_load: {layer.layer_name} routes {num_routed} rows, where a pass of "
@@ -118,10 +135,10 @@ def _dispatch() -> str:
     return str(dispatch.name)
 
 
-def _num_rows_before_the_cut(context: Any, tp_size: int, cut_before: CutBefore) -> int:
+def _num_rows_before_the_cut(context: Any, tp_size: int, cut: CutBefore) -> int:
     """Returns the rows of this replica that its TP ranks share, padding included."""
     num_rows = int(context.num_tokens)
-    padding = cut_before(context)
+    padding = cut.padding(context, tp_size)
     if padding is not None:  # to a multiple of the TP size
         return num_rows + padding
     if context.moe_comm_type.name == "ALLTOALL":
@@ -129,21 +146,24 @@ def _num_rows_before_the_cut(context: Any, tp_size: int, cut_before: CutBefore) 
     return max(num_rows, int(context.padded_num_tokens))
 
 
-def _own_of_gathered(context: Any, cut_before: CutBefore) -> tuple[slice, int]:
+def _own_of_gathered(context: Any, tp_size: int, cut: CutBefore) -> tuple[slice, int]:
     """Returns (this replica's rows among the gathered ones, how many were gathered)."""
     from vllm.distributed import get_dp_group
     from vllm.forward_context import get_forward_context
 
     group, num_rows = get_dp_group(), int(context.num_tokens)
     replica, num_replicas = int(group.rank_in_group), int(group.world_size)
+    padding = cut.padding(context, tp_size)
     if num_replicas == 1:
-        return slice(0, num_rows), num_rows
+        return slice(0, num_rows), num_rows + (padding or 0) * cut.is_local
     own_rows_by_plan = getattr(context.moe_comm_method.prepare_finalize, "own_rows_by_plan", None)
     if own_rows_by_plan is not None:  # of `dp_gather`, where it is on
         own: tuple[slice, int] = own_rows_by_plan()
         return own
-    if cut_before(context) is not None:  # gathered over all ranks, and the padding for the cut dropped
+    if padding is not None:  # gathered over all ranks
         sizes = get_forward_context().dp_metadata.num_tokens_across_dp_cpu.tolist()
+        if cut.is_local:
+            sizes = [size + -size % tp_size for size in sizes]
         begin = sum(sizes[:replica])
         return slice(begin, begin + sizes[replica]), sum(sizes)
     longest = int(context.max_tokens_across_dp)  # every replica's rows are padded to these

@@ -22,14 +22,13 @@ class VllmAscend030Stack(VllmAscendStack):
         {
             "the V2 model runner",
             "other graphs",
-            "drafts in captured graphs",
-            "data parallelism of other replicas",
+            "data parallelism without expert parallelism",
             "pipeline parallelism",
             "context parallelism",
-            "sequence parallelism",
+            "the compiler's sequence parallelism",
             "replicated shared experts",
-            "quantised weights",
-            "dispatches but all-gather",
+            "experts quantised otherwise",
+            "other dispatches",
             "other drafts than MTP's",
             "KV transfer",
             "LoRA",
@@ -81,16 +80,17 @@ class VllmAscend030Stack(VllmAscendStack):
         return int(layer.moe_config.num_logical_experts), int(layer.moe_config.experts_per_token)
 
     def own_rows(self, layer: Any, place: RankPlace) -> Callable[[int], slice]:
-        """Returns the same as 0.23's stack. No rows are cut before a layer: sequence parallelism is refused."""
+        """Returns the same as 0.23's stack, where models cut rows before a layer."""
         from vllm_ascend_ext.integration.eplb_load import ascend_rows
 
-        return lambda num_routed: ascend_rows.own_rows(layer, num_routed, place, _cut_before)
+        cut = _cut(is_sequence_parallel=layer.moe_config.is_sequence_parallel)
+        return lambda num_routed: ascend_rows.own_rows(layer, num_routed, place, cut)
 
     def num_to_count(self, facts: StepFacts, place: RankPlace, *, sequence_parallel: bool) -> int:
         """Returns the same as 0.23's stack (see `own_rows`)."""
         from vllm_ascend_ext.integration.eplb_load import ascend_rows
 
-        return ascend_rows.num_to_count(facts.num_tokens, place, _cut_before)
+        return ascend_rows.num_to_count(facts.num_tokens, place, _cut(is_sequence_parallel=sequence_parallel))
 
     def watch_routing(self, name: str, layer: Any, count: Count) -> Callable[[Count], None]:
         """Passes the ids that a layer's router chooses to `count`, by vLLM's hook, whatever the quantisation."""
@@ -106,8 +106,11 @@ class VllmAscend030Stack(VllmAscendStack):
         return put
 
 
-def _cut_before(context: Any) -> int | None:
-    return None
+def _cut(*, is_sequence_parallel: bool) -> Any:
+    """Returns what cuts the rows before the layers of a model."""
+    from vllm_ascend_ext.integration.eplb_load import ascend_rows
+
+    return ascend_rows.CUT_BY_THE_MODEL if is_sequence_parallel else ascend_rows.UNCUT
 
 
 class _WithDroppedSettings:

@@ -10,7 +10,11 @@ from collections.abc import Callable
 
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import KEY, Refusal, Rule
-from vllm_ascend_ext.integration.rule_facts import ascend_config, other_dispatches, quantization, splits_rows
+from vllm_ascend_ext.integration.rule_facts import (
+    ascend_config,
+    experts_quantised_otherwise,
+    other_dispatches,
+)
 from vllm_ascend_ext.integration.upstream.versions import PAIRS, Pair
 
 _OTHER_PAIR = f"or install {PAIRS[0]}"
@@ -27,18 +31,15 @@ def _way(way: str, setting: str, instead: str, refuses: Callable[[Deployment], o
     )
 
 
+_GRAPHS = ("FULL_DECODE_ONLY", "PIECEWISE", "FULL_AND_PIECEWISE")
+_WEIGHTS = ("W8A8_DYNAMIC",)
+_DISPATCHES = ("ALLGATHER", "MC2", "ALLTOALL")
+
+
 def _other_graphs(deployment: Deployment) -> object:
     mode = deployment.vllm_config.compilation_config.cudagraph_mode
-    has_run = mode is not None and mode.name in ("FULL_DECODE_ONLY", "PIECEWISE")
+    has_run = mode is not None and mode.name in _GRAPHS
     return {"mode": getattr(mode, "name", mode)} if deployment.in_graphs and not has_run else None
-
-
-def _other_replicas(deployment: Deployment) -> bool:
-    parallel = deployment.parallel
-    has_one_rank = parallel.tensor_parallel_size * parallel.pipeline_parallel_size == 1
-    is_plain = not (deployment.speculative_method or deployment.in_graphs)
-    has_run = has_one_rank and parallel.enable_expert_parallel and is_plain
-    return parallel.data_parallel_size > 1 and not has_run
 
 
 RULES = (
@@ -51,22 +52,15 @@ RULES = (
     _way(
         "other graphs",
         "compilation_config.cudagraph_mode",
-        "set it to FULL_DECODE_ONLY or PIECEWISE, or set enforce_eager",
+        f"set it to {', '.join(_GRAPHS[:-1])} or {_GRAPHS[-1]}, or set enforce_eager",
         _other_graphs,
         "graphs of the mode {mode}",
     ),
     _way(
-        "drafts in captured graphs",
-        "enforce_eager",
-        "set it",
-        lambda d: d.in_graphs and d.speculative_method,
-    ),
-    _way(
-        "data parallelism of other replicas",
+        "data parallelism without expert parallelism",
         "data_parallel_size",
-        "set it to 1",
-        _other_replicas,
-        "data parallelism of replicas with several ranks, with drafts, in graphs or without expert parallelism",
+        "set it to 1, or turn enable_expert_parallel on",
+        lambda d: d.parallel.data_parallel_size > 1 and not d.parallel.enable_expert_parallel,
     ),
     _way(
         "pipeline parallelism",
@@ -80,7 +74,12 @@ RULES = (
         "set both to 1",
         lambda d: d.parallel.prefill_context_parallel_size * d.parallel.decode_context_parallel_size > 1,
     ),
-    _way("sequence parallelism", "enable_flashcomm1, pass_config.enable_sp", "turn it off", splits_rows),
+    _way(
+        "the compiler's sequence parallelism",
+        "compilation_config.pass_config.enable_sp",
+        "turn it off (enable_flashcomm1 has run)",
+        lambda d: ascend_config(d).enable_sp_by_pass,
+    ),
     _way(
         "replicated shared experts",
         "enable_shared_expert_dp",
@@ -88,17 +87,17 @@ RULES = (
         lambda d: ascend_config(d).enable_shared_expert_dp,
     ),
     _way(
-        "quantised weights",
+        "experts quantised otherwise",
         "quantization",
-        "use an unquantised model",
-        quantization,
-        "weights quantised as {method}",
+        f"use {' or '.join(_WEIGHTS)}, or an unquantised model",
+        lambda d: experts_quantised_otherwise(d, _WEIGHTS),
+        "experts quantised as {methods}",
     ),
     _way(
-        "dispatches but all-gather",
-        "enable_expert_parallel",
-        "use fewer than 16 ranks of an A2, or turn enable_expert_parallel off",
-        lambda d: other_dispatches(d, ("ALLGATHER",)),
+        "other dispatches",
+        "enable_expert_parallel, enable_fused_mc2",
+        "turn the latter off, or use fewer than 16 ranks of an A2",
+        lambda d: other_dispatches(d, _DISPATCHES),
         "rows that reach the experts by {ways}",
     ),
     _way(

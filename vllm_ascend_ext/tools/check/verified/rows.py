@@ -122,6 +122,13 @@ def _later(features: tuple[str, ...], test: str, family: str, *layouts: str, **m
     return replace(_row(features, test, family, *layouts, **more), pair=PAIR_0_30)
 
 
+def _later_served(
+    test: str, family: str, weights: _Values, drafts: _Values, layout: str, **more: _Values
+) -> VerifiedRow:
+    """Returns a row of vllm-ascend 0.30 as `_served` does."""
+    return replace(_served(test, family, weights, drafts, layout, **more), pair=PAIR_0_30)
+
+
 ROWS: tuple[VerifiedRow, ...] = (
     _row(_LOAD, f"{_A2}test_load_equals_transformers_routing", "GQA", "TP", "TP+EP"),
     _row(_LOAD, f"{_A2}test_mtp_counts_every_scheduled_row", "MLA", "TP+EP", drafts="mtp 2"),
@@ -268,6 +275,11 @@ ROWS: tuple[VerifiedRow, ...] = (
     _later(_LOAD, _DISPATCH, "GQA", "DP+EP"),
     _later(_LOAD, _GRAPHS, "GQA", "TP+EP", graphs="PIECEWISE"),
     _later(_LOAD, _GRAPHS, "GQA", "1", graphs=_FULL),
+    _later_served(_PAIRS, "MLA", "w8a8", "mtp 2", "TP+EP"),
+    _later_served(_PAIRS, "MLA", "w8a8", "none", "DP+EP", graphs=_MIXED),
+    _later_served(_PAIRS, "MLA", "w8a8", "mtp 3", "DP+TP+EP", row_split=_FC1),
+    _later_served(_PAIRS, "GQA", "unquantised", "none", "DP+TP+EP", dispatch="ALLGATHER"),
+    _later_served(_SIXTEEN, "GQA", "unquantised", "none", "TP+EP", graphs=_MIXED, dispatch=_TURNS),
     _later(("mtp_output",), f"{_OUTPUT}test_frames_are_the_engines_tokens", "MLA", "TP+EP", drafts="mtp 2"),
 )
 
