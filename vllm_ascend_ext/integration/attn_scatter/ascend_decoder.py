@@ -7,10 +7,12 @@ the classes that the emulator has run are accepted; every other is refused by na
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
+from vllm_ascend_ext.integration.attn_scatter.ascend_limits import DISPATCHES
 from vllm_ascend_ext.integration.attn_scatter.decoder import Mlp, Rowwise, ScatteredLayer, own_addend, own_rows
 from vllm_ascend_ext.integration.attn_scatter.layer_kind import LayerModules
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
@@ -32,12 +34,13 @@ class AscendDecoder:
     def __init__(self, runner: Any) -> None:
         from vllm.config import CompilationMode
 
-        check_runner(runner, "attn_scatter", "cannot leave the experts' sum to its own collective", ("ALLGATHER",))
+        check_runner(runner, "attn_scatter", "cannot leave the experts' sum to its own collective", DISPATCHES)
         self._head = runner.get_model()
         self.model = self._head.model
         compilation = runner.vllm_config.compilation_config
         self._largest_graph = compilation.max_cudagraph_capture_size or 0
         self._is_compiled = compilation.mode in (None, CompilationMode.NONE)  # there is nothing to compile
+        self._shared_sum = Change(seams.ASCEND_SHARED_SUM, _own_shared)
 
     @property
     def forward_place(self) -> tuple[Seam, Any]:
@@ -67,10 +70,45 @@ class AscendDecoder:
         mode = get_forward_context().cudagraph_runtime_mode
         return num_rows <= self._largest_graph or mode != CUDAGraphMode.NONE
 
+    def step_changes(self) -> list[Change]:
+        """Leaves what experts return as this rank has it, where they send rows: by the way of the present step."""
+        from vllm_ascend.ascend_forward_context import MoECommType
+        from vllm_ascend.ascend_forward_context import _EXTRA_CTX as context
+
+        if context.moe_comm_type in (None, MoECommType.ALLGATHER):
+            return []  # an addend, whose sum `AscendLayer` leaves out
+        ends = context.moe_comm_method.prepare_finalize
+        return [self._shared_sum, Change(seams.ASCEND_FINALIZE, functools.partial(_own_slice, ends, context.num_tokens), ends)]
+
     def must_run_plain_first(self) -> bool:
         """Returns whether the model is yet to be compiled, as it is in the profile run that comes first."""
         was_compiled, self._is_compiled = self._is_compiled, True
         return not was_compiled
+
+
+def _own_slice(
+    ends: Any,
+    num_tokens: int,
+    hidden_states: torch.Tensor,
+    reduce_results: bool,
+    padded_hidden_states_shape: torch.Size | None = None,
+) -> torch.Tensor:
+    """Does what vllm-ascend's `PrepareAndFinalizeWithAll2All.finalize` does, without its all-gather.
+
+    Where rows are sent to experts, each rank of a replica sends a slice of them and gets its results back. With
+    zeros in the place of the others' rows they are an addend, to which that of shared experts can be added.
+
+    ends: vllm-ascend's object, which has padded the batch's `num_tokens` rows and cut them in `prepare`.
+    """
+    assert padded_hidden_states_shape is not None
+    everything = hidden_states.new_zeros(padded_hidden_states_shape)
+    torch.tensor_split(everything, ends.tp_size)[ends.tp_rank].copy_(hidden_states)
+    return everything[:num_tokens]
+
+
+def _own_shared(input_: torch.Tensor) -> torch.Tensor:
+    """Returns what shared experts give, which is an addend, where vllm-ascend would sum it by itself."""
+    return input_
 
 
 class AscendLayer(ScatteredLayer):

@@ -14,8 +14,12 @@ from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
 from vllm_ascend_ext.integration.rule_facts import ascend_config, other_dispatches, splits_rows
 
+DISPATCHES = ("ALLGATHER", "MC2", "ALLTOALL")  # ways of rows to experts
 GRAPHS = ("FULL_DECODE_ONLY", "PIECEWISE")
 _LATENT = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM")  # architectures
+# names that a checkpoint's description has of how layers are quantised: an activation's scale is its row's own
+_WEIGHTS = ("W8A8_DYNAMIC",)
+_FLOAT = "FLOAT"
 # settings of vllm-ascend under which layers sum, move weights or overlap in ways that have not run with ours
 _KEYS = (
     "finegrained_tp_config",
@@ -67,6 +71,22 @@ def _repeats_no_projection(deployment: Deployment) -> bool:
     return getattr(deployment.model.hf_text_config, "q_lora_rank", None) is None
 
 
+def _other_weights(deployment: Deployment) -> object:
+    """Returns {methods} of quantised layers that no test has run, by the names of the checkpoint's description."""
+    method = deployment.model is not None and deployment.model.quantization
+    if not method:
+        return None
+    quant_config = getattr(deployment.vllm_config, "quant_config", None)
+    description = getattr(quant_config, "quant_description", None)
+    found = _described(description) if method == "ascend" and description else {method}
+    other = sorted(found - {*_WEIGHTS, _FLOAT})
+    return {"methods": " and ".join(map(repr, other))} if other else None
+
+
+def _described(description: Mapping[str, Any]) -> set[str]:
+    return {method for name, method in description.items() if name.rpartition(".")[2] == "weight"}
+
+
 RULES = tuple(
     Rule(setting, why, f"{instead}, or set attn_scatter.enabled to false", refuses, stack="vllm-ascend")
     for setting, why, instead, refuses in (
@@ -89,12 +109,6 @@ RULES = tuple(
             _other_graphs,
         ),
         (
-            "data_parallel_size",
-            "is not verified with data parallelism on vllm-ascend",
-            "set it to 1",
-            lambda d: d.parallel.data_parallel_size > 1,
-        ),
-        (
             "enable_flashcomm1, enable_shared_expert_dp, pass_config.enable_sp",
             "and vllm-ascend's own sequence parallelism would both divide the rows",
             "turn vllm-ascend's off",
@@ -102,10 +116,10 @@ RULES = tuple(
         ),
         (
             "enable_expert_parallel",
-            "leaves the experts' sum over the ranks to its own collective, and where rows reach the experts by "
-            "{ways}, as they do on this SoC with this number of ranks, that sum is made on the way back",
+            "is not verified where rows reach the experts by {ways}, as they do here: their results may be summed "
+            "on the way back",
             "turn enable_expert_parallel off",
-            lambda d: other_dispatches(d, ("ALLGATHER",)),
+            lambda d: other_dispatches(d, DISPATCHES),
         ),
         (
             "eplb_config.dynamic_eplb, eplb_config.expert_map_path",
@@ -126,6 +140,12 @@ RULES = tuple(
             lambda d: d.vllm_config.kv_transfer_config is not None,
         ),
         (
+            "quantization",
+            "is not verified with layers of {methods}",
+            f"use {' or '.join(_WEIGHTS)}",
+            _other_weights,
+        ),
+        (
             "model",
             "is not verified on vllm-ascend without q_lora_rank, where all ranks repeat no wide projection",
             "use a model that has one",
@@ -136,12 +156,6 @@ RULES = tuple(
             "is not verified with the drafts of ngram on vllm-ascend",
             "use mtp",
             lambda d: d.speculative_method == "ngram",
-        ),
-        (
-            "speculative_config, enforce_eager",
-            "is not verified with drafts beside vllm-ascend's graphs",
-            "set enforce_eager or remove speculative_config",
-            lambda d: d.in_graphs and d.speculative_method == "mtp",
         ),
     )
 )

@@ -50,6 +50,10 @@ class Decoder(Protocol):
         """Returns whether the present step is left to captured graphs, alike on all ranks of a group."""
         ...
 
+    def step_changes(self) -> list[Change]:
+        """Returns what is changed for a scattered step beside the layers: what all of them call in this step."""
+        ...
+
     def must_run_plain_first(self) -> bool:
         """Returns whether the model's own forward has to run in this step, beside ours: once, to be compiled."""
         ...

@@ -63,6 +63,13 @@ RULES = (
         lambda d: d.in_graphs,
         stack="vllm",
     ),
+    Rule(
+        "quantization",
+        "is not verified with quantization={method}: activation scales of a whole batch would differ on a shard",
+        f"use unquantised weights, {_OFF}",
+        quantization,
+        stack="vllm",
+    ),
     *(
         Rule(setting, why, f"{instead}, {_OFF}", refuses)
         for setting, why, instead, refuses in (
@@ -121,13 +128,6 @@ RULES = (
                 "is not verified with llama_4_scaling",
                 "use a model without",
                 _scales_queries,
-            ),
-            (
-                "quantization",
-                "is not verified with quantization={method}: activation scales of a whole batch would differ on a "
-                "shard",
-                "use unquantised weights",
-                quantization,
             ),
             (
                 "dtype",

@@ -156,7 +156,7 @@ class ScatteredModel:
         self.num_scattered += 1
         hidden = self._embed(input_ids, inputs_embeds)
         self._count_bytes(rows.shape[0], isinstance(hidden, PartialSum))
-        with temporarily(self._changes):
+        with temporarily([*self._changes, *self._decoder.step_changes()]):
             stream = self.exchange.enter(hidden)
             for layer in self.layers:
                 stream = self.exchange.layer(layer.parts, stream, positions)

@@ -48,6 +48,9 @@ class VllmDecoder:
     def belongs_to_graphs(self, num_rows: int) -> bool:
         return False  # graphs are refused
 
+    def step_changes(self) -> list[Change]:
+        return []  # what experts call belongs to their layer
+
     def must_run_plain_first(self) -> bool:
         return False
 

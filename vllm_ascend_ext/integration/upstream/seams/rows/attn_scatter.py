@@ -157,6 +157,7 @@ _WHY_PARTS = "the parts of a decoder layer that we run one by one"
 _NPU = ("npu",)
 _ASCEND_MLA = "vllm_ascend.attention.mla_v1:AscendMLAImpl"
 _ASCEND_EXPERTS = "vllm_ascend.ops.fused_moe.fused_moe_0_23_0"
+_ASCEND_ENDS = "vllm_ascend.ops.fused_moe.prepare_finalize:PrepareAndFinalizeWithAll2All"
 _ASCEND_LINEAR = "vllm_ascend.ops.linear:AscendRowParallelLinear"
 _ASCEND_EMBEDDING = "vllm_ascend.ops.vocab_parallel_embedding:AscendVocabParallelEmbedding"
 _UNTIL_ASCEND = "vllm-ascend gathers once, after the projection, and tells shards from whole batches by their type"
@@ -179,6 +180,12 @@ ASCEND_REDUCE_RESULTS = _ascend(f"{_ASCEND_LINEAR}.reduce_results", _WHY_OWED)
 ASCEND_REDUCE_EXPERTS = _ascend(
     f"{_ASCEND_EXPERTS}:AscendMoERunner._maybe_reduce_final_output", _WHY_OWED, ("states", "trunc_size")
 )
+ASCEND_FINALIZE = _ascend(
+    f"{_ASCEND_ENDS}.finalize",
+    "where rows are sent to experts, their results are this rank's rows of the addend, without a gather",
+    ("hidden_states", "reduce_results", "padded_hidden_states_shape"),
+)
+ASCEND_SHARED_SUM = _ascend(f"{_ASCEND_EXPERTS}:tensor_model_parallel_all_reduce", _WHY_OWED)
 ASCEND_PROJECTION = _ascend(
     f"{_ASCEND_MLA}.fused_qkv_a_proj", "the projection runs on the shard, before the attention"
 )
@@ -192,6 +199,8 @@ ROWS = (
     *ASCEND_FORWARDS,
     ASCEND_REDUCE_RESULTS,
     ASCEND_REDUCE_EXPERTS,
+    ASCEND_FINALIZE,
+    ASCEND_SHARED_SUM,
     ASCEND_PROJECTION,
     Seam(
         f"{_RUNNER}._fused_output_is_reduced",
@@ -254,6 +263,8 @@ ROWS = (
             ("vllm_ascend.ops.layernorm:AscendRMSNorm", ("bias",), "norms with a bias are refused"),
             (_ASCEND_EMBEDDING, ("forward_type", "shard_indices", "quant_method"), _WHY_EMBEDDING),
             ("vllm.forward_context:ForwardContext", ("cudagraph_runtime_mode",), "whether the pass is a graph's"),
+            (_ASCEND_ENDS, ("tp_size", "tp_rank"), "which rows of the batch it has sent"),
+            ("vllm_ascend.ascend_forward_context", ("MoECommType", "_EXTRA_CTX"), "how rows reach the experts"),
         )
         for row in members(
             owner,
