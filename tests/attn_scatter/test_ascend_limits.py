@@ -7,10 +7,14 @@ tests/tools/check/test_vllm_ascend.py compares `check` with start-up itself.
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from vllm_ascend_ext.config import ExtConfig
+from vllm_ascend_ext.integration.attn_scatter.ascend_limits import RULES
+from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.tools.check.shell_text import read_words
 from vllm_ascend_ext.tools.check.verdicts import Question, Verdict, judge
 
@@ -29,7 +33,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any], tup
     "full": (V3, TP2, {"full": True}, {}, ("with full", "set full to false")),
     "uneven": (V3, TP2, {"odd_rows": "uneven"}, {}, ("odd_rows='uneven'", "'pad'")),
     "one rank": (V3, ("--enforce-eager",), {}, {}, ("of which there is one", "use more")),
-    "replicas": (V3, (*TP2, "-dp", "2"), {}, {}, ("data parallelism on vllm-ascend", "set it to 1")),
+    "replicas": (V3, (*TP2, "-dp", "2"), {}, {}, ()),
     "FlashComm v1": (V3, (*TP2, "-ep"), {}, {"enable_flashcomm1": True}, ("both divide the rows", "turn")),
     "EPLB": (V3, (*TP2, "-ep"), {}, {"eplb_config": {"dynamic_eplb": True}}, ("vllm-ascend's EPLB",)),
     "placement": (V3, TP2, {}, {"mix_placement": True}, ("with mix_placement", "turn that off")),
@@ -57,12 +61,14 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any], tup
         ("cudagraph_mode FULL ", "use FULL_DECODE"),
     ),
     "drafts": (V3, (*TP2, *MTP), {}, {}, ()),
-    "both": (V3, (*GRAPHS, *MTP, "-cc.cudagraph_mode=PIECEWISE"), {}, {}, ("drafts beside vllm-ascend's graphs",)),
+    "both": (V3, (*GRAPHS, *MTP, "-cc.cudagraph_mode=FULL_DECODE_ONLY"), {}, {}, ()),
     "other drafts": (V3, (*TP2, *NGRAM), {}, {}, ("drafts of ngram", "use mtp")),
     "qkv divided": (QWEN, TP2, {}, {}, ()),
     "transfer": (V3, (*TP2, *TRANSFER), {}, {}, ("KV transfer", "remove kv_transfer_config")),
     "no wide projection": (LITE, TP2, {}, {}, ("without q_lora_rank",)),
-    "quantised": (f"{V3}-w8a8", TP2, {}, {}, ("quantization='ascend'", "unquantised weights")),
+    "quantised": (f"{V3}-w8a8", TP2, {}, {}, ()),
+    "quantised experts": (f"{V3}-w4a8", TP2, {}, {}, ()),
+    "quantised otherwise": (f"{V3}-w4a4", TP2, {}, {}, ("'W4A4_MXFP4'", "use W8A8_DYNAMIC", "an unquantised model")),
 }
 
 
@@ -87,16 +93,60 @@ def test_one_value_is_refused_with_reason_and_remedy(name: str) -> None:
         assert all(part in reason for part in words)
 
 
-def test_rows_that_travel_are_refused_where_they_do() -> None:
-    """With expert parallelism an A3 sends rows by MC2 and all-to-all, and an A2 of few ranks gathers them."""
-    assert not judged(V3, (*TP2, "-ep"), {}, {}).reasons
-    (reason,) = judged(V3, (*TP2, "-ep"), {}, {}, "A3").reasons
-    assert "MC2 or ALLTOALL" in str(reason) and "turn enable_expert_parallel off" in str(reason)
+def test_rows_that_are_sent_by_one_kernel_are_refused() -> None:
+    """With expert parallelism an A3 sends rows by MC2 and all-to-all, or where that is asked for by fused MC2."""
+    assert not judged(V3, (*TP2, "-ep"), {}, {}, "A3").reasons
+    (reason,) = judged(V3, (*TP2, "-ep"), {}, {"enable_fused_mc2": 1}, "A3").reasons
+    assert "by FUSED_MC2" in str(reason) and "turn enable_expert_parallel off" in str(reason)
+
+
+def description(linear: str, experts: str) -> dict[str, str]:
+    """Of a checkpoint, as ModelSlim writes it."""
+    return {
+        "model_quant_type": "W8A8_DYNAMIC",
+        "model.embed_tokens.weight": "FLOAT",
+        "model.layers.0.self_attn.q_a_proj.weight": linear,
+        "model.layers.0.self_attn.q_a_proj.weight_scale": linear,
+        "model.layers.1.mlp.experts.0.up_proj.weight": experts,
+    }
+
+
+@pytest.mark.parametrize(
+    ("quantization", "described", "named"),
+    [
+        (None, None, None),
+        ("ascend", description("W8A8_DYNAMIC", "W8A8_DYNAMIC"), None),
+        ("ascend", description("FLOAT", "W4A8_DYNAMIC"), None),
+        # the scale of a whole tensor, which nobody has run
+        ("ascend", description("W8A8", "W8A8_DYNAMIC"), "'W8A8'"),
+        ("ascend", description("W4A8_DYNAMIC", "W4A16"), "'W4A16' and 'W4A8_DYNAMIC'"),
+        ("ascend", None, "'ascend'"),
+        ("fp8", None, "'fp8'"),
+    ],
+)
+def test_weights_are_judged_by_the_checkpoints_description(
+    quantization: str | None, described: dict[str, str] | None, named: str | None
+) -> None:
+    (rule,) = (rule for rule in RULES if rule.setting == "quantization")
+    vllm_config = SimpleNamespace(
+        model_config=SimpleNamespace(quantization=quantization),
+        quant_config=None if described is None else SimpleNamespace(quant_description=described),
+    )
+    deployment = Deployment(
+        vllm_config,
+        ExtConfig(),
+        SimpleNamespace(),  # type: ignore[arg-type]
+        SimpleNamespace(name="vllm-ascend"),  # type: ignore[arg-type]
+    )
+    found = rule.check("attn_scatter", deployment)
+    assert (found is None) == (named is None)
+    assert found is None or f"layers whose weights are {named}; use W8A8_DYNAMIC" in str(found)
 
 
 def test_all_reasons_are_said_at_once() -> None:
     options = ("-tp", "2", "-dp", "2", "-ep", *TRANSFER, *NGRAM)
     ours = {"full": True}
-    reasons = judged(f"{V3}-w8a8", options, ours, {"enable_flashcomm1": True}, "A3").reasons
-    assert len(reasons) >= 7
+    theirs = {"enable_flashcomm1": True, "enable_fused_mc2": 1}
+    reasons = judged(f"{V3}-w4a4", options, ours, theirs, "A3").reasons
+    assert len(reasons) >= 6
     assert len({str(reason) for reason in reasons}) == len(reasons)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from emulator.findings import Findings
+from tests.attn_scatter.families import FAMILIES
 from tests.attn_scatter.phases import (
     MANY,
     NEVER,
@@ -26,7 +27,7 @@ from tests.support.engines.graph_counts import GraphCounts
 from tests.support.engines.near_ties import TIE_BFLOAT16, follow
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
-from tests.support.reference import float_network, make_prompts, transformers_tokens, write_qwen3_moe
+from tests.support.reference import float_network, make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.engine import EngineCase
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -100,11 +101,14 @@ def test_deepseek_with_drafts(
 
 
 @long_table
-def test_qwen3_moe(tiny_model: str, prompts: list[list[int]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["Qwen3-MoE", "GLM-4-MoE", "Mixtral"])
+def test_divided_projections(family: str, tiny_model: str, prompts: list[list[int]], tmp_path: Path) -> None:
     """The gather comes before the projection, which the ranks divide."""
-    model = write_qwen3_moe(tmp_path, tiny_model)
+    config_name, settings = FAMILIES[family]
+    model = write_model(tmp_path, tiny_model, config_name, **settings)
     case = EngineCase(model, TP2, ascend_ext=scattering(), engine_args=ENGINE)
     expected = transformers_tokens(model, prompts, NUM_TOKENS)
+    assert len(set(expected)) > 4  # not degenerate
     for plain, always in run(case, prompts, [NEVER, 1]):
         assert [phase.tokens for phase in (plain, always)] == [expected] * 2
         assert always.scatter["num_plain"] == 0

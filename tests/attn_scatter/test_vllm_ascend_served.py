@@ -28,11 +28,11 @@ from tests.attn_scatter.phases import (
     scattering,
 )
 from tests.support.engines.apart import A2_SOC, A3_SOC, REPLAY, call_apart
-from tests.support.engines.near_ties import follow
+from tests.support.engines.near_ties import TIE, TIE_BFLOAT16, follow
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
-from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
-from tests.support.reference import make_prompts, transformers_tokens
+from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w4a8, write_w8a8
+from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.tools.engine import EngineCase
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
@@ -55,10 +55,10 @@ DEADLINE_S = 400
 
 @dataclass(frozen=True)
 class Case:
-    """weights: "float" or "w8a8". capture_sizes: of decode steps' tokens; none: eager. split: prompts but the last
-    of each replica."""
+    """model: "DeepSeek" or "Qwen3-MoE", with the widths of its weights where they are integers. capture_sizes: of
+    decode steps' tokens; none: eager. split: prompts but the last of each replica."""
 
-    weights: str = "float"
+    model: str = "DeepSeek"
     layout: Layout = Layout(tp=2)
     expert_parallel: bool = True
     drafts: int = 0
@@ -69,7 +69,7 @@ class Case:
         graphs = {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": list(self.capture_sizes)}
         settings = {"enforce_eager": False, "compilation_config": graphs} if self.capture_sizes else {}
         return EngineCase(
-            models[self.weights],
+            models[self.model],
             self.layout,
             expert_parallel=self.expert_parallel,
             num_speculative_tokens=self.drafts,
@@ -83,20 +83,23 @@ class Case:
 
 
 DP2XTP2 = Layout(tp=2, dp=2)
+GRAPHS = (8, 16)  # a decode step has a token and three drafts of each request
 ON_A2 = {
-    "W8A8 TP2": Case("w8a8", expert_parallel=False),
-    "W8A8 TP2+EP": Case("w8a8"),
+    "W8A8 TP2": Case("DeepSeek W8A8", expert_parallel=False),
+    "W8A8 TP2+EP": Case("DeepSeek W8A8"),
     "DP2xTP2+EP": Case(layout=DP2XTP2),
     "DP2xTP2+EP, an idle replica": Case(layout=DP2XTP2, split=(8, 0)),
     "TP2+EP MTP1 in graphs": Case(drafts=1, capture_sizes=(2, 4, 8)),
-    "TP2+EP MTP3 in graphs": Case(drafts=3, capture_sizes=(8, 16)),
+    "TP2+EP MTP3 in graphs": Case(drafts=3, capture_sizes=GRAPHS),
+    "Qwen3-MoE W8A8 TP2 in graphs": Case("Qwen3-MoE W8A8", expert_parallel=False, capture_sizes=(1, 2, 4)),
+    "Qwen3-MoE W4A8 TP2 in graphs": Case("Qwen3-MoE W4A8", expert_parallel=False, capture_sizes=(1, 2, 4)),
 }
 ON_A3 = {
     "TP2+EP": Case(),
-    "W8A8 TP2+EP": Case("w8a8"),
+    "W8A8 TP2+EP": Case("DeepSeek W8A8"),
     "DP2xTP2+EP, an idle replica": Case(layout=DP2XTP2, split=(8, 0)),
-    "W8A8 TP2+EP MTP3 in graphs": Case("w8a8", drafts=3, capture_sizes=(8, 16)),
-    "W8A8 DP2xTP2+EP MTP3 in graphs": Case("w8a8", DP2XTP2, drafts=3, capture_sizes=(8, 16), split=(6, 2)),
+    "W8A8 TP2+EP MTP3 in graphs": Case("DeepSeek W8A8", drafts=3, capture_sizes=GRAPHS),
+    "W8A8 DP2xTP2+EP MTP3 in graphs": Case("DeepSeek W8A8", DP2XTP2, drafts=3, capture_sizes=GRAPHS, split=(6, 2)),
 }
 
 
@@ -110,7 +113,14 @@ def prompts(tiny_model: str) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def models(tiny_model: str, tmp_path_factory: pytest.TempPathFactory, vllm_preloaded: None) -> dict[str, str]:
     allow_float32()  # the ranks are forks of this process
-    return {"float": tiny_model, "w8a8": write_w8a8(tiny_model, tmp_path_factory.mktemp("w8a8"))}
+    folders = iter(tmp_path_factory.mktemp(f"model{index}") for index in range(4))
+    qwen = write_qwen3_moe(next(folders), tiny_model)
+    return {
+        "DeepSeek": tiny_model,
+        "DeepSeek W8A8": write_w8a8(tiny_model, next(folders)),
+        "Qwen3-MoE W8A8": write_w8a8(qwen, next(folders)),
+        "Qwen3-MoE W4A8": write_w4a8(qwen, next(folders)),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +138,12 @@ def check(
     """Tokens of both phases, and the bytes of the scattered one."""
     for index in range(len(THRESHOLDS)):
         tokens = all_tokens(ranks, index)
-        if case.weights == "float":
+        if case.model == "DeepSeek":
             assert tokens == expected
         else:
             assert len(set(tokens)) > 4  # not degenerate
-            follow(models["w8a8"], prompts, tokens, case.network).assert_tokens()
+            followed = follow(models[case.model], prompts, tokens, case.network)
+            followed.assert_tokens(TIE_BFLOAT16 if "W4A8" in case.model else TIE)
     for plain, always in ranks:
         assert plain.scatter["num_scattered"] == 0
         assert always.scatter["num_scattered"] > 0
@@ -206,7 +217,7 @@ def run_apart(
 
 @long_table
 @pytest.mark.parametrize("name", [name for name in ON_A2 if ON_A2[name].capture_sizes])
-def test_drafts_beside_graphs(
+def test_beside_graphs(
     models: dict[str, str],
     prompts: list[list[int]],
     expected: list[tuple[int, ...]],
@@ -214,7 +225,7 @@ def test_drafts_beside_graphs(
     tmp_path: Path,
     name: str,
 ) -> None:
-    """Steps of captured sizes replay vllm-ascend's own layers, drafts included, and larger ones are scattered."""
+    """Steps of captured sizes replay vllm-ascend's own layers, and drafts, and larger ones are scattered."""
     ranks, ways = run_apart(tmp_path, ON_A2[name], models, prompts, A2_SOC)
     check(ON_A2[name], ranks, models, prompts, expected)
     for _, always in ranks:

@@ -14,7 +14,7 @@ import torch
 
 from vllm_ascend_ext.integration.attn_scatter.ascend_limits import DISPATCHES
 from vllm_ascend_ext.integration.attn_scatter.decoder import Mlp, Rowwise, ScatteredLayer, own_addend, own_rows
-from vllm_ascend_ext.integration.attn_scatter.layer_kind import LayerModules
+from vllm_ascend_ext.integration.attn_scatter.layer_kind import LayerModules, layers_of
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.upstream.ascend_dispatch import check_runner
 from vllm_ascend_ext.integration.upstream.seams.change import Change, row_for
@@ -48,7 +48,7 @@ class AscendDecoder:
         return row_for(seams.ASCEND_FORWARDS, self._head), self._head
 
     def layers(self, *, full: bool) -> list[ScatteredLayer]:
-        return [AscendLayer(layer, index, full=full) for index, layer in enumerate(self.model.layers)]
+        return [AscendLayer(layer, index, full=full) for index, layer in enumerate(layers_of(self.model))]
 
     def own_vocabulary(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         from vllm_ascend.ops.vocab_parallel_embedding import AscendVocabParallelEmbedding
@@ -72,13 +72,13 @@ class AscendDecoder:
 
     def step_changes(self) -> list[Change]:
         """Leaves what experts return as this rank has it, where they send rows: by the way of the present step."""
-        from vllm_ascend.ascend_forward_context import MoECommType
-        from vllm_ascend.ascend_forward_context import _EXTRA_CTX as context
+        from vllm_ascend.ascend_forward_context import _EXTRA_CTX, MoECommType
 
-        if context.moe_comm_type in (None, MoECommType.ALLGATHER):
+        if _EXTRA_CTX.moe_comm_type in (None, MoECommType.ALLGATHER):
             return []  # an addend, whose sum `AscendLayer` leaves out
-        ends = context.moe_comm_method.prepare_finalize
-        return [self._shared_sum, Change(seams.ASCEND_FINALIZE, functools.partial(_own_slice, ends, context.num_tokens), ends)]
+        ends = _EXTRA_CTX.moe_comm_method.prepare_finalize
+        own_slice = functools.partial(_own_slice, ends, _EXTRA_CTX.num_tokens)
+        return [self._shared_sum, Change(seams.ASCEND_FINALIZE, own_slice, ends)]
 
     def must_run_plain_first(self) -> bool:
         """Returns whether the model is yet to be compiled, as it is in the profile run that comes first."""
@@ -118,16 +118,14 @@ class AscendLayer(ScatteredLayer):
         UnsupportedCombinationError: a module is of a class that has not run.
     """
 
-    def __init__(self, layer: Any, index: int, *, full: bool) -> None:
+    def __init__(self, layer: LayerModules, index: int, *, full: bool) -> None:
         from vllm_ascend.ops.layernorm import AscendRMSNorm
 
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            module = getattr(layer, name)
+        for module in (layer.input_norm, layer.output_norm):
             _expect(module, AscendRMSNorm, f"layer {index}")
             if module.bias is not None:
-                raise _unsupported(f"the {name} of layer {index} has a bias")
-        modules = LayerModules(layer.input_layernorm, layer.self_attn, layer.post_attention_layernorm, layer.mlp)
-        super().__init__(modules, index, full=full)
+                raise _unsupported(f"a norm of layer {index} has a bias")
+        super().__init__(layer, index, full=full)
 
     def _leave_sum(self, linear: Any) -> None:
         from vllm_ascend.ops.linear import AscendRowParallelLinear
@@ -149,6 +147,8 @@ class AscendLayer(ScatteredLayer):
             return None, self._hidden_size
         implementation = attention.mla_attn.mla_attn.impl
         _expect(implementation, AscendMLAImpl, self.name)
+        if implementation.enable_mlapo:
+            raise _unsupported(f"the attention of {self.name} projects within its kernel (enable_mlapo)")
         fused = implementation.fused_qkv_a_proj
         if fused is None:
             raise _unsupported(f"the attention of {self.name} has no projection that all ranks repeat")

@@ -18,8 +18,8 @@ DISPATCHES = ("ALLGATHER", "MC2", "ALLTOALL")  # ways of rows to experts
 GRAPHS = ("FULL_DECODE_ONLY", "PIECEWISE")
 _LATENT = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM")  # architectures
 # names that a checkpoint's description has of how layers are quantised: an activation's scale is its row's own
-_WEIGHTS = ("W8A8_DYNAMIC",)
-_FLOAT = "FLOAT"
+_WEIGHTS = ("W8A8_DYNAMIC", "FLOAT")
+_EXPERT_WEIGHTS = (*_WEIGHTS, "W4A8_DYNAMIC")  # of routed experts, which are given whole batches
 # settings of vllm-ascend under which layers sum, move weights or overlap in ways that have not run with ours
 _KEYS = (
     "finegrained_tp_config",
@@ -78,13 +78,17 @@ def _other_weights(deployment: Deployment) -> object:
         return None
     quant_config = getattr(deployment.vllm_config, "quant_config", None)
     description = getattr(quant_config, "quant_description", None)
-    found = _described(description) if method == "ascend" and description else {method}
-    other = sorted(found - {*_WEIGHTS, _FLOAT})
-    return {"methods": " and ".join(map(repr, other))} if other else None
+    other = _other_methods(description) if method == "ascend" and description else {method}
+    return {"methods": " and ".join(map(repr, sorted(other)))} if other else None
 
 
-def _described(description: Mapping[str, Any]) -> set[str]:
-    return {method for name, method in description.items() if name.rpartition(".")[2] == "weight"}
+def _other_methods(description: Mapping[str, Any]) -> set[str]:
+    weights = {name: method for name, method in description.items() if name.rpartition(".")[2] == "weight"}
+    return {
+        method
+        for name, method in weights.items()
+        if method not in (_EXPERT_WEIGHTS if ".experts." in name else _WEIGHTS)
+    }
 
 
 RULES = tuple(
@@ -141,8 +145,8 @@ RULES = tuple(
         ),
         (
             "quantization",
-            "is not verified with layers of {methods}",
-            f"use {' or '.join(_WEIGHTS)}",
+            "is not verified with layers whose weights are {methods}",
+            "use W8A8_DYNAMIC, W4A8_DYNAMIC for experts alone, or an unquantised model",
             _other_weights,
         ),
         (

@@ -10,14 +10,18 @@ from vllm_ascend_ext.integration.refusal import Rule
 from vllm_ascend_ext.integration.rule_facts import quantization
 
 # architectures that tests have run; `layer_kind` says what is missing in the layers of another
-ARCHITECTURES = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "Qwen3MoeForCausalLM")
+ARCHITECTURES = (
+    "DeepseekV2ForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "Glm4MoeForCausalLM",
+    "MixtralForCausalLM",
+    "Qwen3MoeForCausalLM",
+)
 # more of them, with vLLM's own layers
 VLLM_ARCHITECTURES = (
     "Ernie4_5_MoeForCausalLM",
-    "Glm4MoeForCausalLM",
     "LlamaForCausalLM",
     "MiniMaxM2ForCausalLM",
-    "MixtralForCausalLM",
     "OlmoeForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen2MoeForCausalLM",

@@ -174,7 +174,12 @@ ASCEND_FORWARDS = tuple(
         _FORWARD,
         _UNTIL,
     )
-    for target in (f"{_DEEPSEEK}:DeepseekV2ForCausalLM.forward", f"{_QWEN}:Qwen3MoeForCausalLM.forward")
+    for target in (
+        f"{_DEEPSEEK}:DeepseekV2ForCausalLM.forward",
+        f"{_MODELS}.glm4_moe:Glm4MoeForCausalLM.forward",
+        f"{_MODELS}.mixtral:MixtralForCausalLM.forward",
+        f"{_QWEN}:Qwen3MoeForCausalLM.forward",
+    )
 )
 ASCEND_REDUCE_RESULTS = _ascend(f"{_ASCEND_LINEAR}.reduce_results", _WHY_OWED)
 ASCEND_REDUCE_EXPERTS = _ascend(
@@ -255,6 +260,7 @@ ROWS = (
         row
         for owner, names, why in (
             (_ASCEND_MLA.partition(":")[0], ("AscendMLAImpl",), _WHY_KINDS),
+            (_ASCEND_MLA, ("enable_mlapo",), _WHY_KINDS),
             ("vllm_ascend.ops.mla:AscendMultiHeadLatentAttention", ("mla_attn",), _WHY_PARTS),
             ("vllm.model_executor.layers.attention.mla_attention:MLAAttention", ("impl",), _WHY_PARTS),
             (f"{_ASCEND_EXPERTS}:AscendFusedMoE", ("runner",), _WHY_PARTS),
