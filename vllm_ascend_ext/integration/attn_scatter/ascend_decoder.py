@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from vllm_ascend_ext.integration.attn_scatter.ascend_attention import narrow_rows, unsupported
 from vllm_ascend_ext.integration.attn_scatter.ascend_limits import DISPATCHES
 from vllm_ascend_ext.integration.attn_scatter.decoder import Mlp, Rowwise, ScatteredLayer, own_addend, own_rows
 from vllm_ascend_ext.integration.attn_scatter.layer_kind import LayerModules, layers_of
-from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.upstream.ascend_dispatch import check_runner
 from vllm_ascend_ext.integration.upstream.seams.change import Change, row_for
 from vllm_ascend_ext.integration.upstream.seams.rows import attn_scatter as seams
@@ -37,10 +37,17 @@ class AscendDecoder:
         check_runner(runner, "attn_scatter", "cannot leave the experts' sum to its own collective", DISPATCHES)
         self._head = runner.get_model()
         self.model = self._head.model
-        compilation = runner.vllm_config.compilation_config
+        self._vllm_config = runner.vllm_config
+        compilation = self._vllm_config.compilation_config
         self._largest_graph = compilation.max_cudagraph_capture_size or 0
         self._is_compiled = compilation.mode in (None, CompilationMode.NONE)  # there is nothing to compile
         self._shared_sum = Change(seams.ASCEND_SHARED_SUM, _own_shared)
+
+    @property
+    def cuts_rows(self) -> bool:
+        from vllm_ascend.utils import enable_sp
+
+        return bool(enable_sp(self._vllm_config))
 
     @property
     def forward_place(self) -> tuple[Seam, Any]:
@@ -124,7 +131,7 @@ class AscendLayer(ScatteredLayer):
         for module in (layer.input_norm, layer.output_norm):
             _expect(module, AscendRMSNorm, f"layer {index}")
             if module.bias is not None:
-                raise _unsupported(f"a norm of layer {index} has a bias")
+                raise unsupported(f"a norm of layer {index} has a bias")
         super().__init__(layer, index, full=full)
 
     def _leave_sum(self, linear: Any) -> None:
@@ -136,25 +143,17 @@ class AscendLayer(ScatteredLayer):
     def _expect_linear(self, linear: Any, kind: type) -> None:
         _expect(linear, kind, self.name)
         if linear.custom_op is not None:
-            raise _unsupported(f"{linear.prefix} exchanges rows by {type(linear.custom_op).__name__}")
+            raise unsupported(f"{linear.prefix} exchanges rows by {type(linear.custom_op).__name__}")
 
     def _projection(self, attention: Any) -> tuple[Rowwise | None, int]:
-        from vllm_ascend.attention.mla_v1 import AscendMLAImpl
         from vllm_ascend.ops.linear import AscendQKVParallelLinear
 
         if not hasattr(attention, "mla_attn"):
             self._expect_linear(attention.qkv_proj, AscendQKVParallelLinear)
             return None, self._hidden_size
-        implementation = attention.mla_attn.mla_attn.impl
-        _expect(implementation, AscendMLAImpl, self.name)
-        if implementation.enable_mlapo:
-            raise _unsupported(f"the attention of {self.name} projects within its kernel (enable_mlapo)")
-        fused = implementation.fused_qkv_a_proj
-        if fused is None:
-            raise _unsupported(f"the attention of {self.name} has no projection that all ranks repeat")
-        # the attention then gets rows that are projected already
-        self.changes.append(Change(seams.ASCEND_PROJECTION, _AlreadyProjected(fused.weight), implementation))
-        return (lambda x: fused(x)[0]), sum(fused.output_sizes)
+        narrow = narrow_rows(attention, self.name)
+        self.changes += narrow.changes
+        return narrow.project, narrow.width
 
     def _mlp(self, mlp: Any, full: bool) -> tuple[Mlp, bool, Rowwise | None]:
         from vllm_ascend.ops.fused_moe.fused_moe import AscendMoERunner
@@ -168,25 +167,6 @@ class AscendLayer(ScatteredLayer):
         return (lambda x, logits: mlp(x)), False, None
 
 
-class _AlreadyProjected:
-    """Hands its input on, in place of a linear layer whose work has been done before.
-
-    weight: that layer's, which vllm-ascend's attention names whether it prefetches weights or not.
-    """
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        self.weight = weight
-
-    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return x, None
-
-
 def _expect(module: Any, kind: type, where: str) -> None:
     if type(module) is not kind:
-        raise _unsupported(f"{where} has a {type(module).__name__} in place of vllm-ascend's {kind.__name__}")
-
-
-def _unsupported(why: str) -> UnsupportedCombinationError:
-    return UnsupportedCombinationError(
-        f"ascend_ext.attn_scatter is not verified with this model: {why}; set attn_scatter.enabled to false"
-    )
+        raise unsupported(f"{where} has a {type(module).__name__} in place of vllm-ascend's {kind.__name__}")

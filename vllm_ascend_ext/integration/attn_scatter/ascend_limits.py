@@ -16,12 +16,14 @@ from vllm_ascend_ext.integration.rule_facts import ascend_config, other_dispatch
 
 DISPATCHES = ("ALLGATHER", "MC2", "ALLTOALL")  # ways of rows to experts
 GRAPHS = ("FULL_DECODE_ONLY", "PIECEWISE")
-_LATENT = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM")  # architectures
+# architectures with latent attention
+LATENT = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 # names that a checkpoint's description has of how layers are quantised: an activation's scale is its row's own
 _WEIGHTS = ("W8A8_DYNAMIC", "FLOAT")
 _EXPERT_WEIGHTS = (*_WEIGHTS, "W4A8_DYNAMIC")  # of routed experts, which are given whole batches
 # settings of vllm-ascend under which layers sum, move weights or overlap in ways that have not run with ours
 _KEYS = (
+    "enable_dsa_cp",
     "finegrained_tp_config",
     "layer_sharding",
     "mix_placement",
@@ -50,6 +52,10 @@ def _splits_rows(deployment: Deployment) -> bool:
     return splits_rows(deployment) or bool(ascend_config(deployment).enable_shared_expert_dp)
 
 
+def _gathers_once(deployment: Deployment) -> bool:
+    return _splits_rows(deployment) and not _architectures(deployment) & set(LATENT)
+
+
 def _moves_experts(deployment: Deployment) -> bool:
     eplb_config = ascend_config(deployment).eplb_config
     return bool(eplb_config.dynamic_eplb or eplb_config.expert_map_path is not None)
@@ -66,7 +72,7 @@ def _architectures(deployment: Deployment) -> set[str]:
 
 
 def _repeats_no_projection(deployment: Deployment) -> bool:
-    if not _architectures(deployment) & set(_LATENT):
+    if not _architectures(deployment) & set(LATENT):
         return False
     return getattr(deployment.model.hf_text_config, "q_lora_rank", None) is None
 
@@ -113,10 +119,16 @@ RULES = tuple(
             _other_graphs,
         ),
         (
-            "enable_flashcomm1, enable_shared_expert_dp, pass_config.enable_sp",
-            "and vllm-ascend's own sequence parallelism would both divide the rows",
+            "pass_config.enable_sp",
+            "and vllm-ascend's pass of sequence parallelism would both divide the rows",
+            "turn that one off",
+            lambda d: ascend_config(d).enable_sp_by_pass,
+        ),
+        (
+            "enable_flashcomm1, enable_shared_expert_dp",
+            "adds nothing to vllm-ascend's own division of the rows where attention, which is not latent, gathers once",
             "turn vllm-ascend's off",
-            _splits_rows,
+            _gathers_once,
         ),
         (
             "enable_expert_parallel",

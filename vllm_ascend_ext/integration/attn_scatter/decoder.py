@@ -30,6 +30,11 @@ class Decoder(Protocol):
         ...
 
     @property
+    def cuts_rows(self) -> bool:
+        """Returns whether the model's own layers divide the rows among the ranks already."""
+        ...
+
+    @property
     def forward_place(self) -> tuple[Seam, Any]:
         """Returns the forward that ours replaces, and the object that has it; both take and return the same."""
         ...

@@ -27,6 +27,8 @@ VLLM_ARCHITECTURES = (
     "Qwen2MoeForCausalLM",
     "Qwen3ForCausalLM",
 )
+# more of them, with vllm-ascend's
+ASCEND_ARCHITECTURES = ("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 _DRAFTS = ("mtp", "ngram")
 _OFF = "or set attn_scatter.enabled to false"
 _GATHERS = "allgather_reducescatter"
@@ -39,7 +41,8 @@ def _has_other_backend(deployment: Deployment) -> object:
 
 def _has_other_layers(deployment: Deployment) -> object:
     architectures = [] if deployment.model is None else list(deployment.model.architectures)
-    known = (*ARCHITECTURES, *(VLLM_ARCHITECTURES if deployment.stack.name == "vllm" else ()))
+    more = VLLM_ARCHITECTURES if deployment.stack.name == "vllm" else ASCEND_ARCHITECTURES
+    known = (*ARCHITECTURES, *more)
     if deployment.model is None or set(architectures) & set(known):
         return None
     return {"known": ", ".join(known), "found": ", ".join(architectures) or "none"}
@@ -65,6 +68,13 @@ RULES = (
         "decides in each step and is verified in eager mode only",
         f"set enforce_eager=True, {_OFF}",
         lambda d: d.in_graphs,
+        stack="vllm",
+    ),
+    Rule(
+        "model",
+        "gathers no rows for the indexer of sparse attention",
+        f"use a model with dense attention, {_OFF}",
+        _has_sparse_attention,
         stack="vllm",
     ),
     Rule(
@@ -120,12 +130,6 @@ RULES = (
                 "knows the layers of {known}, not of {found}",
                 "use one of these models",
                 _has_other_layers,
-            ),
-            (
-                "model",
-                "gathers no rows for the indexer of sparse attention",
-                "use a model with dense attention",
-                _has_sparse_attention,
             ),
             (
                 "model",

@@ -28,6 +28,10 @@ class VllmDecoder:
         self.model = runner.get_model().model
 
     @property
+    def cuts_rows(self) -> bool:
+        return False  # only the experts', which `VllmLayer` knows
+
+    @property
     def forward_place(self) -> tuple[Seam, Any]:
         return row_for(seams.FORWARDS, self.model), self.model
 

@@ -156,6 +156,7 @@ _WHY_PARTS = "the parts of a decoder layer that we run one by one"
 
 _NPU = ("npu",)
 _ASCEND_MLA = "vllm_ascend.attention.mla_v1:AscendMLAImpl"
+_ASCEND_SFA = "vllm_ascend.attention.sfa_v1:AscendSFAImpl"
 _ASCEND_EXPERTS = "vllm_ascend.ops.fused_moe.fused_moe_0_23_0"
 _ASCEND_ENDS = "vllm_ascend.ops.fused_moe.prepare_finalize:PrepareAndFinalizeWithAll2All"
 _ASCEND_LINEAR = "vllm_ascend.ops.linear:AscendRowParallelLinear"
@@ -191,8 +192,18 @@ ASCEND_FINALIZE = _ascend(
     ("hidden_states", "reduce_results", "padded_hidden_states_shape"),
 )
 ASCEND_SHARED_SUM = _ascend(f"{_ASCEND_EXPERTS}:tensor_model_parallel_all_reduce", _WHY_OWED)
-ASCEND_PROJECTION = _ascend(
-    f"{_ASCEND_MLA}.fused_qkv_a_proj", "the projection runs on the shard, before the attention"
+_WHY_PROJECTION = "the projection runs on the shard, before the attention"
+ASCEND_PROJECTIONS = tuple(
+    _ascend(f"{attention}.fused_qkv_a_proj", _WHY_PROJECTION) for attention in (_ASCEND_MLA, _ASCEND_SFA)
+)
+ASCEND_INDEXER_PROJECTION = _ascend(f"{_ASCEND_SFA}.wk_weights_proj", _WHY_PROJECTION)
+ASCEND_ATTENTIONS = tuple(
+    _ascend(
+        f"{attention}.forward",
+        "with FlashComm v1 it is given rows that are projected and gathered already",
+        ("layer_name", "hidden_states", "kv_cache", "attn_metadata", "need_gather_q_kv", "output"),
+    )
+    for attention in (_ASCEND_MLA, _ASCEND_SFA)
 )
 
 ROWS = (
@@ -206,7 +217,9 @@ ROWS = (
     ASCEND_REDUCE_EXPERTS,
     ASCEND_FINALIZE,
     ASCEND_SHARED_SUM,
-    ASCEND_PROJECTION,
+    *ASCEND_PROJECTIONS,
+    ASCEND_INDEXER_PROJECTION,
+    *ASCEND_ATTENTIONS,
     Seam(
         f"{_RUNNER}._fused_output_is_reduced",
         "read",
@@ -260,17 +273,28 @@ ROWS = (
         row
         for owner, names, why in (
             (_ASCEND_MLA.partition(":")[0], ("AscendMLAImpl",), _WHY_KINDS),
+            (_ASCEND_SFA.partition(":")[0], ("AscendSFAImpl",), _WHY_KINDS),
             (_ASCEND_MLA, ("enable_mlapo",), _WHY_KINDS),
-            ("vllm_ascend.ops.mla:AscendMultiHeadLatentAttention", ("mla_attn",), _WHY_PARTS),
+            (_ASCEND_SFA, ("enable_mlapo", "has_indexer"), _WHY_KINDS),
+            (
+                "vllm_ascend.ops.mla:AscendMultiHeadLatentAttention",
+                ("mla_attn", "is_vl_first_layer"),
+                _WHY_PARTS,
+            ),
             ("vllm.model_executor.layers.attention.mla_attention:MLAAttention", ("impl",), _WHY_PARTS),
             (f"{_ASCEND_EXPERTS}:AscendFusedMoE", ("runner",), _WHY_PARTS),
             (f"{_QWEN}:Qwen3MoeAttention", ("qkv_proj",), _WHY_PARTS),
             (_ASCEND_LINEAR.partition(":")[0], ("AscendRowParallelLinear", "AscendQKVParallelLinear"), _WHY_KINDS),
             ("vllm_ascend.ops.layernorm:AscendRMSNorm", ("bias",), "norms with a bias are refused"),
             (_ASCEND_EMBEDDING, ("forward_type", "shard_indices", "quant_method"), _WHY_EMBEDDING),
-            ("vllm.forward_context:ForwardContext", ("cudagraph_runtime_mode",), "whether the pass is a graph's"),
+            (
+                "vllm.forward_context:ForwardContext",
+                ("cudagraph_runtime_mode", "attn_metadata"),
+                "whether the pass is a graph's",
+            ),
             (_ASCEND_ENDS, ("tp_size", "tp_rank"), "which rows of the batch it has sent"),
             ("vllm_ascend.ascend_forward_context", ("MoECommType", "_EXTRA_CTX"), "how rows reach the experts"),
+            ("vllm_ascend.utils", ("enable_sp",), "whether FlashComm v1 divides the rows"),
         )
         for row in members(
             owner,
