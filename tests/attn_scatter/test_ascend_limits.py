@@ -21,6 +21,7 @@ from vllm_ascend_ext.tools.check.verdicts import Question, Verdict, judge
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("vllm_preloaded")]
 
 V3, LITE, QWEN = "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V2-Lite", "Qwen/Qwen3-30B-A3B"
+V32 = "deepseek-ai/DeepSeek-V3.2"
 TP2 = ("-tp", "2", "--enforce-eager")
 GRAPHS = ("-tp", "2")
 MTP = ("--speculative-config", '{"method": "mtp", "num_speculative_tokens": 1}')
@@ -34,7 +35,22 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any], tup
     "uneven": (V3, TP2, {"odd_rows": "uneven"}, {}, ("odd_rows='uneven'", "'pad'")),
     "one rank": (V3, ("--enforce-eager",), {}, {}, ("of which there is one", "use more")),
     "replicas": (V3, (*TP2, "-dp", "2"), {}, {}, ()),
-    "FlashComm v1": (V3, (*TP2, "-ep"), {}, {"enable_flashcomm1": True}, ("both divide the rows", "turn")),
+    "FlashComm v1": (V3, (*TP2, "-ep"), {}, {"enable_flashcomm1": True}, ()),
+    "FlashComm v1, one gather": (
+        QWEN,
+        (*TP2, "-ep"),
+        {},
+        {"enable_flashcomm1": True},
+        ("gathers once", "turn vllm-ascend's off"),
+    ),
+    "sparse": (V32, TP2, {}, {}, ()),
+    "rows cut for attention too": (
+        V32,
+        (*TP2, "-ep"),
+        {},
+        {"enable_flashcomm1": True, "enable_dsa_cp": True},
+        ("with enable_dsa_cp",),
+    ),
     "EPLB": (V3, (*TP2, "-ep"), {}, {"eplb_config": {"dynamic_eplb": True}}, ("vllm-ascend's EPLB",)),
     "placement": (V3, TP2, {}, {"mix_placement": True}, ("with mix_placement", "turn that off")),
     "fine-grained TP": (
@@ -68,7 +84,13 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any], tup
     "no wide projection": (LITE, TP2, {}, {}, ("without q_lora_rank",)),
     "quantised": (f"{V3}-w8a8", TP2, {}, {}, ()),
     "quantised experts": (f"{V3}-w4a8", TP2, {}, {}, ()),
-    "quantised otherwise": (f"{V3}-w4a4", TP2, {}, {}, ("'W4A4_MXFP4'", "use W8A8_DYNAMIC", "an unquantised model")),
+    "quantised otherwise": (
+        f"{V3}-w4a4",
+        TP2,
+        {},
+        {},
+        ("'W4A4_MXFP4'", "use W8A8_DYNAMIC"),
+    ),
 }
 
 

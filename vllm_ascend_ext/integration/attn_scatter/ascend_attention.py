@@ -14,7 +14,7 @@ import torch
 from vllm_ascend_ext.integration.attn_scatter.decoder import Rowwise
 from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.upstream.seams.change import Change, row_for
-from vllm_ascend_ext.integration.upstream.seams.rows import attn_scatter as seams
+from vllm_ascend_ext.integration.upstream.seams.rows import ascend_layers as seams
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ def narrow_rows(attention: Any, name: str) -> NarrowRows:
         raise unsupported(f"the attention of {name} projects within its kernel (enable_mlapo)")
     if own.fused_qkv_a_proj is None:
         raise unsupported(f"the attention of {name} has no projection that all ranks repeat")
-    linears = [(row_for(seams.ASCEND_PROJECTIONS, own), own.fused_qkv_a_proj)]
+    linears = [(row_for(seams.PROJECTIONS, own), own.fused_qkv_a_proj)]
     if type(own) is AscendSFAImpl and own.has_indexer:
-        linears.append((seams.ASCEND_INDEXER_PROJECTION, own.wk_weights_proj))
+        linears.append((seams.INDEXER_PROJECTION, own.wk_weights_proj))
     changes, width = [], 0
     for seam, linear in linears:
         begin, width = width, width + sum(linear.output_sizes)

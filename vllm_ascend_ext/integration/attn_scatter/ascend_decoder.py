@@ -18,7 +18,7 @@ from vllm_ascend_ext.integration.attn_scatter.decoder import Mlp, Rowwise, Scatt
 from vllm_ascend_ext.integration.attn_scatter.layer_kind import LayerModules, layers_of
 from vllm_ascend_ext.integration.upstream.ascend_dispatch import check_runner
 from vllm_ascend_ext.integration.upstream.seams.change import Change, row_for
-from vllm_ascend_ext.integration.upstream.seams.rows import attn_scatter as seams
+from vllm_ascend_ext.integration.upstream.seams.rows import ascend_layers as seams
 from vllm_ascend_ext.integration.upstream.seams.seam import Seam
 
 
@@ -41,7 +41,7 @@ class AscendDecoder:
         compilation = self._vllm_config.compilation_config
         self._largest_graph = compilation.max_cudagraph_capture_size or 0
         self._is_compiled = compilation.mode in (None, CompilationMode.NONE)  # there is nothing to compile
-        self._shared_sum = Change(seams.ASCEND_SHARED_SUM, _own_shared)
+        self._shared_sum = Change(seams.SHARED_SUM, _own_shared)
 
     @property
     def cuts_rows(self) -> bool:
@@ -52,7 +52,7 @@ class AscendDecoder:
     @property
     def forward_place(self) -> tuple[Seam, Any]:
         """Returns the forward of the model with its head: below it vLLM calls what it has compiled."""
-        return row_for(seams.ASCEND_FORWARDS, self._head), self._head
+        return row_for(seams.FORWARDS, self._head), self._head
 
     def layers(self, *, full: bool) -> list[ScatteredLayer]:
         return [AscendLayer(layer, index, full=full) for index, layer in enumerate(layers_of(self.model))]
@@ -85,7 +85,7 @@ class AscendDecoder:
             return []  # an addend, whose sum `AscendLayer` leaves out
         ends = _EXTRA_CTX.moe_comm_method.prepare_finalize
         own_slice = functools.partial(_own_slice, ends, _EXTRA_CTX.num_tokens)
-        return [self._shared_sum, Change(seams.ASCEND_FINALIZE, own_slice, ends)]
+        return [self._shared_sum, Change(seams.FINALIZE, own_slice, ends)]
 
     def must_run_plain_first(self) -> bool:
         """Returns whether the model is yet to be compiled, as it is in the profile run that comes first."""
@@ -138,7 +138,7 @@ class AscendLayer(ScatteredLayer):
         from vllm_ascend.ops.linear import AscendRowParallelLinear
 
         self._expect_linear(linear, AscendRowParallelLinear)
-        self.changes.append(Change(seams.ASCEND_REDUCE_RESULTS, False, linear))
+        self.changes.append(Change(seams.REDUCE_RESULTS, False, linear))
 
     def _expect_linear(self, linear: Any, kind: type) -> None:
         _expect(linear, kind, self.name)
@@ -163,7 +163,7 @@ class AscendLayer(ScatteredLayer):
             self._leave_sum(mlp.down_proj)
         else:
             _expect(experts.runner, AscendMoERunner, self.name)
-            self.changes.append(Change(seams.ASCEND_REDUCE_EXPERTS, own_addend, experts.runner))
+            self.changes.append(Change(seams.REDUCE_EXPERTS, own_addend, experts.runner))
         return (lambda x, logits: mlp(x)), False, None
 
 

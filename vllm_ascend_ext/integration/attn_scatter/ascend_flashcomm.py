@@ -23,7 +23,7 @@ from vllm_ascend_ext.integration.attn_scatter.ascend_attention import narrow_row
 from vllm_ascend_ext.integration.attn_scatter.decoder import Decoder
 from vllm_ascend_ext.integration.attn_scatter.model import SteppedModel, check_agreement, own_collectives
 from vllm_ascend_ext.integration.upstream.seams.change import Change, row_for, temporarily
-from vllm_ascend_ext.integration.upstream.seams.rows import attn_scatter as seams
+from vllm_ascend_ext.integration.upstream.seams.rows import ascend_layers as seams
 
 
 def gather_once(runner: Any, decoder: Decoder, config: AttnScatterConfig) -> GatheringOnce:
@@ -64,7 +64,7 @@ class CutAttention:
         narrow = narrow_rows(attention, self._name)
         self.width, self._project, own = narrow.width, narrow.project, narrow.implementation
         attend = functools.partial(self._attend, own.forward)
-        self.changes = [*narrow.changes, Change(row_for(seams.ASCEND_ATTENTIONS, own), attend, own)]
+        self.changes = [*narrow.changes, Change(row_for(seams.ATTENTIONS, own), attend, own)]
 
     def _attend(
         self,

@@ -126,7 +126,7 @@ RULES = tuple(
         ),
         (
             "enable_flashcomm1, enable_shared_expert_dp",
-            "adds nothing to vllm-ascend's own division of the rows where attention, which is not latent, gathers once",
+            "adds nothing to vllm-ascend's own division of the rows where attention, not latent, gathers once",
             "turn vllm-ascend's off",
             _gathers_once,
         ),
