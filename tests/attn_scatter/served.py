@@ -56,9 +56,12 @@ class Case:
 
     def engine(self, folder: str) -> EngineCase:
         graphs = {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": list(self.capture_sizes)}
-        settings = {"enforce_eager": False, "compilation_config": graphs} if self.capture_sizes else {}
-        if self.is_cut:
+        settings: dict[str, Any] = {}
+        if self.capture_sizes:
+            settings |= {"enforce_eager": False, "compilation_config": graphs}
+        if self.is_cut:  # of a number of rows that the ranks divide
             settings["additional_config"] = {"ascend_ext": scattering(), "enable_flashcomm1": True}
+            settings["max_num_batched_tokens"] = 96
         return EngineCase(
             folder,
             self.layout,

@@ -72,9 +72,11 @@ def _architectures(deployment: Deployment) -> set[str]:
 
 
 def _repeats_no_projection(deployment: Deployment) -> bool:
+    """Returns whether latent attention has no projection of queries that all ranks repeat; sparse one always has."""
     if not _architectures(deployment) & set(LATENT):
         return False
-    return getattr(deployment.model.hf_text_config, "q_lora_rank", None) is None
+    config = deployment.model.hf_text_config
+    return not hasattr(config, "index_topk") and getattr(config, "q_lora_rank", None) is None
 
 
 def _other_weights(deployment: Deployment) -> object:
