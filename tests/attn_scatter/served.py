@@ -40,7 +40,8 @@ W8A8, W4A8 = " W8A8", " W4A8"  # behind a model's name
 @dataclass(frozen=True)
 class Case:
     """model: a family, with the widths of its weights where they are integers. capture_sizes: of decode steps'
-    tokens; none: eager. split: prompts but the last of each replica. is_cut: FlashComm v1 divides the rows."""
+    tokens; none: eager. split: prompts but the last of each replica. is_cut: FlashComm v1 divides the rows.
+    additional: further keys of vllm-ascend."""
 
     model: str = "DeepSeek"
     layout: Layout = Layout(tp=2)
@@ -49,6 +50,7 @@ class Case:
     capture_sizes: tuple[int, ...] = ()
     split: tuple[int, ...] | None = None
     is_cut: bool = False
+    additional: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_quantised(self) -> bool:
@@ -60,8 +62,8 @@ class Case:
         if self.capture_sizes:
             settings |= {"enforce_eager": False, "compilation_config": graphs}
         if self.is_cut:  # of a number of rows that the ranks divide
-            settings["additional_config"] = {"ascend_ext": scattering(), "enable_flashcomm1": True}
-            settings["max_num_batched_tokens"] = 96
+            ascend = {"enable_flashcomm1": True, **self.additional}
+            settings |= {"additional_config": {"ascend_ext": scattering(), **ascend}, "max_num_batched_tokens": 96}
         return EngineCase(
             folder,
             self.layout,

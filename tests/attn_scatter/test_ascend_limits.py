@@ -26,7 +26,10 @@ TP2 = ("-tp", "2", "--enforce-eager")
 GRAPHS = ("-tp", "2")
 MTP = ("--speculative-config", '{"method": "mtp", "num_speculative_tokens": 1}')
 NGRAM = ("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}')
-TRANSFER = ("--kv-transfer-config", '{"kv_connector": "MooncakeConnectorV1", "kv_role": "kv_producer"}')
+SENDS, TAKES = (
+    ("--kv-transfer-config", f'{{"kv_connector": "MooncakeConnectorV1", "kv_role": "{role}"}}')
+    for role in ("kv_producer", "kv_consumer")
+)
 # (model, options, our section's further keys, vllm-ascend's keys) -> words of the one reason and its remedy
 CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
     "nothing": (V3, TP2, {}, {}, ()),
@@ -80,7 +83,8 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any], tup
     "both": (V3, (*GRAPHS, *MTP, "-cc.cudagraph_mode=FULL_DECODE_ONLY"), {}, {}, ()),
     "other drafts": (V3, (*TP2, *NGRAM), {}, {}, ("drafts of ngram", "use mtp")),
     "qkv divided": (QWEN, TP2, {}, {}, ()),
-    "transfer": (V3, (*TP2, *TRANSFER), {}, {}, ("KV transfer", "remove kv_transfer_config")),
+    "prefill node": (V3, (*TP2, *SENDS), {}, {}, ()),
+    "decode node": (V3, (*TP2, *TAKES), {}, {}, ("as kv_consumer", "in the engine that prefills")),
     "no wide projection": (LITE, TP2, {}, {}, ("without q_lora_rank",)),
     "quantised": (f"{V3}-w8a8", TP2, {}, {}, ()),
     "quantised experts": (f"{V3}-w4a8", TP2, {}, {}, ()),
@@ -166,7 +170,7 @@ def test_weights_are_judged_by_the_checkpoints_description(
 
 
 def test_all_reasons_are_said_at_once() -> None:
-    options = ("-tp", "2", "-dp", "2", "-ep", *TRANSFER, *NGRAM)
+    options = ("-tp", "2", "-dp", "2", "-ep", *TAKES, *NGRAM)
     ours = {"full": True}
     theirs = {"enable_flashcomm1": True, "enable_fused_mc2": 1}
     reasons = judged(f"{V3}-w4a4", options, ours, theirs, "A3").reasons

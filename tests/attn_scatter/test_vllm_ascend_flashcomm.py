@@ -4,16 +4,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emulator.findings import Findings
-from tests.attn_scatter.served import DP2XTP2, GRAPHS, Case, Served
+from tests.attn_scatter.phases import NUM_TOKENS
+from tests.attn_scatter.served import DEADLINE_S, DP2XTP2, GRAPHS, Case, Served
+from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.apart import A3_SOC
+from tests.support.engines.file_connector import transfer
+from tests.support.engines.near_ties import follow
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
+from tests.support.quantised import integer_network, split_by_tp
+from vllm_ascend_ext.tools.engine import EngineCase
 
 pytestmark = [
     pytest.mark.emulator,
@@ -59,6 +67,53 @@ def test_one_gather(served: Served, race_reports: Findings, tmp_path: Path, name
             assert gathered == predicted * (width - 1)
     assert min(ways["MC2"], ways["All2AllV"]) > 0
     assert others(race_reports.take(), CAPTURE) == []
+
+
+PREFILL = {
+    "FlashComm v1": Case("DeepSeek W8A8", DP2XTP2, drafts=1, split=(6, 3), is_cut=True),
+    "shared-expert DP": Case(
+        "DeepSeek W8A8",
+        DP2XTP2,
+        drafts=1,
+        split=(6, 3),
+        is_cut=True,
+        additional={"enable_shared_expert_dp": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PREFILL)
+def test_prefill_for_another_engine(served: Served, race_reports: Findings, tmp_path: Path, name: str) -> None:
+    """The engine that prefills writes the caches of its steps, and another one, without us, decodes from them."""
+    case = PREFILL[name]
+    ours = case.engine(served.model(case.model))
+    further = {key: value for key, value in ours.engine_args["additional_config"].items() if key != "ascend_ext"}
+    engines = {
+        "producer": with_arguments(ours, kv_transfer_config=transfer("kv_producer", tmp_path)),
+        "consumer": with_arguments(
+            replace(ours, ascend_ext=None),
+            kv_transfer_config=transfer("kv_consumer", tmp_path),
+            additional_config=further,
+        ),
+    }
+    splits = dict.fromkeys(engines, case.split)
+    lengths = {"producer": 1, "consumer": NUM_TOKENS}
+    runs = run_on_a3(tmp_path, engines, served.prompts, lengths, DEADLINE_S, splits)
+    tokens = {which: run.result.token_ids for which, run in runs.items()}
+    assert tokens["producer"] == [of_prompt[:1] for of_prompt in tokens["consumer"]]
+    network = integer_network(split_by_tp(2, cut=True))
+    follow(served.model(case.model), served.prompts, tokens["consumer"], network).assert_tokens()
+    for rank in runs["producer"].result.ranks:
+        assert rank.report is not None
+        assert rank.report["attn_scatter"]["num_scattered"] > 0
+        counts = rank.report["traffic"]["attn_scatter"]["all_gather_into"]
+        assert counts["bytes"] == rank.report["attn_scatter"]["predicted_bytes"] > 0
+    assert set(runs["consumer"].served) <= {"MC2", "All2AllV"}
+    assert others(race_reports.take(), CAPTURE) == []
+
+
+def with_arguments(case: EngineCase, **arguments: Any) -> EngineCase:
+    return replace(case, engine_args=case.engine_args | arguments)
 
 
 def width_before(model: str) -> Fraction:

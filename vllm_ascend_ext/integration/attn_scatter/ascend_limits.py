@@ -72,11 +72,16 @@ def _architectures(deployment: Deployment) -> set[str]:
 
 
 def _repeats_no_projection(deployment: Deployment) -> bool:
-    """Returns whether latent attention has no projection of queries that all ranks repeat; sparse one always has."""
+    """Returns whether all ranks repeat no projection of latent attention's queries; sparse attention has one."""
     if not _architectures(deployment) & set(LATENT):
         return False
     config = deployment.model.hf_text_config
     return not hasattr(config, "index_topk") and getattr(config, "q_lora_rank", None) is None
+
+
+def _other_role(deployment: Deployment) -> object:
+    transfer = deployment.vllm_config.kv_transfer_config
+    return None if transfer is None or transfer.kv_role == "kv_producer" else {"role": transfer.kv_role}
 
 
 def _other_weights(deployment: Deployment) -> object:
@@ -152,10 +157,10 @@ RULES = tuple(
             _other_settings,
         ),
         (
-            "kv_transfer_config",
-            "is not verified with KV transfer",
-            "remove kv_transfer_config",
-            lambda d: d.vllm_config.kv_transfer_config is not None,
+            "kv_transfer_config.kv_role",
+            "is not verified as {role}; an engine that decodes only has no steps to scatter",
+            "use it in the engine that prefills, kv_producer",
+            _other_role,
         ),
         (
             "quantization",
