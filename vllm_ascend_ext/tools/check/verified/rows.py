@@ -75,7 +75,8 @@ _FRAMES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_are_the_engi
 _PIPELINES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_of_a_pipeline"
 _SCATTER = "tests/attn_scatter/test_vllm_ascend.py::"
 _SCATTERS = "tests/attn_scatter/test_vllm_ascend_served.py::"
-_ONE_GATHER = "tests/attn_scatter/test_vllm_ascend_flashcomm.py::test_one_gather"
+_FLASHCOMM = "tests/attn_scatter/test_vllm_ascend_flashcomm.py::"
+_ONE_GATHER = f"{_FLASHCOMM}test_one_gather"
 _CUT, _SMALL = ("MC2, ALLTOALL",), ("MC2",)
 _FULL = ("FULL_DECODE_ONLY",)
 _MIXED = ("FULL_AND_PIECEWISE",)
@@ -246,9 +247,7 @@ ROWS: tuple[VerifiedRow, ...] = (
     ),
     _row(_SHARD, f"{_SCATTER}test_deepseek", "MLA", "TP", "TP+EP"),
     _row(_SHARD, f"{_SCATTER}test_deepseek_with_drafts", "MLA", "TP", drafts=_SOME),
-    _row(
-        ("attn_scatter",), f"{_SCATTER}test_beside_graphs", "MLA", "TP", graphs=("FULL_DECODE_ONLY", "PIECEWISE")
-    ),
+    _row(_SHARD, f"{_SCATTER}test_beside_graphs", "MLA", "TP", graphs=("FULL_DECODE_ONLY", "PIECEWISE")),
     _row(_SHARD, f"{_SCATTER}test_divided_projections", "GQA", "TP"),
     _row(_SHARD, f"{_SCATTERS}test_on_an_a2", "MLA", "TP", "TP+EP", weights="w8a8"),
     _row(_SHARD, f"{_SCATTERS}test_on_an_a2", "sparse MLA", "TP+EP"),
@@ -263,6 +262,17 @@ ROWS: tuple[VerifiedRow, ...] = (
     _row(_SHARD, _ONE_GATHER, "sparse MLA", "TP+EP", dispatch=_CUT, row_split=_FC1),
     _row(_SHARD, _ONE_GATHER, "MLA", "DP+TP+EP", dispatch=_CUT, weights="w8a8", drafts="mtp 1", row_split=_FC1),
     _row(_SHARD, _ONE_GATHER, "sparse MLA", "DP+TP+EP", **_SERVED, row_split=_FC1),
+    _row(
+        _SHARD,
+        f"{_FLASHCOMM}test_prefill_for_another_engine",
+        "MLA",
+        "DP+TP+EP",
+        dispatch=_CUT,
+        weights="w8a8",
+        drafts="mtp 1",
+        row_split=_FC1 + _SHARED,
+        transfer=_SENDS,
+    ),
     _output(_FRAMES, "1", "TP+EP", transfer=("none", "producer", "consumer", "both")),
     _output(_FRAMES, "1", "TP+EP", drafts=("mtp 1", "eagle3 3"), transfer=("none", "producer", "consumer")),
     _output(f"{_OUTPUT}test_frames_are_the_engines_tokens", "TP+EP", drafts="mtp 2"),
