@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from emulator.findings import Findings
-from tests.attn_scatter.phases import check_bytes, check_own_counts
-from tests.attn_scatter.served import DP2XTP2, GRAPHS, Case, Served
+from tests.attn_scatter.vllm_ascend.phases import check_bytes, check_own_counts
+from tests.attn_scatter.vllm_ascend.served import DP2XTP2, GRAPHS, Case, Served
 from tests.support.engines.apart import A2_SOC, A3_SOC, REPLAY
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table

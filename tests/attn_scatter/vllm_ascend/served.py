@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.attn_scatter.phases import NEVER, NUM_TOKENS, Phase, all_tokens, run, scattering
+from tests.attn_scatter.vllm_ascend.phases import NEVER, NUM_TOKENS, Phase, all_tokens, run, scattering
 from tests.support.engines.apart import call_apart
 from tests.support.engines.near_ties import TIE, TIE_BFLOAT16, follow
 from tests.support.engines.sparse import ARCHITECTURES, write_sparse

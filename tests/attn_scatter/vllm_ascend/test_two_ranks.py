@@ -13,7 +13,7 @@ import pytest
 
 from emulator.findings import Findings
 from tests.attn_scatter.families import FAMILIES
-from tests.attn_scatter.phases import (
+from tests.attn_scatter.vllm_ascend.phases import (
     MANY,
     NEVER,
     NUM_TOKENS,

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from emulator.findings import Findings
-from tests.attn_scatter.phases import NUM_TOKENS
-from tests.attn_scatter.served import DEADLINE_S, DP2XTP2, GRAPHS, Case, Served
+from tests.attn_scatter.vllm_ascend.phases import NUM_TOKENS
+from tests.attn_scatter.vllm_ascend.served import DEADLINE_S, DP2XTP2, GRAPHS, Case, Served
 from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.apart import A3_SOC
 from tests.support.engines.file_connector import transfer
