@@ -37,9 +37,6 @@ CASES = {
     "sparse W8A8 DP2xTP2+EP MTP3 in graphs": Case(
         "DeepSeek-V3.2 W8A8", DP2XTP2, drafts=3, capture_sizes=GRAPHS, split=(6, 2), is_cut=True
     ),
-    "GLM-5 DP2xTP2+EP MTP3 in graphs, an idle replica": Case(
-        "GLM-5", DP2XTP2, drafts=3, capture_sizes=GRAPHS, split=(8, 0), is_cut=True
-    ),
 }
 
 

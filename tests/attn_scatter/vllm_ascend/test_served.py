@@ -25,18 +25,15 @@ ON_A2 = {
     "W8A8 TP2": Case("DeepSeek W8A8", expert_parallel=False),
     "W8A8 TP2+EP": Case("DeepSeek W8A8"),
     "sparse TP2+EP": Case("DeepSeek-V3.2"),
-    "DP2xTP2+EP": Case(layout=DP2XTP2),
     "DP2xTP2+EP, an idle replica": Case(layout=DP2XTP2, split=(8, 0)),
 }
 BESIDE_GRAPHS = {
-    "TP2+EP MTP1": Case(drafts=1, capture_sizes=(2, 4, 8)),
     "TP2+EP MTP3": Case(drafts=3, capture_sizes=GRAPHS),
     "Qwen3-MoE W8A8 TP2": Case("Qwen3-MoE W8A8", expert_parallel=False, capture_sizes=(1, 2, 4)),
     "Qwen3-MoE W4A8 TP2": Case("Qwen3-MoE W4A8", expert_parallel=False, capture_sizes=(1, 2, 4)),
 }
 ON_A3 = {
     "TP2+EP": Case(),
-    "W8A8 TP2+EP": Case("DeepSeek W8A8"),
     "DP2xTP2+EP, an idle replica": Case(layout=DP2XTP2, split=(8, 0)),
     "W8A8 TP2+EP MTP3 in graphs": Case("DeepSeek W8A8", drafts=3, capture_sizes=GRAPHS),
     "W8A8 DP2xTP2+EP MTP3 in graphs": Case("DeepSeek W8A8", DP2XTP2, drafts=3, capture_sizes=GRAPHS, split=(6, 2)),
