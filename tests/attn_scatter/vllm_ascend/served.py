@@ -15,10 +15,10 @@ from typing import Any
 
 from tests.attn_scatter.vllm_ascend.phases import NEVER, NUM_TOKENS, Phase, all_tokens, run, scattering
 from tests.support.engines.apart import call_apart
-from tests.support.engines.near_ties import TIE, TIE_BFLOAT16, follow
+from tests.support.engines.near_ties import follow
 from tests.support.engines.sparse import ARCHITECTURES, write_sparse
 from tests.support.engines.sparse import allow_float32 as allow_float32_cache
-from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w4a8, write_w8a8
+from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
 from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
 from vllm_ascend_ext.tools.engine import EngineCase
 from vllm_ascend_ext.tools.forked_ranks import Layout
@@ -34,7 +34,7 @@ THRESHOLDS = [NEVER, 1]
 DEADLINE_S = 400
 DP2XTP2 = Layout(tp=2, dp=2)
 GRAPHS = (8, 16)  # a decode step has a token and three drafts of each request
-W8A8, W4A8 = " W8A8", " W4A8"  # behind a model's name
+W8A8 = " W8A8"  # behind a model's name
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Case:
 
     @property
     def is_quantised(self) -> bool:
-        return self.model.endswith((W8A8, W4A8))
+        return self.model.endswith(W8A8)
 
     def engine(self, folder: str) -> EngineCase:
         graphs = {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": list(self.capture_sizes)}
@@ -100,9 +100,8 @@ class Served:
         return self.folders[name]
 
     def _written(self, name: str) -> str:
-        for widths, write in ((W8A8, write_w8a8), (W4A8, write_w4a8)):
-            if name.endswith(widths):
-                return write(self.model(name.removesuffix(widths)), self.new_folder())
+        if name.endswith(W8A8):
+            return write_w8a8(self.model(name.removesuffix(W8A8)), self.new_folder())
         if name in ARCHITECTURES:
             return write_sparse(self.tiny_model, self.new_folder(), name)
         return self.tiny_model if name == "DeepSeek" else write_qwen3_moe(self.new_folder(), self.tiny_model)
@@ -138,7 +137,7 @@ class Served:
                 continue
             shards = split_by_tp(case.layout.tp, expert_parallel=case.expert_parallel, cut=case.is_cut)
             followed = follow(self.model(case.model), self.prompts, tokens, integer_network(shards))
-            followed.assert_tokens(TIE_BFLOAT16 if case.model.endswith(W4A8) else TIE)
+            followed.assert_tokens()
         for plain, always in ranks:
             assert plain.scatter["num_scattered"] == 0
             assert always.scatter["num_scattered"] > 0

@@ -87,7 +87,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any], tup
     "decode node": (V3, (*TP2, *TAKES), {}, {}, ("as kv_consumer", "in the engine that prefills")),
     "no wide projection": (LITE, TP2, {}, {}, ("without q_lora_rank",)),
     "quantised": (f"{V3}-w8a8", TP2, {}, {}, ()),
-    "quantised experts": (f"{V3}-w4a8", TP2, {}, {}, ()),
+    "quantised experts": (f"{V3}-w4a8", TP2, {}, {}, ("'W4A8_DYNAMIC'", "use W8A8_DYNAMIC")),
     "quantised otherwise": (
         f"{V3}-w4a4",
         TP2,
@@ -142,7 +142,7 @@ def description(linear: str, experts: str) -> dict[str, str]:
     [
         (None, None, None),
         ("ascend", description("W8A8_DYNAMIC", "W8A8_DYNAMIC"), None),
-        ("ascend", description("FLOAT", "W4A8_DYNAMIC"), None),
+        ("ascend", description("FLOAT", "W4A8_DYNAMIC"), "'W4A8_DYNAMIC'"),
         # the scale of a whole tensor, which nobody has run
         ("ascend", description("W8A8", "W8A8_DYNAMIC"), "'W8A8'"),
         ("ascend", description("W4A8_DYNAMIC", "W4A16"), "'W4A16' and 'W4A8_DYNAMIC'"),

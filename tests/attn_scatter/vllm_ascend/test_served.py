@@ -30,7 +30,6 @@ ON_A2 = {
 BESIDE_GRAPHS = {
     "TP2+EP MTP3": Case(drafts=3, capture_sizes=GRAPHS),
     "Qwen3-MoE W8A8 TP2": Case("Qwen3-MoE W8A8", expert_parallel=False, capture_sizes=(1, 2, 4)),
-    "Qwen3-MoE W4A8 TP2": Case("Qwen3-MoE W4A8", expert_parallel=False, capture_sizes=(1, 2, 4)),
 }
 ON_A3 = {
     "TP2+EP": Case(),

@@ -164,8 +164,7 @@ class AscendLayer(ScatteredLayer):
         else:
             _expect(experts.runner, AscendMoERunner, self.name)
             self.changes.append(Change(seams.REDUCE_EXPERTS, own_addend, experts.runner))
-        # experts with int4 weights give bfloat16, whatever they are given
-        return (lambda x, logits: mlp(x).to(x.dtype)), False, None
+        return (lambda x, logits: mlp(x)), False, None
 
 
 def _expect(module: Any, kind: type, where: str) -> None:

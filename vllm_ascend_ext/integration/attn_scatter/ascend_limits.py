@@ -20,7 +20,6 @@ GRAPHS = ("FULL_DECODE_ONLY", "PIECEWISE")
 LATENT = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 # names that a checkpoint's description has of how layers are quantised: an activation's scale is its row's own
 _WEIGHTS = ("W8A8_DYNAMIC", "FLOAT")
-_EXPERT_WEIGHTS = (*_WEIGHTS, "W4A8_DYNAMIC")  # of routed experts, which are given whole batches
 # settings of vllm-ascend under which layers sum, move weights or overlap in ways that have not run with ours
 _KEYS = (
     "enable_dsa_cp",
@@ -96,12 +95,8 @@ def _other_weights(deployment: Deployment) -> object:
 
 
 def _other_methods(description: Mapping[str, Any]) -> set[str]:
-    weights = {name: method for name, method in description.items() if name.rpartition(".")[2] == "weight"}
-    return {
-        method
-        for name, method in weights.items()
-        if method not in (_EXPERT_WEIGHTS if ".experts." in name else _WEIGHTS)
-    }
+    found = {method for name, method in description.items() if name.rpartition(".")[2] == "weight"}
+    return found - set(_WEIGHTS)
 
 
 RULES = tuple(
@@ -165,7 +160,7 @@ RULES = tuple(
         (
             "quantization",
             "is not verified with layers whose weights are {methods}",
-            "use W8A8_DYNAMIC, W4A8_DYNAMIC for experts alone, or an unquantised model",
+            "use W8A8_DYNAMIC or an unquantised model",
             _other_weights,
         ),
         (
