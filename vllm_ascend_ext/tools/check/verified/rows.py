@@ -251,7 +251,6 @@ ROWS: tuple[VerifiedRow, ...] = (
     _row(_SHARD, f"{_SCATTER}test_divided_projections", "GQA", "TP"),
     _row(_SHARD, f"{_SCATTERS}test_on_an_a2", "MLA", "TP", "TP+EP", weights="w8a8"),
     _row(_SHARD, f"{_SCATTERS}test_on_an_a2", "sparse MLA", "TP+EP"),
-    _row(_SHARD, f"{_SCATTERS}test_on_an_a2", "MLA", "DP+TP+EP"),
     _row(_SHARD, f"{_SCATTERS}test_beside_graphs", "MLA", "TP+EP", graphs=_FULL, drafts="mtp 3"),
     _row(_SHARD, f"{_SCATTERS}test_beside_graphs", "GQA", "TP", graphs=_FULL, weights="w8a8"),
     _row(_SHARD, f"{_SCATTERS}test_on_an_a3", "MLA", "TP+EP", "DP+TP+EP", dispatch=_CUT),
