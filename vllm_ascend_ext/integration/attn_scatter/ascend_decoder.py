@@ -7,16 +7,18 @@ the classes that the emulator has run are accepted; every other is refused by na
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
+from vllm_ascend_ext.integration.attn_scatter.ascend_attention import narrow_rows, unsupported
+from vllm_ascend_ext.integration.attn_scatter.ascend_limits import DISPATCHES
 from vllm_ascend_ext.integration.attn_scatter.decoder import Mlp, Rowwise, ScatteredLayer, own_addend, own_rows
-from vllm_ascend_ext.integration.attn_scatter.layer_kind import LayerModules
-from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+from vllm_ascend_ext.integration.attn_scatter.layer_kind import LayerModules, layers_of
 from vllm_ascend_ext.integration.upstream.ascend_dispatch import check_runner
 from vllm_ascend_ext.integration.upstream.seams.change import Change, row_for
-from vllm_ascend_ext.integration.upstream.seams.rows import attn_scatter as seams
+from vllm_ascend_ext.integration.upstream.seams.rows import ascend_layers as seams
 from vllm_ascend_ext.integration.upstream.seams.seam import Seam
 
 
@@ -32,20 +34,28 @@ class AscendDecoder:
     def __init__(self, runner: Any) -> None:
         from vllm.config import CompilationMode
 
-        check_runner(runner, "attn_scatter", "cannot leave the experts' sum to its own collective", ("ALLGATHER",))
+        check_runner(runner, "attn_scatter", "cannot leave the experts' sum to its own collective", DISPATCHES)
         self._head = runner.get_model()
         self.model = self._head.model
-        compilation = runner.vllm_config.compilation_config
+        self._vllm_config = runner.vllm_config
+        compilation = self._vllm_config.compilation_config
         self._largest_graph = compilation.max_cudagraph_capture_size or 0
         self._is_compiled = compilation.mode in (None, CompilationMode.NONE)  # there is nothing to compile
+        self._shared_sum = Change(seams.SHARED_SUM, _own_shared)
+
+    @property
+    def cuts_rows(self) -> bool:
+        from vllm_ascend.utils import enable_sp
+
+        return bool(enable_sp(self._vllm_config))
 
     @property
     def forward_place(self) -> tuple[Seam, Any]:
         """Returns the forward of the model with its head: below it vLLM calls what it has compiled."""
-        return row_for(seams.ASCEND_FORWARDS, self._head), self._head
+        return row_for(seams.FORWARDS, self._head), self._head
 
     def layers(self, *, full: bool) -> list[ScatteredLayer]:
-        return [AscendLayer(layer, index, full=full) for index, layer in enumerate(self.model.layers)]
+        return [AscendLayer(layer, index, full=full) for index, layer in enumerate(layers_of(self.model))]
 
     def own_vocabulary(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         from vllm_ascend.ops.vocab_parallel_embedding import AscendVocabParallelEmbedding
@@ -67,10 +77,45 @@ class AscendDecoder:
         mode = get_forward_context().cudagraph_runtime_mode
         return num_rows <= self._largest_graph or mode != CUDAGraphMode.NONE
 
+    def step_changes(self) -> list[Change]:
+        """Leaves what experts return as this rank has it, where they send rows: by the way of the present step."""
+        from vllm_ascend.ascend_forward_context import _EXTRA_CTX, MoECommType
+
+        if _EXTRA_CTX.moe_comm_type in (None, MoECommType.ALLGATHER):
+            return []  # an addend, whose sum `AscendLayer` leaves out
+        ends = _EXTRA_CTX.moe_comm_method.prepare_finalize
+        own_slice = functools.partial(_own_slice, ends, _EXTRA_CTX.num_tokens)
+        return [self._shared_sum, Change(seams.FINALIZE, own_slice, ends)]
+
     def must_run_plain_first(self) -> bool:
         """Returns whether the model is yet to be compiled, as it is in the profile run that comes first."""
         was_compiled, self._is_compiled = self._is_compiled, True
         return not was_compiled
+
+
+def _own_slice(
+    ends: Any,
+    num_tokens: int,
+    hidden_states: torch.Tensor,
+    reduce_results: bool,
+    padded_hidden_states_shape: torch.Size | None = None,
+) -> torch.Tensor:
+    """Does what vllm-ascend's `PrepareAndFinalizeWithAll2All.finalize` does, without its all-gather.
+
+    Where rows are sent to experts, each rank of a replica sends a slice of them and gets its results back. With
+    zeros in the place of the others' rows they are an addend, to which that of shared experts can be added.
+
+    ends: vllm-ascend's object, which has padded the batch's `num_tokens` rows and cut them in `prepare`.
+    """
+    assert padded_hidden_states_shape is not None
+    everything = hidden_states.new_zeros(padded_hidden_states_shape)
+    torch.tensor_split(everything, ends.tp_size)[ends.tp_rank].copy_(hidden_states)
+    return everything[:num_tokens]
+
+
+def _own_shared(input_: torch.Tensor) -> torch.Tensor:
+    """Returns what shared experts give, which is an addend, where vllm-ascend would sum it by itself."""
+    return input_
 
 
 class AscendLayer(ScatteredLayer):
@@ -80,43 +125,35 @@ class AscendLayer(ScatteredLayer):
         UnsupportedCombinationError: a module is of a class that has not run.
     """
 
-    def __init__(self, layer: Any, index: int, *, full: bool) -> None:
+    def __init__(self, layer: LayerModules, index: int, *, full: bool) -> None:
         from vllm_ascend.ops.layernorm import AscendRMSNorm
 
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            module = getattr(layer, name)
+        for module in (layer.input_norm, layer.output_norm):
             _expect(module, AscendRMSNorm, f"layer {index}")
             if module.bias is not None:
-                raise _unsupported(f"the {name} of layer {index} has a bias")
-        modules = LayerModules(layer.input_layernorm, layer.self_attn, layer.post_attention_layernorm, layer.mlp)
-        super().__init__(modules, index, full=full)
+                raise unsupported(f"a norm of layer {index} has a bias")
+        super().__init__(layer, index, full=full)
 
     def _leave_sum(self, linear: Any) -> None:
         from vllm_ascend.ops.linear import AscendRowParallelLinear
 
         self._expect_linear(linear, AscendRowParallelLinear)
-        self.changes.append(Change(seams.ASCEND_REDUCE_RESULTS, False, linear))
+        self.changes.append(Change(seams.REDUCE_RESULTS, False, linear))
 
     def _expect_linear(self, linear: Any, kind: type) -> None:
         _expect(linear, kind, self.name)
         if linear.custom_op is not None:
-            raise _unsupported(f"{linear.prefix} exchanges rows by {type(linear.custom_op).__name__}")
+            raise unsupported(f"{linear.prefix} exchanges rows by {type(linear.custom_op).__name__}")
 
     def _projection(self, attention: Any) -> tuple[Rowwise | None, int]:
-        from vllm_ascend.attention.mla_v1 import AscendMLAImpl
         from vllm_ascend.ops.linear import AscendQKVParallelLinear
 
         if not hasattr(attention, "mla_attn"):
             self._expect_linear(attention.qkv_proj, AscendQKVParallelLinear)
             return None, self._hidden_size
-        implementation = attention.mla_attn.mla_attn.impl
-        _expect(implementation, AscendMLAImpl, self.name)
-        fused = implementation.fused_qkv_a_proj
-        if fused is None:
-            raise _unsupported(f"the attention of {self.name} has no projection that all ranks repeat")
-        # the attention then gets rows that are projected already
-        self.changes.append(Change(seams.ASCEND_PROJECTION, _AlreadyProjected(fused.weight), implementation))
-        return (lambda x: fused(x)[0]), sum(fused.output_sizes)
+        narrow = narrow_rows(attention, self.name)
+        self.changes += narrow.changes
+        return narrow.project, narrow.width
 
     def _mlp(self, mlp: Any, full: bool) -> tuple[Mlp, bool, Rowwise | None]:
         from vllm_ascend.ops.fused_moe.fused_moe import AscendMoERunner
@@ -126,29 +163,10 @@ class AscendLayer(ScatteredLayer):
             self._leave_sum(mlp.down_proj)
         else:
             _expect(experts.runner, AscendMoERunner, self.name)
-            self.changes.append(Change(seams.ASCEND_REDUCE_EXPERTS, own_addend, experts.runner))
+            self.changes.append(Change(seams.REDUCE_EXPERTS, own_addend, experts.runner))
         return (lambda x, logits: mlp(x)), False, None
-
-
-class _AlreadyProjected:
-    """Hands its input on, in place of a linear layer whose work has been done before.
-
-    weight: that layer's, which vllm-ascend's attention names whether it prefetches weights or not.
-    """
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        self.weight = weight
-
-    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return x, None
 
 
 def _expect(module: Any, kind: type, where: str) -> None:
     if type(module) is not kind:
-        raise _unsupported(f"{where} has a {type(module).__name__} in place of vllm-ascend's {kind.__name__}")
-
-
-def _unsupported(why: str) -> UnsupportedCombinationError:
-    return UnsupportedCombinationError(
-        f"ascend_ext.attn_scatter is not verified with this model: {why}; set attn_scatter.enabled to false"
-    )
+        raise unsupported(f"{where} has a {type(module).__name__} in place of vllm-ascend's {kind.__name__}")

@@ -14,10 +14,15 @@ from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
 from vllm_ascend_ext.integration.rule_facts import ascend_config, other_dispatches, splits_rows
 
+DISPATCHES = ("ALLGATHER", "MC2", "ALLTOALL")  # ways of rows to experts
 GRAPHS = ("FULL_DECODE_ONLY", "PIECEWISE")
-_LATENT = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM")  # architectures
+# architectures with latent attention
+LATENT = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
+# names that a checkpoint's description has of how layers are quantised: an activation's scale is its row's own
+_WEIGHTS = ("W8A8_DYNAMIC", "FLOAT")
 # settings of vllm-ascend under which layers sum, move weights or overlap in ways that have not run with ours
 _KEYS = (
+    "enable_dsa_cp",
     "finegrained_tp_config",
     "layer_sharding",
     "mix_placement",
@@ -46,6 +51,10 @@ def _splits_rows(deployment: Deployment) -> bool:
     return splits_rows(deployment) or bool(ascend_config(deployment).enable_shared_expert_dp)
 
 
+def _gathers_once(deployment: Deployment) -> bool:
+    return _splits_rows(deployment) and not _architectures(deployment) & set(LATENT)
+
+
 def _moves_experts(deployment: Deployment) -> bool:
     eplb_config = ascend_config(deployment).eplb_config
     return bool(eplb_config.dynamic_eplb or eplb_config.expert_map_path is not None)
@@ -62,9 +71,32 @@ def _architectures(deployment: Deployment) -> set[str]:
 
 
 def _repeats_no_projection(deployment: Deployment) -> bool:
-    if not _architectures(deployment) & set(_LATENT):
+    """Returns whether all ranks repeat no projection of latent attention's queries; sparse attention has one."""
+    if not _architectures(deployment) & set(LATENT):
         return False
-    return getattr(deployment.model.hf_text_config, "q_lora_rank", None) is None
+    config = deployment.model.hf_text_config
+    return not hasattr(config, "index_topk") and getattr(config, "q_lora_rank", None) is None
+
+
+def _other_role(deployment: Deployment) -> object:
+    transfer = deployment.vllm_config.kv_transfer_config
+    return None if transfer is None or transfer.kv_role == "kv_producer" else {"role": transfer.kv_role}
+
+
+def _other_weights(deployment: Deployment) -> object:
+    """Returns {methods} of quantised layers that no test has run, by the names of the checkpoint's description."""
+    method = deployment.model is not None and deployment.model.quantization
+    if not method:
+        return None
+    quant_config = getattr(deployment.vllm_config, "quant_config", None)
+    description = getattr(quant_config, "quant_description", None)
+    other = _other_methods(description) if method == "ascend" and description else {method}
+    return {"methods": " and ".join(map(repr, sorted(other)))} if other else None
+
+
+def _other_methods(description: Mapping[str, Any]) -> set[str]:
+    found = {method for name, method in description.items() if name.rpartition(".")[2] == "weight"}
+    return found - set(_WEIGHTS)
 
 
 RULES = tuple(
@@ -89,23 +121,23 @@ RULES = tuple(
             _other_graphs,
         ),
         (
-            "data_parallel_size",
-            "is not verified with data parallelism on vllm-ascend",
-            "set it to 1",
-            lambda d: d.parallel.data_parallel_size > 1,
+            "pass_config.enable_sp",
+            "and vllm-ascend's pass of sequence parallelism would both divide the rows",
+            "turn that one off",
+            lambda d: ascend_config(d).enable_sp_by_pass,
         ),
         (
-            "enable_flashcomm1, enable_shared_expert_dp, pass_config.enable_sp",
-            "and vllm-ascend's own sequence parallelism would both divide the rows",
+            "enable_flashcomm1, enable_shared_expert_dp",
+            "adds nothing to vllm-ascend's own division of the rows where attention, not latent, gathers once",
             "turn vllm-ascend's off",
-            _splits_rows,
+            _gathers_once,
         ),
         (
             "enable_expert_parallel",
-            "leaves the experts' sum over the ranks to its own collective, and where rows reach the experts by "
-            "{ways}, as they do on this SoC with this number of ranks, that sum is made on the way back",
+            "is not verified where rows reach the experts by {ways}, as they do here: their results may be summed "
+            "on the way back",
             "turn enable_expert_parallel off",
-            lambda d: other_dispatches(d, ("ALLGATHER",)),
+            lambda d: other_dispatches(d, DISPATCHES),
         ),
         (
             "eplb_config.dynamic_eplb, eplb_config.expert_map_path",
@@ -120,10 +152,16 @@ RULES = tuple(
             _other_settings,
         ),
         (
-            "kv_transfer_config",
-            "is not verified with KV transfer",
-            "remove kv_transfer_config",
-            lambda d: d.vllm_config.kv_transfer_config is not None,
+            "kv_transfer_config.kv_role",
+            "is not verified as {role}; an engine that decodes only has no steps to scatter",
+            "use it in the engine that prefills, kv_producer",
+            _other_role,
+        ),
+        (
+            "quantization",
+            "is not verified with layers whose weights are {methods}",
+            "use W8A8_DYNAMIC or an unquantised model",
+            _other_weights,
         ),
         (
             "model",
@@ -136,12 +174,6 @@ RULES = tuple(
             "is not verified with the drafts of ngram on vllm-ascend",
             "use mtp",
             lambda d: d.speculative_method == "ngram",
-        ),
-        (
-            "speculative_config, enforce_eager",
-            "is not verified with drafts beside vllm-ascend's graphs",
-            "set enforce_eager or remove speculative_config",
-            lambda d: d.in_graphs and d.speculative_method == "mtp",
         ),
     )
 )

@@ -30,6 +30,11 @@ class Decoder(Protocol):
         ...
 
     @property
+    def cuts_rows(self) -> bool:
+        """Returns whether the model's own layers divide the rows among the ranks already."""
+        ...
+
+    @property
     def forward_place(self) -> tuple[Seam, Any]:
         """Returns the forward that ours replaces, and the object that has it; both take and return the same."""
         ...
@@ -48,6 +53,10 @@ class Decoder(Protocol):
 
     def belongs_to_graphs(self, num_rows: int) -> bool:
         """Returns whether the present step is left to captured graphs, alike on all ranks of a group."""
+        ...
+
+    def step_changes(self) -> list[Change]:
+        """Returns what is changed for a scattered step beside the layers: what all of them call in this step."""
         ...
 
     def must_run_plain_first(self) -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 
 from vllm_ascend_ext.config import AttnScatterConfig
 from vllm_ascend_ext.integration.attn_scatter import ascend_limits, limits
+from vllm_ascend_ext.integration.attn_scatter.ascend_flashcomm import gather_once
 from vllm_ascend_ext.integration.attn_scatter.cost_places import cost_places
-from vllm_ascend_ext.integration.attn_scatter.model import ScatteredModel, scatter
+from vllm_ascend_ext.integration.attn_scatter.model import SteppedModel, scatter
 from vllm_ascend_ext.integration.feature import BoundFeature, Feature
 from vllm_ascend_ext.integration.upstream.stack import Stack
 from vllm_ascend_ext.runner.step_cost import Place
@@ -25,13 +26,14 @@ class AttnScatterFeature(Feature):
     def bind(self, worker: Any, config: AttnScatterConfig, stack: Stack) -> BoundScatter:
         """Replaces the forward of the loaded model."""
         runner = worker.model_runner
-        return BoundScatter(scatter(runner, stack.decoder(runner), config))
+        decoder = stack.decoder(runner)
+        return BoundScatter((gather_once if decoder.cuts_rows else scatter)(runner, decoder, config))
 
 
 class BoundScatter(BoundFeature):
     """Holds the scattered model of one worker."""
 
-    def __init__(self, model: ScatteredModel) -> None:
+    def __init__(self, model: SteppedModel) -> None:
         self.model = model
 
     def report(self) -> dict[str, Any]:

@@ -10,19 +10,25 @@ from vllm_ascend_ext.integration.refusal import Rule
 from vllm_ascend_ext.integration.rule_facts import quantization
 
 # architectures that tests have run; `layer_kind` says what is missing in the layers of another
-ARCHITECTURES = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "Qwen3MoeForCausalLM")
+ARCHITECTURES = (
+    "DeepseekV2ForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "Glm4MoeForCausalLM",
+    "MixtralForCausalLM",
+    "Qwen3MoeForCausalLM",
+)
 # more of them, with vLLM's own layers
 VLLM_ARCHITECTURES = (
     "Ernie4_5_MoeForCausalLM",
-    "Glm4MoeForCausalLM",
     "LlamaForCausalLM",
     "MiniMaxM2ForCausalLM",
-    "MixtralForCausalLM",
     "OlmoeForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen2MoeForCausalLM",
     "Qwen3ForCausalLM",
 )
+# more of them, with vllm-ascend's
+ASCEND_ARCHITECTURES = ("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 _DRAFTS = ("mtp", "ngram")
 _OFF = "or set attn_scatter.enabled to false"
 _GATHERS = "allgather_reducescatter"
@@ -35,7 +41,8 @@ def _has_other_backend(deployment: Deployment) -> object:
 
 def _has_other_layers(deployment: Deployment) -> object:
     architectures = [] if deployment.model is None else list(deployment.model.architectures)
-    known = (*ARCHITECTURES, *(VLLM_ARCHITECTURES if deployment.stack.name == "vllm" else ()))
+    more = VLLM_ARCHITECTURES if deployment.stack.name == "vllm" else ASCEND_ARCHITECTURES
+    known = (*ARCHITECTURES, *more)
     if deployment.model is None or set(architectures) & set(known):
         return None
     return {"known": ", ".join(known), "found": ", ".join(architectures) or "none"}
@@ -61,6 +68,20 @@ RULES = (
         "decides in each step and is verified in eager mode only",
         f"set enforce_eager=True, {_OFF}",
         lambda d: d.in_graphs,
+        stack="vllm",
+    ),
+    Rule(
+        "model",
+        "gathers no rows for the indexer of sparse attention",
+        f"use a model with dense attention, {_OFF}",
+        _has_sparse_attention,
+        stack="vllm",
+    ),
+    Rule(
+        "quantization",
+        "is not verified with quantization={method}: activation scales of a whole batch would differ on a shard",
+        f"use unquantised weights, {_OFF}",
+        quantization,
         stack="vllm",
     ),
     *(
@@ -112,22 +133,9 @@ RULES = (
             ),
             (
                 "model",
-                "gathers no rows for the indexer of sparse attention",
-                "use a model with dense attention",
-                _has_sparse_attention,
-            ),
-            (
-                "model",
                 "is not verified with llama_4_scaling",
                 "use a model without",
                 _scales_queries,
-            ),
-            (
-                "quantization",
-                "is not verified with quantization={method}: activation scales of a whole batch would differ on a "
-                "shard",
-                "use unquantised weights",
-                quantization,
             ),
             (
                 "dtype",

@@ -9,6 +9,7 @@ the ranks themselves, this is switched off for the duration of such a step (`tem
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.ranks import agreement, traffic
 from vllm_ascend_ext.integration.ranks.deadline import deadline_s
 from vllm_ascend_ext.integration.upstream.runner_device import device_of
-from vllm_ascend_ext.integration.upstream.seams.change import replace, temporarily
+from vllm_ascend_ext.integration.upstream.seams.change import Change, replace, temporarily
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +44,7 @@ def scatter(runner: Any, decoder: Decoder, config: AttnScatterConfig) -> Scatter
         UnsupportedCombinationError: the layers cannot be taken apart, or scattering would never save time.
         StartupError: the ranks would scatter different steps, or in different ways.
     """
-    from vllm.distributed import get_tp_group
-
-    collectives = Collectives(
-        get_tp_group().device_group,
-        deadline_s(),
-        GROUP,
-        stream_ordered=device_of(runner).capabilities.device_collectives,
-    )
-    traffic.register(GROUP, collectives)
+    collectives = own_collectives(runner)
     layers = decoder.layers(full=config.full)
     sizes = [layer.sizes(runner.model_config.dtype.itemsize) for layer in layers]
     threshold = config.min_tokens or scatter_cost.min_tokens(
@@ -74,6 +67,17 @@ def scatter(runner: Any, decoder: Decoder, config: AttnScatterConfig) -> Scatter
     return ScatteredModel(decoder, layers, sizes, exchange, threshold)
 
 
+def own_collectives(runner: Any) -> Collectives:
+    """Returns our collectives of the tensor-parallel group, whose bytes the traffic report has from now on."""
+    from vllm.distributed import get_tp_group
+
+    device = device_of(runner)
+    group, is_ordered = get_tp_group().device_group, device.capabilities.device_collectives
+    collectives = Collectives(group, deadline_s(), GROUP, stream_ordered=is_ordered)
+    traffic.register(GROUP, collectives)
+    return collectives
+
+
 def check_agreement(
     ranks: Collectives,
     config: AttnScatterConfig,
@@ -94,28 +98,20 @@ def check_agreement(
     agreement.check_agreement(ranks, "attn_scatter", "attn_scatter section, threshold or model", text, device)
 
 
-class ScatteredModel:
-    """Replaces a model's forward by a scattered one, in steps of `min_tokens` rows and more.
+class SteppedModel(ABC):
+    """Replaces a model's forward by another one, in steps of `min_tokens` rows and more.
 
     All ranks of a group see the same number of rows, so they decide alike. Data-parallel replicas may decide
     differently: what replicas exchange with each other is the same either way.
     """
 
     def __init__(
-        self,
-        decoder: Decoder,
-        layers: list[ScatteredLayer],
-        sizes: list[LayerSizes],
-        scatter: AttentionScatter,
-        min_tokens: int,
+        self, decoder: Decoder, changes: list[Change], scatter: AttentionScatter, min_tokens: int
     ) -> None:
         self.min_tokens = min_tokens
         self.num_scattered = self.num_plain = self.predicted_bytes = 0
-        self.layers, self.exchange = layers, scatter
-        self._decoder, self._sizes = decoder, sizes
-        self._bytes: dict[tuple[int, bool, bool], int] = {}
-        self._changes = [change for layer in layers for change in layer.changes]
-        self._norm = norm(decoder.model.norm)
+        self.exchange = scatter
+        self._decoder, self._changes = decoder, changes
         self._row, self._owner = decoder.forward_place
         self._plain_forward = self._owner.forward
         self.put_forward(self.forward)
@@ -151,12 +147,49 @@ class ScatteredModel:
         if rows is None or rows.shape[0] < self.min_tokens or self._decoder.belongs_to_graphs(rows.shape[0]):
             self.num_plain += 1
             return self._plain_forward(input_ids, positions, intermediate_tensors, inputs_embeds)
+        self.num_scattered += 1
+        return self._scattered(input_ids, positions, intermediate_tensors, inputs_embeds)
+
+    @abstractmethod
+    def _scattered(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: Any,
+        inputs_embeds: torch.Tensor | None,
+    ) -> Any:
+        """Runs a step with enough rows."""
+
+
+class ScatteredModel(SteppedModel):
+    """Runs a model's layers one by one, on rows that are scattered among the ranks."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        layers: list[ScatteredLayer],
+        sizes: list[LayerSizes],
+        scatter: AttentionScatter,
+        min_tokens: int,
+    ) -> None:
+        self.layers = layers
+        self._sizes = sizes
+        self._bytes: dict[tuple[int, bool, bool], int] = {}
+        self._norm = norm(decoder.model.norm)
+        super().__init__(decoder, [change for layer in layers for change in layer.changes], scatter, min_tokens)
+
+    def _scattered(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: Any,
+        inputs_embeds: torch.Tensor | None,
+    ) -> Any:
         if self._decoder.must_run_plain_first():  # a run that profiles; the memory of both counts
             self._plain_forward(input_ids, positions, intermediate_tensors, inputs_embeds)
-        self.num_scattered += 1
         hidden = self._embed(input_ids, inputs_embeds)
-        self._count_bytes(rows.shape[0], isinstance(hidden, PartialSum))
-        with temporarily(self._changes):
+        self._count_bytes(hidden.tensor.shape[0], isinstance(hidden, PartialSum))
+        with temporarily([*self._changes, *self._decoder.step_changes()]):
             stream = self.exchange.enter(hidden)
             for layer in self.layers:
                 stream = self.exchange.layer(layer.parts, stream, positions)

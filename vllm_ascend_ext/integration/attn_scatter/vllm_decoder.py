@@ -28,6 +28,10 @@ class VllmDecoder:
         self.model = runner.get_model().model
 
     @property
+    def cuts_rows(self) -> bool:
+        return False  # only the experts', which `VllmLayer` knows
+
+    @property
     def forward_place(self) -> tuple[Seam, Any]:
         return row_for(seams.FORWARDS, self.model), self.model
 
@@ -47,6 +51,9 @@ class VllmDecoder:
 
     def belongs_to_graphs(self, num_rows: int) -> bool:
         return False  # graphs are refused
+
+    def step_changes(self) -> list[Change]:
+        return []  # what experts call belongs to their layer
 
     def must_run_plain_first(self) -> bool:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from vllm_ascend_ext.integration.upstream.seams.rows import (
     ascend_dispatch,
+    ascend_layers,
     ascend_runner,
     attn_scatter,
     cpu_layers,
@@ -31,6 +32,7 @@ SEAMS: tuple[Seam, ...] = (
     *ascend_dispatch.ROWS,
     *row_counts.ROWS,
     *attn_scatter.ROWS,
+    *ascend_layers.ROWS,
     *mtp_output.ROWS,
     *cpu_platform.ROWS,
     *cpu_layers.ROWS,

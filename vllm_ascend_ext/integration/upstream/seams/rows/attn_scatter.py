@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists the seams of `attn_scatter`: decoder layers that are taken apart, with what vllm-ascend puts into them."""
+"""Lists the seams of `attn_scatter` in vLLM: decoder layers that are taken apart."""
 
 from __future__ import annotations
 
-from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, ON_0_23, Seam, members
+from vllm_ascend_ext.integration.upstream.seams.seam import DEVICES, Seam, members
 
 _DEVICES = ("cpu", "cuda")
-_DEEPSEEK = "vllm.model_executor.models.deepseek_v2"
-_MODELS = "vllm.model_executor.models"
-_QWEN = f"{_MODELS}.qwen3_moe"
+DEEPSEEK = "vllm.model_executor.models.deepseek_v2"
+MODELS = "vllm.model_executor.models"
 _RUNNER = "vllm.model_executor.layers.fused_moe.runner.moe_runner:MoERunner"
 _EMBEDDING = "vllm.model_executor.layers.vocab_parallel_embedding"
 
-_UNTIL = "vLLM's models can run their decoder layers on rows that are scattered among the ranks"
-_FORWARD = ("input_ids", "positions", "intermediate_tensors", "inputs_embeds")
+UNTIL = "vLLM's models can run their decoder layers on rows that are scattered among the ranks"
+FORWARD = ("input_ids", "positions", "intermediate_tensors", "inputs_embeds")
 FORWARDS = tuple(
     Seam(
         target,
@@ -21,20 +20,20 @@ FORWARDS = tuple(
         "attn_scatter",
         _DEVICES,
         "the model runs its layers itself; ours runs the same layers on scattered rows",
-        _UNTIL,
-        _FORWARD,
+        UNTIL,
+        FORWARD,
     )
     for target in (
-        f"{_DEEPSEEK}:DeepseekV2Model.forward",
-        f"{_MODELS}.ernie45_moe:Ernie4_5_MoeModel.forward",
-        f"{_MODELS}.glm4_moe:Glm4MoeModel.forward",
-        f"{_MODELS}.llama:LlamaModel.forward",
-        f"{_MODELS}.minimax_m2:MiniMaxM2Model.forward",
-        f"{_MODELS}.mixtral:MixtralModel.forward",
-        f"{_MODELS}.olmoe:OlmoeModel.forward",
-        f"{_MODELS}.qwen2:Qwen2Model.forward",  # and Qwen3's, which derives from it
-        f"{_MODELS}.qwen2_moe:Qwen2MoeModel.forward",
-        f"{_MODELS}.qwen3_moe:Qwen3MoeModel.forward",
+        f"{DEEPSEEK}:DeepseekV2Model.forward",
+        f"{MODELS}.ernie45_moe:Ernie4_5_MoeModel.forward",
+        f"{MODELS}.glm4_moe:Glm4MoeModel.forward",
+        f"{MODELS}.llama:LlamaModel.forward",
+        f"{MODELS}.minimax_m2:MiniMaxM2Model.forward",
+        f"{MODELS}.mixtral:MixtralModel.forward",
+        f"{MODELS}.olmoe:OlmoeModel.forward",
+        f"{MODELS}.qwen2:Qwen2Model.forward",  # and Qwen3's, which derives from it
+        f"{MODELS}.qwen2_moe:Qwen2MoeModel.forward",
+        f"{MODELS}.qwen3_moe:Qwen3MoeModel.forward",
     )
 )
 _MODEL_PARTS = ("layers", "norm", "embed_tokens", "embed_input_ids")
@@ -42,7 +41,7 @@ _LAYER_PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm")
 _EXPERT_PARTS = ("experts", "gate")
 # module, the classes of a family, and what is read of their instances
 _FAMILIES = tuple(
-    (f"{_MODELS}.{module}:{owner}", names)
+    (f"{MODELS}.{module}:{owner}", names)
     for module, classes in {
         "deepseek_v2": {
             "DeepseekV2Model": _MODEL_PARTS,
@@ -108,22 +107,22 @@ _FAMILIES = tuple(
     }.items()
     for owner, names in classes.items()
 )
-_WHY_OWED = "for a scattered step the sum over the ranks is owed, and done by our collective"
+WHY_OWED = "for a scattered step the sum over the ranks is owed, and done by our collective"
 REDUCE_RESULTS = Seam(
     "vllm.model_executor.layers.linear:RowParallelLinear.reduce_results",
     "replace",
     "attn_scatter",
     _DEVICES,
-    _WHY_OWED,
-    _UNTIL,
+    WHY_OWED,
+    UNTIL,
 )
 REDUCE_EXPERTS = Seam(
     f"{_RUNNER}._maybe_reduce_final_output",
     "replace",
     "attn_scatter",
     _DEVICES,
-    _WHY_OWED,
-    _UNTIL,
+    WHY_OWED,
+    UNTIL,
     ("states", "trunc_size"),
 )
 GATE = Seam(
@@ -132,7 +131,7 @@ GATE = Seam(
     "attn_scatter",
     _DEVICES,
     "the router's logits are computed on the shard and given to the experts",
-    _UNTIL,
+    UNTIL,
 )
 PROJECTION = Seam(
     "vllm.model_executor.layers.mla:MultiHeadLatentAttentionWrapper.fused_qkv_a_proj",
@@ -140,9 +139,9 @@ PROJECTION = Seam(
     "attn_scatter",
     _DEVICES,
     "the projection runs on the shard, before the attention",
-    _UNTIL,
+    UNTIL,
 )
-_MASK = (
+MASK = (
     "input_",
     "org_vocab_start_index",
     "org_vocab_end_index",
@@ -150,38 +149,8 @@ _MASK = (
     "added_vocab_start_index",
     "added_vocab_end_index",
 )
-_WHY_EMBEDDING = "the embedding's own rows, before its sum over the ranks"
-_WHY_KINDS = "modules of other classes, or that exchange rows in another way, are refused"
-_WHY_PARTS = "the parts of a decoder layer that we run one by one"
-
-_NPU = ("npu",)
-_ASCEND_MLA = "vllm_ascend.attention.mla_v1:AscendMLAImpl"
-_ASCEND_EXPERTS = "vllm_ascend.ops.fused_moe.fused_moe_0_23_0"
-_ASCEND_LINEAR = "vllm_ascend.ops.linear:AscendRowParallelLinear"
-_ASCEND_EMBEDDING = "vllm_ascend.ops.vocab_parallel_embedding:AscendVocabParallelEmbedding"
-_UNTIL_ASCEND = "vllm-ascend gathers once, after the projection, and tells shards from whole batches by their type"
-
-
-def _ascend(target: str, why: str, parameters: tuple[str, ...] | None = None, until: str = _UNTIL_ASCEND) -> Seam:
-    return Seam(target, "replace", "attn_scatter", _NPU, why, until, parameters, pairs=ON_0_23)
-
-
-ASCEND_FORWARDS = tuple(
-    _ascend(
-        target,
-        "below it vLLM calls what it has compiled, which is for steps that are not scattered",
-        _FORWARD,
-        _UNTIL,
-    )
-    for target in (f"{_DEEPSEEK}:DeepseekV2ForCausalLM.forward", f"{_QWEN}:Qwen3MoeForCausalLM.forward")
-)
-ASCEND_REDUCE_RESULTS = _ascend(f"{_ASCEND_LINEAR}.reduce_results", _WHY_OWED)
-ASCEND_REDUCE_EXPERTS = _ascend(
-    f"{_ASCEND_EXPERTS}:AscendMoERunner._maybe_reduce_final_output", _WHY_OWED, ("states", "trunc_size")
-)
-ASCEND_PROJECTION = _ascend(
-    f"{_ASCEND_MLA}.fused_qkv_a_proj", "the projection runs on the shard, before the attention"
-)
+WHY_EMBEDDING = "the embedding's own rows, before its sum over the ranks"
+WHY_PARTS = "the parts of a decoder layer that we run one by one"
 
 ROWS = (
     *FORWARDS,
@@ -189,19 +158,15 @@ ROWS = (
     REDUCE_EXPERTS,
     GATE,
     PROJECTION,
-    *ASCEND_FORWARDS,
-    ASCEND_REDUCE_RESULTS,
-    ASCEND_REDUCE_EXPERTS,
-    ASCEND_PROJECTION,
     Seam(
         f"{_RUNNER}._fused_output_is_reduced",
         "read",
         "attn_scatter",
         _DEVICES,
         "experts that sum within their kernel are refused",
-        _UNTIL,
+        UNTIL,
     ),
-    Seam(f"{_RUNNER}.is_internal_router", "read", "attn_scatter", _DEVICES, _WHY_PARTS, _UNTIL),
+    Seam(f"{_RUNNER}.is_internal_router", "read", "attn_scatter", _DEVICES, WHY_PARTS, UNTIL),
     *(
         row
         for owner, names in _FAMILIES
@@ -211,18 +176,18 @@ ROWS = (
             "read",
             "attn_scatter",
             DEVICES,
-            why=_WHY_PARTS,
-            remove_when=_UNTIL,
+            why=WHY_PARTS,
+            remove_when=UNTIL,
         )
     ),
     *members(
-        f"{_DEEPSEEK}:DeepseekV2MLAAttention",
+        f"{DEEPSEEK}:DeepseekV2MLAAttention",
         {"fused_qkv_a_proj": None, "mla_attn": None, "forward": ("positions", "hidden_states", "llama_4_scaling")},
         "read",
         "attn_scatter",
         DEVICES,
-        why=_WHY_PARTS,
-        remove_when=_UNTIL,
+        why=WHY_PARTS,
+        remove_when=UNTIL,
     ),
     *members(
         f"{_EMBEDDING}:VocabParallelEmbedding",
@@ -230,50 +195,16 @@ ROWS = (
         "read",
         "attn_scatter",
         _DEVICES,
-        why=_WHY_EMBEDDING,
-        remove_when=_UNTIL,
+        why=WHY_EMBEDDING,
+        remove_when=UNTIL,
     ),
     Seam(
         f"{_EMBEDDING}:get_masked_input_and_mask",
         "read",
         "attn_scatter",
         _DEVICES,
-        _WHY_EMBEDDING,
-        _UNTIL,
-        _MASK,
-    ),
-    *(
-        row
-        for owner, names, why in (
-            (_ASCEND_MLA.partition(":")[0], ("AscendMLAImpl",), _WHY_KINDS),
-            ("vllm_ascend.ops.mla:AscendMultiHeadLatentAttention", ("mla_attn",), _WHY_PARTS),
-            ("vllm.model_executor.layers.attention.mla_attention:MLAAttention", ("impl",), _WHY_PARTS),
-            (f"{_ASCEND_EXPERTS}:AscendFusedMoE", ("runner",), _WHY_PARTS),
-            (f"{_QWEN}:Qwen3MoeAttention", ("qkv_proj",), _WHY_PARTS),
-            (_ASCEND_LINEAR.partition(":")[0], ("AscendRowParallelLinear", "AscendQKVParallelLinear"), _WHY_KINDS),
-            ("vllm_ascend.ops.layernorm:AscendRMSNorm", ("bias",), "norms with a bias are refused"),
-            (_ASCEND_EMBEDDING, ("forward_type", "shard_indices", "quant_method"), _WHY_EMBEDDING),
-            ("vllm.forward_context:ForwardContext", ("cudagraph_runtime_mode",), "whether the pass is a graph's"),
-        )
-        for row in members(
-            owner,
-            dict.fromkeys(names),
-            "read",
-            "attn_scatter",
-            _NPU,
-            why=why,
-            remove_when=_UNTIL_ASCEND,
-            pairs=ON_0_23,
-        )
-    ),
-    Seam(
-        f"{_ASCEND_EMBEDDING}._get_masked_input_and_mask",
-        "read",
-        "attn_scatter",
-        _NPU,
-        _WHY_EMBEDDING,
-        _UNTIL_ASCEND,
-        _MASK,
-        pairs=ON_0_23,
+        WHY_EMBEDDING,
+        UNTIL,
+        MASK,
     ),
 )

@@ -1,27 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scattered attention input of engines on vllm-ascend, on the emulator with its race checker.
 
-Steps are of odd and of even numbers of rows, and of a single one. Beside our own count, the emulator's HCCL counts
-every byte that any part of the process hands to it.
+Steps are of odd and of even numbers of rows, and of a single one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emulator.findings import Findings
+from tests.attn_scatter.families import FAMILIES
+from tests.attn_scatter.vllm_ascend.phases import (
+    MANY,
+    NEVER,
+    NUM_TOKENS,
+    check_bytes,
+    check_own_counts,
+    run,
+    scattering,
+)
 from tests.support.engines.bfloat16 import write_bfloat16
 from tests.support.engines.graph_counts import GraphCounts
 from tests.support.engines.near_ties import TIE_BFLOAT16, follow
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
-from tests.support.reference import float_network, make_prompts, transformers_tokens, write_qwen3_moe
+from tests.support.reference import float_network, make_prompts, transformers_tokens, write_model
 from vllm_ascend_ext.tools.engine import EngineCase
-from vllm_ascend_ext.tools.forked_ranks import Layout, Rank, run_ranks
+from vllm_ascend_ext.tools.forked_ranks import Layout
 
 pytestmark = [
     pytest.mark.emulator,
@@ -29,35 +37,12 @@ pytestmark = [
     pytest.mark.usefixtures("vllm_preloaded"),
 ]
 
-NUM_TOKENS = 8
-NEVER = 1 << 30
-MANY = 40
 # steps of at most 95 rows: prompts are prefilled in chunks, beside others that decode
 ENGINE: dict[str, Any] = {"max_num_batched_tokens": 95, "max_num_seqs": 6, "enable_prefix_caching": False}
 SYNC = {"async_scheduling": False}  # whose own races are known
 MOST_TIES = 6  # tokens of all that bfloat16 may choose otherwise
 SIZES = [1, 2, 4, 6]  # tokens of captured steps
-OPERATIONS = ("HcclAllReduce", "HcclAllGather", "HcclReduceScatter")
 TP2 = Layout(tp=2)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Holds what a rank saw of one threshold. sent: bytes handed to HCCL's operations; report: ours."""
-
-    tokens: list[tuple[int, ...]]
-    report: dict[str, Any]
-    sent: dict[str, int]
-
-    @property
-    def scatter(self) -> dict[str, Any]:
-        return self.report["attn_scatter"]
-
-    @property
-    def ring_bytes(self) -> int:
-        """Bytes that a rank of two sends by the ring algorithm: of a reduce-scatter, the other's half."""
-        reduced, gathered, scattered = (self.sent[operation] for operation in OPERATIONS)
-        return reduced + gathered + scattered // 2
 
 
 @pytest.fixture(scope="module")
@@ -70,52 +55,6 @@ def prompts(tiny_model: str) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def expected(tiny_model: str, prompts: list[list[int]]) -> list[tuple[int, ...]]:
     return transformers_tokens(tiny_model, prompts, NUM_TOKENS)
-
-
-def scattering(**settings: Any) -> dict[str, Any]:
-    return {"attn_scatter": {"enabled": True, "min_tokens": 1, **settings}}
-
-
-def _set(worker: Any, min_tokens: int) -> None:
-    worker.bound_features["attn_scatter"].model.min_tokens = min_tokens
-
-
-def run(case: EngineCase, prompts: list[list[int]], thresholds: list[int]) -> list[list[Phase]]:
-    """Completes `prompts` once with each threshold, in one engine, the last of them alone: [rank][threshold]."""
-
-    def job(rank: Rank) -> list[Phase]:
-        import torch
-        from vllm import LLM, SamplingParams
-
-        from emulator.traffic import traffic
-
-        llm = LLM(**case.llm_arguments())
-        params = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
-        phases = []
-        for threshold in thresholds:
-            llm.collective_rpc(_set, args=(threshold,))
-            llm.collective_rpc("ascend_ext_report", kwargs={"reset": True})
-            before = {operation: traffic(operation) for operation in OPERATIONS}
-            tokens = []
-            for together in (prompts[:-1], prompts[-1:]):
-                given = [{"prompt_token_ids": prompt} for prompt in together]
-                outputs = llm.generate(given, params, use_tqdm=False)
-                tokens += [tuple(output.outputs[0].token_ids) for output in outputs]
-            torch.npu.synchronize()
-            sent = {operation: traffic(operation).since(before[operation]).bytes for operation in OPERATIONS}
-            phases.append(Phase(tokens, llm.collective_rpc("ascend_ext_report")[0], sent))
-        return phases
-
-    return run_ranks(job, case.layout, deadline_s=300)
-
-
-def check_bytes(plain: Phase, scattered: Phase) -> None:
-    """What HCCL was handed is what was foretold, and what our collectives count, to the byte; the logits' gathers,
-    which are not ours, are alike in both. Every step is scattered, so the layers make no other sum."""
-    ours = scattered.report["traffic"]["attn_scatter"]
-    assert sum(counts["bytes"] for counts in ours.values()) == scattered.scatter["predicted_bytes"]
-    logits = plain.sent["HcclAllGather"]
-    assert scattered.ring_bytes - logits == scattered.scatter["predicted_bytes"]
 
 
 @pytest.mark.parametrize("expert_parallel", [False, pytest.param(True, marks=long_table)], ids=["TP2", "TP2+EP"])
@@ -132,13 +71,6 @@ def test_deepseek(
         assert always.scatter["num_plain"] == 0
         assert min(some.scatter["num_plain"], some.scatter["num_scattered"]) > 0
         check_bytes(plain, always)
-
-
-def check_own_counts(scattered: Phase) -> None:
-    """As `check_bytes`, where layers that are not scattered send too: theirs reduce-scatter nothing."""
-    ours = scattered.report["traffic"]["attn_scatter"]
-    assert sum(counts["bytes"] for counts in ours.values()) == scattered.scatter["predicted_bytes"]
-    assert scattered.sent["HcclReduceScatter"] // 2 == ours["reduce_scatter_into"]["bytes"]
 
 
 @long_table
@@ -169,11 +101,14 @@ def test_deepseek_with_drafts(
 
 
 @long_table
-def test_qwen3_moe(tiny_model: str, prompts: list[list[int]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["Qwen3-MoE", "GLM-4-MoE", "Mixtral"])
+def test_divided_projections(family: str, tiny_model: str, prompts: list[list[int]], tmp_path: Path) -> None:
     """The gather comes before the projection, which the ranks divide."""
-    model = write_qwen3_moe(tmp_path, tiny_model)
+    config_name, settings = FAMILIES[family]
+    model = write_model(tmp_path, tiny_model, config_name, **settings)
     case = EngineCase(model, TP2, ascend_ext=scattering(), engine_args=ENGINE)
     expected = transformers_tokens(model, prompts, NUM_TOKENS)
+    assert len(set(expected)) > 4  # not degenerate
     for plain, always in run(case, prompts, [NEVER, 1]):
         assert [phase.tokens for phase in (plain, always)] == [expected] * 2
         assert always.scatter["num_plain"] == 0
