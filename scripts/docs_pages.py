@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from coverage_page import coverage
 from dashboard import dashboard
+from pages.emulator_coverage import kept, tables
 from prometheus_client import REGISTRY as PROMETHEUS
 from pydantic import BaseModel
 
@@ -233,6 +234,17 @@ def coverage_page() -> str:
     return page("Coverage", *coverage(table, paragraph))
 
 
+def emulator_coverage() -> str:
+    """Returns the page of other projects' tests on the emulator, from the results that its runner has kept."""
+    introduction = paragraph(
+        "Other projects' own tests, run on the emulator by `python -m emulator peers` with the real torch_npu and "
+        "the race checker on, each file in a process of its own. The suites are not kept here: the runner takes a "
+        "checkout. A test passes where its own assertions hold; race reports are counted beside it. How to run "
+        "them: [the emulator](internals/emulator.md#other-projects-tests)."
+    )
+    return page("Emulator coverage", introduction, *tables(kept()))
+
+
 def grafana() -> str:
     """Returns the dashboard, with the names under which the metrics are exported."""
     names = {
@@ -248,6 +260,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "metrics.md": metrics,
     DOCS / "environment.md": environment,
     DOCS / "coverage.md": coverage_page,
+    DOCS / "emulator_coverage.md": emulator_coverage,
     DOCS / "recipes" / "grafana_dashboard.json": grafana,
 }
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import linear_attention, quantised_operators, sparse_operators  # noqa: F401 - define
 from .compressed import attention, compressor, hyper_connections, rows  # noqa: F401 - define
 from .fused_mc2 import DISPATCH_FFN_COMBINE, dispatch_ffn_combine
+from .kernels import caches, drafts, lora, ngrams  # noqa: F401 - define
 from .operators import declare, define
 
 
@@ -69,24 +70,6 @@ def moe_gating_top_k_shapes(x: Tensor, k: int, *_: object, **__: object) -> tupl
     ids_TK = x.new_empty((num_rows, k), dtype=torch.int32)
     return x.new_empty((num_rows, k)), ids_TK, torch.empty_like(x, dtype=torch.float32)
 
-
-# without a body: vllm_ascend.meta_registration gives them their shapes, and nothing on the eager path calls them
-declare(
-    "_C_ascend",
-    "get_masked_input_and_mask(Tensor input, int org_vocab_start_index, int org_vocab_end_index, "
-    "int num_org_vocab_padding, int added_vocab_start_index, int added_vocab_end_index) "
-    "-> (Tensor masked_input, Tensor mask)",
-)
-declare(
-    "_C_ascend",
-    "bgmv_expand(Tensor! x, Tensor! weight, Tensor! indices, Tensor! y, int slice_offset, int slice_size) "
-    "-> Tensor",
-)
-declare(
-    "_C_ascend",
-    "sgmv_expand(Tensor! x, Tensor! weight, Tensor! lora_indices, Tensor! seq_len, Tensor! y, int slice_offset, "
-    "int slice_size) -> Tensor",
-)
 
 declare("_C_ascend", "device_print(str msg) -> ()")  # vllm-ascend 0.30 asks whether they are there
 declare("_C_ascend", "device_print_tensor(Tensor tensor) -> ()")

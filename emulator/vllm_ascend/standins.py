@@ -72,8 +72,9 @@ STAND_INS = (
         "grouped_matmul_swiglu_quant_weight_nz and its tensor_list, grouped_matmul_swiglu_quant_v2, "
         "npu_dequant_swiglu_quant, "
         "dispatch_ffn_combine, npu_lightning_indexer, npu_sparse_flash_attention, npu_gemma_rms_norm, "
-        "npu_causal_conv1d_custom, npu_fused_gdn_gating, npu_recurrent_gated_delta_rule; and those of DeepSeek-V4 "
-        "in `compressed`, by torch operations; with shapes for torch.compile",
+        "npu_causal_conv1d_custom, npu_fused_gdn_gating, npu_recurrent_gated_delta_rule; those of DeepSeek-V4 "
+        "in `compressed` and of LoRA, drafts and caches in `kernels`, by torch operations; with shapes for "
+        "torch.compile",
     ),
     StandIn(
         target="vllm_ascend._build_info:__device_type__",

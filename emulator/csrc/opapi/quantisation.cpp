@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Semantics from op-plugin's public API documentation of npu_dynamic_quant, npu_quant_matmul,
-// npu_trans_quant_param, npu_convert_weight_to_int4pack and npu_grouped_matmul (BSD-3 repository); what an int4
-// product's bias makes up for, from vllm-ascend's quantization/methods/w4a8.py (Apache-2.0), which prepares it.
+// npu_trans_quant_param, npu_convert_weight_to_int4pack, npu_weight_quant_batchmatmul and npu_grouped_matmul
+// (BSD-3 repository), and from its test of npu_kronecker_quant; what an int4 product's bias makes up for, from
+// vllm-ascend's quantization/methods/w4a8.py (Apache-2.0), which prepares it.
 #include "opapi/quantisation.h"
 
 #include "opapi/bodies.h"
@@ -11,6 +12,14 @@ namespace {
 
 constexpr double kLargest = 127;
 constexpr int64_t kInt4Offset = 8;
+constexpr double kLargestInt4 = 7;
+constexpr int64_t kInt4InWord = 8;
+
+// A scale or offset of groups of `group_size` rows as one for each of `rows`.
+Tensor OfRows(const Tensor& groups, int64_t group_size, int64_t rows) {
+  if (groups.dim() < 2 || groups.size(-2) == 1 || group_size == 0) return f32(groups);
+  return f32(groups).repeat_interleave(group_size, -2).narrow(-2, 0, rows);
+}
 
 }  // namespace
 
@@ -40,6 +49,42 @@ Tensor unpack_int4(const Tensor& words) {
   const auto shifts = at::arange(0, 32, 4, words.options());
   const auto nibbles = at::bitwise_right_shift(words.unsqueeze(-1), shifts).bitwise_and(15);
   return at::where(nibbles >= 8, nibbles - 16, nibbles).flatten(-2).to(at::kChar);
+}
+
+Tensor pack_int4(const Tensor& values) {
+  const auto nibbles = values.to(at::kInt).unflatten(-1, {-1, kInt4InWord}).bitwise_and(15);
+  const auto shifts = at::arange(0, 32, 4, nibbles.options());
+  return at::bitwise_left_shift(nibbles, shifts).sum(Ints{-1}, false, at::kInt);
+}
+
+void weight_quant_matmul(const WeightQuantMatmul& call, const Tensor& out) {
+  const int64_t rows = call.x.size(-1);
+  auto weight = call.weight;
+  if (weight.scalar_type() == at::kInt) {
+    const bool packs_rows = weight.size(-2) != rows;
+    weight = packs_rows ? unpack_int4(weight.mT()).mT() : unpack_int4(weight);
+  } else if (weight.scalar_type() != at::kChar) {
+    not_emulated(c10::str("a quantised weight of ", weight.scalar_type()));
+  }
+  auto wide = weight.to(at::kFloat);
+  if (call.offset.defined()) wide = wide + OfRows(call.offset, call.group_size, rows);
+  auto result = at::matmul(f32(call.x), wide * OfRows(call.scale, call.group_size, rows));
+  if (call.bias.defined()) result = result + f32(call.bias);
+  if (call.quant_scale.defined()) {
+    result = result * scale_of(call.quant_scale);
+    if (call.quant_offset.defined()) result = result + f32(call.quant_offset);
+    result = at::round(result).clamp(-kLargest - 1, kLargest);
+  }
+  put(out, result);
+}
+
+void flat_quant(const Tensors& x_p1_p2, double clip_ratio, const Tensor& out, const Tensor& scales) {
+  if (out.scalar_type() != at::kInt) not_emulated("a flat quantisation to another type than int4");
+  const auto product = at::matmul(f32(x_p1_p2[1]), at::matmul(f32(x_p1_p2[0]), f32(x_p1_p2[2])));
+  const auto scale = at::amax(at::abs(product), Ints{-1, -2}) / (kLargestInt4 * clip_ratio);
+  const auto divisor = scale.masked_fill(scale == 0, 1).view({-1, 1, 1});
+  put(out, pack_int4(at::round(product / divisor).clamp(-kLargestInt4 - 1, kLargestInt4)));
+  put(scales, scale);
 }
 
 Tensor int4_product(const Int4Product& call) {

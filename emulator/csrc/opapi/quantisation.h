@@ -34,6 +34,24 @@ struct Int4Product {
 // times the sum of the scaled weights, makes up for it.
 Tensor int4_product(const Int4Product& call);
 
+// The reverse of int8 values that fit into four bits: int32 [..., N / 8] from [..., N].
+Tensor pack_int4(const Tensor& values);
+
+// Products of floating-point rows x [.., M, K] and quantised weights [.., K, N]: int8, or int4 in int32 words that
+// hold eight of the dimension whose elements lie together. Undefined ones do not count.
+struct WeightQuantMatmul {
+  Tensor x, weight;
+  Tensor scale, offset;              // [G, N] of G groups of rows of the weight, [N] or [1]
+  Tensor quant_scale, quant_offset;  // of an int8 result
+  Tensor bias;                       // [N]
+  int64_t group_size = 0;
+};
+void weight_quant_matmul(const WeightQuantMatmul& call, const Tensor& out);
+
+// Writes p1 x p2 of each matrix of x [B, M, N], p1 [M, M] and p2 [N, N], as int4 in int32 words, and its scale
+// [B].
+void flat_quant(const Tensors& x_p1_p2, double clip_ratio, const Tensor& out, const Tensor& scales);
+
 // The operands of QuantMatmul; undefined ones do not count.
 struct QuantMatmul {
   Tensor x, weight;

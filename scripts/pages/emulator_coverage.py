@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes what came of other projects' tests on the emulator as the parts of a page: which, passed, failed, why."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "tests" / "assets" / "peers"  # what came of the suites
+FILES_LISTED = 80  # of a suite with more only the reasons are
+REASONS_LISTED = 60  # the rest is counted in one row
+_COUNTED = ("passed", "failed", "skipped")
+
+
+def _row(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |"
+
+
+def _table(head: Sequence[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    return [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('`', chr(39))}`"
+
+
+def kept() -> list[dict[str, Any]]:
+    """Returns the results that are kept, as `emulator.peers.results` has written them."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(PUBLISHED.glob("*.json"))]
+
+
+def tables(contents: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Returns groups of lines: a table of all suites, and for each its reasons and, unless there are many, its
+    files. contents: of result files."""
+    rows = []
+    for content in contents:
+        files = content["files"].values()
+        clean = sum(1 for found in files if not found.get("failed"))
+        sums = [sum(found.get(kind, 0) for found in files) for kind in _COUNTED]
+        rows.append((content["title"], content["source"], len(files), clean, *sums))
+    head = ("suite", "from", "files", "without a failure", *_COUNTED)
+    return [_table(head, rows), *(part for content in contents for part in _suite(content))]
+
+
+def _suite(content: dict[str, Any]) -> list[list[str]]:
+    files = content["files"]
+    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    parts = [[f"## {content['suite']}"], [f"{content['title']}, run with {versions}."]]
+    for kind in ("failed", "skipped"):
+        if reasons := _reasons(files, kind):
+            parts.append(_table((f"why {kind}", "tests", "files"), reasons))
+    if len(files) <= FILES_LISTED:
+        rows = [(_code(_short(name)), *(found.get(kind, 0) for kind in _COUNTED)) for name, found in files.items()]
+        parts.append(_table(("file", *_COUNTED), rows))
+    if reports := {name: found["race_reports"] for name, found in files.items() if "race_reports" in found}:
+        parts.append(_table(("race reports in", "number"), ((_code(_short(f)), n) for f, n in reports.items())))
+    return parts
+
+
+def _reasons(files: dict[str, Any], kind: str) -> list[tuple[str, int, int]]:
+    """Returns (reason, tests, files), the most frequent first."""
+    tests: Counter[str] = Counter()
+    places: Counter[str] = Counter()
+    for found in files.values():
+        for why, number in found.get(f"why_{kind}", {}).items():
+            tests[why] += number
+            places[why] += 1
+    order = sorted(tests, key=lambda why: (-tests[why], why))
+    rows = [(_code(why), tests[why], places[why]) for why in order[:REASONS_LISTED]]
+    if others := order[REASONS_LISTED:]:
+        rows.append((f"{len(others)} others", sum(tests[w] for w in others), sum(places[w] for w in others)))
+    return rows
+
+
+def _short(name: str) -> str:
+    """Returns the last parts of a path, enough to find it."""
+    return "/".join(PurePosixPath(name).parts[-3:])
