@@ -15,6 +15,12 @@ constexpr int64_t kInt4Offset = 8;
 constexpr double kLargestInt4 = 7;
 constexpr int64_t kInt4InWord = 8;
 
+// The values of a weight [.., K, N] as int8; int32 words hold eight of the dimension that is too short.
+Tensor Unpacked(const Tensor& weight, int64_t rows) {
+  if (weight.scalar_type() != at::kInt) return weight;
+  return weight.size(-2) == rows ? unpack_int4(weight) : unpack_int4(weight.mT()).mT();
+}
+
 // A scale or offset of groups of `group_size` rows as one for each of `rows`.
 Tensor OfRows(const Tensor& groups, int64_t group_size, int64_t rows) {
   if (groups.dim() < 2 || groups.size(-2) == 1 || group_size == 0) return f32(groups);
@@ -28,6 +34,45 @@ QuantisedRows quantise_rows(const Tensor& x) {
   const auto scales = at::amax(at::abs(wide), Ints{-1}) / kLargest;
   const auto divisor = scales.masked_fill(scales == 0, 1).unsqueeze(-1);
   return {at::round(wide / divisor).clamp(-kLargest - 1, kLargest).to(at::kChar), scales};
+}
+
+QuantisedRows quantise_rows(const Tensor& x, at::ScalarType type, bool shifts) {
+  if (type != at::kChar && type != at::kInt) not_emulated("quantising to another type than int8 and int4");
+  const double largest = type == at::kChar ? kLargest : kLargestInt4;
+  const auto wide = x.to(at::kFloat);
+  QuantisedRows rows;
+  if (shifts) {
+    const auto most = at::amax(wide, Ints{-1});
+    rows.scales = (most - at::amin(wide, Ints{-1})) / (2 * largest + 1);
+    rows.offsets = largest - most / rows.scales;
+  } else {
+    rows.scales = at::amax(at::abs(wide), Ints{-1}) / largest;
+  }
+  auto values = wide / rows.scales.masked_fill(rows.scales == 0, 1).unsqueeze(-1);
+  if (shifts) values = values + rows.offsets.unsqueeze(-1);
+  values = at::round(values).clamp(-largest - 1, largest).to(at::kChar);
+  rows.values = type == at::kChar ? values : pack_int4(values);
+  return rows;
+}
+
+Tensor smoothed(const Tensor& x, const Tensor& scales, const Tensor& groups) {
+  if (!scales.defined()) return x;
+  if (!groups.defined()) return f32(x) * f32(scales);
+  const auto rows = f32(x).clone();
+  const auto flat = rows.view({-1, x.size(-1)});
+  int64_t begin = 0;
+  for (int64_t g = 0; g < groups.numel(); ++g) {
+    const int64_t end = std::max(begin, i64(groups)[g].item<int64_t>());
+    flat.slice(0, begin, end).mul_(f32(scales)[g]);
+    begin = end;
+  }
+  return rows;
+}
+
+Tensor scaled_to_int8(const Tensor& x, const Tensor& scale, const Tensor& offset, bool divides) {
+  auto result = divides ? f32(x) / f32(scale) : f32(x) * f32(scale);
+  if (offset.defined()) result = result + offset.to(at::kFloat);
+  return at::round(result).clamp(-kLargest - 1, kLargest);
 }
 
 // float64 holds every sum of int8 products exactly, and has a fast product on the CPU.
@@ -59,11 +104,8 @@ Tensor pack_int4(const Tensor& values) {
 
 void weight_quant_matmul(const WeightQuantMatmul& call, const Tensor& out) {
   const int64_t rows = call.x.size(-1);
-  auto weight = call.weight;
-  if (weight.scalar_type() == at::kInt) {
-    const bool packs_rows = weight.size(-2) != rows;
-    weight = packs_rows ? unpack_int4(weight.mT()).mT() : unpack_int4(weight);
-  } else if (weight.scalar_type() != at::kChar) {
+  const auto weight = Unpacked(call.weight, rows);
+  if (weight.scalar_type() != at::kChar) {
     not_emulated(c10::str("a quantised weight of ", weight.scalar_type()));
   }
   auto wide = weight.to(at::kFloat);
@@ -103,8 +145,10 @@ Tensor int4_product(const Int4Product& call) {
 }
 
 void quant_matmul(const QuantMatmul& call, const Tensor& out) {
-  const auto x = call.transpose_x ? call.x.transpose(-1, -2) : call.x;
-  const auto weight = call.transpose_weight ? call.weight.transpose(-1, -2) : call.weight;
+  auto x = call.transpose_x ? call.x.transpose(-1, -2) : call.x;
+  auto weight = call.transpose_weight ? call.weight.transpose(-1, -2) : call.weight;
+  if (x.scalar_type() == at::kInt) x = unpack_int4(x);
+  weight = Unpacked(weight, x.size(-1));
   auto sums = integer_product(x, weight);
   const bool integer_bias = call.bias.defined() && call.bias.scalar_type() == at::kInt;
   if (integer_bias) sums = sums + call.bias;

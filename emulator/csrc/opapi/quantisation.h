@@ -7,11 +7,20 @@
 namespace emu::opapi {
 
 struct QuantisedRows {
-  Tensor values;  // int8, as x
-  Tensor scales;  // float32, without the last dimension
+  Tensor values;   // int8, as x, or int32 words of eight int4 values
+  Tensor scales;   // float32, without the last dimension
+  Tensor offsets;  // as scales; undefined: none
 };
 // Each row (last dimension) by its own scale, its largest absolute value / 127. A row of zeros keeps the scale 0.
 QuantisedRows quantise_rows(const Tensor& x);
+// The same to int8 or, where `type` is int32, to int4, from the smallest to the largest value where it `shifts`.
+QuantisedRows quantise_rows(const Tensor& x, at::ScalarType type, bool shifts);
+// x times the smoothing scales, one row of them for each group of rows of x where there are `groups`, whose ends
+// they say.
+Tensor smoothed(const Tensor& x, const Tensor& scales, const Tensor& groups);
+
+// round(x / scale + offset), or round(x * scale + offset), as int8; the offset may be undefined.
+Tensor scaled_to_int8(const Tensor& x, const Tensor& scale, const Tensor& offset, bool divides);
 
 // The exact sums of an int8 product as int32.
 Tensor integer_product(const Tensor& a, const Tensor& b);

@@ -88,3 +88,69 @@ def test_a_largest_value_of_its_own_is_refused() -> None:
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert found.returncode != 0 and "largest value of its own" in found.stderr
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+def test_dynamic_quant_to_int4(dtype: torch.dtype) -> None:
+    import torch_npu
+
+    x = torch.randn(3, 5, 16).to(dtype)
+    words, scales = torch_npu.npu_dynamic_quant(x.npu(), dst_type=torch.quint4x2)
+    wanted = x.double().abs().amax(-1) / 7
+    assert (words.dtype, words.shape) == (torch.int32, (3, 5, 2))
+    assert_close(scales, wanted)
+    assert (unpacked(words.cpu()).double() - x.double() / wanted[..., None]).abs().max() <= 0.5 + 1e-3
+
+
+def test_dynamic_quant_with_offsets_and_groups() -> None:
+    import torch_npu
+
+    x, smooth, ends = (
+        torch.randn(6, 16).half(),
+        torch.rand(3, 16).half(),
+        torch.tensor([2, 2, 5], dtype=torch.int32),
+    )
+    values, scales, offsets = torch_npu.npu_dynamic_quant_asymmetric(
+        x.npu(), smooth_scales=smooth.npu(), group_index=ends.npu()
+    )
+    rows = x.double()
+    for row, group in ((0, 0), (1, 0), (2, 2), (3, 2), (4, 2)):  # the last row belongs to none
+        rows[row] *= smooth[group].double()
+    wanted = (rows.amax(-1) - rows.amin(-1)) / 255
+    assert_close(scales, wanted)
+    assert_close(offsets, 127 - rows.amax(-1) / wanted)
+    exact = rows / wanted[:, None] + (127 - rows.amax(-1) / wanted)[:, None]
+    assert (values.cpu().double() - exact).abs().max() <= 0.5 + 1e-3
+
+
+def test_quant_matmul_of_int4() -> None:
+    import torch_npu
+
+    x, weight = torch.randint(-8, 8, (5, 64), dtype=torch.int8), torch.randint(-8, 8, (64, 16), dtype=torch.int8)
+    scale, row_scale = torch.rand(16), torch.rand(5)
+    result = torch_npu.npu_quant_matmul(
+        packed(x).npu(),
+        packed(weight).npu(),
+        scale.npu(),
+        pertoken_scale=row_scale.npu(),
+        output_dtype=torch.bfloat16,
+    )
+    assert_close(result, x.double() @ weight.double() * scale.double() * row_scale.double()[:, None])
+
+
+@pytest.mark.parametrize("divides", (False, True))
+def test_add_rms_norm_quant(divides: bool) -> None:
+    import torch_npu
+
+    x1, x2, gamma, beta = (torch.randn(shape).half() for shape in ((4, 16), (4, 16), (16,), (16,)))
+    scale, offset = torch.rand(16) + 0.5, torch.randint(-9, 9, (16,), dtype=torch.int32)
+    scale = scale if divides else scale * 20
+    y, _, x = torch_npu.npu_add_rms_norm_quant(
+        x1.npu(), x2.npu(), gamma.npu(), scale.npu(), offset.npu(), beta.npu(), epsilon=1e-6, div_mode=divides
+    )
+    total = (x1 + x2).double()
+    normed = total / (total.square().mean(-1, keepdim=True) + 1e-6).sqrt() * gamma.double() + beta.double()
+    exact = (normed / scale.double() if divides else normed * scale.double()) + offset.double()
+    assert_close(x, total)
+    assert y.dtype == torch.int8
+    assert (y.cpu().double() - exact.clamp(-128, 127)).abs().max() <= 0.5 + 0.02
