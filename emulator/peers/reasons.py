@@ -10,9 +10,9 @@ LONGEST = 110
 # (what is looked for, the reason); the first that is found counts. Group 1 fills the braces.
 _KNOWN: tuple[tuple[str, str], ...] = (
     (r"not emulated: operator (\w+)", "no operator {} (aclop)"),
-    (r"not emulated: (\w+)", "no {}"),
+    (r"not emulated: ((?:acl|rt|Hccl|Msprof)\w+)", "no {}"),
     (r"(aclnn\w+?)(?:GetWorkspaceSize)? (?:or \w+ )?not in lib", "no operator {}"),
-    (r"(aclnn\w+) is not emulated", "no operator {}"),
+    (r"asynchronous failure: (\w+) on stream \d+ of npu:\d+: ([^\n]+)", "{}: {}"),
     (r"'_OpNamespace' '(?:_C_ascend|npu|atb)' object has no attribute '(\w+)'", "no operator {}"),
     (r"'_C_ascend' object has no attribute '(\w+)'", "no operator {}"),
     (r"libatb\.so.*not emulated|(?:ATB|atb::)\S* .*not emulated", "ATB"),
@@ -31,9 +31,14 @@ def reason(text: str) -> str:
     """Returns the reason for a failure: a known one, else the line with the exception, shortened."""
     for pattern, words in _KNOWN:
         if found := re.search(pattern, text):
-            return words.format(*(group or "" for group in found.groups()))
+            return _shortened(words.format(*(group or "" for group in found.groups())))
     lines = [line[1:].strip() for line in text.splitlines() if re.match(r"E\s{2,}\S", line)]
     line = next((line for line in lines if re.match(r"[\w.]*(?:Error|Exception|Fail\w*|Exit)\b", line)), "")
     line = line or (lines[0] if lines else next(iter(text.strip().splitlines()[-1:]), "no message"))
+    return _shortened(line)
+
+
+def _shortened(line: str) -> str:
+    """Returns a line without numbers that differ from run to run, and of LONGEST characters at most."""
     line = re.sub(r"0x[0-9a-f]+|\d+\.\d{4,}(?:e[-+]?\d+)?", "…", line)
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"

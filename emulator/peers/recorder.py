@@ -72,8 +72,9 @@ class Recorder:
 
 
 def _versions() -> dict[str, str]:
+    """Returns the versions of what the file has imported."""
     found = {}
-    for name in ENVIRONMENT:
+    for name in (name for name in ENVIRONMENT if name.replace("-", "_") in sys.modules):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

@@ -105,7 +105,7 @@ SUITES = {
             ("test/test_base_ops/test_*.py", "test/test_custom_ops/test_*.py"),
             packages=_TESTING,
             preloads=_PRELOADED,
-            deadline_s=120.0,
+            deadline_s=300.0,
         ),
     )
 }

@@ -117,6 +117,29 @@ def compressor_metadata(
     return cos, sin, torch.stack([block_R, offset_R], -1).int()
 
 
+def compressor_metadata_out(
+    rope_cos: Tensor,
+    rope_sin: Tensor,
+    cu_seqlens: Tensor,
+    start_pos: Tensor,
+    kv_block_table: Tensor,
+    kv_block_size: int,
+    slot_mapping_format: int,
+    compress_ratio: int,
+    num_reqs_actual: int,
+    compress_cos: Tensor,
+    compress_sin: Tensor,
+    slot_mapping: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Writes the same into the last three, whose number of rows it is, and returns them."""
+    outputs = (compress_cos, compress_sin, slot_mapping)
+    given = (rope_cos, rope_sin, cu_seqlens, start_pos, kv_block_table, kv_block_size, slot_mapping_format)
+    found = compressor_metadata(*given, compress_ratio, compress_cos.shape[0], num_reqs_actual)
+    for output, value in zip(outputs, found, strict=True):
+        output.copy_(value)
+    return outputs
+
+
 def _own_part(state_RWD: Tensor, coff: int, cmp_ratio: int) -> Tensor:
     """Returns of the tokens before a key's own their first part, and of its own the last."""
     size = state_RWD.shape[-1] // coff
@@ -144,4 +167,12 @@ define(
     "Tensor kv_block_table, int kv_block_size, int slot_mapping_format, int compress_ratio, "
     "int num_compressed_tokens, int num_reqs_actual) -> (Tensor, Tensor, Tensor)",
     compressor_metadata,
+)
+define(
+    "_C_ascend",
+    "compressor_metadata_out(Tensor rope_cos, Tensor rope_sin, Tensor cu_seqlens, Tensor start_pos, "
+    "Tensor kv_block_table, int kv_block_size, int slot_mapping_format, int compress_ratio, int num_reqs_actual, "
+    "Tensor(a!) compress_cos, Tensor(b!) compress_sin, Tensor(c!) slot_mapping) "
+    "-> (Tensor(a!), Tensor(b!), Tensor(c!))",
+    compressor_metadata_out,
 )

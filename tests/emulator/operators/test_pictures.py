@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -110,3 +111,44 @@ def test_synchronised_batch_norm() -> None:
     total, both = grad.double().sum((0, 2)), (grad.double() * centred).sum((0, 2))
     for ours, theirs in zip(found, (total, both, both * invstd.double(), total), strict=True):
         assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", ((6, 4), (3, 4, 5, 2), (3, 4, 2, 3, 2)))
+@pytest.mark.parametrize("training", (True, False))
+def test_batch_norm(shape: tuple[int, ...], training: bool) -> None:
+    """By torch_npu's single-operator interface, for it has no aclnn function for it."""
+    x, weight, bias = torch.randn(shape) * 2 + 1, torch.rand(4), torch.randn(4)
+    mean, variance = torch.randn(4), torch.rand(4) + 0.5
+    found = []
+    for device, dtype in (("npu", torch.float32), ("cpu", torch.float64)):
+        running = [value.to(device, dtype, copy=True) for value in (mean, variance)]
+        given, scale, offset = (value.to(device, dtype).requires_grad_() for value in (x, weight, bias))
+        result = F.batch_norm(given, *running, scale, offset, training, 0.3, 1e-3)
+        found.append([result.detach(), *running])
+    for ours, theirs in zip(*found, strict=True):
+        assert_close(ours, theirs)
+    assert torch.equal(found[0][1].cpu(), mean) != training
+
+
+def test_broadcast_of_one_operator() -> None:
+    import torch_npu
+
+    x = torch.randn(3, 1, 2)
+    assert torch.equal(torch_npu.npu_broadcast(x.npu(), [3, 4, 2]).cpu(), x.expand(3, 4, 2))
+    logits, target, factor = torch.randn(5, 3), torch.rand(5, 3), torch.rand(3)
+    loss = F.binary_cross_entropy_with_logits(logits.npu(), target.npu(), pos_weight=factor.npu())
+    expected = F.binary_cross_entropy_with_logits(logits.double(), target.double(), pos_weight=factor.double())
+    assert_close(loss, expected)
+
+
+def test_an_operator_of_the_interface_waits_for_its_stream(race_reports: Any) -> None:
+    import torch_npu
+
+    x, stream = torch.randn(64, 1).npu(), torch.npu.Stream()
+    torch.npu.synchronize()
+    x.add_(1)
+    with torch.npu.stream(stream):
+        torch_npu.npu_broadcast(x, [64, 8])
+    torch.npu.synchronize()
+    (report,) = race_reports.take()
+    assert "BroadcastTo" in report and "aclnnInplaceAdds" in report

@@ -124,6 +124,11 @@ def test_a_failed_device_fails_one_test_and_a_race_is_counted(tmp_path: Path) ->
         ("ModuleNotFoundError: No module named 'npugraph_ex.core'", "no module npugraph_ex.core"),
         ("    assert x\nE   AssertionError: at 0x7ff0aa12 by 1.234567e-05", "AssertionError: at … by …"),
         ("E   " + "long " * 100, ("long " * 100)[: LONGEST - 1] + "…"),
+        (
+            "E   the device failed: asynchronous failure: aclnnCdist on stream 0 of npu:0: not for 'Half'\n",
+            "aclnnCdist: not for 'Half'",
+        ),
+        ("NotImplementedError: not emulated: a compressor", "NotImplementedError: not emulated: a compressor"),
         ("", "no message"),
     ],
 )

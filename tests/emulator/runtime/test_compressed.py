@@ -121,6 +121,10 @@ def test_a_row_without_a_key_has_no_place(operators: Any) -> None:
     assert of_cos[1:].eq(1).all() and of_sin[1:].eq(0).all()
     assert operators.compressor_metadata(*given, 128, 1, RATIO, 3, 2)[2].tolist() == [9 * 128 + 1, -1, -1]
     assert operators.compressor_metadata(*given, 128, 1, RATIO, 3, 1)[2].tolist() == [-1, -1, -1]
+    rows = [torch.empty_like(value) for value in (of_cos, of_sin, slots)]
+    written = operators.compressor_metadata_out(*given, 128, 2, RATIO, 2, *rows)
+    for row, result, value in zip(rows, written, (of_cos, of_sin, slots), strict=True):
+        assert result.data_ptr() == row.data_ptr() and torch.equal(row.cpu(), value.cpu())
 
 
 def paged(rows: Tensor, table: list[int], block_size: int) -> Tensor:
