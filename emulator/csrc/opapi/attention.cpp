@@ -89,8 +89,9 @@ Tensor Hidden(const Attention& call, int64_t b, int64_t queries, int64_t keys) {
   if (call.sparse_mode == 0 || call.sparse_mode == 1) {
     if (!call.mask.defined()) return {};
     auto mask = call.mask.to(at::kBool);
-    while (mask.dim() > 2) mask = mask.select(0, mask.size(0) == 1 ? 0 : b);
-    return mask.slice(0, 0, queries).slice(1, 0, keys);
+    if (mask.dim() > 2) mask = mask.select(0, mask.size(0) == 1 ? 0 : b);
+    if (mask.dim() > 2 && mask.size(0) == 1) mask = mask.select(0, 0);  // one for all heads
+    return mask.slice(-2, 0, queries).slice(-1, 0, keys);
   }
   // Key minus query, both counted from the start (mode 2) or from the end (modes 3 and 4).
   const int64_t shift = call.sparse_mode == 2 ? 0 : keys - queries;

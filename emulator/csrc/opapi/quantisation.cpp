@@ -5,6 +5,8 @@
 // vllm-ascend's quantization/methods/w4a8.py (Apache-2.0), which prepares it.
 #include "opapi/quantisation.h"
 
+#include <algorithm>
+
 #include "opapi/bodies.h"
 
 namespace emu::opapi {
@@ -58,7 +60,7 @@ QuantisedRows quantise_rows(const Tensor& x, at::ScalarType type, bool shifts) {
 Tensor smoothed(const Tensor& x, const Tensor& scales, const Tensor& groups) {
   if (!scales.defined()) return x;
   if (!groups.defined()) return f32(x) * f32(scales);
-  const auto rows = f32(x).clone();
+  const auto rows = f32(x).clone(at::MemoryFormat::Contiguous);
   const auto flat = rows.view({-1, x.size(-1)});
   int64_t begin = 0;
   for (int64_t g = 0; g < groups.numel(); ++g) {

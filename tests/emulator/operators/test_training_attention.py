@@ -54,7 +54,8 @@ def test_layouts(dtype: torch.dtype, num_key_heads: int, layout: str) -> None:
 
     query = torch.randn(B, N, S, D).to(dtype)
     key, value = torch.randn(2, B, num_key_heads, K, D).to(dtype)
-    mask, bias = torch.rand(B, 1, S, K) < 0.3, torch.randn(B, N, S, K).to(dtype)
+    mask = torch.rand(B, N if layout == "BSH" else 1, S, K) < 0.3
+    bias = torch.randn(B, N, S, K).to(dtype)
     mask[..., 0] = False
     out, largest, total, *_ = torch_npu.npu_fusion_attention(
         *(in_layout(x, layout).npu() for x in (query, key, value)), N, layout, pse=bias.npu(),
