@@ -37,7 +37,9 @@ def run_suite(suite: Suite, folder: Path, output: Path, choice: Choice) -> int:
     Each file's result is in ``output`` as soon as it has run. Raises EmulatorError where there is none.
     """
     content = results.read(output)
-    files = [file for file in suite.files(folder) if any(part in file for part in choice.only or [""])]
+    all_files = suite.files(folder)
+    content["files_of_suite"] = len(all_files)
+    files = [file for file in all_files if any(part in file for part in choice.only or [""])]
     if not files:
         raise EmulatorError(f"no file of {suite.name} in {folder}: is it a checkout of {suite.source}?")
     files = [file for file in files if choice.again or file not in content["files"]]

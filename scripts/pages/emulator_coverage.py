@@ -40,8 +40,9 @@ def tables(contents: Sequence[dict[str, Any]]) -> list[list[str]]:
         files = content["files"].values()
         clean = sum(1 for found in files if not found.get("failed"))
         sums = [sum(found.get(kind, 0) for found in files) for kind in _COUNTED]
-        rows.append((content["title"], content["source"], len(files), clean, *sums))
-    head = ("suite", "from", "files", "without a failure", *_COUNTED)
+        run = f"{len(files)} of {content['files_of_suite']}"
+        rows.append((content["title"], content["source"], run, clean, *sums))
+    head = ("suite", "from", "files run", "without a failure", *_COUNTED)
     return [_table(head, rows), *(part for content in contents for part in _suite(content))]
 
 

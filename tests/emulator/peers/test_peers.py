@@ -141,6 +141,7 @@ def test_results_are_kept_in_order_and_counted_in_the_page(tmp_path: Path) -> No
     assert read(path) == {"files": {}}
     content = {
         "suite": "tiny", "title": "A tiny suite", "source": "nobody, v1", "versions": {"torch": "2.13.0"},
+        "files_of_suite": 5,
         "files": {
             "tests/b/test_b.py": {"failed": 2, "why_failed": {"no operator aclnnB": 2}},
             "tests/a/test_a.py": {"passed": 3, "skipped": 1, "why_skipped": {"Skipped: no": 1}, "race_reports": 1},
@@ -149,7 +150,7 @@ def test_results_are_kept_in_order_and_counted_in_the_page(tmp_path: Path) -> No
     write(path, content)
     assert list(json.loads(path.read_text())["files"]) == ["tests/a/test_a.py", "tests/b/test_b.py"]
     text = "\n".join("\n".join(part) for part in tables([read(path)]))
-    assert "| A tiny suite | nobody, v1 | 2 | 1 | 3 | 2 | 1 |" in text
+    assert "| A tiny suite | nobody, v1 | 2 of 5 | 1 | 3 | 2 | 1 |" in text
     assert "no operator aclnnB" in text
 
 
