@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "tests" / "assets" / "peers"  # what came of the suites
+LINE_LENGTH = 115
 FILES_LISTED = 80  # of a suite with more only the reasons are
 REASONS_LISTED = 60  # the rest is counted in one row
 _COUNTED = ("passed", "failed", "skipped")
@@ -49,7 +51,8 @@ def tables(contents: Sequence[dict[str, Any]]) -> list[list[str]]:
 def _suite(content: dict[str, Any]) -> list[list[str]]:
     files = content["files"]
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-    parts = [[f"## {content['suite']}"], [f"{content['title']}, run with {versions}."]]
+    run_with = textwrap.wrap(f"{content['title']}, run with {versions}.", LINE_LENGTH)
+    parts = [[f"## {content['suite']}"], run_with]
     for kind in ("failed", "skipped"):
         if reasons := _reasons(files, kind):
             parts.append(_table((f"why {kind}", "tests", "files"), reasons))
@@ -78,4 +81,4 @@ def _reasons(files: dict[str, Any], kind: str) -> list[tuple[str, int, int]]:
 
 def _short(name: str) -> str:
     """Returns the last parts of a path, enough to find it."""
-    return "/".join(PurePosixPath(name).parts[-3:])
+    return "/".join(PurePosixPath(name).with_suffix("").parts[-3:])
