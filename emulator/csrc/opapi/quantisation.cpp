@@ -35,7 +35,7 @@ QuantisedRows quantise_rows(const Tensor& x) {
   const auto wide = x.to(at::kFloat);
   const auto scales = at::amax(at::abs(wide), Ints{-1}) / kLargest;
   const auto divisor = scales.masked_fill(scales == 0, 1).unsqueeze(-1);
-  return {at::round(wide / divisor).clamp(-kLargest - 1, kLargest).to(at::kChar), scales};
+  return {at::round(wide / divisor).clamp(-kLargest - 1, kLargest).to(at::kChar), scales, {}};
 }
 
 QuantisedRows quantise_rows(const Tensor& x, at::ScalarType type, bool shifts) {

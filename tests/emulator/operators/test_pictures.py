@@ -27,7 +27,6 @@ PICTURES: dict[str, Program] = {
     "average": lambda x: F.avg_pool2d(x, 3, 2, 1),
     "average without padding": lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False),
     "average with a divisor": lambda x: F.avg_pool2d(x, 2, divisor_override=3),
-    "adaptive average": lambda x: F.adaptive_avg_pool2d(x, (3, 2)),
     "largest": lambda x: F.max_pool2d(x, 3, 2, 1),
     "largest with gaps": lambda x: F.max_pool2d(x, 2, 1, 0, 2, ceil_mode=True),
     "nearest": lambda x: F.interpolate(x, scale_factor=1.7, mode="nearest"),
@@ -39,8 +38,6 @@ PICTURES: dict[str, Program] = {
     "bilinear, smoothed": lambda x: F.interpolate(x, size=(3, 4), mode="bilinear", antialias=True),
     "bicubic": lambda x: F.interpolate(x, size=(5, 11), mode="bicubic", align_corners=False),
     "bicubic, smoothed": lambda x: F.interpolate(x, size=(3, 4), mode="bicubic", antialias=True),
-    "group norm": lambda x: F.group_norm(x, 2),
-    "columns": lambda x: F.unfold(x, 3, 1, 1, 2),
 }
 VOLUMES: dict[str, Program] = {
     "average": lambda x: F.avg_pool3d(x, 2, 1, 1),
