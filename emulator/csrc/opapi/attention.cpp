@@ -28,6 +28,9 @@ class Layout {
     if (name_ == "BNSD") return tensor.select(0, b).slice(1, begin, end);
     if (name_ == "BSND") return tensor.select(0, b).slice(0, begin, end).transpose(0, 1);
     if (name_ == "NBSD") return tensor.select(1, b).slice(1, begin, end);
+    if (name_ == "SBH") {
+      return tensor.select(1, b).unflatten(-1, {heads_, -1}).slice(0, begin, end).transpose(0, 1);
+    }
     if (name_ == "BSH") {
       return tensor.select(0, b).unflatten(-1, {heads_, -1}).slice(0, begin, end).transpose(0, 1);
     }
@@ -36,11 +39,11 @@ class Layout {
 
   int64_t Batches(const Tensor& tensor, size_t lengths) const {
     if (packed()) return static_cast<int64_t>(lengths);
-    return name_ == "NSD" ? 1 : tensor.size(name_ == "NBSD" ? 1 : 0);
+    return name_ == "NSD" ? 1 : tensor.size(name_ == "NBSD" || name_ == "SBH" ? 1 : 0);
   }
 
   int64_t Tokens(const Tensor& tensor) const {
-    if (name_ == "TND") return tensor.size(0);
+    if (name_ == "TND" || name_ == "SBH") return tensor.size(0);
     return tensor.size(name_ == "BNSD" || name_ == "NBSD" ? 2 : 1);
   }
 
@@ -86,8 +89,9 @@ Tensor Hidden(const Attention& call, int64_t b, int64_t queries, int64_t keys) {
   if (call.sparse_mode == 0 || call.sparse_mode == 1) {
     if (!call.mask.defined()) return {};
     auto mask = call.mask.to(at::kBool);
-    while (mask.dim() > 2) mask = mask.select(0, mask.size(0) == 1 ? 0 : b);
-    return mask.slice(0, 0, queries).slice(1, 0, keys);
+    if (mask.dim() > 2) mask = mask.select(0, mask.size(0) == 1 ? 0 : b);
+    if (mask.dim() > 2 && mask.size(0) == 1) mask = mask.select(0, 0);  // one for all heads
+    return mask.slice(-2, 0, queries).slice(-1, 0, keys);
   }
   // Key minus query, both counted from the start (mode 2) or from the end (modes 3 and 4).
   const int64_t shift = call.sparse_mode == 2 ? 0 : keys - queries;
@@ -100,8 +104,9 @@ Tensor Hidden(const Attention& call, int64_t b, int64_t queries, int64_t keys) {
 }
 
 struct Result {
-  Tensor value;  // [N, S, Dv]
-  Tensor lse;    // [N, S]
+  Tensor value;    // [N, S, Dv]
+  Tensor lse;      // [N, S]
+  Tensor largest;  // [N, S] the largest score of a row
 };
 
 // query [N, S, D], key [M, K, D], value [M, K, Dv], heads in groups of N / M.
@@ -124,7 +129,8 @@ Result Attend(const Attention& call, int64_t b, const Tensor& query, const Tenso
   const auto blind = lse == -kInfinity;
   const auto weights = at::exp(scores - lse).masked_fill(blind, 0).slice(2, 0, keys);
   const auto result = at::bmm(weights.reshape({groups, heads / groups * queries, keys}), value);
-  return {result.reshape({heads, queries, value.size(2)}), lse.masked_fill(blind, kInfinity).squeeze(-1)};
+  return {result.reshape({heads, queries, value.size(2)}), lse.masked_fill(blind, kInfinity).squeeze(-1),
+          scores.amax(Ints{-1})};
 }
 
 std::string Part(const std::string& layout, bool output) {
@@ -157,7 +163,9 @@ void choose_blocks(const PagedKeys& call, Choosing& by) {
   for (const auto& cache : {call.key, call.value, call.key_rope}) by.blocks(cache, {call.block_table}, blocks);
 }
 
-void attention(const Attention& call, const Tensor& out, const Tensor& lse) {
+void attention(const Attention& call, const Tensor& out, const Tensor& lse) { attention(call, out, lse, {}); }
+
+void attention(const Attention& call, const Tensor& out, const Tensor& lse, const RowStatistics& rows) {
   const int64_t key_heads = call.num_key_heads == 0 ? call.num_heads : call.num_key_heads;
   const Layout queries(Part(call.layout, false), call.num_heads);
   const Layout keys(Part(call.layout, false), key_heads);
@@ -190,10 +198,28 @@ void attention(const Attention& call, const Tensor& out, const Tensor& lse) {
     }
     const auto result = Attend(call, b, query, key, f32(value));
     outputs.Of(out, b, at.begin, at.end).copy_(result.value);
-    if (!call.with_lse) continue;
     const Layout sums(queries.packed() ? "TND" : "BNSD", call.num_heads);
+    if (rows.largest.defined()) {
+      sums.Of(rows.largest, b, at.begin, at.end).copy_(result.largest.unsqueeze(-1));
+      sums.Of(rows.sum, b, at.begin, at.end).copy_(at::exp(result.lse - result.largest).unsqueeze(-1));
+    }
+    if (!call.with_lse) continue;
     sums.Of(lse, b, at.begin, at.end).copy_(result.lse.unsqueeze(-1));
   }
+}
+
+void training_attention(Attention call, double keep_probability, const Tensor& out, const RowStatistics& rows) {
+  if (keep_probability < 1) not_emulated("attention with dropout");
+  const auto& layout = call.layout;
+  const auto width = [&](const Tensor& t) { return t.size(-1); };
+  const bool joined = layout == "BSH" || layout == "SBH";  // heads and their sizes in one dimension
+  const int64_t heads_at = layout == "BNSD" || layout == "TND" ? 1 : 2;
+  call.num_key_heads = joined ? width(call.key) * call.num_heads / width(call.query) : call.key.size(heads_at);
+  if (call.bias.defined()) {
+    if (call.bias.dim() != 4) not_emulated("a bias of attention in slopes");
+    call.bias = f32(call.bias) * call.scale;
+  }
+  attention(call, out, {}, rows);
 }
 
 void attention_update(const Tensors& lse, const Tensors& parts, const Tensor& out, const Tensor& lse_out) {

@@ -40,6 +40,15 @@ void choose_blocks(const PagedKeys& call, Choosing& by);
 // Writes `out`, zeros where there is no query token, and `lse` [.., N, .., 1] when asked for.
 void attention(const Attention& call, const Tensor& out, const Tensor& lse);
 
+// What a backward pass needs of each row of scores, [.., N, S, 8] or packed [T, N, 8], eight times the same.
+struct RowStatistics {
+  Tensor largest, sum;  // of the exponentials less the largest
+};
+// Attention as FlashAttentionScore computes it: lengths of keys are running totals where those of queries are, and
+// the bias is scaled.
+void attention(const Attention& call, const Tensor& out, const Tensor& lse, const RowStatistics& rows);
+void training_attention(Attention call, double keep_probability, const Tensor& out, const RowStatistics& rows);
+
 // out = sum of parts, each weighted with exp(its lse - the lse of all).
 void attention_update(const Tensors& lse, const Tensors& parts, const Tensor& out, const Tensor& lse_out);
 

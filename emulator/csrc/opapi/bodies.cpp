@@ -47,6 +47,18 @@ Tensor f32(const Tensor& tensor) {
   return type == at::kHalf || type == at::kBFloat16 ? tensor.to(at::kFloat) : tensor;
 }
 
+std::optional<int64_t> positive(int64_t value) { return value > 0 ? std::optional(value) : std::nullopt; }
+
+std::optional<double> positive(double value) { return value > 0 ? std::optional(value) : std::nullopt; }
+
+Tensor of_channels(const Tensor& values, const Tensor& x) {
+  Ints shape(x.dim(), 1);
+  shape[1] = -1;
+  return f32(values).reshape(shape);
+}
+
+Tensor over_channels(const Tensor& x) { return x.transpose(0, 1).flatten(1).sum(1); }
+
 std::optional<Tensor> opt(const Tensor& tensor) {
   return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
 }
@@ -156,6 +168,13 @@ Normed rms_norm(const Tensor& x, const Tensor& gamma, double epsilon) {
   const auto wide = f32(x);
   const auto rstd = at::rsqrt(at::mean(wide * wide, over, true) + epsilon);
   return {wide * rstd * f32(gamma), rstd};
+}
+
+void refuse_narrowing(const Tensor& self, const Tensor& other) {
+  const auto result = at::result_type(self, other);
+  if (c10::canCast(result, self.scalar_type())) return;
+  throw std::runtime_error(
+      c10::str("result type ", result, " can't be cast to the desired output type ", self.scalar_type()));
 }
 
 void not_emulated(const std::string& what) { throw std::runtime_error(what + " is not emulated"); }

@@ -36,6 +36,9 @@ void each(const Tensors& outs, Make&& make) {
 
 // A dimension list as ATen takes it: empty means all.
 at::OptionalIntArrayRef dims(const Ints& dim);
+// A number that is missing where it is not positive.
+std::optional<int64_t> positive(int64_t value);
+std::optional<double> positive(double value);
 // Undefined as no value.
 std::optional<Tensor> opt(const Tensor& tensor);
 Tensor i64(const Tensor& tensor);
@@ -69,6 +72,11 @@ void scatter_into(const Tensor& self, int64_t dim, const Tensor& index, const Sc
 // As above for the reductions of scatter_reduce.
 c10::string_view reduction_name(int64_t reduction);
 
+// One number a channel, the second dimension of x, as x is wide.
+Tensor of_channels(const Tensor& values, const Tensor& x);
+// The sums of all channels.
+Tensor over_channels(const Tensor& x);
+
 // x / sqrt(mean(x^2) + epsilon) over the dimensions of gamma, in float32, and the reciprocal root.
 struct Normed {
   Tensor value;
@@ -76,6 +84,8 @@ struct Normed {
 };
 Normed rms_norm(const Tensor& x, const Tensor& gamma, double epsilon);
 
+// Refuses, at the call, a result of another kind of number than `self` can hold, such as floats in integers.
+void refuse_narrowing(const Tensor& self, const Tensor& other);
 [[noreturn]] void not_emulated(const std::string& what);
 // The same when one of the operands has an element.
 void refuse_any(const Tensors& operands, const std::string& what);

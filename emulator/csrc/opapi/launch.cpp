@@ -154,13 +154,7 @@ void UseOneThread() {
 }
 
 void RunBody(const Operator& op, const Arguments& arguments) {
-  UseOneThread();
-  at::AutoDispatchBelowADInplaceOrView no_autograd;
-  try {
-    op.body(arguments);
-  } catch (const c10::Error& error) {  // without the C++ backtrace
-    throw std::runtime_error(error.what_without_backtrace());
-  }
+  RunGuarded([&] { op.body(arguments); });
 }
 
 Chosen ReadArguments(const Operator& op, const Arguments& arguments) {
@@ -215,6 +209,16 @@ void RefuseCapture(const Operator& op, Stream& stream) {
 }
 
 }  // namespace
+
+void RunGuarded(const std::function<void()>& body) {
+  UseOneThread();
+  at::AutoDispatchBelowADInplaceOrView no_autograd;
+  try {
+    body();
+  } catch (const c10::Error& error) {  // without the C++ backtrace
+    throw std::runtime_error(error.what_without_backtrace());
+  }
+}
 
 int Prepare(const Operator& op, std::initializer_list<Raw> raw, uint64_t* workspace_size,
             aclOpExecutor** executor) {

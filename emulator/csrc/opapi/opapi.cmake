@@ -7,7 +7,8 @@ find_package(Python3 REQUIRED COMPONENTS Interpreter)
 
 set(opapi_folder ${CMAKE_CURRENT_LIST_DIR})
 file(GLOB opapi_sources CONFIGURE_DEPENDS ${opapi_folder}/*.cpp ${opapi_folder}/../mc2/*.cpp
-     ${opapi_folder}/../sparse_attention/*.cpp ${opapi_folder}/../gated_delta/*.cpp)
+     ${opapi_folder}/../sparse_attention/*.cpp ${opapi_folder}/../gated_delta/*.cpp
+     ${opapi_folder}/../aclop/*.cpp)
 file(GLOB opapi_tables CONFIGURE_DEPENDS ${opapi_folder}/tables/*.def)
 set(opapi_generated)
 foreach(table IN LISTS opapi_tables)

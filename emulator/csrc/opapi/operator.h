@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <optional>
@@ -94,6 +95,9 @@ struct Operator {
   // What it touches by indices (opapi/choosing.h); may be null.
   void (*choose)(const Arguments& arguments, Choosing& choosing) = nullptr;
 };
+
+// Runs a body on a stream's thread: one thread, no autograd, errors without the C++ backtrace.
+void RunGuarded(const std::function<void()>& body);
 
 // Phase 1: checks the arguments and captures them. Returns an ACL code.
 int Prepare(const Operator& op, std::initializer_list<Raw> raw, uint64_t* workspace_size,
