@@ -53,20 +53,13 @@ def dispatch_ffn_combine(
 
     Raises:
         NotImplementedError: a limit for the activation of weights in floating point.
+        ValueError: the group has another number of ranks.
     """
-    from vllm_ascend.distributed.parallel_state import get_mc2_group
-
     limit = 0.0 if swiglu_limit == _NO_LIMIT else swiglu_limit
     is_quantised = not weight1[0].is_floating_point()
     if limit and not is_quantised:
         raise NotImplementedError("dispatch_ffn_combine of weights in floating point is emulated without a limit")
-    ranks = get_mc2_group()
-    if world_size not in (None, ranks.world_size):
-        raise ValueError(
-            f"dispatch_ffn_combine: a group of {world_size}, where there are {ranks.world_size} ranks"
-        )
-    num_experts = ranks.world_size * expert_token_nums.numel()
-    place = (group, ranks.world_size, ranks.rank_in_group, num_experts)
+    place = _place(group, expert_token_nums.numel(), world_size)
     stage: dict[str, Any] = {"x_active_mask": x_active_mask, "group_tp": group, "tp_world_size": 1}
     mode = _BY_ROW if is_quantised else 0
     sent = npu_moe_distribute_dispatch_v2(x, expert_idx, *place, quant_mode=mode, **stage)
@@ -76,19 +69,23 @@ def dispatch_ffn_combine(
         hidden = _quantised_experts(rows, weight1, weight2, scales, counts, limit).to(x.dtype)
     else:
         hidden = _grouped(torch_npu.npu_swiglu(_grouped(rows, weight1, counts)), weight2, counts)
-    combined = npu_moe_distribute_combine_v2(
-        hidden,
-        expert_idx,
-        origins,
-        recv_counts,
-        probs,
-        *place,
-        tp_send_counts=tp_counts,
-        expand_scales=expand_scales,
-        **stage,
-    )
+    arguments = (hidden, expert_idx, origins, recv_counts, probs, *place)
+    stage |= {"tp_send_counts": tp_counts, "expand_scales": expand_scales}
+    combined = npu_moe_distribute_combine_v2(*arguments, **stage)
     expert_token_nums.copy_(counts)
     return out.copy_(combined), expert_token_nums
+
+
+def _place(group: str, num_own_experts: int, world_size: int | None) -> tuple[str, int, int, int]:
+    """Returns the group, its ranks, this rank and the number of all experts."""
+    from vllm_ascend.distributed.parallel_state import get_mc2_group
+
+    ranks = get_mc2_group()
+    if world_size not in (None, ranks.world_size):
+        raise ValueError(
+            f"dispatch_ffn_combine: a group of {world_size}, where there are {ranks.world_size} ranks"
+        )
+    return group, ranks.world_size, ranks.rank_in_group, ranks.world_size * num_own_experts
 
 
 def _grouped(rows: Tensor, weights: list[Tensor], counts: Tensor) -> Tensor:

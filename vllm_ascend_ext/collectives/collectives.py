@@ -24,7 +24,7 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 
 class Collectives(GroupCalls):
-    """Runs the collectives of one process group; its arguments are those of `GroupCalls`."""
+    """Runs the collectives of one process group. The arguments are those of `GroupCalls`."""
 
     def all_reduce_(self, x: torch.Tensor) -> None:
         """Replaces `x` (the same shape on all ranks) by its sum over the ranks.

@@ -16,7 +16,8 @@ from vllm_ascend_ext.integration.upstream.versions import PAIR_0_23, PAIR_0_30
 from vllm_ascend_ext.tools.check.deployment_class import DIMENSIONS, DeploymentClass
 from vllm_ascend_ext.tools.check.verdicts import NAMES
 from vllm_ascend_ext.tools.check.verified.proof import proof_of
-from vllm_ascend_ext.tools.check.verified.rows import ROWS, VerifiedRow, rows_of
+from vllm_ascend_ext.tools.check.verified.row import VerifiedRow
+from vllm_ascend_ext.tools.check.verified.rows import ROWS, rows_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = DeploymentClass("GQA", "eager", "ALLGATHER", "unquantised", "TP+EP", "none", "none", "none")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 
 from vllm_ascend_ext.tools.check.deployment_class import DIMENSIONS, DeploymentClass
-from vllm_ascend_ext.tools.check.verified.rows import VerifiedRow
+from vllm_ascend_ext.tools.check.verified.row import VerifiedRow
 
 Value = tuple[str, str]  # a dimension, and its value
 Fact = frozenset[Value]  # a value by itself, or two that an engine has run together

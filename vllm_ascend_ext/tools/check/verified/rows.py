@@ -11,42 +11,13 @@ To add a row: name the test as pytest does, without what is in brackets, and eve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from vllm_ascend_ext.integration.upstream.versions import PAIR_0_23, PAIR_0_30, Pair
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class VerifiedRow:
-    """Holds what one test has run; equal to itself alone, so that what follows from it can be kept.
-
-    Attributes:
-        features: names of the features that the test runs.
-        test: "file::function" of the test.
-        values: dimension -> the values that the test runs; what is left out is off (`_OFF`).
-        pair: the versions of vLLM and vllm-ascend with which it has run them.
-    """
-
-    features: tuple[str, ...]
-    test: str
-    values: Mapping[str, tuple[str, ...]]
-    pair: Pair = PAIR_0_23
-
-    def of(self, dimension: str) -> tuple[str, ...]:
-        """Returns the values that the test runs of a dimension."""
-        return self.values.get(dimension, _OFF.get(dimension, ()))
+from vllm_ascend_ext.integration.upstream.versions import PAIR_0_30, Pair
+from vllm_ascend_ext.tools.check.verified.row import Values, VerifiedRow
+from vllm_ascend_ext.tools.check.verified.row import verified_row as _row
 
 
-_OFF = {
-    "graphs": ("eager",),
-    "dispatch": ("ALLGATHER",),
-    "weights": ("unquantised",),
-    "row_split": ("none",),
-    "drafts": ("none",),
-    "transfer": ("none",),
-}
-
-_Values = str | tuple[str, ...]
 _LOAD = ("eplb_load",)
 _BOTH = ("eplb_load", "mtp_output")
 _SHARD = ("attn_scatter",)
@@ -85,16 +56,11 @@ _FC1, _SHARED = ("FlashComm v1",), ("shared-expert DP",)
 _SENDS, _TAKES = ("producer",), ("consumer",)
 _TURNS = ("MC2, ALLGATHER",)
 _APART = "DP+TP+EP+DCP"  # ranks of TP with keys of their own
-_SERVED: Mapping[str, _Values] = {"graphs": _FULL, "dispatch": _CUT, "weights": "w8a8", "drafts": "mtp 3"}
-
-
-def _row(features: tuple[str, ...], test: str, family: str, *layouts: str, **more: _Values) -> VerifiedRow:
-    values = {name: value if isinstance(value, tuple) else (value,) for name, value in more.items()}
-    return VerifiedRow(features, test, {"family": (family,), "layout": layouts, **values})
+_SERVED: Mapping[str, Values] = {"graphs": _FULL, "dispatch": _CUT, "weights": "w8a8", "drafts": "mtp 3"}
 
 
 def _served(
-    test: str, family: str, weights: _Values, drafts: _Values, layout: str = "DP+TP+EP", **more: _Values
+    test: str, family: str, weights: Values, drafts: Values, layout: str = "DP+TP+EP", **more: Values
 ) -> VerifiedRow:
     """Returns a row of both features on an A3, in graphs unless it says otherwise."""
     return _row(
@@ -116,18 +82,18 @@ _RAN: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _output(test: str, *layouts: str, drafts: _Values = "none", transfer: _Values = "none") -> VerifiedRow:
+def _output(test: str, *layouts: str, drafts: Values = "none", transfer: Values = "none") -> VerifiedRow:
     row = _row(("mtp_output",), test, "", *layouts, drafts=drafts, transfer=transfer)
     return replace(row, values={**row.values, **_RAN})
 
 
-def _later(features: tuple[str, ...], test: str, family: str, *layouts: str, **more: _Values) -> VerifiedRow:
+def _later(features: tuple[str, ...], test: str, family: str, *layouts: str, **more: Values) -> VerifiedRow:
     """Returns a row of vllm-ascend 0.30."""
     return replace(_row(features, test, family, *layouts, **more), pair=PAIR_0_30)
 
 
 def _later_served(
-    test: str, family: str, weights: _Values, drafts: _Values, layout: str, **more: _Values
+    test: str, family: str, weights: Values, drafts: Values, layout: str, **more: Values
 ) -> VerifiedRow:
     """Returns a row of vllm-ascend 0.30 as `_served` does."""
     return replace(_served(test, family, weights, drafts, layout, **more), pair=PAIR_0_30)
