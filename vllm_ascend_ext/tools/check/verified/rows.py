@@ -17,7 +17,6 @@ from vllm_ascend_ext.integration.upstream.versions import PAIR_0_30, Pair
 from vllm_ascend_ext.tools.check.verified.row import Values, VerifiedRow
 from vllm_ascend_ext.tools.check.verified.row import verified_row as _row
 
-
 _LOAD = ("eplb_load",)
 _BOTH = ("eplb_load", "mtp_output")
 _SHARD = ("attn_scatter",)
