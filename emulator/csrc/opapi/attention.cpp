@@ -129,8 +129,8 @@ Result Attend(const Attention& call, int64_t b, const Tensor& query, const Tenso
   const auto blind = lse == -kInfinity;
   const auto weights = at::exp(scores - lse).masked_fill(blind, 0).slice(2, 0, keys);
   const auto result = at::bmm(weights.reshape({groups, heads / groups * queries, keys}), value);
-  return {result.reshape({heads, queries, value.size(2)}), lse.masked_fill(blind, kInfinity).squeeze(-1),
-          scores.amax(Ints{-1})};
+  const auto largest = scores.size(-1) == 0 ? lse.squeeze(-1) : scores.amax(Ints{-1});  // no keys: -inf
+  return {result.reshape({heads, queries, value.size(2)}), lse.masked_fill(blind, kInfinity).squeeze(-1), largest};
 }
 
 std::string Part(const std::string& layout, bool output) {

@@ -166,6 +166,20 @@ def test_packed_attention(dtype: torch.dtype, is_paged: bool, causal: bool) -> N
     assert_close(lse.squeeze(-1), torch.cat([lse for _, lse in expected]))
 
 
+def test_attention_without_keys() -> None:
+    """A chunk of earlier tokens may have none of a request: zeros, and +inf, by which parts are joined."""
+    import torch_npu
+
+    query, key, value = torch.randn(5, 2, 8), torch.randn(3, 2, 8), torch.randn(3, 2, 8)
+    out, lse = torch_npu.npu_fused_infer_attention_score(
+        query.npu(), key.npu(), value.npu(), input_layout="TND", num_heads=2, num_key_value_heads=2, scale=0.3,
+        softmax_lse_flag=True, actual_seq_lengths=[3, 5], actual_seq_lengths_kv=[3, 3],
+    )  # fmt: skip
+    expected, sums = attend(query[:3], key, value, 0.3, causal=False)
+    assert_close(out, torch.cat([expected, torch.zeros(2, 2, 8)]))
+    assert_close(lse.squeeze(-1), torch.cat([sums, torch.full((2, 2), math.inf)]))
+
+
 @pytest.mark.parametrize("layout", ("BSND", "BNSD", "BSH", "BNSD_BSND"))
 def test_padded_attention(layout: str) -> None:
     import torch_npu
