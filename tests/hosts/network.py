@@ -22,6 +22,7 @@ import psutil
 _PREPARE = "trap '' CHLD; mount -t tmpfs tmpfs /dev/shm && hostname {name} && echo ready && exec sleep infinity"
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 _END_S = 10.0
+_SHOWN = 200  # characters of a command
 INTERFACE = "cable"
 
 
@@ -101,7 +102,10 @@ class Host:
 
     def left(self) -> list[str]:
         """Returns all that is still on the host: processes, and files in shared memory."""
-        processes = [f"{process.pid} {process.name()}" for process in self.processes()]
+        processes = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                processes.append(f"{process.pid} {' '.join(process.cmdline())[:_SHOWN]}")
         return processes + [str(path.relative_to(self.shared_memory)) for path in self.shared_memory.rglob("*")]
 
     def wait_until_nothing_is_left(self, deadline_s: float, but: Collection[str] = ()) -> None:

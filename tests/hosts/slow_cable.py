@@ -16,19 +16,31 @@ import struct
 import sys
 import time
 from collections import deque
+from typing import TextIO
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 _TUNSETIFF, _TUN_WITHOUT_HEADER = 0x400454CA, 0x1001  # IFF_TUN | IFF_NO_PI
 _LARGEST = 65536
 
 
+def enter(network: TextIO) -> None:
+    """Puts this process into a network."""
+    if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), _NEW_NETWORK):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
 def open_end(pid: int, interface: str) -> int:
-    """Makes the device `interface` in the network of process `pid`; returns what its packets are read from."""
-    with open(f"/proc/{pid}/ns/net") as network:
-        if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), _NEW_NETWORK):
-            raise OSError(ctypes.get_errno(), "setns")
-    end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-    fcntl.ioctl(end, _TUNSETIFF, struct.pack("16sH22x", interface.encode(), _TUN_WITHOUT_HEADER))
+    """Makes the device `interface` in the network of process `pid`; returns what its packets are read from.
+
+    This process goes back to its own network: it is none of the host's processes.
+    """
+    with open("/proc/self/ns/net") as own, open(f"/proc/{pid}/ns/net") as network:
+        enter(network)
+        try:
+            end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+            fcntl.ioctl(end, _TUNSETIFF, struct.pack("16sH22x", interface.encode(), _TUN_WITHOUT_HEADER))
+        finally:
+            enter(own)
     return end
 
 

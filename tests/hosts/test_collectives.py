@@ -27,16 +27,19 @@ print("ready", flush=True)
 sys.stdin.readline()
 begin = time.monotonic()
 try:
-    ranks.all_reduce_(torch.ones(1))
+    if sys.argv[4] == "all-reduce":
+        ranks.all_reduce_(torch.ones(1))
+    else:
+        ranks.reduce_scatter_rows(torch.ones(2, 1), None)
 except CollectiveError as error:
     print(f"{time.monotonic() - begin:.1f}", error, flush=True)
 os._exit(0)  # torch would wait for its store
 """
 
 
-def _start(hosts: TwoHosts, rank: int) -> subprocess.Popen[str]:
+def _start(hosts: TwoHosts, rank: int, operation: str) -> subprocess.Popen[str]:
     command = ["env", f"GLOO_SOCKET_IFNAME={INTERFACE}", sys.executable, "-c", RANK]
-    place = (f"tcp://{hosts.head.address}:29500", str(rank), str(DEADLINE_S))
+    place = (f"tcp://{hosts.head.address}:29500", str(rank), str(DEADLINE_S), operation)
     return subprocess.Popen(
         [*hosts.hosts[rank].command, *command, *place],
         stdin=subprocess.PIPE,
@@ -45,9 +48,10 @@ def _start(hosts: TwoHosts, rank: int) -> subprocess.Popen[str]:
     )
 
 
-def test_a_cut_cable_is_an_error_on_both_hosts(hosts: TwoHosts) -> None:
+@pytest.mark.parametrize("operation", ["all-reduce", "reduce-scatter"])
+def test_a_cut_cable_is_an_error_on_both_hosts(hosts: TwoHosts, operation: str) -> None:
     """The second host cannot reach the store, whose calls have no deadline of their own."""
-    ranks = [_start(hosts, rank) for rank in (0, 1)]
+    ranks = [_start(hosts, rank, operation) for rank in (0, 1)]
     try:
         for rank in ranks:
             assert rank.stdout is not None and rank.stdout.readline() == "ready\n"
