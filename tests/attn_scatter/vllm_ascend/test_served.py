@@ -25,6 +25,7 @@ ON_A2 = {
     "W8A8 TP2": Case("DeepSeek W8A8", expert_parallel=False),
     "W8A8 TP2+EP": Case("DeepSeek W8A8"),
     "sparse TP2+EP": Case("DeepSeek-V3.2"),
+    "sparse TP2+EP GLM-5": Case("GLM-5"),
 }
 BESIDE_GRAPHS = {
     "TP2+EP MTP3": Case(drafts=3, capture_sizes=GRAPHS),
@@ -42,33 +43,6 @@ ON_A3 = {
 @pytest.fixture(scope="module")
 def served(tiny_model: str, tmp_path_factory: pytest.TempPathFactory, vllm_preloaded: None) -> Served:
     return Served(tiny_model, lambda: tmp_path_factory.mktemp("model"))
-
-
-def test_a_row_is_quantised_by_itself() -> None:
-    """A shard's rows, quantised and multiplied, are the batch's to the bit, whichever rows stand beside them."""
-    import torch
-    import torch_npu
-
-    torch.manual_seed(0)
-    weight = torch.randint(-127, 128, (96, 48), dtype=torch.int8).npu()
-    scale = (torch.rand(48) / 127).npu()
-
-    def project(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        values, row_scales = torch_npu.npu_dynamic_quant(x)
-        out = torch_npu.npu_quant_matmul(values, weight, scale, pertoken_scale=row_scales, output_dtype=x.dtype)
-        return values.cpu(), row_scales.cpu(), out.cpu()
-
-    for dtype in (torch.bfloat16, torch.float16):
-        # rows of very different sizes, one of zeros
-        rows = torch.randn(13, 96) * torch.logspace(-4, 4, 13).unsqueeze(1)
-        rows[5] = 0
-        whole = rows.to(dtype).npu()
-        for num_ranks in (2, 4, 8):
-            longest = -(-13 // num_ranks)
-            padded = torch.cat([whole, whole.new_zeros(num_ranks * longest - 13, 96)])
-            parts = [project(padded[begin : begin + longest]) for begin in range(0, len(padded), longest)]
-            for of_batch, of_shards in zip(project(whole), zip(*parts, strict=True), strict=True):
-                assert torch.equal(torch.cat(of_shards)[:13], of_batch)
 
 
 @long_table
