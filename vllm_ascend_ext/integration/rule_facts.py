@@ -23,7 +23,12 @@ def experts_quantised_otherwise(deployment: Deployment, known: Collection[str]) 
 
 
 def methods_of_experts(deployment: Deployment) -> set[str]:
-    """Returns how the experts are quantised; nothing where they are not.
+    """Returns how the experts are quantised, as `methods_of_layers` does."""
+    return methods_of_layers(deployment, ".experts.")
+
+
+def methods_of_layers(deployment: Deployment, part: str = "") -> set[str]:
+    """Returns how layers with `part` in their names are quantised; nothing where they are not.
 
     The names are those of the checkpoint's description (`quant_model_description.json`), or the name of the whole
     quantisation where there is no description by layers.
@@ -33,8 +38,10 @@ def methods_of_experts(deployment: Deployment) -> set[str]:
         return set()
     quant_config = getattr(deployment.vllm_config, "quant_config", None)
     description = getattr(quant_config, "quant_description", None)
-    methods = _expert_methods(description) if method == "ascend" and description else {str(method)}
-    return methods - {_FLOAT}
+    if method != "ascend" or not description:
+        return {str(method)}
+    weights = {name: value for name, value in description.items() if name.rpartition(".")[2] == "weight"}
+    return {value for name, value in weights.items() if part in name} - {_FLOAT}
 
 
 def named_methods(methods: Collection[str]) -> dict[str, str] | None:
@@ -64,11 +71,3 @@ def splits_rows(deployment: Deployment) -> bool:
 def ascend_config(deployment: Deployment) -> Any:
     """Returns vllm-ascend's own configuration, which its platform has made by then."""
     return deployment.stack.own_config(deployment.vllm_config)
-
-
-def _expert_methods(description: dict[str, Any]) -> set[str]:
-    return {
-        method
-        for name, method in description.items()
-        if ".experts." in name and name.rpartition(".")[2] == "weight"
-    }

@@ -12,14 +12,20 @@ from typing import Any
 
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
-from vllm_ascend_ext.integration.rule_facts import ascend_config, other_dispatches, splits_rows
+from vllm_ascend_ext.integration.rule_facts import (
+    ascend_config,
+    methods_of_layers,
+    named_methods,
+    other_dispatches,
+    splits_rows,
+)
 
 DISPATCHES = ("ALLGATHER", "MC2", "ALLTOALL")  # ways of rows to experts
 GRAPHS = ("FULL_DECODE_ONLY", "PIECEWISE")
 # architectures with latent attention
 LATENT = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 # names that a checkpoint's description has of how layers are quantised: an activation's scale is its row's own
-_WEIGHTS = ("W8A8_DYNAMIC", "FLOAT")
+_WEIGHTS = ("W8A8_DYNAMIC",)
 # settings of vllm-ascend under which layers sum, move weights or overlap in ways that have not run with ours
 _KEYS = (
     "enable_dsa_cp",
@@ -85,18 +91,7 @@ def _other_role(deployment: Deployment) -> object:
 
 def _other_weights(deployment: Deployment) -> object:
     """Returns {methods} of quantised layers that no test has run, by the names of the checkpoint's description."""
-    method = deployment.model is not None and deployment.model.quantization
-    if not method:
-        return None
-    quant_config = getattr(deployment.vllm_config, "quant_config", None)
-    description = getattr(quant_config, "quant_description", None)
-    other = _other_methods(description) if method == "ascend" and description else {method}
-    return {"methods": " and ".join(map(repr, sorted(other)))} if other else None
-
-
-def _other_methods(description: Mapping[str, Any]) -> set[str]:
-    found = {method for name, method in description.items() if name.rpartition(".")[2] == "weight"}
-    return found - set(_WEIGHTS)
+    return named_methods(methods_of_layers(deployment) - set(_WEIGHTS))
 
 
 RULES = tuple(
