@@ -214,15 +214,31 @@ def test_what_is_inside_is_taken_out_and_a_wait_does_not_count(on_thread: bool) 
     assert cost.steps_us() == [SLOW_NS / 1e3]
 
 
-def test_timing_itself_is_taken_out() -> None:
+class Ticking(Clock):
+    """Is a clock whose every look takes thread time itself, the only time that passes."""
+
+    def __call__(self) -> int:
+        self.now_ns += TICK_NS
+        return self.now_ns
+
+
+TICK_NS = 700
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "inside another"])
+def test_timing_itself_is_taken_out(inside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "thread_time_ns", Ticking())
     exchange = Exchange()
     exchange.collective = lambda: None  # type: ignore[method-assign]
-    calls = 20_000
-    cost = StepCost({"f": [Method("empty", exchange, "collective")]}, Method("end step", exchange, "end"))
-    for _ in range(calls):
-        exchange.collective()
+    exchange.gather = lambda: [exchange.collective() for _ in range(3)]  # type: ignore[method-assign,assign]
+    places = [Method(part, exchange, part) for part in ("collective", "gather")]
+    cost = StepCost({"f": places}, Method("end step", exchange, "end"))
+    for _ in range(20):
+        exchange.gather() if inside else exchange.collective()
     exchange.end()
-    assert abs(parts_of(cost)["f", "empty"]["thread_us"]) / calls < 0.5
+    parts = parts_of(cost)
+    assert parts["f", "collective"]["calls"] == (60 if inside else 20)
+    assert {part["thread_us"] for part in parts.values()} == {0.0}
 
 
 def test_an_error_passes_and_is_counted() -> None:
