@@ -23,7 +23,13 @@ from report import print_machine, spread
 
 WITH, WITHOUT = "1", "0"  # values of EMULATOR_RACES
 NUM_RANKS = 2
-JOBS = ("small operators", "layers on two streams", "pinned copies", "all_reduce of 16 floats, 2 ranks")
+JOBS = (
+    "small operators",
+    "layers on two streams",
+    "views of 60,000 rows",
+    "pinned copies",
+    "all_reduce of 16 floats, 2 ranks",
+)
 Job = Callable[[], int]  # returns how many operations it ran
 
 
@@ -35,6 +41,7 @@ def make_jobs(device: str) -> dict[str, Job]:
     small, total = torch.ones(16, device=device), torch.zeros(16, device=device)
     hidden_TH, weight_HH = torch.randn(64, 256, device=device), torch.randn(256, 256, device=device) / 16
     side, ready, done = torch.npu.Stream(), torch.npu.Event(), torch.npu.Event()
+    rows = torch.zeros(120_000, 4, device=device)
     pinned, target = torch.ones(4096, pin_memory=True), torch.zeros(4096, device=device)
 
     def operators() -> int:
@@ -56,6 +63,12 @@ def make_jobs(device: str) -> dict[str, Job]:
             done.wait()
         return 50 * 5
 
+    def views() -> int:
+        """Changes every other row, as the cache of keys beside that of values is changed."""
+        for _ in range(10):
+            rows[::2].add_(1)
+        return 10
+
     def copies() -> int:
         """Copies pinned buffers to the device and back; the host writes and reads them."""
         for step in range(100):
@@ -71,7 +84,7 @@ def make_jobs(device: str) -> dict[str, Job]:
             dist.all_reduce(small)
         return 200
 
-    return dict(zip(JOBS, (operators, layers, copies, all_reduce), strict=True))
+    return dict(zip(JOBS, (operators, layers, views, copies, all_reduce), strict=True))
 
 
 def work(rank: int, store: str) -> None:
