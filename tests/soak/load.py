@@ -13,12 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from openai import APIError, AsyncOpenAI
+import httpx
+from openai import APIError, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from tests.soak.questions import Answer, Question, ask, is_right
 from tests.support.server import MODEL_NAME, Server
 
 _ANSWER_S = 180.0
+# uvicorn closes a connection that nobody has used for 5 s; one that is used just then fails without an answer
+_IDLE_S = 2.0
 _PAUSE_S = 1.0
 _NUM_BENCH_PROMPTS = 40
 _CLI = "from vllm.entrypoints.cli.main import main; main()"
@@ -74,6 +77,7 @@ class Load:
         self._going, self._dying = True, False
         self._end = asyncio.Event()
         options: dict[str, Any] = {"base_url": f"{server.url}/v1", "max_retries": 0, "timeout": _ANSWER_S}
+        options["http_client"] = DefaultAsyncHttpxClient(limits=httpx.Limits(keepalive_expiry=_IDLE_S))
         async with AsyncOpenAI(api_key="none", **options) as client:
             tasks = [asyncio.create_task(self._client(client)) for _ in range(self._num_clients)]
             tasks.append(asyncio.create_task(self._orders(client)))
@@ -167,7 +171,7 @@ class Load:
 
     def _note(self, error: APIError) -> None:
         """Takes an error: while the server dies each is right that says what it is."""
-        said = f"{type(error).__name__}: {error}"
+        said = f"{type(error).__name__}: {error} ({error.__cause__!r})"
         if self._dying and str(error).strip():
             self.score.errors[type(error).__name__] += 1
         else:

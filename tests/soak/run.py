@@ -30,7 +30,7 @@ _LEAST_LIFE_S = 45.0  # of a server
 _CUT_S = 2.0  # before a kill, in which an answer's last frames may be lost with the worker
 _PLAIN = ("--dtype", "float32", "--block-size", "16")
 _TAIL = 8000  # characters of the output of a server that has ended by itself
-_NAMED = "vllm-ascend-ext: error: the engine died"
+_NAMED = "vllm-ascend-ext: error: this server has stopped: "  # and which API servers have ended
 
 
 @dataclass

@@ -7,14 +7,18 @@ It is the launcher of several API servers (which vLLM starts by itself with data
 from __future__ import annotations
 
 import functools
+import signal
+import sys
 import threading
 from collections.abc import Callable
+from multiprocessing import connection
 from typing import Any
 
 from vllm_ascend_ext.integration.errors import EngineDiedError
 from vllm_ascend_ext.integration.upstream.seams import change
 from vllm_ascend_ext.integration.upstream.seams.rows import server as seams
 
+_STATUS_S = 5.0  # for the status of a process that has ended
 GRACE_S = 15.0
 """For an engine core to end its workers: vLLM's executor waits 4 s, sends SIGTERM, waits 4 s, sends SIGKILL."""
 
@@ -24,6 +28,8 @@ def replace_ends() -> None:
     """Puts our ends of a launcher in place; doing it twice changes nothing."""
     for seam in seams.STOPS:
         change.wrap(seam, None, _giving_time)
+    if seams.API_SERVERS_WAIT.module in sys.modules:  # in `vllm serve`; it need not be loaded elsewhere
+        change.wrap(seams.API_SERVERS_WAIT, None, _naming_the_ended)
     change.wrap(seams.ENGINE_MONITOR, None, _raising_after_engines)
     change.wrap(seams.WORKER_MONITOR, None, _raising_after_workers)
 
@@ -36,6 +42,33 @@ def _giving_time(stop: Callable[..., None]) -> Callable[..., None]:
         stop(procs, max(timeout or 0.0, GRACE_S))
 
     return give_time
+
+
+def _naming_the_ended(wait: Callable[..., None]) -> Callable[..., None]:
+    """Says in one line which API servers have ended, and how; vLLM asks for a status too early and says None."""
+
+    @functools.wraps(wait)
+    def wait_and_name(api_server_manager: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            wait(api_server_manager, *args, **kwargs)
+        except RuntimeError as error:
+            ended = [_end_of(process) for process in api_server_manager.processes if _has_ended(process)]
+            raise EngineDiedError(
+                f"this server has stopped: {', '.join(ended) or error}; the log above says more"
+            ) from error
+
+    return wait_and_name
+
+
+def _has_ended(process: Any) -> bool:
+    return bool(connection.wait([process.sentinel], timeout=0))
+
+
+def _end_of(process: Any) -> str:
+    process.join(_STATUS_S)
+    code = process.exitcode
+    how = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with status {code}"
+    return f"{process.name} (PID {process.pid}) has ended {how}"
 
 
 def _raising_after_engines(watch: Callable[..., None]) -> Callable[..., None]:

@@ -83,6 +83,15 @@ STOPS = tuple(
     )
     for module in ("vllm.v1.utils", "vllm.v1.engine.utils", "vllm.v1.engine.coordinator")
 )
+API_SERVERS_WAIT = Seam(
+    "vllm.entrypoints.cli.serve:wait_for_completion_or_failure",
+    "wrap",
+    "server",
+    DEVICES,
+    "the launcher of several API servers says of one that was killed that its status is None",
+    "vLLM waits for the status of the process that has ended",
+    ("api_server_manager", "engine_manager", "coordinator"),
+)
 REPLICA_STATES = Seam(
     "vllm.config.parallel:ParallelConfig.sync_dp_state",
     "replace",
@@ -171,6 +180,7 @@ ROWS = (
     *KEY_CHECK,
     SHUTDOWN,
     *STOPS,
+    API_SERVERS_WAIT,
     ENGINE_MONITOR,
     WORKER_MONITOR,
     REPLICA_STATES,
