@@ -15,7 +15,6 @@ from typing import Any
 
 from tests.attn_scatter.vllm_ascend.phases import NEVER, NUM_TOKENS, Phase, all_tokens, run, scattering
 from tests.support.engines.apart import call_apart
-from tests.support.engines.bfloat16 import write_bfloat16
 from tests.support.engines.near_ties import TIE, TIE_BFLOAT16, follow
 from tests.support.engines.sparse import ARCHITECTURES, write_sparse
 from tests.support.engines.sparse import allow_float32 as allow_float32_cache
@@ -35,8 +34,6 @@ DEADLINE_S = 400
 DP2XTP2 = Layout(tp=2, dp=2)
 GRAPHS = (8, 16)  # a decode step has a token and three drafts of each request
 ON_A_STREAM = {"multistream_overlap_shared_expert": True}
-# without shared experts, what int4 experts give is bfloat16, and so all has to be
-IN_BFLOAT16 = "Qwen3-MoE in bfloat16"
 SIXTEEN = "Qwen3-MoE of sixteen ranks"  # heads and experts for each of them
 _SIXTEEN = {"num_attention_heads": 16, "num_key_value_heads": 2, "num_experts": 32}
 _QUANTISE = {"W8A8": write_w8a8, "W4A8": write_w4a8}  # by what stands behind a model's name
@@ -63,16 +60,9 @@ class Case:
         return self.model.rpartition(" ")[2] in _QUANTISE
 
     @property
-    def is_bfloat16(self) -> bool:
-        return self.model.startswith(IN_BFLOAT16)
-
-    @property
-    def ties(self) -> tuple[float, int]:
-        """Returns by how much logits of tied tokens differ at most, and how many tokens may be tied. A whole
-        engine in bfloat16 rounds more often than the reference, which rounds what int4 experts give."""
-        if self.is_bfloat16:
-            return TIE_BFLOAT16, 6
-        return (TIE_BFLOAT16 if self.model.endswith("W4A8") else TIE), 2
+    def tie(self) -> float:
+        """Returns by how much logits of tied tokens differ at most: what int4 experts give is rounded."""
+        return TIE_BFLOAT16 if self.model.endswith("W4A8") else TIE
 
     def engine(self, folder: str) -> EngineCase:
         ascend = {"enable_flashcomm1": True} if self.is_cut else {}
@@ -89,7 +79,6 @@ class Case:
             expert_parallel=self.expert_parallel,
             num_speculative_tokens=self.drafts,
             ascend_ext=scattering(),
-            dtype="bfloat16" if self.is_bfloat16 else "float32",
             engine_args=ENGINE | settings,
         )
 
@@ -123,8 +112,6 @@ class Served:
         model, _, weights = name.rpartition(" ")
         if weights in _QUANTISE:
             return _QUANTISE[weights](self.model(model), self.new_folder())
-        if name == IN_BFLOAT16:
-            return write_bfloat16(self.model("Qwen3-MoE"), self.new_folder())
         if name == SIXTEEN:
             return write_model(self.new_folder(), self.tiny_model, "Qwen3MoeConfig", **(QWEN3_MOE | _SIXTEEN))
         if name in ARCHITECTURES:
@@ -169,7 +156,7 @@ class Served:
                 continue
             shards = split_by_tp(case.layout.tp, expert_parallel=case.expert_parallel, cut=case.is_cut)
             followed = follow(self.model(case.model), self.prompts, tokens, integer_network(shards))
-            followed.assert_tokens(*case.ties)
+            followed.assert_tokens(case.tie)
         for plain, always in ranks:
             assert plain.scatter["num_scattered"] == 0
             assert always.scatter["num_scattered"] > 0

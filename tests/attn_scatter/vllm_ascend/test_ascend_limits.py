@@ -98,6 +98,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any], tup
     "no wide projection": (LITE, TP2, {}, {}, ("without q_lora_rank",)),
     "quantised": (f"{V3}-w8a8", TP2, {}, {}, ()),
     "quantised experts": (f"{V3}-w4a8", TP2, {}, {}, ()),
+    "quantised experts alone": (f"{QWEN}-w4a8", TP2, {}, {}, ("'W4A8_DYNAMIC'", "use W8A8_DYNAMIC")),
     "quantised otherwise": (
         f"{V3}-w4a4",
         TP2,
@@ -165,7 +166,7 @@ def test_weights_are_judged_by_the_checkpoints_description(
 ) -> None:
     (rule,) = (rule for rule in RULES if rule.setting == "quantization")
     vllm_config = SimpleNamespace(
-        model_config=SimpleNamespace(quantization=quantization),
+        model_config=SimpleNamespace(quantization=quantization, architectures=["DeepseekV3ForCausalLM"]),
         quant_config=None if described is None else SimpleNamespace(quant_description=described),
     )
     deployment = Deployment(

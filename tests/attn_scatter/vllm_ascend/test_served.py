@@ -14,7 +14,6 @@ from tests.attn_scatter.vllm_ascend.phases import check_bytes, check_own_counts
 from tests.attn_scatter.vllm_ascend.served import (
     DP2XTP2,
     GRAPHS,
-    IN_BFLOAT16,
     ON_A_STREAM,
     SIXTEEN,
     Case,
@@ -40,7 +39,6 @@ ON_A2 = {
 BESIDE_GRAPHS = {
     "TP2+EP MTP3": Case(drafts=3, capture_sizes=GRAPHS),
     "Qwen3-MoE W8A8 TP2": Case("Qwen3-MoE W8A8", expert_parallel=False, capture_sizes=(1, 2, 4)),
-    "Qwen3-MoE W4A8 TP2": Case(f"{IN_BFLOAT16} W4A8", expert_parallel=False, capture_sizes=(1, 2, 4)),
     "sparse W4A8 DP2xTP2+EP MTP3, shared experts on a stream": Case(
         "DeepSeek-V3.2 W4A8", DP2XTP2, drafts=3, capture_sizes=GRAPHS, split=(6, 2), additional=ON_A_STREAM
     ),

@@ -27,7 +27,7 @@ GRAPHS = ("FULL_DECODE_ONLY", "PIECEWISE", "FULL_AND_PIECEWISE")
 LATENT = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 # names that a checkpoint's description has of how layers are quantised: an activation's scale is its row's own
 _WEIGHTS = ("W8A8_DYNAMIC",)
-_EXPERT_WEIGHTS = (*_WEIGHTS, "W4A8_DYNAMIC")  # of routed experts, which are given whole batches
+_EXPERT_WEIGHTS = (*_WEIGHTS, "W4A8_DYNAMIC")  # of routed experts beside latent attention and shared experts
 # settings of vllm-ascend under which layers sum, move weights or overlap in ways that have not run with ours
 _KEYS = (
     "finegrained_tp_config",
@@ -101,7 +101,8 @@ def _role(deployment: Deployment) -> str | None:
 def _other_weights(deployment: Deployment) -> object:
     """Returns {methods} of quantised layers that no test has run, by the names of the checkpoint's description."""
     others = methods_beside_experts(deployment) - set(_WEIGHTS)
-    return named_methods(others | methods_of_experts(deployment) - set(_EXPERT_WEIGHTS))
+    of_experts = _EXPERT_WEIGHTS if _architectures(deployment) & set(LATENT) else _WEIGHTS
+    return named_methods(others | methods_of_experts(deployment) - set(of_experts))
 
 
 RULES = tuple(
@@ -183,7 +184,7 @@ RULES = tuple(
         (
             "quantization",
             "is not verified with layers whose weights are {methods}",
-            "use W8A8_DYNAMIC, for experts alone W4A8_DYNAMIC, or an unquantised model",
+            "use W8A8_DYNAMIC, for experts of DeepSeek and GLM-5 W4A8_DYNAMIC, or an unquantised model",
             _other_weights,
         ),
         (

@@ -33,7 +33,6 @@ SCATTER_ROWS: tuple[VerifiedRow, ...] = (
     _shard(f"{_SCATTERS}test_on_an_a2", "sparse MLA", "TP+EP"),
     _shard(f"{_SCATTERS}test_beside_graphs", "MLA", "TP+EP", graphs=_FULL, drafts="mtp 3"),
     _shard(f"{_SCATTERS}test_beside_graphs", "GQA", "TP", graphs=_FULL, weights="w8a8"),
-    _shard(f"{_SCATTERS}test_beside_graphs", "GQA", "TP", graphs=_FULL, weights="w4a8"),
     _shard(
         f"{_SCATTERS}test_beside_graphs",
         "sparse MLA",
