@@ -84,7 +84,8 @@ class AttnScatterConfig(_Section):
         fp8_wire: whether, with `full`, the rows for the experts and the MLP are gathered in FP8.
         odd_rows: what happens in a step whose rows the ranks do not divide: `pad` exchanges equal shards, with
             zero rows below the own; `uneven` exchanges the own rows only, by all-to-alls.
-        min_tokens: rows of a step from which on it is scattered; None for the cost model's threshold.
+        min_tokens: rows of a step from which on it is scattered; None for the cost model's threshold, and with
+            vllm-ascend's FlashComm v1 for its range of rows.
     """
 
     enabled: bool = False

@@ -183,6 +183,25 @@ def test_the_command(capsys):
 
 
 @pytest.mark.parametrize(
+    ("model", "machine", "words"),
+    [
+        ("deepseek-v3", "a3", "costs 4.95 ms, and pays in steps of 1 to 2336 rows"),
+        ("deepseek-v3.2", "a3", "saves 150.05 ms, and pays from 1 rows on"),
+        ("glm-4.5", "a3", ""),  # attention gathers once already
+        ("deepseek-v3", "h20", ""),
+    ],
+)
+def test_one_gather_beside_flashcomm(capsys, model, machine, words):
+    asked = ("--machine", machine, "--model", model, "--tp", 8, "--tokens", 16384)
+    _, out, _ = run(capsys, *asked)
+    found = [line for line in out.splitlines() if "beside FlashComm v1" in line]
+    assert found == ([f"  beside FlashComm v1: one gather in each layer {words}"] if words else [])
+    document = json.loads(run(capsys, *asked, "--json")[1])["attn_scatter_flashcomm1"]
+    assert (document is None) == (not words)
+    assert document is None or (document["saved_s"] > 0) == ("saves" in words)
+
+
+@pytest.mark.parametrize(
     ("arguments", "part"),
     [
         ((), "--machine, --model, --tokens not given"),

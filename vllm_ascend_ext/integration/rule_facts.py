@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from vllm_ascend_ext.integration.deployment import Deployment
 
 _FLOAT = "FLOAT"
+_EXPERTS = ".experts."  # in the names of their projections
 
 
 def quantization(deployment: Deployment) -> object:
@@ -24,11 +25,16 @@ def experts_quantised_otherwise(deployment: Deployment, known: Collection[str]) 
 
 def methods_of_experts(deployment: Deployment) -> set[str]:
     """Returns how the experts are quantised, as `methods_of_layers` does."""
-    return methods_of_layers(deployment, ".experts.")
+    return methods_of_layers(deployment, lambda name: _EXPERTS in name)
 
 
-def methods_of_layers(deployment: Deployment, part: str = "") -> set[str]:
-    """Returns how layers with `part` in their names are quantised; nothing where they are not.
+def methods_beside_experts(deployment: Deployment) -> set[str]:
+    """Returns how all layers but the experts are quantised, as `methods_of_layers` does."""
+    return methods_of_layers(deployment, lambda name: _EXPERTS not in name)
+
+
+def methods_of_layers(deployment: Deployment, has_name: Callable[[str], bool]) -> set[str]:
+    """Returns how layers of such names are quantised; nothing where they are not.
 
     The names are those of the checkpoint's description (`quant_model_description.json`), or the name of the whole
     quantisation where there is no description by layers.
@@ -41,7 +47,7 @@ def methods_of_layers(deployment: Deployment, part: str = "") -> set[str]:
     if method != "ascend" or not description:
         return {str(method)}
     weights = {name: value for name, value in description.items() if name.rpartition(".")[2] == "weight"}
-    return {value for name, value in weights.items() if part in name} - {_FLOAT}
+    return {value for name, value in weights.items() if has_name(name)} - {_FLOAT}
 
 
 def named_methods(methods: Collection[str]) -> dict[str, str] | None:

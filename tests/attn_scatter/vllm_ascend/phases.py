@@ -47,13 +47,14 @@ def scattering(**settings: Any) -> dict[str, Any]:
 def run(
     case: EngineCase,
     prompts: list[list[int]],
-    thresholds: list[int],
+    thresholds: Sequence[int | tuple[int, int]],
     *,
     split: Sequence[int] | None = None,
     deadline_s: float = 300,
 ) -> list[list[Phase]]:
     """Completes `prompts` once with each threshold, in one engine, the last of them alone: [rank][threshold].
 
+    thresholds: rows of a step from which on it is ours; two numbers: up to which, too, with FlashComm v1.
     split: of the prompts but the last, those of each replica; the last is the first replica's.
     """
     counts = list(split or even_split(len(prompts) - 1, case.layout.dp))
@@ -86,8 +87,12 @@ def run(
     return run_ranks(job, case.layout, deadline_s=deadline_s)
 
 
-def _set(worker: Any, min_tokens: int) -> None:
-    worker.bound_features["attn_scatter"].model.min_tokens = min_tokens
+def _set(worker: Any, threshold: int | tuple[int, int]) -> None:
+    model = worker.bound_features["attn_scatter"].model
+    if isinstance(threshold, tuple):
+        model.min_tokens, model.max_tokens = threshold
+    else:
+        model.min_tokens = threshold
 
 
 def all_tokens(ranks: list[list[Phase]], threshold: int, tp: int = 2) -> list[tuple[int, ...]]:
@@ -105,8 +110,11 @@ def check_bytes(plain: Phase, scattered: Phase) -> None:
     assert scattered.ring_bytes - logits == scattered.scatter["predicted_bytes"]
 
 
-def check_own_counts(scattered: Phase) -> None:
-    """As `check_bytes`, where layers that are not scattered send too: theirs reduce-scatter nothing."""
+def check_own_counts(scattered: Phase, *, tp: int = 2, replicas_sum: bool = False) -> None:
+    """As `check_bytes`, where layers that are not scattered send too: theirs reduce-scatter nothing, but for
+    replicas that sum what their experts give (`replicas_sum`). tp: ranks of a replica."""
     ours = scattered.report["traffic"]["attn_scatter"]
-    assert sum(counts["bytes"] for counts in ours.values()) == scattered.scatter["predicted_bytes"]
-    assert scattered.sent["HcclReduceScatter"] // 2 == ours["reduce_scatter_into"]["bytes"]
+    assert sum(counts["bytes"] for counts in ours.values()) == scattered.scatter["predicted_bytes"] > 0
+    by_hccl = scattered.sent["HcclReduceScatter"] * (tp - 1) // tp
+    by_us = ours["reduce_scatter_into"]["bytes"]
+    assert by_hccl > by_us > 0 if replicas_sum else by_hccl == by_us

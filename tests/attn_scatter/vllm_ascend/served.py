@@ -8,24 +8,23 @@ the same integer arithmetic, ties apart; all others equal transformers'.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.attn_scatter.vllm_ascend.phases import NEVER, NUM_TOKENS, Phase, all_tokens, run, scattering
 from tests.support.engines.apart import call_apart
-from tests.support.engines.near_ties import follow
+from tests.support.engines.near_ties import TIE, TIE_BFLOAT16, follow
 from tests.support.engines.sparse import ARCHITECTURES, write_sparse
 from tests.support.engines.sparse import allow_float32 as allow_float32_cache
-from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w8a8
-from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
+from tests.support.quantised import allow_float32, integer_network, split_by_tp, write_w4a8, write_w8a8
+from tests.support.reference import QWEN3_MOE, make_prompts, transformers_tokens, write_model, write_qwen3_moe
 from vllm_ascend_ext.tools.engine import EngineCase
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
 # steps of at most 95 rows: prompts are prefilled in chunks, beside others that decode
 ENGINE: dict[str, Any] = {
-    "max_num_batched_tokens": 95,
     "max_num_seqs": 4,
     "enable_prefix_caching": False,
     "async_scheduling": False,
@@ -34,36 +33,46 @@ THRESHOLDS = [NEVER, 1]
 DEADLINE_S = 400
 DP2XTP2 = Layout(tp=2, dp=2)
 GRAPHS = (8, 16)  # a decode step has a token and three drafts of each request
-W8A8 = " W8A8"  # behind a model's name
+ON_A_STREAM = {"multistream_overlap_shared_expert": True}
+SIXTEEN = "Qwen3-MoE of sixteen ranks"  # heads and experts for each of them
+_SIXTEEN = {"num_attention_heads": 16, "num_key_value_heads": 2, "num_experts": 32}
+_QUANTISE = {"W8A8": write_w8a8, "W4A8": write_w4a8}  # by what stands behind a model's name
 
 
 @dataclass(frozen=True)
 class Case:
     """model: a family, with the widths of its weights where they are integers. capture_sizes: of decode steps'
-    tokens; none: eager. split: prompts but the last of each replica. is_cut: FlashComm v1 divides the rows.
-    additional: further keys of vllm-ascend."""
+    tokens; none: eager. graphs: the mode. split: prompts but the last of each replica. is_cut: FlashComm v1
+    divides the rows. additional: further keys of vllm-ascend."""
 
     model: str = "DeepSeek"
     layout: Layout = Layout(tp=2)
     expert_parallel: bool = True
     drafts: int = 0
     capture_sizes: tuple[int, ...] = ()
+    graphs: str = "FULL_DECODE_ONLY"
     split: tuple[int, ...] | None = None
     is_cut: bool = False
     additional: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_quantised(self) -> bool:
-        return self.model.endswith(W8A8)
+        return self.model.rpartition(" ")[2] in _QUANTISE
+
+    @property
+    def tie(self) -> float:
+        """Returns by how much logits of tied tokens differ at most: what int4 experts give is rounded."""
+        return TIE_BFLOAT16 if self.model.endswith("W4A8") else TIE
 
     def engine(self, folder: str) -> EngineCase:
-        graphs = {"cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": list(self.capture_sizes)}
-        settings: dict[str, Any] = {}
+        ascend = {"enable_flashcomm1": True} if self.is_cut else {}
+        settings: dict[str, Any] = {
+            "additional_config": {"ascend_ext": scattering(), **ascend, **self.additional},
+            "max_num_batched_tokens": 96 if self.is_cut else 95,  # FlashComm v1: a number that the ranks divide
+        }
         if self.capture_sizes:
+            graphs = {"cudagraph_mode": self.graphs, "cudagraph_capture_sizes": list(self.capture_sizes)}
             settings |= {"enforce_eager": False, "compilation_config": graphs}
-        if self.is_cut:  # of a number of rows that the ranks divide
-            ascend = {"enable_flashcomm1": True, **self.additional}
-            settings |= {"additional_config": {"ascend_ext": scattering(), **ascend}, "max_num_batched_tokens": 96}
         return EngineCase(
             folder,
             self.layout,
@@ -100,8 +109,11 @@ class Served:
         return self.folders[name]
 
     def _written(self, name: str) -> str:
-        if name.endswith(W8A8):
-            return write_w8a8(self.model(name.removesuffix(W8A8)), self.new_folder())
+        model, _, weights = name.rpartition(" ")
+        if weights in _QUANTISE:
+            return _QUANTISE[weights](self.model(model), self.new_folder())
+        if name == SIXTEEN:
+            return write_model(self.new_folder(), self.tiny_model, "Qwen3MoeConfig", **(QWEN3_MOE | _SIXTEEN))
         if name in ARCHITECTURES:
             return write_sparse(self.tiny_model, self.new_folder(), name)
         return self.tiny_model if name == "DeepSeek" else write_qwen3_moe(self.new_folder(), self.tiny_model)
@@ -111,18 +123,25 @@ class Served:
             case.engine(self.model(case.model)), self.prompts, THRESHOLDS, split=case.split, deadline_s=DEADLINE_S
         )
 
-    def run_apart(self, folder: Path, case: Case, soc: str) -> tuple[list[list[Phase]], Counter[str]]:
+    def run_apart(
+        self,
+        folder: Path,
+        case: Case,
+        soc: str,
+        thresholds: Sequence[int | tuple[int, int]] = THRESHOLDS,
+        deadline_s: float = DEADLINE_S,
+    ) -> tuple[list[list[Phase]], Counter[str]]:
         """Returns what `run` does of an engine on another SoC or with graphs, and how its rows were sent."""
         ranks, ways = call_apart(
             folder,
             run,
             case.engine(self.model(case.model)),
             self.prompts,
-            THRESHOLDS,
+            list(thresholds),
             num_ranks=case.layout.num_ranks,
             soc=soc,
             compiles=bool(case.capture_sizes),
-            deadline_s=DEADLINE_S,
+            deadline_s=deadline_s,
             split=case.split,
         )
         return ranks, ways
@@ -130,14 +149,14 @@ class Served:
     def check(self, case: Case, ranks: list[list[Phase]]) -> None:
         """Tokens with each threshold, and which steps were ours."""
         for index in range(len(THRESHOLDS)):
-            tokens = all_tokens(ranks, index)
-            assert len(set(tokens)) > 4  # not degenerate
+            tokens = all_tokens(ranks, index, case.layout.tp)
+            assert len(set(tokens)) > len(self.prompts) // 2  # not degenerate
             if not case.is_quantised:
                 assert tokens == self.expected(case.model)
                 continue
             shards = split_by_tp(case.layout.tp, expert_parallel=case.expert_parallel, cut=case.is_cut)
             followed = follow(self.model(case.model), self.prompts, tokens, integer_network(shards))
-            followed.assert_tokens()
+            followed.assert_tokens(case.tie)
         for plain, always in ranks:
             assert plain.scatter["num_scattered"] == 0
             assert always.scatter["num_scattered"] > 0

@@ -26,9 +26,9 @@ TP2 = ("-tp", "2", "--enforce-eager")
 GRAPHS = ("-tp", "2")
 MTP = ("--speculative-config", '{"method": "mtp", "num_speculative_tokens": 1}')
 NGRAM = ("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}')
-SENDS, TAKES = (
+SENDS, TAKES, BOTH = (
     ("--kv-transfer-config", f'{{"kv_connector": "MooncakeConnectorV1", "kv_role": "{role}"}}')
-    for role in ("kv_producer", "kv_consumer")
+    for role in ("kv_producer", "kv_consumer", "kv_both")
 )
 # (model, options, our section's further keys, vllm-ascend's keys) -> words of the one reason and its remedy
 CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
@@ -52,9 +52,17 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any], tup
         (*TP2, "-ep"),
         {},
         {"enable_flashcomm1": True, "enable_dsa_cp": True},
-        ("with enable_dsa_cp",),
+        ("each rank projects its own rows", "turn enable_dsa_cp off"),
     ),
-    "EPLB": (V3, (*TP2, "-ep"), {}, {"eplb_config": {"dynamic_eplb": True}}, ("vllm-ascend's EPLB",)),
+    "EPLB": (V3, (*TP2, "-ep"), {}, {"eplb_config": {"dynamic_eplb": True}}, ()),
+    "EPLB, placed": (
+        V3,
+        (*TP2, "-ep"),
+        {},
+        {"eplb_config": {"expert_map_path": "/map.json"}},
+        ("(expert_map_path)", "or use dynamic_eplb"),
+    ),
+    "shared experts on a stream": (V3, TP2, {}, {"multistream_overlap_shared_expert": True}, ()),
     "placement": (V3, TP2, {}, {"mix_placement": True}, ("with mix_placement", "turn that off")),
     "fine-grained TP": (
         V3,
@@ -80,14 +88,17 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any], tup
         ("cudagraph_mode FULL ", "use FULL_DECODE"),
     ),
     "drafts": (V3, (*TP2, *MTP), {}, {}, ()),
+    "default graphs": (V3, GRAPHS, {}, {}, ()),
     "both": (V3, (*GRAPHS, *MTP, "-cc.cudagraph_mode=FULL_DECODE_ONLY"), {}, {}, ()),
     "other drafts": (V3, (*TP2, *NGRAM), {}, {}, ("drafts of ngram", "use mtp")),
     "qkv divided": (QWEN, TP2, {}, {}, ()),
     "prefill node": (V3, (*TP2, *SENDS), {}, {}, ()),
-    "decode node": (V3, (*TP2, *TAKES), {}, {}, ("as kv_consumer", "in the engine that prefills")),
+    "decode node": (V3, (*TP2, *TAKES), {}, {}, ("that only decodes", "in the engine that prefills")),
+    "both roles": (V3, (*TP2, *BOTH), {}, {}, ("not verified as kv_both", "use kv_producer")),
     "no wide projection": (LITE, TP2, {}, {}, ("without q_lora_rank",)),
     "quantised": (f"{V3}-w8a8", TP2, {}, {}, ()),
-    "quantised experts": (f"{V3}-w4a8", TP2, {}, {}, ("'W4A8_DYNAMIC'", "use W8A8_DYNAMIC")),
+    "quantised experts": (f"{V3}-w4a8", TP2, {}, {}, ()),
+    "quantised experts alone": (f"{QWEN}-w4a8", TP2, {}, {}, ("'W4A8_DYNAMIC'", "use W8A8_DYNAMIC")),
     "quantised otherwise": (
         f"{V3}-w4a4",
         TP2,
@@ -142,7 +153,7 @@ def description(linear: str, experts: str) -> dict[str, str]:
     [
         (None, None, None),
         ("ascend", description("W8A8_DYNAMIC", "W8A8_DYNAMIC"), None),
-        ("ascend", description("FLOAT", "W4A8_DYNAMIC"), "'W4A8_DYNAMIC'"),
+        ("ascend", description("FLOAT", "W4A8_DYNAMIC"), None),
         # the scale of a whole tensor, which nobody has run
         ("ascend", description("W8A8", "W8A8_DYNAMIC"), "'W8A8'"),
         ("ascend", description("W4A8_DYNAMIC", "W4A16"), "'W4A16' and 'W4A8_DYNAMIC'"),
@@ -155,7 +166,7 @@ def test_weights_are_judged_by_the_checkpoints_description(
 ) -> None:
     (rule,) = (rule for rule in RULES if rule.setting == "quantization")
     vllm_config = SimpleNamespace(
-        model_config=SimpleNamespace(quantization=quantization),
+        model_config=SimpleNamespace(quantization=quantization, architectures=["DeepseekV3ForCausalLM"]),
         quant_config=None if described is None else SimpleNamespace(quant_description=described),
     )
     deployment = Deployment(
@@ -170,7 +181,7 @@ def test_weights_are_judged_by_the_checkpoints_description(
 
 
 def test_all_reasons_are_said_at_once() -> None:
-    options = ("-tp", "2", "-dp", "2", "-ep", *TAKES, *NGRAM)
+    options = ("-tp", "2", "-dp", "2", "-ep", "-cc.cudagraph_mode=FULL", *TAKES, *NGRAM)
     ours = {"full": True}
     theirs = {"enable_flashcomm1": True, "enable_fused_mc2": 1}
     reasons = judged(f"{V3}-w4a4", options, ours, theirs, "A3").reasons

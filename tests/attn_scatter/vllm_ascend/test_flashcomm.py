@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One gather a layer where vllm-ascend's FlashComm v1 divides the rows, on an emulated A3."""
+"""One gather a layer where vllm-ascend's FlashComm v1 divides the rows, on an emulated A3 and A2."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from typing import Any
 import pytest
 
 from emulator.findings import Findings
-from tests.attn_scatter.vllm_ascend.phases import NUM_TOKENS
-from tests.attn_scatter.vllm_ascend.served import DEADLINE_S, DP2XTP2, GRAPHS, Case, Served
+from tests.attn_scatter.vllm_ascend.phases import MANY, NUM_TOKENS
+from tests.attn_scatter.vllm_ascend.served import (
+    DEADLINE_S,
+    DP2XTP2,
+    GRAPHS,
+    ON_A_STREAM,
+    THRESHOLDS,
+    Case,
+    Served,
+)
 from tests.support.engines.a3 import run_on_a3
-from tests.support.engines.apart import A3_SOC
+from tests.support.engines.apart import A2_SOC, A3_SOC
 from tests.support.engines.file_connector import transfer
 from tests.support.engines.near_ties import follow
 from tests.support.engines.upstream_races import CAPTURE, others
@@ -37,7 +45,11 @@ CASES = {
     "sparse W8A8 DP2xTP2+EP MTP3 in graphs": Case(
         "DeepSeek-V3.2 W8A8", DP2XTP2, drafts=3, capture_sizes=GRAPHS, split=(6, 2), is_cut=True
     ),
+    "sparse W4A8 TP2+EP MTP3 in graphs, shared experts on a stream": Case(
+        "DeepSeek-V3.2 W4A8", drafts=3, capture_sizes=GRAPHS, is_cut=True, additional=ON_A_STREAM
+    ),
 }
+KINDS = ("num_plain", "num_scattered")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +78,21 @@ def test_one_gather(served: Served, race_reports: Findings, tmp_path: Path, name
     assert others(race_reports.take(), CAPTURE) == []
 
 
+def test_larger_steps_are_left_alone(served: Served, race_reports: Findings, tmp_path: Path) -> None:
+    """With dense latent attention one gather pays in small steps only (`cut_cost`), here up to MANY rows."""
+    case = CASES["TP2+EP"]
+    ranks, _ = served.run_apart(tmp_path, case, A3_SOC, [*THRESHOLDS, (1, MANY)])
+    served.check(case, [phases[:2] for phases in ranks])
+    for _, always, some in ranks:
+        assert some.tokens == always.tokens
+        assert some.scatter["max_tokens"] == MANY and always.scatter["max_tokens"] is None
+        assert min(some.scatter["num_plain"], some.scatter["num_scattered"]) > 0
+        assert sum(some.scatter[kind] for kind in KINDS) == always.scatter["num_scattered"]
+        counts = some.report["traffic"]["attn_scatter"]["all_gather_into"]
+        assert 0 < counts["bytes"] == some.scatter["predicted_bytes"] < always.scatter["predicted_bytes"]
+    assert others(race_reports.take(), CAPTURE) == []
+
+
 PREFILL = {
     "FlashComm v1": Case("DeepSeek W8A8", DP2XTP2, drafts=1, split=(6, 3), is_cut=True),
     "shared-expert DP": Case(
@@ -76,11 +103,17 @@ PREFILL = {
         is_cut=True,
         additional={"enable_shared_expert_dp": True},
     ),
+    "whole rows": Case("DeepSeek W8A8", drafts=1),
 }
+WAYS = {A2_SOC: {"AllGather"}, A3_SOC: {"MC2", "All2AllV"}}
 
 
-@pytest.mark.parametrize("name", PREFILL)
-def test_prefill_for_another_engine(served: Served, race_reports: Findings, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "soc"), [(name, soc) for soc in WAYS for name in PREFILL if (name, soc) != ("whole rows", A3_SOC)]
+)
+def test_prefill_for_another_engine(
+    served: Served, race_reports: Findings, tmp_path: Path, name: str, soc: str
+) -> None:
     """The engine that prefills writes the caches of its steps, and another one, without us, decodes from them."""
     case = PREFILL[name]
     ours = case.engine(served.model(case.model))
@@ -93,19 +126,20 @@ def test_prefill_for_another_engine(served: Served, race_reports: Findings, tmp_
             additional_config=further,
         ),
     }
-    splits = dict.fromkeys(engines, case.split)
+    splits = {name: case.split for name in engines if case.split is not None}
     lengths = {"producer": 1, "consumer": NUM_TOKENS}
-    runs = run_on_a3(tmp_path, engines, served.prompts, lengths, DEADLINE_S, splits)
+    runs = run_on_a3(tmp_path, engines, served.prompts, lengths, DEADLINE_S, splits, soc)
     tokens = {which: run.result.token_ids for which, run in runs.items()}
     assert tokens["producer"] == [of_prompt[:1] for of_prompt in tokens["consumer"]]
-    network = integer_network(split_by_tp(2, cut=True))
+    network = integer_network(split_by_tp(2, cut=case.is_cut))
     follow(served.model(case.model), served.prompts, tokens["consumer"], network).assert_tokens()
     for rank in runs["producer"].result.ranks:
         assert rank.report is not None
         assert rank.report["attn_scatter"]["num_scattered"] > 0
-        counts = rank.report["traffic"]["attn_scatter"]["all_gather_into"]
-        assert counts["bytes"] == rank.report["attn_scatter"]["predicted_bytes"] > 0
-    assert set(runs["consumer"].served) <= {"MC2", "All2AllV"}
+        sent = {name: counts["bytes"] for name, counts in rank.report["traffic"]["attn_scatter"].items()}
+        assert sum(sent.values()) == rank.report["attn_scatter"]["predicted_bytes"] > 0
+        assert not case.is_cut or sum(sent.values()) == sent["all_gather_into"]
+    assert set(runs["consumer"].served) <= WAYS[soc]
     assert others(race_reports.take(), CAPTURE) == []
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scattered attention input as Atlas machines serve models, in small on the emulator: W8A8_DYNAMIC weights,
-replicas, rows that are sent to experts, sparse attention, and drafts beside captured graphs."""
+W4A8_DYNAMIC experts, replicas, rows that are sent to experts, sparse attention, and drafts beside captured graphs.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +11,18 @@ import pytest
 
 from emulator.findings import Findings
 from tests.attn_scatter.vllm_ascend.phases import check_bytes, check_own_counts
-from tests.attn_scatter.vllm_ascend.served import DP2XTP2, GRAPHS, Case, Served
-from tests.support.engines.apart import A2_SOC, A3_SOC, REPLAY
+from tests.attn_scatter.vllm_ascend.served import (
+    DP2XTP2,
+    GRAPHS,
+    ON_A_STREAM,
+    SIXTEEN,
+    Case,
+    Served,
+)
+from tests.support.engines.apart import A2_SOC, A3_SOC, MOVE, REPLAY
 from tests.support.engines.upstream_races import CAPTURE, others
 from tests.support.long_tables import long_table
+from vllm_ascend_ext.tools.forked_ranks import Layout
 
 pytestmark = [
     pytest.mark.emulator,
@@ -30,9 +39,30 @@ ON_A2 = {
 BESIDE_GRAPHS = {
     "TP2+EP MTP3": Case(drafts=3, capture_sizes=GRAPHS),
     "Qwen3-MoE W8A8 TP2": Case("Qwen3-MoE W8A8", expert_parallel=False, capture_sizes=(1, 2, 4)),
+    "sparse W4A8 DP2xTP2+EP MTP3, shared experts on a stream": Case(
+        "DeepSeek-V3.2 W4A8", DP2XTP2, drafts=3, capture_sizes=GRAPHS, split=(6, 2), additional=ON_A_STREAM
+    ),
 }
+# as many ranks as an A2 needs to send rows by MC2, in steps of sixteen at most
+ON_SIXTEEN = Case(SIXTEEN, Layout(tp=16))
+# a cycle: 4 steps of counting, 2 for the policy, 2 layers moved; without copies of experts, of which vllm-ascend
+# asks its map of experts by the wrong numbers where rows are gathered (ops/fused_moe/token_dispatcher.py:393)
+MOVING = Case(
+    "Qwen3-MoE",
+    capture_sizes=(1, 2, 4),
+    graphs="FULL_AND_PIECEWISE",
+    additional={
+        "eplb_config": {
+            "dynamic_eplb": True,
+            "expert_heat_collection_interval": 4,
+            "algorithm_execution_interval": 2,
+            "eplb_policy_type": 1,
+        }
+    },
+)
 ON_A3 = {
     "TP2+EP": Case(),
+    "Qwen3-MoE TP2+EP in graphs": Case("Qwen3-MoE", capture_sizes=(1, 2, 4), graphs="FULL_AND_PIECEWISE"),
     "DP2xTP2+EP, an idle replica": Case(layout=DP2XTP2, split=(8, 0)),
     "W8A8 TP2+EP MTP3 in graphs": Case("DeepSeek W8A8", drafts=3, capture_sizes=GRAPHS),
     "W8A8 DP2xTP2+EP MTP3 in graphs": Case("DeepSeek W8A8", DP2XTP2, drafts=3, capture_sizes=GRAPHS, split=(6, 2)),
@@ -65,8 +95,38 @@ def test_beside_graphs(served: Served, race_reports: Findings, tmp_path: Path, n
     ranks, ways = served.run_apart(tmp_path, case, A2_SOC)
     served.check(case, ranks)
     for _, always in ranks:
-        check_own_counts(always)
+        check_own_counts(always, replicas_sum=case.layout.dp > 1)
     assert ways[REPLAY] > 0
+    assert set(ways) == {"AllGather", REPLAY}
+    assert others(race_reports.take(), CAPTURE) == []
+
+
+@long_table
+def test_on_sixteen_ranks_of_an_a2(served: Served, race_reports: Findings, tmp_path: Path) -> None:
+    """MC2 takes what decodes and the nine rows of the last prompt, which some ranks have none of, and rows of the
+    other steps are gathered."""
+    prompts = served.prompts
+    few = Served(served.tiny_model, served.new_folder)
+    few.prompts = [*prompts[1:4], prompts[2][:9]]
+    ranks, ways = few.run_apart(tmp_path, ON_SIXTEEN, A2_SOC, deadline_s=1000)
+    few.check(ON_SIXTEEN, ranks)
+    for _, always in ranks:
+        check_own_counts(always, tp=ON_SIXTEEN.layout.tp)
+    assert set(ways) == {"MC2", "AllGather"}
+    assert others(race_reports.take(), CAPTURE) == []
+
+
+@long_table
+def test_experts_move_meanwhile(
+    served: Served, race_reports: Findings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """vllm-ascend's EPLB moves experts between scattered steps."""
+    monkeypatch.setenv("DYNAMIC_EPLB", "true")
+    ranks, ways = served.run_apart(tmp_path, MOVING, A2_SOC)
+    served.check(MOVING, ranks)
+    for _, always in ranks:
+        check_own_counts(always)
+    assert set(ways) == {"AllGather", REPLAY, MOVE}
     assert others(race_reports.take(), CAPTURE) == []
 
 

@@ -21,14 +21,20 @@ from vllm_ascend_ext.integration.upstream.seams.rows import ascend_layers as sea
 class NarrowRows:
     """Describes an attention that can be given rows that are projected already.
 
-    project: ``[P, H]`` → ``[P, W]``; width: W. changes: what has the attention take such rows for its own.
-    implementation: vllm-ascend's object.
+    project: ``[P, H]`` → ``[P, W]``; widths: of its parts, which make up W: the queries' latent, the keys' with
+    their rotary part, and of sparse attention the indexer's. changes: what has the attention take such rows for
+    its own. implementation: vllm-ascend's object.
     """
 
     project: Rowwise
-    width: int
+    widths: tuple[int, ...]
     changes: list[Change]
     implementation: Any
+
+    @property
+    def width(self) -> int:
+        """Returns W."""
+        return sum(self.widths)
 
 
 def narrow_rows(attention: Any, name: str) -> NarrowRows:
@@ -47,21 +53,24 @@ def narrow_rows(attention: Any, name: str) -> NarrowRows:
         raise unsupported(f"{name} has a {type(own).__name__} in place of vllm-ascend's AscendMLAImpl")
     if own.enable_mlapo:
         raise unsupported(f"the attention of {name} projects within its kernel (enable_mlapo)")
+    if type(own) is AscendMLAImpl and own.fa_quant_layer:
+        raise unsupported(f"the attention of {name} projects within its kernel (quantised keys)")
     if own.fused_qkv_a_proj is None:
         raise unsupported(f"the attention of {name} has no projection that all ranks repeat")
     linears = [(row_for(seams.PROJECTIONS, own), own.fused_qkv_a_proj)]
     if type(own) is AscendSFAImpl and own.has_indexer:
         linears.append((seams.INDEXER_PROJECTION, own.wk_weights_proj))
-    changes, width = [], 0
+    changes, widths = [], list[int]()
     for seam, linear in linears:
-        begin, width = width, width + sum(linear.output_sizes)
-        changes.append(Change(seam, _AlreadyProjected(linear.weight, begin, width), own))
+        begin = sum(widths)
+        widths += linear.output_sizes
+        changes.append(Change(seam, _AlreadyProjected(linear.weight, begin, sum(widths)), own))
 
     def project(x: torch.Tensor) -> torch.Tensor:
         results = [linear(x)[0] for _, linear in linears]
         return results[0] if len(results) == 1 else torch.cat(results, dim=1)
 
-    return NarrowRows(project, width, changes, own)
+    return NarrowRows(project, tuple(widths), changes, own)
 
 
 def unsupported(why: str) -> UnsupportedCombinationError:

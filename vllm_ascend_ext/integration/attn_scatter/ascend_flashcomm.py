@@ -9,21 +9,27 @@ the rank's own rows and gather the results together; all else stays vllm-ascend'
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from vllm_ascend_ext.attn_scatter import layer_cost
-from vllm_ascend_ext.attn_scatter.layer_cost import LayerSizes
+from vllm_ascend_ext.attn_scatter.cost import RATES
+from vllm_ascend_ext.attn_scatter.cut_cost import CutSizes, PayingSteps, paying_steps
 from vllm_ascend_ext.attn_scatter.layers import AttentionScatter
 from vllm_ascend_ext.attn_scatter.row_layouts import RowShard, RowSplit
 from vllm_ascend_ext.config import AttnScatterConfig
 from vllm_ascend_ext.integration.attn_scatter.ascend_attention import narrow_rows, unsupported
+from vllm_ascend_ext.integration.attn_scatter.ascend_cut_steps import asked_steps
 from vllm_ascend_ext.integration.attn_scatter.decoder import Decoder
 from vllm_ascend_ext.integration.attn_scatter.model import SteppedModel, check_agreement, own_collectives
+from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
 from vllm_ascend_ext.integration.upstream.seams.change import Change, row_for, temporarily
 from vllm_ascend_ext.integration.upstream.seams.rows import ascend_layers as seams
+
+logger = logging.getLogger(__name__)
 
 
 def gather_once(runner: Any, decoder: Decoder, config: AttnScatterConfig) -> GatheringOnce:
@@ -32,7 +38,8 @@ def gather_once(runner: Any, decoder: Decoder, config: AttnScatterConfig) -> Gat
     decoder: the model, whose layers divide the rows.
 
     Raises:
-        UnsupportedCombinationError: an attention cannot be given rows that are projected already.
+        UnsupportedCombinationError: an attention cannot be given rows that are projected already, or that would
+            never save time.
         StartupError: the ranks would do so in different steps.
     """
     collectives = own_collectives(runner)
@@ -41,17 +48,23 @@ def gather_once(runner: Any, decoder: Decoder, config: AttnScatterConfig) -> Gat
         CutAttention(layer.self_attn, index, exchange) for index, layer in enumerate(decoder.model.layers)
     ]
     hidden, element_bytes = decoder.model.norm.weight.shape[0], runner.model_config.dtype.itemsize
-    sizes = [LayerSizes(hidden, attention.width, element_bytes) for attention in attentions]
-    threshold = config.min_tokens or 1  # one collective less, in steps of any size
-    check_agreement(collectives, config, threshold, sizes, runner.device)
-    return GatheringOnce(decoder, attentions, sizes, exchange, threshold)
+    sizes = [attention.sizes(hidden, element_bytes) for attention in attentions]
+    steps = asked_steps(config) or paying_steps(sizes, collectives.num_ranks, RATES[runner.device.type])
+    check_agreement(collectives, config, steps, sizes, runner.device)
+    if steps is None:
+        raise UnsupportedCombinationError(
+            "ascend_ext.attn_scatter would save nothing beside FlashComm v1: one gather in each layer of "
+            f"{type(decoder.model).__name__} is slower at any number of rows; set attn_scatter.enabled to false, "
+            "or attn_scatter.min_tokens"
+        )
+    logger.info("ascend_ext.attn_scatter: steps of %s gather once in a layer", steps)
+    return GatheringOnce(decoder, attentions, sizes, exchange, steps)
 
 
 class CutAttention:
     """Takes an attention apart that is given a rank's rows.
 
     Attributes:
-        width: of what is gathered.
         changes: what is changed in the attention for a step that is ours.
     """
 
@@ -62,9 +75,14 @@ class CutAttention:
         if attention.mla_attn.is_vl_first_layer:
             raise unsupported(f"{self._name} is given whole rows")
         narrow = narrow_rows(attention, self._name)
-        self.width, self._project, own = narrow.width, narrow.project, narrow.implementation
+        self._widths, self._project, own = narrow.widths, narrow.project, narrow.implementation
         attend = functools.partial(self._attend, own.forward)
         self.changes = [*narrow.changes, Change(row_for(seams.ATTENTIONS, own), attend, own)]
+
+    def sizes(self, hidden: int, element_bytes: int) -> CutSizes:
+        """Returns what the cost model needs to know. hidden: width of the model's rows."""
+        query, key, *indexer = self._widths
+        return CutSizes(hidden, query, key, element_bytes, sum(indexer))
 
     def _attend(
         self,
@@ -94,19 +112,31 @@ class CutAttention:
 
 
 class GatheringOnce(SteppedModel):
-    """Runs a model's own forward, whose attentions gather once."""
+    """Runs a model's own forward, whose attentions gather once.
+
+    Attributes:
+        max_tokens: rows of the largest step that does so; None for no limit.
+    """
 
     def __init__(
         self,
         decoder: Decoder,
         attentions: list[CutAttention],
-        sizes: list[LayerSizes],
+        sizes: list[CutSizes],
         exchange: AttentionScatter,
-        min_tokens: int,
+        steps: PayingSteps,
     ) -> None:
         self._sizes = sizes
+        self.max_tokens = steps.last
         changes = [change for attention in attentions for change in attention.changes]
-        super().__init__(decoder, changes, exchange, min_tokens)
+        super().__init__(decoder, changes, exchange, steps.first)
+
+    def report(self) -> dict[str, Any]:
+        """Returns what every model reports, and the largest step that gathers once."""
+        return super().report() | {"max_tokens": self.max_tokens}
+
+    def _is_ours(self, num_rows: int) -> bool:
+        return num_rows in PayingSteps(self.min_tokens, self.max_tokens)
 
     def _scattered(
         self,
@@ -128,5 +158,4 @@ class GatheringOnce(SteppedModel):
             return
         split = RowSplit.even(_EXTRA_CTX.num_tokens + _EXTRA_CTX.pad_size, self.exchange.num_ranks)
         for sizes in self._sizes:
-            row_bytes = sizes.gathered * sizes.element_bytes
-            self.predicted_bytes += layer_cost.gather("latent", split, self.exchange.rank, row_bytes).sent
+            self.predicted_bytes += layer_cost.gather("latents", split, self.exchange.rank, sizes.row_bytes).sent

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists what scattered attention input cannot work with in vllm-ascend.
 
-The emulator has run one replica of DeepSeek-V3 and Qwen3-MoE layers with unquantised weights, whose rows reach
-the experts by all-gather, in eager mode and beside graphs. All else is refused.
+What the emulator has run is in docs/coverage.md. All else is refused, some of it because nothing could be gained.
 """
 
 from __future__ import annotations
@@ -10,30 +9,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vllm_ascend_ext.integration.attn_scatter.ascend_cut_steps import no_step_pays
 from vllm_ascend_ext.integration.deployment import Deployment
 from vllm_ascend_ext.integration.refusal import Rule
 from vllm_ascend_ext.integration.rule_facts import (
     ascend_config,
-    methods_of_layers,
+    methods_beside_experts,
+    methods_of_experts,
     named_methods,
     other_dispatches,
     splits_rows,
 )
 
 DISPATCHES = ("ALLGATHER", "MC2", "ALLTOALL")  # ways of rows to experts
-GRAPHS = ("FULL_DECODE_ONLY", "PIECEWISE")
+GRAPHS = ("FULL_DECODE_ONLY", "PIECEWISE", "FULL_AND_PIECEWISE")
 # architectures with latent attention
 LATENT = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 # names that a checkpoint's description has of how layers are quantised: an activation's scale is its row's own
 _WEIGHTS = ("W8A8_DYNAMIC",)
+_EXPERT_WEIGHTS = (*_WEIGHTS, "W4A8_DYNAMIC")  # of routed experts beside latent attention and shared experts
 # settings of vllm-ascend under which layers sum, move weights or overlap in ways that have not run with ours
 _KEYS = (
-    "enable_dsa_cp",
     "finegrained_tp_config",
     "layer_sharding",
     "mix_placement",
     "multistream_overlap_gate",
-    "multistream_overlap_shared_expert",
     "weight_prefetch_config",
     "xlite_graph_config",
 )
@@ -61,9 +61,18 @@ def _gathers_once(deployment: Deployment) -> bool:
     return _splits_rows(deployment) and not _architectures(deployment) & set(LATENT)
 
 
-def _moves_experts(deployment: Deployment) -> bool:
-    eplb_config = ascend_config(deployment).eplb_config
-    return bool(eplb_config.dynamic_eplb or eplb_config.expert_map_path is not None)
+def _places_experts(deployment: Deployment) -> bool:
+    return ascend_config(deployment).eplb_config.expert_map_path is not None
+
+
+def _attends_to_own_rows(deployment: Deployment) -> bool:
+    return _is_on((deployment.vllm_config.additional_config or {}).get("enable_dsa_cp"))
+
+
+def _no_step_pays(deployment: Deployment) -> object:
+    is_cut = _splits_rows(deployment) and not _gathers_once(deployment)
+    has_ranks = deployment.parallel.tensor_parallel_size > 1
+    return is_cut and has_ranks and not _repeats_no_projection(deployment) and no_step_pays(deployment)
 
 
 def _other_graphs(deployment: Deployment) -> object:
@@ -84,14 +93,16 @@ def _repeats_no_projection(deployment: Deployment) -> bool:
     return not hasattr(config, "index_topk") and getattr(config, "q_lora_rank", None) is None
 
 
-def _other_role(deployment: Deployment) -> object:
+def _role(deployment: Deployment) -> str | None:
     transfer = deployment.vllm_config.kv_transfer_config
-    return None if transfer is None or transfer.kv_role == "kv_producer" else {"role": transfer.kv_role}
+    return None if transfer is None else str(transfer.kv_role or "kv_both")
 
 
 def _other_weights(deployment: Deployment) -> object:
     """Returns {methods} of quantised layers that no test has run, by the names of the checkpoint's description."""
-    return named_methods(methods_of_layers(deployment) - set(_WEIGHTS))
+    others = methods_beside_experts(deployment) - set(_WEIGHTS)
+    of_experts = _EXPERT_WEIGHTS if _architectures(deployment) & set(LATENT) else _WEIGHTS
+    return named_methods(others | methods_of_experts(deployment) - set(of_experts))
 
 
 RULES = tuple(
@@ -135,10 +146,22 @@ RULES = tuple(
             lambda d: other_dispatches(d, DISPATCHES),
         ),
         (
-            "eplb_config.dynamic_eplb, eplb_config.expert_map_path",
-            "is not verified with vllm-ascend's EPLB",
-            "turn dynamic_eplb off and leave expert_map_path out",
-            _moves_experts,
+            "eplb_config.expert_map_path",
+            "is not verified with a given placement of experts (expert_map_path)",
+            "leave expert_map_path out, or use dynamic_eplb",
+            _places_experts,
+        ),
+        (
+            "enable_dsa_cp",
+            "saves nothing with enable_dsa_cp, where each rank projects its own rows only and attends with them",
+            "turn enable_dsa_cp off",
+            _attends_to_own_rows,
+        ),
+        (
+            "attn_scatter.min_tokens",
+            "saves nothing beside vllm-ascend's own division of the rows, where one gather in a layer {steps}",
+            "set min_tokens to have it all the same",
+            _no_step_pays,
         ),
         (
             ", ".join((*_KEYS, *_OWN_KEYS)),
@@ -148,14 +171,20 @@ RULES = tuple(
         ),
         (
             "kv_transfer_config.kv_role",
-            "is not verified as {role}; an engine that decodes only has no steps to scatter",
+            "is for steps with many rows, and an engine that only decodes, kv_consumer, has none",
             "use it in the engine that prefills, kv_producer",
-            _other_role,
+            lambda d: _role(d) == "kv_consumer",
+        ),
+        (
+            "kv_transfer_config.kv_role",
+            "is not verified as kv_both",
+            "use kv_producer, or no transfer",
+            lambda d: _role(d) == "kv_both",
         ),
         (
             "quantization",
             "is not verified with layers whose weights are {methods}",
-            "use W8A8_DYNAMIC or an unquantised model",
+            "use W8A8_DYNAMIC, for experts of DeepSeek and GLM-5 W4A8_DYNAMIC, or an unquantised model",
             _other_weights,
         ),
         (

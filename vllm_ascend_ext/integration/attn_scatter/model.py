@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -81,8 +81,8 @@ def own_collectives(runner: Any) -> Collectives:
 def check_agreement(
     ranks: Collectives,
     config: AttnScatterConfig,
-    threshold: int | None,
-    sizes: list[LayerSizes],
+    steps: object,
+    sizes: Sequence[object],
     device: torch.device,
 ) -> None:
     """Raises StartupError where the ranks would scatter different steps, or in different ways.
@@ -90,11 +90,11 @@ def check_agreement(
     Args:
         ranks: ranks that must agree.
         config: this rank's settings.
-        threshold: number of rows from which on this rank scatters a step; None when that would never save time.
+        steps: which steps this rank scatters, by their numbers of rows; None when that would never save time.
         sizes: sizes of this rank's layers.
         device: device on which the ranks compare.
     """
-    text = f"{config.model_dump_json()} {threshold} {sizes}"
+    text = f"{config.model_dump_json()} {steps} {sizes}"
     agreement.check_agreement(ranks, "attn_scatter", "attn_scatter section, threshold or model", text, device)
 
 
@@ -144,11 +144,15 @@ class SteppedModel(ABC):
     ) -> Any:
         """Takes the place of the model's own forward, with the same arguments and results."""
         rows = inputs_embeds if inputs_embeds is not None else input_ids
-        if rows is None or rows.shape[0] < self.min_tokens or self._decoder.belongs_to_graphs(rows.shape[0]):
+        if rows is None or not self._is_ours(rows.shape[0]) or self._decoder.belongs_to_graphs(rows.shape[0]):
             self.num_plain += 1
             return self._plain_forward(input_ids, positions, intermediate_tensors, inputs_embeds)
         self.num_scattered += 1
         return self._scattered(input_ids, positions, intermediate_tensors, inputs_embeds)
+
+    def _is_ours(self, num_rows: int) -> bool:
+        """Returns whether a step of so many rows saves time, graphs apart."""
+        return num_rows >= self.min_tokens
 
     @abstractmethod
     def _scattered(

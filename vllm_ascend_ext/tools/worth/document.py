@@ -9,7 +9,7 @@ from vllm_ascend_ext.tools.worth import published
 from vllm_ascend_ext.tools.worth.collecting import load_cost, output_cost
 from vllm_ascend_ext.tools.worth.gathering import spreads, step_s
 from vllm_ascend_ext.tools.worth.question import Question
-from vllm_ascend_ext.tools.worth.scattering import ways
+from vllm_ascend_ext.tools.worth.scattering import one_gather, ways
 
 
 def answer(question: Question) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def answer(question: Question) -> dict[str, Any]:
         "routed_layers": sizes.num_routed,
         "step_s": step_s(question),
         "attn_scatter": _scattering(question),
+        "attn_scatter_flashcomm1": _one_gather(question),
         "dp_gather": [
             {
                 "spread": spread.name,
@@ -63,6 +64,18 @@ def _scattering(question: Question) -> list[dict[str, Any]]:
         }
         for way in found
     ]
+
+
+def _one_gather(question: Question) -> dict[str, Any] | None:
+    found = one_gather(question)
+    if found is None:
+        return None
+    steps = found.steps
+    return {
+        "saved_s": found.saved_s,
+        "min_tokens": None if steps is None else steps.first,
+        "max_tokens": None if steps is None else steps.last,
+    }
 
 
 def _load(question: Question) -> dict[str, Any] | None:

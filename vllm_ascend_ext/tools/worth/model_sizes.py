@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_ascend_ext.attn_scatter.cut_cost import CutSizes
 from vllm_ascend_ext.attn_scatter.layer_cost import LayerSizes
 from vllm_ascend_ext.dp_gather.plan_rows import PlanInputError
 from vllm_ascend_ext.tools.check.model_facts import ModelFacts
@@ -97,6 +98,15 @@ class ModelSizes:
             )
             for routed in self.routed
         ]
+
+    def cut_layers(self) -> list[CutSizes]:
+        """Returns the layers' sizes where rows are divided already; none without a latent that ranks repeat."""
+        attention = self.attention
+        if not attention.latent:
+            return []
+        key = attention.kv_rank + attention.rope
+        layer = CutSizes(self.hidden, attention.q_rank, key, ELEMENT_BYTES, attention.indexer)
+        return [layer] * len(self.routed)
 
     @property
     def shared_out(self) -> int:

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vllm_ascend_ext.attn_scatter.cost import PartTime, layers_time, min_tokens
+from vllm_ascend_ext.attn_scatter.cut_cost import PayingSteps, paying_steps, saved_s
 from vllm_ascend_ext.attn_scatter.layer_cost import Way
 from vllm_ascend_ext.tools.worth.question import Question
+
+_ASCEND = ("a2", "a3", "a3-roce")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,28 @@ class WayTime:
     @property
     def seconds(self) -> float:
         return self.calls_s + sum(part.seconds for part in self.parts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class OneGather:
+    """Holds what one gather in each layer saves of a step where FlashComm v1 divides the rows.
+
+    saved_s: below 0 where it costs. steps: those in which it pays; None for none.
+    """
+
+    saved_s: float
+    steps: PayingSteps | None
+
+
+def one_gather(question: Question) -> OneGather | None:
+    """Returns what one gather saves; None where attention gathers once already, and for other machines than those
+    of vllm-ascend."""
+    layers = question.sizes.cut_layers()
+    if question.tp == 1 or not layers or question.machine.name not in _ASCEND:
+        return None
+    rates, weights = question.rates, question.weights
+    saved = saved_s(layers, question.tokens, question.tp, rates, weights)
+    return OneGather(saved, paying_steps(layers, question.tp, rates, weights))
 
 
 def ways(question: Question) -> list[WayTime]:

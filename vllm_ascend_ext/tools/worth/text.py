@@ -59,6 +59,18 @@ def _scatter(answer: Mapping[str, Any]) -> Iterator[str]:
     yield _row("  of the step, at most", ["", *shares])
     thresholds = (str(way["min_tokens"] or "never") for way in ways[1:])
     yield _row("  pays from this many rows on", ["", *thresholds])
+    if answer["attn_scatter_flashcomm1"] is not None:
+        yield f"  beside FlashComm v1: {_beside_flashcomm(answer['attn_scatter_flashcomm1'])}"
+
+
+def _beside_flashcomm(once: Mapping[str, Any]) -> str:
+    verb = "saves" if once["saved_s"] > 0 else "costs"
+    saved = f"one gather in each layer {verb} {_ms(abs(once['saved_s']))} ms"
+    if once["min_tokens"] is None:
+        return f"{saved}, and pays in no step"
+    if once["max_tokens"] is None:
+        return f"{saved}, and pays from {once['min_tokens']} rows on"
+    return f"{saved}, and pays in steps of {once['min_tokens']} to {once['max_tokens']} rows"
 
 
 def _gather(answer: Mapping[str, Any]) -> Iterator[str]:

@@ -16,10 +16,10 @@ from dataclasses import replace
 from vllm_ascend_ext.integration.upstream.versions import PAIR_0_30, Pair
 from vllm_ascend_ext.tools.check.verified.row import Values, VerifiedRow
 from vllm_ascend_ext.tools.check.verified.row import verified_row as _row
+from vllm_ascend_ext.tools.check.verified.scatter_rows import SCATTER_ROWS
 
 _LOAD = ("eplb_load",)
 _BOTH = ("eplb_load", "mtp_output")
-_SHARD = ("attn_scatter",)
 _A2 = "tests/eplb_load/test_vllm_ascend.py::"
 _DISPATCH = "tests/eplb_load/vllm_ascend/test_dispatch.py::test_gathered_rows_count_once"
 _A3 = "tests/eplb_load/vllm_ascend/test_a3.py::test_cut_rows_count_once"
@@ -43,10 +43,6 @@ _SIXTEEN = "tests/engine/test_vllm_ascend_sixteen.py::test_load_by_mc2"
 _OUTPUT = "tests/mtp_output/test_vllm_ascend.py::"
 _FRAMES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_are_the_engines_tokens"
 _PIPELINES = "tests/mtp_output/test_vllm_ascend_served.py::test_frames_of_a_pipeline"
-_SCATTER = "tests/attn_scatter/vllm_ascend/test_two_ranks.py::"
-_SCATTERS = "tests/attn_scatter/vllm_ascend/test_served.py::"
-_FLASHCOMM = "tests/attn_scatter/vllm_ascend/test_flashcomm.py::"
-_ONE_GATHER = f"{_FLASHCOMM}test_one_gather"
 _CUT, _SMALL = ("MC2, ALLTOALL",), ("MC2",)
 _FULL = ("FULL_DECODE_ONLY",)
 _MIXED = ("FULL_AND_PIECEWISE",)
@@ -224,32 +220,7 @@ ROWS: tuple[VerifiedRow, ...] = (
         "DP+EP",
         drafts="mtp 1",
     ),
-    _row(_SHARD, f"{_SCATTER}test_deepseek", "MLA", "TP", "TP+EP"),
-    _row(_SHARD, f"{_SCATTER}test_deepseek_with_drafts", "MLA", "TP", drafts=_SOME),
-    _row(_SHARD, f"{_SCATTER}test_beside_graphs", "MLA", "TP", graphs=("FULL_DECODE_ONLY", "PIECEWISE")),
-    _row(_SHARD, f"{_SCATTER}test_divided_projections", "GQA", "TP"),
-    _row(_SHARD, f"{_SCATTERS}test_on_an_a2", "MLA", "TP", "TP+EP", weights="w8a8"),
-    _row(_SHARD, f"{_SCATTERS}test_on_an_a2", "sparse MLA", "TP+EP"),
-    _row(_SHARD, f"{_SCATTERS}test_beside_graphs", "MLA", "TP+EP", graphs=_FULL, drafts="mtp 3"),
-    _row(_SHARD, f"{_SCATTERS}test_beside_graphs", "GQA", "TP", graphs=_FULL, weights="w8a8"),
-    _row(_SHARD, f"{_SCATTERS}test_on_an_a3", "MLA", "TP+EP", "DP+TP+EP", dispatch=_CUT),
-    _row(_SHARD, f"{_SCATTERS}test_on_an_a3", "MLA", "TP+EP", "DP+TP+EP", **_SERVED),
-    _row(_SHARD, f"{_SCATTERS}test_on_an_a3", "sparse MLA", "TP+EP", **_SERVED),
-    _row(_SHARD, _ONE_GATHER, "MLA", "TP+EP", dispatch=_CUT, row_split=_FC1),
-    _row(_SHARD, _ONE_GATHER, "sparse MLA", "TP+EP", dispatch=_CUT, row_split=_FC1),
-    _row(_SHARD, _ONE_GATHER, "MLA", "DP+TP+EP", dispatch=_CUT, weights="w8a8", drafts="mtp 1", row_split=_FC1),
-    _row(_SHARD, _ONE_GATHER, "sparse MLA", "DP+TP+EP", **_SERVED, row_split=_FC1),
-    _row(
-        _SHARD,
-        f"{_FLASHCOMM}test_prefill_for_another_engine",
-        "MLA",
-        "DP+TP+EP",
-        dispatch=_CUT,
-        weights="w8a8",
-        drafts="mtp 1",
-        row_split=_FC1 + _SHARED,
-        transfer=_SENDS,
-    ),
+    *SCATTER_ROWS,
     _output(_FRAMES, "1", "TP+EP", transfer=("none", "producer", "consumer", "both")),
     _output(_FRAMES, "1", "TP+EP", drafts=("mtp 1", "eagle3 3"), transfer=("none", "producer", "consumer")),
     _output(f"{_OUTPUT}test_frames_are_the_engines_tokens", "TP+EP", drafts="mtp 2"),

@@ -81,7 +81,7 @@ ROWS = (
         for owner, names, why in (
             (_MLA.partition(":")[0], ("AscendMLAImpl",), _WHY_KINDS),
             (_SFA.partition(":")[0], ("AscendSFAImpl",), _WHY_KINDS),
-            (_MLA, ("enable_mlapo",), _WHY_KINDS),
+            (_MLA, ("enable_mlapo", "fa_quant_layer"), _WHY_KINDS),
             (_SFA, ("enable_mlapo", "has_indexer"), _WHY_KINDS),
             (
                 "vllm_ascend.ops.mla:AscendMultiHeadLatentAttention",
