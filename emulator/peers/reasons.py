@@ -20,6 +20,8 @@ _KNOWN: tuple[tuple[str, str], ...] = (
         r"(?i)\d active drivers|triton\S* (?:is )?not (?:found|available|installed)",
         "a device's Triton",
     ),
+    (r"(?s)\w*kernel\w*\[[^\n]*\].*'function' object is not subscriptable", "a device's Triton"),
+    (r"NPU out of memory\. Tried to allocate \S+ GiB \(NPU \d+; (\S+ \w+) total", "more memory than an NPU's {}"),
     (r"'NoneType' object (?:is not subscriptable|has no attribute)[^\n]*triton", "a device's Triton"),
     (r"No module named '(triton\.\S+?)'", "a device's Triton ({})"),
     (r"No module named '([\w.]+)'", "no module {}"),

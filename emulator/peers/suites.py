@@ -15,7 +15,8 @@ class Suite:
     name: what the command line calls it. title: what it tests. source: the repository they were taken from and
     the version. patterns: globs below the checkout. leaves_out: globs of those that are not run. packages: what
     its tests import beyond an environment with torch, torch_npu and pytest. preloads: modules that are imported
-    once for all files. deadline_s: for one test, from when it starts.
+    once for all files. deadline_s: for one test, from when it starts. of_tables: only the files that test
+    operators of the emulator's tables are run (`covered`).
     """
 
     name: str
@@ -26,6 +27,7 @@ class Suite:
     packages: tuple[str, ...] = ()
     preloads: tuple[str, ...] = ("pytest", "torch", "torch_npu")
     deadline_s: float = 300.0
+    of_tables: bool = False
 
     def files(self, folder: Path) -> list[str]:
         """Returns the files of this suite in the checkout ``folder``, as paths below it."""
@@ -105,7 +107,7 @@ SUITES = {
             ("test/test_base_ops/test_*.py", "test/test_custom_ops/test_*.py"),
             packages=_TESTING,
             preloads=_PRELOADED,
-            deadline_s=300.0,
+            of_tables=True,
         ),
     )
 }

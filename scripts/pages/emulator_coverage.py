@@ -15,6 +15,12 @@ LINE_LENGTH = 115
 FILES_LISTED = 80  # of a suite with more only the reasons are
 REASONS_LISTED = 60  # the rest is counted in one row
 _COUNTED = ("passed", "failed", "skipped")
+_OF_TABLES = (
+    " {} of the suite's {} files are run: those of which one operator at least is in the emulator's tables, or of "
+    "which nothing says the operators. A file is named after the function that it tests; the function's operators "
+    "are those that op-plugin's C++ and its list of functions name (`emulator/peers/covered.py`). What fails with "
+    "`no operator NAME` needs one that is not in the tables beside one that is."
+)
 
 
 def _row(cells: Iterable[object]) -> str:
@@ -42,7 +48,7 @@ def tables(contents: Sequence[dict[str, Any]]) -> list[list[str]]:
         files = content["files"].values()
         clean = sum(1 for found in files if not found.get("failed"))
         sums = [sum(found.get(kind, 0) for found in files) for kind in _COUNTED]
-        run = f"{len(files)} of {content['files_of_suite']}"
+        run = f"{len(files)} of {content.get('files_of_tables', content['files_of_suite'])}"
         rows.append((content["title"], content["source"], run, clean, *sums))
     head = ("suite", "from", "files run", "without a failure", *_COUNTED)
     return [_table(head, rows), *(part for content in contents for part in _suite(content))]
@@ -51,8 +57,10 @@ def tables(contents: Sequence[dict[str, Any]]) -> list[list[str]]:
 def _suite(content: dict[str, Any]) -> list[list[str]]:
     files = content["files"]
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-    run_with = textwrap.wrap(f"{content['title']}, run with {versions}.", LINE_LENGTH)
-    parts = [[f"## {content['suite']}"], run_with]
+    words = f"{content['title']}, run with {versions}. {_commits(files)}"
+    if "files_of_tables" in content:
+        words += _OF_TABLES.format(content["files_of_tables"], content["files_of_suite"])
+    parts = [[f"## {content['suite']}"], textwrap.wrap(words, LINE_LENGTH)]
     for kind in ("failed", "skipped"):
         if reasons := _reasons(files, kind):
             parts.append(_table((f"why {kind}", "tests", "files"), reasons))
@@ -62,6 +70,15 @@ def _suite(content: dict[str, Any]) -> list[list[str]]:
     if reports := {name: found["race_reports"] for name, found in files.items() if "race_reports" in found}:
         parts.append(_table(("race reports in", "number"), ((_code(_short(f)), n) for f, n in reports.items())))
     return parts
+
+
+def _commits(files: dict[str, Any]) -> str:
+    """Returns a sentence that says at which commits of the emulator the results were taken."""
+    numbers = Counter(found.get("commit", "") for found in files.values())
+    named = [f"at {commit} ({number} files)" for commit, number in numbers.most_common() if commit]
+    if number := numbers.get(""):
+        named.append(f"before commits were noted, on 29 November 2026 ({number} files)")
+    return f"Results were taken {', '.join(named)}."
 
 
 def _reasons(files: dict[str, Any], kind: str) -> list[tuple[str, int, int]]:

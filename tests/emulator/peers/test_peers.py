@@ -121,6 +121,15 @@ def test_a_failed_device_fails_one_test_and_a_race_is_counted(tmp_path: Path) ->
         ("RuntimeError: not emulated: operator Qr", "no operator Qr (aclop)"),
         ("AttributeError: '_OpNamespace' '_C_ascend' object has no attribute 'fancy'", "no operator fancy"),
         ("RuntimeError: 0 active drivers ([]). There should only be one.", "a device's Triton"),
+        ("> _fill_kernel[(n,)](x)\nE   TypeError: 'function' object is not subscriptable", "a device's Triton"),
+        (
+            "> table[3]\nE   TypeError: 'function' object is not subscriptable",
+            "TypeError: 'function' object is not subscriptable",
+        ),
+        (
+            "NPU out of memory. Tried to allocate 3.38 GiB (NPU 0; 4.00 GiB total capacity; 1.20 GiB",
+            "more memory than an NPU's 4.00 GiB",
+        ),
         ("ModuleNotFoundError: No module named 'npugraph_ex.core'", "no module npugraph_ex.core"),
         ("    assert x\nE   AssertionError: at 0x7ff0aa12 by 1.234567e-05", "AssertionError: at … by …"),
         ("E   " + "long " * 100, ("long " * 100)[: LONGEST - 1] + "…"),

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activations and losses on the emulator, forward and backward, against float64 on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from tests.emulator.operators.comparison import assert_close
+
+pytestmark = pytest.mark.emulator
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
+
+LABELS = [[2, 0, -1, 1, 3, 4], [5, -1, 0, 0, 0, 0], [1, 2, 3, 4, 5, 0], [-1, 0, 0, 0, 0, 0]]  # up to -1
+ACTIVATIONS: dict[str, Activation] = {
+    "mish": F.mish,
+    "elu": lambda x: F.elu(x, 0.7),
+    "elu of its result": lambda x: F.elu_(x.clone(), 0.7),
+    "selu": F.selu,
+    "celu": lambda x: F.celu(x, 0.7),
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
+    "hardtanh": lambda x: F.hardtanh(x, -0.5, 0.7),
+    "hardshrink": lambda x: F.hardshrink(x, 0.3),
+    "softshrink": lambda x: F.softshrink(x, 0.3),
+}
+LOSSES: dict[str, Loss] = {
+    "mse": lambda x, y, reduction: F.mse_loss(x, y, reduction=reduction),
+    "l1": lambda x, y, reduction: F.l1_loss(x, y, reduction=reduction),
+    "smooth l1": lambda x, y, reduction: F.smooth_l1_loss(x, y, reduction=reduction, beta=0.5),
+    "kl": lambda x, y, reduction: F.kl_div(F.log_softmax(x, -1), y.sigmoid(), reduction=reduction),
+    "kl of logarithms": lambda x, y, reduction: F.kl_div(x, y, reduction=reduction, log_target=True),
+    "binary": lambda x, y, reduction: F.binary_cross_entropy(x.sigmoid(), y.sigmoid(), reduction=reduction),
+    "binary, weighted": lambda x, y, reduction: F.binary_cross_entropy_with_logits(
+        x, y.sigmoid(), x.detach()[:1].abs(), pos_weight=x.detach()[0].abs(), reduction=reduction
+    ),
+    "soft margin": lambda x, y, reduction: F.soft_margin_loss(x, y.sign(), reduction=reduction),
+    "multilabel margin": lambda x, y, reduction: F.multilabel_margin_loss(
+        x, torch.tensor(LABELS, device=x.device), reduction=reduction
+    ),
+}
+
+
+def gradients(program: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> list[torch.Tensor]:
+    x = x.detach().clone().requires_grad_()
+    result = program(x)
+    (result * torch.arange(1, result.numel() + 1).reshape(result.shape).to(x.device, x.dtype) / 8).sum().backward()
+    assert x.grad is not None
+    return [result.detach(), x.grad]
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.bfloat16))
+@pytest.mark.parametrize("program", ACTIVATIONS.values(), ids=ACTIVATIONS.keys())
+def test_activations(program: Activation, dtype: torch.dtype) -> None:
+    x = (torch.randperm(24).reshape(4, 6) / 8 - 1.45).to(dtype)
+    actual, expected = gradients(program, x.npu()), gradients(program, x.double())
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert ours.dtype == dtype
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+@pytest.mark.parametrize("reduction", ("none", "mean", "sum"))
+@pytest.mark.parametrize("program", LOSSES.values(), ids=LOSSES.keys())
+def test_losses(program: Loss, reduction: str, dtype: torch.dtype) -> None:
+    x, y = torch.randn(2, 4, 6).to(dtype)
+    actual = gradients(lambda x: program(x, y.npu(), reduction), x.npu())
+    expected = gradients(lambda x: program(x, y.double(), reduction), x.double())
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("reduction", ("none", "mean"))
+def test_ctc(reduction: str) -> None:
+    x = torch.randn(9, 3, 5)
+    targets, lengths = torch.tensor([[1, 2, 2, 3], [4, 1, 0, 0], [3, 0, 0, 0]]), (4, 2, 1)
+
+    def program(x: torch.Tensor) -> torch.Tensor:
+        return F.ctc_loss(x.log_softmax(-1), targets.to(x.device), (9, 7, 5), lengths, reduction=reduction)
+
+    for ours, theirs in zip(gradients(program, x.npu()), gradients(program, x.double()), strict=True):
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ("ceil", "floor", "round", "trunc", "frac"))
+def test_rounding_of_lists(name: str) -> None:
+    lists = [torch.randn(3, 4) * 3, torch.tensor([0.5, -0.5, 1.5, -2.5])]
+    for in_place in ("", "_"):
+        given = [value.npu() for value in lists]
+        result = getattr(torch, f"_foreach_{name}{in_place}")(given) or given
+        for ours, value in zip(result, lists, strict=True):
+            assert torch.equal(ours.cpu(), getattr(torch, name)(value))
+
+
+def test_operands_of_two_types() -> None:
+    matrix, vector, start = torch.randn(3, 4), torch.randn(4), torch.randn(3).half()
+    expected = start.float() + matrix @ vector
+    assert_close(torch.addmv(start.npu(), matrix.npu(), vector.npu()), expected)
