@@ -22,6 +22,10 @@ _KNOWN: tuple[tuple[str, str], ...] = (
     ),
     (r"(?s)\w*kernel\w*\[[^\n]*\].*'function' object is not subscriptable", "a device's Triton"),
     (r"NPU out of memory\. Tried to allocate \S+ GiB \(NPU \d+; (\S+ \w+) total", "more memory than an NPU's {}"),
+    (
+        r'"Expected all tensors to be on the same device, but found[^\n]* does not match "Expected all tensors',
+        "the suite: this torch has other words for operands on two devices",
+    ),
     (r"'NoneType' object (?:is not subscriptable|has no attribute)[^\n]*triton", "a device's Triton"),
     (r"No module named '(triton\.\S+?)'", "a device's Triton ({})"),
     (r"No module named '([\w.]+)'", "no module {}"),

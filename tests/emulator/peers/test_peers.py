@@ -130,6 +130,11 @@ def test_a_failed_device_fails_one_test_and_a_race_is_counted(tmp_path: Path) ->
             "NPU out of memory. Tried to allocate 3.38 GiB (NPU 0; 4.00 GiB total capacity; 1.20 GiB",
             "more memory than an NPU's 4.00 GiB",
         ),
+        (
+            'E  AssertionError: "Expected all tensors to be on the same device, but found at least two devices," '
+            'does not match "Expected all tensors to be on the same device, but got out is on npu:0"',
+            "the suite: this torch has other words for operands on two devices",
+        ),
         ("ModuleNotFoundError: No module named 'npugraph_ex.core'", "no module npugraph_ex.core"),
         ("    assert x\nE   AssertionError: at 0x7ff0aa12 by 1.234567e-05", "AssertionError: at … by …"),
         ("E   " + "long " * 100, ("long " * 100)[: LONGEST - 1] + "…"),

@@ -101,3 +101,26 @@ def test_operands_of_two_types() -> None:
     matrix, vector, start = torch.randn(3, 4), torch.randn(4), torch.randn(3).half()
     expected = start.float() + matrix @ vector
     assert_close(torch.addmv(start.npu(), matrix.npu(), vector.npu()), expected)
+
+
+IN_SINGLE: dict[str, Activation] = {
+    "prod": lambda x: x.prod(),
+    "prod of rows": lambda x: x.prod(1),
+    "cumprod": lambda x: x.cumprod(1),
+    "glu backward": lambda x: torch.ops.aten.glu_backward(x[:, :32], x, 1),
+    "addr": lambda x: torch.addr(-x[:, :8], x[:, 0], x[0, :8]),
+    "addr in place": lambda x: (-x[:, :8]).addr_(x[:, 0], x[0, :8]),
+    "cross": lambda x: torch.linalg.cross(x[:3], x[3:6], dim=0),
+    "pdist": F.pdist,
+    "embedding backward": lambda x: torch.ops.aten.embedding_dense_backward(
+        x, torch.tensor([1, 0, 1, 1, 0, 1, 1, 1], device=x.device), 2, -1, False
+    ),
+}
+
+
+@pytest.mark.parametrize("program", IN_SINGLE.values(), ids=IN_SINGLE.keys())
+def test_half_precision_is_rounded_once(program: Activation) -> None:
+    x = (1 + torch.randn(8, 64) / 16).half()
+    found = program(x.npu())
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.cpu(), program(x.double()).half(), rtol=1.01 * 2**-10, atol=0)
