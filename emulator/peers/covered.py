@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Says which of op-plugin's test files test operators that the emulator's tables have. Standard library only.
 
-A file is named after the function that it tests. The operators of a function are those that are named by the files
-of op-plugin's own C++ which define it (`op_plugin/ops/opapi`; where these name none, `op_plugin/ops/aclops`) and its
-description (`op_plugin/config/op_plugin_functions.yaml`). A file is taken where one of them is in the tables, and
-where nothing says which they are: it tests what torch composes of several.
+A file is named after the function that it tests. The operators of a function are those that are named by the
+files of op-plugin's own C++ which define it (`op_plugin/ops/opapi`; where these name none,
+`op_plugin/ops/aclops`) and its description (`op_plugin/config/op_plugin_functions.yaml`). A file is taken
+where one of them is in the tables, and where nothing says which they are: it tests what torch composes of
+several.
 """
 
 from __future__ import annotations
