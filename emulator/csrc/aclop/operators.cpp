@@ -3,8 +3,9 @@
 // CastKernelNpu.cpp, BatchNormKernelNpu.cpp, BmmV2KernelNpu.cpp, ReduceMean in MeanKernelNpu.cpp,
 // Cdist(Backward)KernelNpu.cpp, (Add)MmKernelNpu.cpp, IsfiniteKernelNpu.cpp, NormalKernelNpu.cpp,
 // ArgsortKernelNpu.cpp, SortWithoutIndicesKernelNpu.cpp, TransposeKernelNpu.cpp, SliceKernelNpu.cpp,
-// PadKernelNpu.cpp, MaxV1KernelNpu.cpp, ApplyAdam(W)KernelNpu.cpp. Private formats keep the order of the
-// elements here, so that shapes are those before the cast.
+// IndexingKernelNpu.cpp, ConfusionTransposeKernelNpu.cpp, Onehot*.cpp, ScaledMaskedSoftmaxKernelNpu.cpp,
+// NormKernelNpu.cpp, PadKernelNpu.cpp, MaxV1KernelNpu.cpp, ApplyAdam(W)KernelNpu.cpp. Private formats keep the
+// order of the elements here, so that shapes are those before the cast.
 #include "aclop/operators.h"
 
 #include <cmath>
@@ -125,6 +126,60 @@ void Slice(const Operands& call) {
   put(call.out[0], part);
 }
 
+// x, first places, ends and strides -> those elements; a dimension whose bit is in a mask is whole to that side
+void StridedSlice(const Operands& call) {
+  const auto begin = IntsOf(call.in[1]), end = IntsOf(call.in[2]), stride = IntsOf(call.in[3]);
+  for (const char* mask : {"ellipsis_mask", "new_axis_mask", "shrink_axis_mask"}) {
+    if (call.Get(mask, int64_t{0}) != 0) opapi::not_emulated(std::string("StridedSlice with ") + mask);
+  }
+  const auto from = call.Get("begin_mask", int64_t{0}), to = call.Get("end_mask", int64_t{0});
+  auto part = call.in[0];
+  for (size_t i = 0; i < begin.size(); ++i) {
+    const auto dim = static_cast<int64_t>(i);
+    const auto size = part.size(dim);
+    part = part.slice(dim, (from >> i & 1) != 0 ? 0 : begin[i], (to >> i & 1) != 0 ? size : end[i], stride[i]);
+  }
+  put(call.out[0], part);
+}
+
+// x in another order and shape: transposed first, or shaped first
+void ConfusionTranspose(const Operands& call) {
+  const auto perm = call.Get("perm", std::vector<int64_t>()), shape = call.Get("shape", std::vector<int64_t>());
+  const bool first = call.Get("transpose_first", false);
+  put(call.out[0], first ? call.in[0].permute(perm).reshape(shape) : call.in[0].reshape(shape).permute(perm));
+}
+
+// places, [depth,] the value of a place, the value of others -> one row a place
+void OneHot(const Operands& call) {
+  const auto& out = call.out[0];
+  const size_t values = call.in.size() - 2;
+  const auto hot = call.in[0].unsqueeze(-1).eq(at::arange(out.size(-1), opapi::options(at::kLong)));
+  put(out, at::where(hot, call.in[values].reshape({}), call.in[values + 1].reshape({})));
+}
+
+at::Tensor HiddenOf(const Operands& call, const at::Tensor& mask) {
+  const bool triangular = call.Get("fixed_triu_mask", false);
+  return triangular ? at::ones_like(mask, at::kBool).triu(1) : mask.to(at::kBool);
+}
+
+void MaskedSoftmax(const Operands& call) {
+  const auto scores = f32(call.in[0]) * call.Get("scale", 1.0F);
+  put(call.out[0], at::softmax(scores.masked_fill(HiddenOf(call, call.in[1]), -10000.0), -1));
+}
+
+// gradient, result, mask -> gradient of the scores
+void MaskedSoftmaxGradient(const Operands& call) {
+  const auto grad = at::_softmax_backward_data(f32(call.in[0]), f32(call.in[1]), -1, at::kFloat);
+  put(call.out[0], (grad * call.Get("scale", 1.0F)).masked_fill(HiddenOf(call, call.in[2]), 0));
+}
+
+void NormReduce(const Operands& call) {
+  const auto powers = at::pow(f32(call.in[0]).abs(), call.Get("p", 2.0F));
+  put(call.out[0], at::sum(powers, call.Get("axes", std::vector<int64_t>()), call.Get("keepdim", false)));
+}
+
+void NormUpdate(const Operands& call) { put(call.out[0], at::pow(call.in[0], 1 / call.Get("p", 2.0F))); }
+
 // x, the numbers of zeros before and behind each dimension
 void Pad(const Operands& call) {
   auto zeros = IntsOf(call.in[1]);
@@ -200,6 +255,14 @@ constexpr Entry kEntries[] = {
     {"SortV2", Sort},
     {"Transpose", Transpose},
     {"Slice", Slice},
+    {"StridedSlice", StridedSlice},
+    {"ConfusionTransposeD", ConfusionTranspose},
+    {"OneHot", OneHot},
+    {"OneHotD", OneHot},
+    {"ScaledMaskedSoftmax", MaskedSoftmax},
+    {"ScaledMaskedSoftmaxGrad", MaskedSoftmaxGradient},
+    {"LpNormReduceV2", NormReduce},
+    {"LpNormUpdateV2", NormUpdate},
     {"Pad", Pad},
     {"ArgMaxWithValue", Largest},
     {"ArgMinWithValue", Smallest},

@@ -69,6 +69,41 @@ def test_gradient_of_distances(p: float) -> None:
         torch.testing.assert_close(ours.cpu(), theirs.float(), rtol=1e-4, atol=1e-4)
 
 
+def test_every_second_place_and_shapes() -> None:
+    import torch_npu
+
+    x = torch.randn(4, 6, 5)
+    found = torch_npu.npu_indexing(x.npu(), [1, 0, 2], [4, 6, 5], [2, 3, 1], 0, 0, 0, 0, 0)
+    assert torch.equal(found.cpu(), x[1:4:2, ::3, 2:])
+    given = x.npu().requires_grad_()
+    found = torch_npu.npu_confusion_transpose(given, (1, 0, 2), (6, 20), True)
+    assert torch.equal(found.detach().cpu(), x.permute(1, 0, 2).reshape(6, 20))
+    found.square().sum().backward()
+    assert given.grad is not None
+    assert_close(given.grad, 2 * x)
+    found = torch_npu.npu_confusion_transpose(x.npu(), (1, 0), (8, 15), False)
+    assert torch.equal(found.cpu(), x.reshape(8, 15).t())
+
+
+def test_one_of_each_row() -> None:
+    import torch_npu
+
+    places = torch.tensor([[2, 0], [4, 3]])
+    found = torch_npu.npu_one_hot(places.npu(), depth=5)
+    assert torch.equal(found.cpu(), torch.nn.functional.one_hot(places, 5).float())
+    found = torch_npu.npu_one_hot(places.npu(), -1, 5, 3, -1)
+    assert torch.equal(found.cpu(), torch.nn.functional.one_hot(places, 5).float() * 4 - 1)
+
+
+@pytest.mark.parametrize("p", (0.5, 1.5, 4.0))
+def test_norms_of_other_powers(p: float) -> None:
+    x = torch.randn(3, 4, 5)
+    for dtype in (torch.float32, torch.float16):
+        given = x.to(dtype)
+        assert_close(torch.norm(given.npu(), p, (0, 2), keepdim=True), torch.norm(given.double(), p, (0, 2), True))
+        assert_close(torch.norm(given.npu(), p), torch.norm(given.double(), p))
+
+
 def test_steps_of_adam() -> None:
     import torch_npu
 
@@ -105,3 +140,20 @@ def test_compiled_operators() -> None:
     torch.manual_seed(3)
     assert torch.equal(torch.randn(1000, device="npu"), once) and not torch.equal(once, again)
     assert abs(once.mean().item()) < 0.2 and abs(once.std().item() - 1) < 0.2
+
+
+@pytest.mark.parametrize("triangular", (False, True))
+def test_masked_softmax(triangular: bool) -> None:
+    import torch_npu
+
+    x, grad, mask = torch.randn(2, 3, 4, 4).half(), torch.randn(2, 3, 4, 4).half(), torch.rand(2, 1, 4, 4) > 0.7
+    wide = x.double().requires_grad_()
+    hidden = torch.ones(4, 4, dtype=torch.bool).triu(1) if triangular else mask
+    expected = (wide * 0.3).masked_fill(hidden, -10000).softmax(-1)
+    expected.backward(grad.double())
+    given = x.npu().requires_grad_()
+    found = torch_npu.npu_scaled_masked_softmax(given, mask.npu(), 0.3, triangular)
+    found.backward(grad.npu())
+    assert given.grad is not None and wide.grad is not None
+    assert_close(found.detach(), expected.detach())
+    assert_close(given.grad, wide.grad)
