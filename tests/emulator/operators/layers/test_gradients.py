@@ -23,6 +23,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "elu of its result": lambda x: F.elu_(x.clone(), 0.7),
     "selu": F.selu,
     "celu": lambda x: F.celu(x, 0.7),
+    "prelu": lambda x: F.prelu(x, x.new_tensor([0.3])),
+    "logit": lambda x: torch.logit(x * 0.3 + 0.4, eps=0.1),
     "hardsigmoid": F.hardsigmoid,
     "hardswish": F.hardswish,
     "hardtanh": lambda x: F.hardtanh(x, -0.5, 0.7),
@@ -124,3 +126,87 @@ def test_half_precision_is_rounded_once(program: Activation) -> None:
     found = program(x.npu())
     assert found.dtype == torch.float16
     torch.testing.assert_close(found.cpu(), program(x.double()).half(), rtol=1.01 * 2**-10, atol=0)
+
+
+def test_slopes_of_channels() -> None:
+    x, slopes = torch.randn(3, 4, 5), torch.rand(4)
+    found = []
+    for device, dtype in (("npu", torch.float32), ("cpu", torch.float64)):
+        given = [value.to(device, dtype).requires_grad_() for value in (x, slopes)]
+        F.prelu(*given).square().sum().backward()
+        found.append([value.grad for value in given])
+    for ours, theirs in zip(*found, strict=True):
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("tanh", (0, 1))
+@pytest.mark.parametrize("left", (False, True))
+def test_gated_gelu(left: bool, tanh: int) -> None:
+    import torch_npu
+
+    x = torch.randn(3, 8)
+
+    def reference(x: torch.Tensor) -> torch.Tensor:
+        active, other = x.chunk(2, -1) if left else x.chunk(2, -1)[::-1]
+        return F.gelu(active, approximate="tanh" if tanh else "none") * other
+
+    actual = gradients(lambda x: torch_npu.npu_geglu(x, -1, tanh, left)[0], x.npu())
+    for ours, theirs in zip(actual, gradients(reference, x.double()), strict=True):
+        assert_close(ours, theirs)
+
+
+def test_fast_gelu() -> None:
+    import torch_npu
+
+    x = torch.randn(4, 6) * 2
+    expected = gradients(lambda x: x * torch.sigmoid(1.702 * x), x.double())
+    for ours, theirs in zip(gradients(torch_npu.npu_fast_gelu, x.npu()), expected, strict=True):
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("mode", ("half", "interleave"))
+def test_rotary_embedding(mode: str) -> None:
+    import torch_npu
+
+    x, cos, sin = torch.randn(2, 3, 5, 8), torch.randn(1, 1, 5, 8), torch.randn(1, 1, 5, 8)
+    wide = [value.double().requires_grad_() for value in (x, cos, sin)]
+    if mode == "half":
+        first, second = wide[0].chunk(2, -1)
+        turned = torch.cat([-second, first], -1)
+    else:
+        turned = torch.stack([-wide[0][..., 1::2], wide[0][..., ::2]], -1).flatten(-2)
+    (wide[0] * wide[1] + turned * wide[2]).square().sum().backward()
+    given = [value.npu().requires_grad_() for value in (x, cos, sin)]
+    torch_npu.npu_rotary_mul(*given, mode).square().sum().backward()
+    for ours, theirs in zip(given, wide, strict=True):
+        assert ours.grad is not None and theirs.grad is not None
+        torch.testing.assert_close(ours.grad.cpu(), theirs.grad.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_rows", (None, 7))
+def test_tokens_to_experts_and_back(num_rows: int | None) -> None:
+    """What is permuted, weighted and put back has the gradients of a sum over the kept copies of a token."""
+    import torch_npu
+
+    tokens, weights = torch.randn(5, 4), torch.rand(5, 2)
+    experts = torch.tensor([[2, 0], [1, 3], [0, 1], [3, 2], [2, 3]])
+    given = [value.npu().requires_grad_() for value in (tokens, weights)]
+    permuted, places = torch_npu.npu_moe_token_permute(given[0], experts.npu(), num_rows)
+    result = torch_npu.npu_moe_token_unpermute(permuted, places, given[1])
+    result.square().sum().backward()
+    wide = [value.double().requires_grad_() for value in (tokens, weights)]
+    kept = (experts.flatten().argsort(stable=True).argsort() < (num_rows or 10)).reshape(5, 2)
+    expected = (wide[0].unsqueeze(1) * (wide[1] * kept).unsqueeze(-1)).sum(1)
+    expected.square().sum().backward()
+    assert_close(result.detach(), expected.detach())
+    for ours, theirs in zip(given, wide, strict=True):
+        assert ours.grad is not None and theirs.grad is not None
+        assert_close(ours.grad, theirs.grad)
+
+
+def test_median_of_rows_beside_nan() -> None:
+    x = torch.randn(4, 7)
+    x[1, 2:5] = float("nan")
+    found = x.npu().nanmedian(1)
+    assert torch.equal(found.values.cpu(), x.nanmedian(1).values)
+    assert torch.equal(found.indices.cpu(), x.nanmedian(1).indices)
