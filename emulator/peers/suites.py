@@ -107,6 +107,7 @@ SUITES = {
             ("test/test_base_ops/test_*.py", "test/test_custom_ops/test_*.py"),
             packages=_TESTING,
             preloads=_PRELOADED,
+            deadline_s=120.0,
             of_tables=True,
         ),
     )
