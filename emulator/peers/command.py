@@ -51,6 +51,7 @@ def run_suite(suite: Suite, folder: Path, output: Path, choice: Choice) -> int:
     waiting, lock, failed = list(reversed(files)), threading.Lock(), 0
     with tempfile.TemporaryDirectory(prefix="emulator-peers-") as scratch, ThreadPoolExecutor(choice.jobs) as pool:
         variables = process_variables(launch.prepare(), Path(scratch), choice.packages)
+        variables.setdefault("EMULATOR_MEMORY_MIB", str(suite.memory_mib))
 
         def run_some() -> int:
             failed = 0

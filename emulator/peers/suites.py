@@ -16,7 +16,8 @@ class Suite:
     the version. patterns: globs below the checkout. leaves_out: globs of those that are not run. packages: what
     its tests import beyond an environment with torch, torch_npu and pytest. preloads: modules that are imported
     once for all files. deadline_s: for one test, from when it starts. of_tables: only the files that test
-    operators of the emulator's tables are run (`covered`).
+    operators of the emulator's tables are run (`covered`). memory_mib: of each NPU, unless
+    EMULATOR_MEMORY_MIB says it.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Suite:
     preloads: tuple[str, ...] = ("pytest", "torch", "torch_npu")
     deadline_s: float = 300.0
     of_tables: bool = False
+    memory_mib: int = 4096
 
     def files(self, folder: Path) -> list[str]:
         """Returns the files of this suite in the checkout ``folder``, as paths below it."""
@@ -50,6 +52,7 @@ SUITES = {
             "vllm-ascend's unit tests for an A2, with the real torch_npu in place of their mocks",
             _VLLM_ASCEND,
             ("tests/ut/**/a2/test_*.py",),
+            memory_mib=16384,
         ),
         Suite(
             "vllm_ascend_operators",
