@@ -210,3 +210,10 @@ def test_median_of_rows_beside_nan() -> None:
     found = x.npu().nanmedian(1)
     assert torch.equal(found.values.cpu(), x.nanmedian(1).values)
     assert torch.equal(found.indices.cpu(), x.nanmedian(1).indices)
+
+
+def test_hard_sigmoid_of_integers_is_cut_off() -> None:
+    x = torch.arange(-6, 7, dtype=torch.int32)
+    expected = F.hardsigmoid(x.float()).int()
+    assert torch.equal(F.hardsigmoid(x.npu()).cpu(), expected)
+    assert torch.equal(F.hardsigmoid(x.npu(), inplace=True).cpu(), expected)
