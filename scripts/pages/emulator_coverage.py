@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,15 @@ LINE_LENGTH = 115
 FILES_LISTED = 80  # of a suite with more only the reasons are
 REASONS_LISTED = 60  # the rest is counted in one row
 _COUNTED = ("passed", "failed", "skipped")
+_WHOSE = (  # (what a reason looks like, whose it is); the first counts
+    (r"no operator \w+", "no such operator here"),
+    (r"no (?:acl|rt|Hccl|Msprof)\w+|.*not emulated", "not emulated, by name"),
+    (r"a device's", "needs a device"),
+    (r"more memory", "needs more memory"),
+    (r"the suite: ", "the suite's"),
+    (r"no module |no \w+ in an installed", "needs a package"),
+    (r"deadline", "too slow here"),
+)
 _OF_TABLES = (
     " {} of the suite's {} files are run: those of which one operator at least is in the emulator's tables, or of "
     "which nothing says the operators. A file is named after the function that it tests; the function's operators "
@@ -63,7 +73,9 @@ def _suite(content: dict[str, Any]) -> list[list[str]]:
     parts = [[f"## {content['suite']}"], textwrap.wrap(words, LINE_LENGTH)]
     for kind in ("failed", "skipped"):
         if reasons := _reasons(files, kind):
-            parts.append(_table((f"why {kind}", "tests", "files"), reasons))
+            parts.append(
+                _table((f"why {kind}", "tests", "files", *(["whose"] if kind == "failed" else [])), reasons)
+            )
     if len(files) <= FILES_LISTED:
         rows = [(_code(_short(name)), *(found.get(kind, 0) for kind in _COUNTED)) for name, found in files.items()]
         parts.append(_table(("file", *_COUNTED), rows))
@@ -81,8 +93,13 @@ def _commits(files: dict[str, Any]) -> str:
     return f"Results were taken {', '.join(named)}."
 
 
-def _reasons(files: dict[str, Any], kind: str) -> list[tuple[str, int, int]]:
-    """Returns (reason, tests, files), the most frequent first."""
+def whose(reason: str) -> str:
+    """Returns whose fault a failure for this reason is; "open" where nobody has judged it."""
+    return next((words for pattern, words in _WHOSE if re.match(pattern, reason)), "open")
+
+
+def _reasons(files: dict[str, Any], kind: str) -> list[tuple[object, ...]]:
+    """Returns (reason, tests, files), of failures with whose they are, the most frequent first."""
     tests: Counter[str] = Counter()
     places: Counter[str] = Counter()
     for found in files.values():
@@ -90,9 +107,13 @@ def _reasons(files: dict[str, Any], kind: str) -> list[tuple[str, int, int]]:
             tests[why] += number
             places[why] += 1
     order = sorted(tests, key=lambda why: (-tests[why], why))
-    rows = [(_code(why), tests[why], places[why]) for why in order[:REASONS_LISTED]]
+    judged = kind == "failed"
+    rows: list[tuple[object, ...]] = [
+        (_code(why), tests[why], places[why], *([whose(why)] if judged else [])) for why in order[:REASONS_LISTED]
+    ]
     if others := order[REASONS_LISTED:]:
-        rows.append((f"{len(others)} others", sum(tests[w] for w in others), sum(places[w] for w in others)))
+        numbers = (sum(tests[why] for why in others), sum(places[why] for why in others))
+        rows.append((f"{len(others)} others", *numbers, *(["see the results"] if judged else [])))
     return rows
 
 
