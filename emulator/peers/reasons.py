@@ -26,6 +26,10 @@ _KNOWN: tuple[tuple[str, str], ...] = (
         r'"Expected all tensors to be on the same device, but found[^\n]* does not match "Expected all tensors',
         "the suite: this torch has other words for operands on two devices",
     ),
+    (
+        r"RuntimeError: (\w+) input tensors must have the same dtype, but got",
+        "the suite: its reference on the CPU has two dtypes, which this torch refuses",
+    ),
     (r"'NoneType' object (?:is not subscriptable|has no attribute)[^\n]*triton", "a device's Triton"),
     (r"No module named '(triton\.\S+?)'", "a device's Triton ({})"),
     (r"No module named '([\w.]+)'", "no module {}"),

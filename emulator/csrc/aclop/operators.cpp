@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Operands and attributes from op-plugin's OpCommand calls in ops/aclops (BSD-3): BroadcastKernelNpu.cpp,
-// CastKernelNpu.cpp, BatchNormKernelNpu.cpp, BmmV2KernelNpu.cpp, ReduceMean in MeanKernelNpu.cpp,
-// Cdist(Backward)KernelNpu.cpp, (Add)MmKernelNpu.cpp, IsfiniteKernelNpu.cpp, NormalKernelNpu.cpp,
+// CastKernelNpu.cpp, FillKernelNpu.cpp, BatchNormKernelNpu.cpp, BmmV2KernelNpu.cpp, ReduceMean in
+// MeanKernelNpu.cpp, Cdist(Backward)KernelNpu.cpp, (Add)MmKernelNpu.cpp, IsfiniteKernelNpu.cpp,
 // ArgsortKernelNpu.cpp, SortWithoutIndicesKernelNpu.cpp, TransposeKernelNpu.cpp, SliceKernelNpu.cpp,
 // IndexingKernelNpu.cpp, ConfusionTransposeKernelNpu.cpp, Onehot*.cpp, ScaledMaskedSoftmaxKernelNpu.cpp,
 // NormKernelNpu.cpp, PadKernelNpu.cpp, MaxV1KernelNpu.cpp, ApplyAdam(W)KernelNpu.cpp. Private formats keep the
@@ -29,6 +29,9 @@ std::vector<int64_t> IntsOf(const at::Tensor& tensor) {
 
 void BroadcastTo(const Operands& call) { put(call.out[0], call.in[0].expand(IntsOf(call.in[1]))); }
 
+// sizes, value
+void Fill(const Operands& call) { call.out[0].copy_(call.in[1].reshape({})); }
+
 void Cast(const Operands& call) { put(call.out[0], call.in[0]); }
 
 void BatchMatMul(const Operands& call) {
@@ -47,11 +50,6 @@ void MatMul(const Operands& call) {
 }
 
 void IsFinite(const Operands& call) { put(call.out[0], at::isfinite(call.in[0])); }
-
-// sizes, seed, two counters (op-plugin sets the second), algorithm
-void RandomNormal(const Operands& call) {
-  call.out[0].normal_(0, 1, opapi::gen(IntsOf(call.in[1])[0], IntsOf(call.in[2])[1]));
-}
 
 void ReduceMean(const Operands& call) {
   put(call.out[0], at::mean(f32(call.in[0]), IntsOf(call.in[1]), call.Get("keep_dims", false)));
@@ -238,11 +236,11 @@ struct Entry {
 
 constexpr Entry kEntries[] = {
     {"BroadcastTo", BroadcastTo},
+    {"Fill", Fill},
     {"Cast", Cast},
     {"BatchMatMul", BatchMatMul},
     {"MatMul", MatMul},
     {"IsFinite", IsFinite},
-    {"StatelessRandomNormalV2", RandomNormal},
     {"ReduceMean", ReduceMean},
     {"BNInfer", BatchNormInfer},
     {"BNTrainingReduce", BatchNormReduce},

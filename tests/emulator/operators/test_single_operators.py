@@ -129,17 +129,10 @@ def test_steps_of_adam() -> None:
 
 @pytest.mark.usefixtures("compiled")
 def test_compiled_operators() -> None:
-    a, b, c = torch.randn(3, 4), torch.randn(4, 5), torch.randn(3, 5)
+    a, b = torch.randn(3, 4), torch.randn(4, 5)
     assert_close(a.npu() @ b.npu(), a.double() @ b.double())
     assert_close(a.t().contiguous().npu().t() @ b.t().contiguous().npu().t(), a.double() @ b.double())
-    assert_close(torch.addmm(c.npu(), a.npu(), b.npu()), torch.addmm(c.double(), a.double(), b.double()))
     assert torch.isfinite(torch.tensor([1.0, float("nan"), float("-inf")]).npu()).tolist() == [True, False, False]
-    torch.manual_seed(3)
-    once = torch.randn(1000, device="npu")
-    again = torch.randn(1000, device="npu")
-    torch.manual_seed(3)
-    assert torch.equal(torch.randn(1000, device="npu"), once) and not torch.equal(once, again)
-    assert abs(once.mean().item()) < 0.2 and abs(once.std().item() - 1) < 0.2
 
 
 @pytest.mark.parametrize("triangular", (False, True))
