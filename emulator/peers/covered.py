@@ -41,7 +41,7 @@ def operators_of_functions(checkout: Path) -> dict[str, frozenset[str]]:
                 if function in functions:
                     operators[function] |= set(re.findall(pattern, text))
         named[folder] = operators
-    return {name: frozenset(named["opapi"][name] or named["aclops"].get(name, ())) for name in functions}
+    return {name: frozenset(named["opapi"][name] or named["aclops"].get(name, set())) for name in functions}
 
 
 def of_tables(checkout: Path, files: Iterable[str], operators: frozenset[str]) -> list[str]:
