@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,7 @@ from typing import Any
 
 from ..launcher import launch
 from ..launcher.places import PLACES, SOURCES, EmulatorError
-from . import models, results
+from . import covered, models, results
 from .processes import FileResult, Runner
 from .suites import Suite
 
@@ -39,6 +41,9 @@ def run_suite(suite: Suite, folder: Path, output: Path, choice: Choice) -> int:
     content = results.read(output)
     all_files = suite.files(folder)
     content["files_of_suite"] = len(all_files)
+    if suite.of_tables:
+        all_files = covered.of_tables(folder, all_files, covered.operators_of_tables())
+        content["files_of_tables"] = len(all_files)
     files = [file for file in all_files if any(part in file for part in choice.only or [""])]
     if not files:
         raise EmulatorError(f"no file of {suite.name} in {folder}: is it a checkout of {suite.source}?")
@@ -46,6 +51,7 @@ def run_suite(suite: Suite, folder: Path, output: Path, choice: Choice) -> int:
     waiting, lock, failed = list(reversed(files)), threading.Lock(), 0
     with tempfile.TemporaryDirectory(prefix="emulator-peers-") as scratch, ThreadPoolExecutor(choice.jobs) as pool:
         variables = process_variables(launch.prepare(), Path(scratch), choice.packages)
+        variables.setdefault("EMULATOR_MEMORY_MIB", str(suite.memory_mib))
 
         def run_some() -> int:
             failed = 0
@@ -66,10 +72,25 @@ def _keep(suite: Suite, file: str, result: FileResult, content: dict[str, Any], 
     """Puts the result of one file into ``output``, and prints it; returns how many of its tests failed."""
     content |= {"suite": suite.name, "title": suite.title, "source": suite.source}
     content["versions"] = {**content.get("versions", {}), **result.versions}
-    content["files"][file] = found = results.summary(result)
+    content["files"][file] = found = {"commit": commit(), **results.summary(result)}
     results.write(output, content)
     print(f"{result.seconds:6.1f} s  {results.line(found)}  {file}", flush=True)
     return int(found.get("failed", 0))
+
+
+@functools.cache
+def commit(sources: Path = SOURCES) -> str:
+    """Returns the commit of the emulator that runs, with "+" behind it where files differ from it; "" outside a
+    checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(sources), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=7", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def process_variables(variables: Mapping[str, str], scratch: Path, packages: Path | None) -> dict[str, str]:

@@ -25,6 +25,7 @@ DONE = "EMULATOR_PEERS_DONE"  # a file with the names of tests that earlier proc
 RECORDER = f"{PACKAGE}.peers.recorder"
 
 POLL_S = 0.2
+NO_TESTS = 5  # pytest's status
 COLLECTION_S = 300.0  # until the first test starts, imports included
 
 
@@ -180,7 +181,8 @@ def _close(code: int, late: bool, log: _Log, tail: str, file: str, result: FileR
         words = "E   deadline" if late else f"{tail}\nE   the process ended with status {code}"
         result.end(log.running or file, "failed", words if log.running or late else f"{tail}\n{words}")
     elif not log.found and not result.outcomes:
-        result.end(file, "failed", f"{tail}\nE   no test was found, status {code}")
+        words = "the suite: a file without a test" if code == NO_TESTS else f"no test was found, status {code}"
+        result.end(file, "failed", f"{tail}\nE   {words}")
     return not left
 
 

@@ -20,6 +20,16 @@ _KNOWN: tuple[tuple[str, str], ...] = (
         r"(?i)\d active drivers|triton\S* (?:is )?not (?:found|available|installed)",
         "a device's Triton",
     ),
+    (r"(?s)\w*kernel\w*\[[^\n]*\].*'function' object is not subscriptable", "a device's Triton"),
+    (r"NPU out of memory\. Tried to allocate \S+ GiB \(NPU \d+; (\S+ \w+) total", "more memory than an NPU's {}"),
+    (
+        r'"Expected all tensors to be on the same device, but found[^\n]* does not match "Expected all tensors',
+        "the suite: this torch has other words for operands on two devices",
+    ),
+    (
+        r"RuntimeError: (\w+) input tensors must have the same dtype, but got",
+        "the suite: its reference on the CPU has two dtypes, which this torch refuses",
+    ),
     (r"'NoneType' object (?:is not subscriptable|has no attribute)[^\n]*triton", "a device's Triton"),
     (r"No module named '(triton\.\S+?)'", "a device's Triton ({})"),
     (r"No module named '([\w.]+)'", "no module {}"),

@@ -15,7 +15,9 @@ class Suite:
     name: what the command line calls it. title: what it tests. source: the repository they were taken from and
     the version. patterns: globs below the checkout. leaves_out: globs of those that are not run. packages: what
     its tests import beyond an environment with torch, torch_npu and pytest. preloads: modules that are imported
-    once for all files. deadline_s: for one test, from when it starts.
+    once for all files. deadline_s: for one test, from when it starts. of_tables: only the files that test
+    operators of the emulator's tables are run (`covered`). memory_mib: of each NPU, unless
+    EMULATOR_MEMORY_MIB says it.
     """
 
     name: str
@@ -26,6 +28,8 @@ class Suite:
     packages: tuple[str, ...] = ()
     preloads: tuple[str, ...] = ("pytest", "torch", "torch_npu")
     deadline_s: float = 300.0
+    of_tables: bool = False
+    memory_mib: int = 4096
 
     def files(self, folder: Path) -> list[str]:
         """Returns the files of this suite in the checkout ``folder``, as paths below it."""
@@ -48,6 +52,7 @@ SUITES = {
             "vllm-ascend's unit tests for an A2, with the real torch_npu in place of their mocks",
             _VLLM_ASCEND,
             ("tests/ut/**/a2/test_*.py",),
+            memory_mib=16384,
         ),
         Suite(
             "vllm_ascend_operators",
@@ -105,7 +110,8 @@ SUITES = {
             ("test/test_base_ops/test_*.py", "test/test_custom_ops/test_*.py"),
             packages=_TESTING,
             preloads=_PRELOADED,
-            deadline_s=300.0,
+            deadline_s=120.0,
+            of_tables=True,
         ),
     )
 }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,21 @@ LINE_LENGTH = 115
 FILES_LISTED = 80  # of a suite with more only the reasons are
 REASONS_LISTED = 60  # the rest is counted in one row
 _COUNTED = ("passed", "failed", "skipped")
+_WHOSE = (  # (what a reason looks like, whose it is); the first counts
+    (r"no operator \w+", "no such operator here"),
+    (r"no (?:acl|rt|Hccl|Msprof)\w+|.*not emulated", "not emulated, by name"),
+    (r"a device's", "needs a device"),
+    (r"more memory", "needs more memory"),
+    (r"the suite: ", "the suite's"),
+    (r"no module |no \w+ in an installed", "needs a package"),
+    (r"deadline", "too slow here"),
+)
+_OF_TABLES = (
+    " {} of the suite's {} files are run: those of which one operator at least is in the emulator's tables, or of "
+    "which nothing says the operators. A file is named after the function that it tests; the function's operators "
+    "are those that op-plugin's C++ and its list of functions name (`emulator/peers/covered.py`). What fails with "
+    "`no operator NAME` needs one that is not in the tables beside one that is."
+)
 
 
 def _row(cells: Iterable[object]) -> str:
@@ -42,7 +58,7 @@ def tables(contents: Sequence[dict[str, Any]]) -> list[list[str]]:
         files = content["files"].values()
         clean = sum(1 for found in files if not found.get("failed"))
         sums = [sum(found.get(kind, 0) for found in files) for kind in _COUNTED]
-        run = f"{len(files)} of {content['files_of_suite']}"
+        run = f"{len(files)} of {content.get('files_of_tables', content['files_of_suite'])}"
         rows.append((content["title"], content["source"], run, clean, *sums))
     head = ("suite", "from", "files run", "without a failure", *_COUNTED)
     return [_table(head, rows), *(part for content in contents for part in _suite(content))]
@@ -51,11 +67,15 @@ def tables(contents: Sequence[dict[str, Any]]) -> list[list[str]]:
 def _suite(content: dict[str, Any]) -> list[list[str]]:
     files = content["files"]
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-    run_with = textwrap.wrap(f"{content['title']}, run with {versions}.", LINE_LENGTH)
-    parts = [[f"## {content['suite']}"], run_with]
+    words = f"{content['title']}, run with {versions}. {_commits(files)}"
+    if "files_of_tables" in content:
+        words += _OF_TABLES.format(content["files_of_tables"], content["files_of_suite"])
+    parts = [[f"## {content['suite']}"], textwrap.wrap(words, LINE_LENGTH)]
     for kind in ("failed", "skipped"):
         if reasons := _reasons(files, kind):
-            parts.append(_table((f"why {kind}", "tests", "files"), reasons))
+            parts.append(
+                _table((f"why {kind}", "tests", "files", *(["whose"] if kind == "failed" else [])), reasons)
+            )
     if len(files) <= FILES_LISTED:
         rows = [(_code(_short(name)), *(found.get(kind, 0) for kind in _COUNTED)) for name, found in files.items()]
         parts.append(_table(("file", *_COUNTED), rows))
@@ -64,8 +84,22 @@ def _suite(content: dict[str, Any]) -> list[list[str]]:
     return parts
 
 
-def _reasons(files: dict[str, Any], kind: str) -> list[tuple[str, int, int]]:
-    """Returns (reason, tests, files), the most frequent first."""
+def _commits(files: dict[str, Any]) -> str:
+    """Returns a sentence that says at which commits of the emulator the results were taken."""
+    numbers = Counter(found.get("commit", "") for found in files.values())
+    named = [f"at {commit} ({number} files)" for commit, number in numbers.most_common() if commit]
+    if number := numbers.get(""):
+        named.append(f"before commits were noted, on 29 November 2026 ({number} files)")
+    return f"Results were taken {', '.join(named)}."
+
+
+def whose(reason: str) -> str:
+    """Returns whose fault a failure for this reason is; "open" where nobody has judged it."""
+    return next((words for pattern, words in _WHOSE if re.match(pattern, reason)), "open")
+
+
+def _reasons(files: dict[str, Any], kind: str) -> list[tuple[object, ...]]:
+    """Returns (reason, tests, files), of failures with whose they are, the most frequent first."""
     tests: Counter[str] = Counter()
     places: Counter[str] = Counter()
     for found in files.values():
@@ -73,9 +107,13 @@ def _reasons(files: dict[str, Any], kind: str) -> list[tuple[str, int, int]]:
             tests[why] += number
             places[why] += 1
     order = sorted(tests, key=lambda why: (-tests[why], why))
-    rows = [(_code(why), tests[why], places[why]) for why in order[:REASONS_LISTED]]
+    judged = kind == "failed"
+    rows: list[tuple[object, ...]] = [
+        (_code(why), tests[why], places[why], *([whose(why)] if judged else [])) for why in order[:REASONS_LISTED]
+    ]
     if others := order[REASONS_LISTED:]:
-        rows.append((f"{len(others)} others", sum(tests[w] for w in others), sum(places[w] for w in others)))
+        numbers = (sum(tests[why] for why in others), sum(places[why] for why in others))
+        rows.append((f"{len(others)} others", *numbers, *(["see the results"] if judged else [])))
     return rows
 
 

@@ -144,10 +144,13 @@ EMU_API int aclopSetAttrString(void* attributes, const char* name, const char* v
   (*static_cast<Attributes*>(attributes))[name] = std::string(value);
   return emu::kSuccess;
 }
-// Lists are accepted and dropped: no operator reads them.
+EMU_API int aclopSetAttrListInt(void* attributes, const char* name, int count, const int64_t* values) {
+  (*static_cast<Attributes*>(attributes))[name] = std::vector<int64_t>(values, values + count);
+  return emu::kSuccess;
+}
+// Other lists are accepted and dropped: no operator reads them.
 EMU_API int aclopSetAttrListBool(void*, const char*, int, const uint8_t*) { return emu::kSuccess; }
 EMU_API int aclopSetAttrListFloat(void*, const char*, int, const float*) { return emu::kSuccess; }
-EMU_API int aclopSetAttrListInt(void*, const char*, int, const int64_t*) { return emu::kSuccess; }
 EMU_API int aclopSetAttrListListInt(void*, const char*, int, const int*, const int64_t* const*) {
   return emu::kSuccess;
 }

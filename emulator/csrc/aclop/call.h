@@ -21,7 +21,7 @@ struct Operand {
   bool on_host = false;
 };
 
-using Attribute = std::variant<bool, int64_t, float, std::string>;
+using Attribute = std::variant<bool, int64_t, float, std::string, std::vector<int64_t>>;
 
 struct Call {
   std::string name;

@@ -18,7 +18,7 @@ from emulator.peers.processes import Runner
 from emulator.peers.reasons import LONGEST, reason
 from emulator.peers.results import read, summary, write
 from emulator.peers.suites import SUITES, Suite
-from scripts.pages.emulator_coverage import tables
+from scripts.pages.emulator_coverage import tables, whose
 
 TINY = Suite("tiny", "a tiny suite", "nobody", ("tests/test_*.py",), preloads=("pytest",), deadline_s=5.0)
 
@@ -102,6 +102,11 @@ def test_a_process_that_ends_before_its_tests_is_one_failure(tmp_path: Path) -> 
     assert result.outcomes == {"tests/test_it.py": "failed"} and "status 3" in result.why["tests/test_it.py"]
 
 
+def test_a_file_without_a_test_is_the_suite_s_failure(tmp_path: Path) -> None:
+    result = run(tmp_path, TINY, "import os\n")
+    assert result.why == {"tests/test_it.py": "the suite: a file without a test"}
+
+
 @pytest.mark.emulator
 def test_a_failed_device_fails_one_test_and_a_race_is_counted(tmp_path: Path) -> None:
     suite = Suite("tiny", "", "", ("tests/test_*.py",), preloads=("pytest", "torch", "torch_npu"), deadline_s=60.0)
@@ -121,6 +126,20 @@ def test_a_failed_device_fails_one_test_and_a_race_is_counted(tmp_path: Path) ->
         ("RuntimeError: not emulated: operator Qr", "no operator Qr (aclop)"),
         ("AttributeError: '_OpNamespace' '_C_ascend' object has no attribute 'fancy'", "no operator fancy"),
         ("RuntimeError: 0 active drivers ([]). There should only be one.", "a device's Triton"),
+        ("> _fill_kernel[(n,)](x)\nE   TypeError: 'function' object is not subscriptable", "a device's Triton"),
+        (
+            "> table[3]\nE   TypeError: 'function' object is not subscriptable",
+            "TypeError: 'function' object is not subscriptable",
+        ),
+        (
+            "NPU out of memory. Tried to allocate 3.38 GiB (NPU 0; 4.00 GiB total capacity; 1.20 GiB",
+            "more memory than an NPU's 4.00 GiB",
+        ),
+        (
+            'E  AssertionError: "Expected all tensors to be on the same device, but found at least two devices," '
+            'does not match "Expected all tensors to be on the same device, but got out is on npu:0"',
+            "the suite: this torch has other words for operands on two devices",
+        ),
         ("ModuleNotFoundError: No module named 'npugraph_ex.core'", "no module npugraph_ex.core"),
         ("    assert x\nE   AssertionError: at 0x7ff0aa12 by 1.234567e-05", "AssertionError: at … by …"),
         ("E   " + "long " * 100, ("long " * 100)[: LONGEST - 1] + "…"),
@@ -151,7 +170,21 @@ def test_results_are_kept_in_order_and_counted_in_the_page(tmp_path: Path) -> No
     assert list(json.loads(path.read_text())["files"]) == ["tests/a/test_a.py", "tests/b/test_b.py"]
     text = "\n".join("\n".join(part) for part in tables([read(path)]))
     assert "| A tiny suite | nobody, v1 | 2 of 5 | 1 | 3 | 2 | 1 |" in text
-    assert "no operator aclnnB" in text
+    assert "| `no operator aclnnB` | 2 | 1 | no such operator here |" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("no operator Qr (aclop)", "no such operator here"),
+        ("no aclrtFancy", "not emulated, by name"),
+        ("NotImplementedError: a compressor is not emulated", "not emulated, by name"),
+        ("the suite: it compares with itself", "the suite's"),
+        ("AssertionError: result error", "open"),
+    ],
+)
+def test_whose_a_failure_is(words: str, expected: str) -> None:
+    assert whose(words) == expected
 
 
 def test_models_are_found_in_the_cache_of_the_hub(tmp_path: Path) -> None:

@@ -115,3 +115,44 @@ def test_swiglu_quant() -> None:
         .all()
     )
     assert_close(scales[:7], expected.abs().amax(-1) / 127)
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+def test_product_with_one_weight(dtype: torch.dtype) -> None:
+    """Int8 rows by an int4 weight, each 256 of whose inputs have scales."""
+    import torch_npu
+
+    x, weight = torch.randint(-128, 128, (4, 512), dtype=torch.int8), torch.randint(-8, 8, (512, 64))
+    scale, row = torch.rand(2, 64), torch.rand(4, 1) / 100
+    scaled = weight.double() * scale.double().repeat_interleave(256, 0)
+    found = torch_npu.npu_quant_matmul(
+        x.npu(),
+        words(weight).npu(),
+        bits(scale).npu(),
+        offset=(8 * scaled.sum(0)).float().npu(),
+        pertoken_scale=row.npu(),
+        output_dtype=dtype,
+        group_sizes=[0, 0, 256],
+    )
+    assert found.dtype == dtype
+    assert_close(found, x.double() @ scaled * row)
+
+
+@pytest.mark.parametrize("with_rows", (False, True))
+def test_product_of_int4(with_rows: bool) -> None:
+    """Both operands quantised to int4 by npu_quantize, which packs eight into a word."""
+    import torch_npu
+
+    x, weight = torch.randint(-8, 8, (5, 32)), torch.randint(-8, 8, (32, 16))
+    one = torch.ones(1).npu()
+    packed = [torch_npu.npu_quantize(v.float().npu(), one, None, torch.quint4x2, -1, False) for v in (x, weight)]
+    assert all(torch.equal(ours.cpu(), words(v)) for ours, v in zip(packed, (x, weight), strict=True))
+    scale, row = torch.tensor([0.03]), torch.rand(5)
+    if with_rows:
+        found = torch_npu.npu_quant_matmul(
+            *packed, scale.npu(), pertoken_scale=row.npu(), output_dtype=torch.float16
+        )
+    else:
+        quantised = torch_npu.npu_trans_quant_param(scale.npu(), None)
+        found = torch_npu.npu_quant_matmul(*packed, quantised, output_dtype=torch.float16)
+    assert_close(found, x.double() @ weight.double() * 0.03 * (row.unsqueeze(-1) if with_rows else 1))

@@ -236,3 +236,22 @@ def test_dequant_swiglu_quant_of_shared_experts(limit: float) -> None:
     assert_quantised(
         values, row_scales, swiglu(list(sums.double() * scale.double() * row.double()[:, None]), limit)
     )
+
+
+@pytest.mark.parametrize(("dtype", "of_zero"), [(torch.qint8, torch.int8), (torch.quint8, torch.uint8)])
+@pytest.mark.parametrize("width", (torch.float32, torch.float16))
+def test_numbers_divided_by_scales_of_an_axis(
+    dtype: torch.dtype, of_zero: torch.dtype, width: torch.dtype
+) -> None:
+    import torch_npu
+
+    x, scales = (torch.randn(5, 4, 3) * 20).to(width), torch.rand(4) + 0.01
+    zeros = torch.randint(0, 9, (4,)).to(of_zero)
+    expected = torch.quantize_per_channel(x.float(), scales, zeros, 1, dtype).int_repr()
+    found = torch_npu.npu_quantize(x.npu(), scales.npu(), zeros.npu(), dtype, 1)
+    assert found.dtype == expected.dtype and torch.equal(found.cpu(), expected)
+    expected = torch.quantize_per_tensor(x.float(), 0.23, 3, dtype).int_repr()
+    found = torch_npu.npu_quantize(
+        x.npu(), torch.tensor([0.23]).npu(), torch.tensor([3]).to(of_zero).npu(), dtype, 1
+    )
+    assert torch.equal(found.cpu(), expected)
