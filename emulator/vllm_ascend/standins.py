@@ -178,6 +178,21 @@ STAND_INS = (
         for module in ("fla_npu", "fla_npu.ops", "fla_npu.ops.ascendc")
     ),
     StandIn(
+        target="cann_ops_transformer",
+        source="cann_ops_transformer/__init__.py",
+        reason="operators of CANN's with a Python package of their own, which PyPI has not; where prefill runs in "
+        "another engine, vllm-ascend's quantised latent attention imports mla_prolog",
+        does="mla_prolog, by what stands in for npu_mla_prolog_v3",
+        version="0.30",
+    ),
+    StandIn(
+        target="torch_npu.op_plugin.atb._atb_ops:npu::npu_mla_prolog_v3",
+        source="cann_ops_transformer/prolog.py:mla_prolog_v3",
+        reason="aclnnMlaPrologV3WeightNz is none of libopapi's operators here",
+        does="the operators that it fuses, one by one",
+        version="0.30",
+    ),
+    StandIn(
         target="torch_npu.op_plugin.atb._atb_ops:npu::npu_gather_pa_kv_cache",
         source="atb.py:gather_pa_kv_cache",
         reason="aclnnGatherPaKvCache is none of libopapi's operators here",
