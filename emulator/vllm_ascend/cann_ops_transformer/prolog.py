@@ -50,7 +50,8 @@ def mla_prolog_v3(
     part [T, N, R], nothing, and with `query_norm_flag` the latent query, int8 [T, Q], with its scales [T, 1].
 
     token_x: int8 [T, hidden], with scales [T, 1]. weight_uk: [N, D, C]. kv_cache, kr_cache: paged, [blocks, block
-    size, 1, C and R]. cache_index: slots [T]; what is below 0 is written nowhere, as by `npu_kv_rmsnorm_rope_cache`.
+    size, 1, C and R]. cache_index: slots [T]; a row with one below 0 is written nowhere, as by
+    `npu_kv_rmsnorm_rope_cache`.
 
     Raises:
         NotImplementedError: what vllm-ascend does not ask for on an A2 or A3: weights in floating point, a
