@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Operands and attributes from op-plugin's OpCommand calls in ops/aclops (BSD-3): BroadcastKernelNpu.cpp,
-// CastKernelNpu.cpp, BatchNormKernelNpu.cpp, BmmV2KernelNpu.cpp, ReduceMean in MeanKernelNpu.cpp. Private formats
-// keep the order of the elements here, so that shapes are those before the cast.
+// CastKernelNpu.cpp, BatchNormKernelNpu.cpp, BmmV2KernelNpu.cpp, SliceKernelNpu.cpp, ReduceMean in
+// MeanKernelNpu.cpp. Private formats keep the order of the elements here, so that shapes are those before the cast.
 #include "aclop/operators.h"
 
 #include "opapi/bodies.h"
@@ -29,6 +29,16 @@ void BatchMatMul(const Operands& call) {
     return call.Get(transposes, false) ? call.in[i].transpose(-1, -2) : call.in[i];
   };
   put(call.out[0], at::matmul(f32(side(0, "adj_x1")), f32(side(1, "adj_x2"))));
+}
+
+// Called for a slice of a tensor in a private format, too.
+void Slice(const Operands& call) {
+  const auto offsets = call.in[1].to(at::kLong).contiguous(), sizes = call.in[2].to(at::kLong).contiguous();
+  auto part = call.in[0];
+  for (int64_t dim = 0; dim < part.dim(); ++dim) {
+    part = part.narrow(dim, offsets.data_ptr<int64_t>()[dim], sizes.data_ptr<int64_t>()[dim]);
+  }
+  put(call.out[0], part);
 }
 
 void ReduceMean(const Operands& call) {
@@ -82,6 +92,7 @@ constexpr Entry kEntries[] = {
     {"Cast", Cast},
     {"BatchMatMul", BatchMatMul},
     {"ReduceMean", ReduceMean},
+    {"Slice", Slice},
     {"BNInfer", BatchNormInfer},
     {"BNTrainingReduce", BatchNormReduce},
     {"BN3DTrainingReduce", BatchNormReduce},

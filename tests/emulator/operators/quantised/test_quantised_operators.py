@@ -236,3 +236,13 @@ def test_dequant_swiglu_quant_of_shared_experts(limit: float) -> None:
     assert_quantised(
         values, row_scales, swiglu(list(sums.double() * scale.double() * row.double()[:, None]), limit)
     )
+
+
+def test_slice_of_a_private_format() -> None:
+    """As vllm-ascend 0.30 takes the projections of keys and of queries apart."""
+    import torch_npu
+
+    weight = torch.randint(-127, 128, (48, 96)).to(torch.int8)
+    for part in (slice(0, 64), slice(64, 96)):
+        apart = in_format(weight, nz=True)[..., part].contiguous()
+        assert torch.equal(torch_npu.npu_format_cast(apart, 2).cpu(), weight[:, part])
