@@ -98,6 +98,11 @@ def _later_served(
     return replace(_served(test, family, weights, drafts, layout, **more), pair=PAIR_0_30)
 
 
+def _in_both(*rows: VerifiedRow) -> tuple[VerifiedRow, ...]:
+    """Returns rows of what both pairs have run."""
+    return (*rows, *(replace(row, pair=PAIR_0_30) for row in rows))
+
+
 ROWS: tuple[VerifiedRow, ...] = (
     _row(_LOAD, f"{_A2}test_load_equals_transformers_routing", "GQA", "TP", "TP+EP"),
     _row(_LOAD, f"{_A2}test_mtp_counts_every_scheduled_row", "MLA", "TP+EP", drafts="mtp 2"),
@@ -181,7 +186,9 @@ ROWS: tuple[VerifiedRow, ...] = (
     ),
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", dispatch="ALLGATHER", transfer=_TAKES),
     _served(_PUBLISHED, "MLA", "w8a8", "mtp 3", dispatch="ALLGATHER", row_split=_SHARED),
-    _served(_PUBLISHED, "GQA", "w8a8", "eagle3 3", dispatch="FUSED_MC2", row_split=_FC1),
+    *_in_both(
+        _served(_PUBLISHED, "GQA", "w8a8", "eagle3 3", dispatch="FUSED_MC2", row_split=_FC1),
+    ),
     _served(_PUBLISHED, "GQA", "w8a8", "none", dispatch="ALLGATHER", row_split=_FC1, transfer=_TAKES),
     _served(_PUBLISHED, "sparse MLA", "w8a8", "mtp 1", _APART, graphs="eager", row_split=_FC1, transfer=_SENDS),
     _served(_PUBLISHED, "sparse MLA", "w8a8", "mtp 5", _APART, transfer=_TAKES),
