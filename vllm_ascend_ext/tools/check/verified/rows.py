@@ -185,7 +185,9 @@ ROWS: tuple[VerifiedRow, ...] = (
         transfer=_SENDS,
     ),
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", dispatch="ALLGATHER", transfer=_TAKES),
-    _served(_PUBLISHED, "MLA", "w8a8", "mtp 3", dispatch="ALLGATHER", row_split=_SHARED),
+    *_in_both(
+        _served(_PUBLISHED, "MLA", "w8a8", "mtp 3", dispatch="ALLGATHER", row_split=_SHARED),
+    ),
     *_in_both(
         _served(_PUBLISHED, "GQA", "w8a8", "eagle3 3", dispatch="FUSED_MC2", row_split=_FC1),
     ),
