@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Operands and attributes from op-plugin's OpCommand calls in ops/aclops (BSD-3): BroadcastKernelNpu.cpp,
 // CastKernelNpu.cpp, BatchNormKernelNpu.cpp, BmmV2KernelNpu.cpp, SliceKernelNpu.cpp, ReduceMean in
-// MeanKernelNpu.cpp. Private formats keep the order of the elements here, so that shapes are those before the cast.
+// MeanKernelNpu.cpp. Private formats keep the order of the elements here, so that shapes are those before the
+// cast.
 #include "aclop/operators.h"
 
 #include "opapi/bodies.h"

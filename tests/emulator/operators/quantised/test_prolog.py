@@ -75,9 +75,7 @@ def product(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, of_ro
 def test_query_and_caches(given: dict[str, torch.Tensor]) -> None:
     (query, query_rope, _, latent, scales), kv_cache, kr_cache = run(given)
     x = given["token_x"], given["dequant_scale_x"]
-    down = norm(
-        product(x[0], given["weight_dq"], given["dequant_scale_w_dq"], x[1]), given["rmsnorm_gamma_cq"]
-    )
+    down = norm(product(x[0], given["weight_dq"], given["dequant_scale_w_dq"], x[1]), given["rmsnorm_gamma_cq"])
     torch.testing.assert_close(latent.double() * scales, down, atol=float(scales.max()) * 0.51, rtol=0)
     up = product(latent, given["weight_uq_qr"], given["dequant_scale_w_uq_qr"], scales).view(T, N, D + R)
     in_latent_space = torch.einsum("tnd,ndc->tnc", up[..., :D], given["weight_uk"].double())
