@@ -162,8 +162,10 @@ ROWS: tuple[VerifiedRow, ...] = (
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", dispatch=_SMALL, transfer=_TAKES),
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 1", "DP+EP", graphs="eager", transfer=_SENDS),
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", "DP+EP", transfer=_TAKES),
-    _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 1", graphs="eager", row_split=_FC1, transfer=_SENDS),
-    _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 3", dispatch=_SMALL, transfer=_TAKES),
+    *_in_both(
+        _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 1", graphs="eager", row_split=_FC1, transfer=_SENDS),
+        _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 3", dispatch=_SMALL, transfer=_TAKES),
+    ),
     _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 1", graphs="eager", dispatch="ALLGATHER", transfer=_SENDS),
     _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 5", dispatch="ALLGATHER", transfer=_TAKES),
     _served(_PUBLISHED, "GQA", "w4a8", "none", "TP", dispatch="ALLGATHER"),
