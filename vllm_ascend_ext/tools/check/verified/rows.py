@@ -220,8 +220,10 @@ ROWS: tuple[VerifiedRow, ...] = (
     _row(_BOTH, _TWO_ENGINES, "MLA", "1", transfer="both"),
     _row(_BOTH, _TWO_ENGINES, "MLA", "1", drafts="mtp 1", transfer=_SENDS),
     _row(_BOTH, _TWO_ENGINES, "MLA", "1", drafts="mtp 3", transfer=_TAKES),
-    _row(_BOTH, _TWO_ENGINES, "MLA", "1", weights="w8a8", drafts="mtp 1", transfer=_SENDS),
-    _row(_BOTH, _TWO_ENGINES, "MLA", "1", graphs=_MIXED, weights="w8a8", drafts="mtp 1", transfer=_TAKES),
+    *_in_both(
+        _row(_BOTH, _TWO_ENGINES, "MLA", "1", weights="w8a8", drafts="mtp 1", transfer=_SENDS),
+        _row(_BOTH, _TWO_ENGINES, "MLA", "1", graphs=_MIXED, weights="w8a8", drafts="mtp 1", transfer=_TAKES),
+    ),
     _served(_TWO_ENGINES, "MLA", "w8a8", "mtp 1", "DP+EP", graphs="eager", transfer=_SENDS),
     _served(_TWO_ENGINES, "MLA", "w8a8", "mtp 1", "DP+EP", dispatch=_SMALL, transfer=_TAKES),
     _row(_BOTH, _TWO_ENGINES, "GQA", "DP+TP+EP", graphs=_MIXED, weights="w8a8", transfer=_SENDS),
