@@ -14,12 +14,10 @@ from tests.eplb_load.vllm_ascend.test_dispatch import (
     assert_counts_are_exact,
     engine_of,
 )
-from tests.pairs.marks import FIRST, on_pairs
 from tests.support.engines.a3 import A3Run, run_on_a3
 from tests.support.engines.apart import REPLAY
 from tests.support.engines.upstream_races import IN_GRAPHS, others
 from tests.support.reference import make_prompts, transformers_tokens, write_qwen3_moe
-from vllm_ascend_ext.integration.upstream.versions import installed_pair
 from vllm_ascend_ext.tools.forked_ranks import Layout
 
 pytestmark = [
@@ -40,9 +38,6 @@ CUT = {
     "TP2, fused": Case("Qwen3-MoE", Layout(tp=2), additional={"enable_fused_mc2": 1}),
     "DP2xTP2 MTP2, an idle replica": Case("DeepSeek", Layout(tp=2, dp=2), 2, (6, 1)),
 }
-# run with the second pair, in its nightly step
-LATER = {"TP2, cut before the layer, MTP1", "TP2, fused"}
-HERE = {name: case for name, case in CUT.items() if installed_pair() == FIRST or name in LATER}
 Runs = tuple[dict[str, A3Run], list[list[int]], dict[str, list[tuple[int, ...]]]]
 
 
@@ -53,13 +48,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, vllm_preload
     folder = tmp_path_factory.mktemp("Qwen3-MoE")
     models = {"DeepSeek": tiny_model, "Qwen3-MoE": write_qwen3_moe(folder, tiny_model)}
     expected = {name: transformers_tokens(model, prompts, NUM_TOKENS) for name, model in models.items()}
-    engines = {name: engine_of(case, models) for name, case in HERE.items()}
-    splits = {name: case.split for name, case in HERE.items() if case.split is not None}
+    engines = {name: engine_of(case, models) for name, case in CUT.items()}
+    splits = {name: case.split for name, case in CUT.items() if case.split is not None}
     folder = tmp_path_factory.mktemp("A3")
     return run_on_a3(folder, engines, prompts, NUM_TOKENS, DEADLINE_S, splits), prompts, expected
 
 
-@pytest.mark.parametrize("name", on_pairs(CUT, LATER))
+@pytest.mark.parametrize("name", CUT)
 def test_cut_rows_count_once(runs: Runs, race_reports: Findings, name: str) -> None:
     """A rank counts the real rows of its slice."""
     ours, prompts, expected = runs

@@ -11,7 +11,6 @@ import pytest
 
 from emulator.findings import Findings
 from tests.eplb_load.test_engine import assert_equals_transformers
-from tests.pairs.marks import on_pairs
 from tests.support.engines.a3 import run_on_a3
 from tests.support.engines.apart import REPLAY
 from tests.support.engines.expert_load import assert_every_row_counts, summed_load
@@ -81,9 +80,6 @@ CASES = {
     "DP2xTP2+EP, W8A8, cut": Case(Layout(tp=2, dp=2), APART, is_quantised=True, cut=True),
 }
 
-# run with the second pair, in its nightly step
-LATER = {"TP2", "TP2+EP, MTP3", "DP2xTP2+EP, W8A8, cut"}
-
 
 @pytest.fixture(scope="module")
 def prompts(tiny_model: str) -> list[list[int]]:
@@ -117,7 +113,7 @@ def assert_some_drafts_stay(runs: list[SavedRun]) -> None:
     assert 0.1 * drafted < accepted < 0.8 * drafted
 
 
-@pytest.mark.parametrize("name", on_pairs(CASES, LATER))
+@pytest.mark.parametrize("name", CASES)
 def test_in_graphs_on_an_a3(
     model: str,
     w8a8: str,
