@@ -94,6 +94,21 @@ def clear_ssm_states(ssm_states: Tensor, has_initial_state: Tensor) -> None:
     ssm_states.masked_fill_(begins.view(-1, *[1] * (ssm_states.dim() - 1)), 0)
 
 
+def gather_ssm_states(
+    state: Tensor, indices: Tensor, has_initial_state: Tensor, *, output_dtype: torch.dtype | None = None
+) -> Tensor:
+    """Returns the states [B, ..] of sequences, with zeros for those that begin. indices: their rows, [B]."""
+    rows = indices.where(has_initial_state, 0)
+    states = state.index_select(0, rows).to(output_dtype or state.dtype)
+    clear_ssm_states(states, has_initial_state)
+    return states
+
+
+def scatter_ssm_states(state: Tensor, indices: Tensor, source: Tensor) -> None:
+    """Writes the states [B, ..] of sequences to their rows."""
+    state[indices] = source.to(state.dtype)
+
+
 def split_qkvzba(
     mixed_qkvz: Tensor, mixed_ba: Tensor, num_heads_qk: int, num_heads_v: int, head_qk: int, head_v: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

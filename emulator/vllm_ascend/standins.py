@@ -144,14 +144,22 @@ STAND_INS = (
     ),
     *(
         StandIn(
-            target=f"vllm_ascend.ops.{name}", source=f"linear_attention.py:{ours}", reason=_NO_TRITON, does=does
+            target=f"vllm_ascend.{name}",
+            source=f"linear_attention.py:{ours}",
+            reason=_NO_TRITON,
+            does=does,
+            version=version,
         )
-        for name, ours, does in (
-            ("gdn:chunk_gated_delta_rule", "chunk_gated_delta_rule", "the delta rule by the emulated operator"),
-            ("gdn:l2norm_fwd", "l2norm", "rows of length one"),
-            ("gdn:clear_ssm_states", "clear_ssm_states", "zeroes the states of sequences that begin"),
-            ("gdn:fused_qkvzba_split_reshape_cat", "split_qkvzba", "takes a projection apart"),
-            ("layernorm:layer_norm_fwd_npu", "gated_norm", "an RMS norm with a gate"),
+        for version, name, ours, does in (
+            ("", "ops.gdn:chunk_gated_delta_rule", "chunk_gated_delta_rule", "the delta rule, emulated"),
+            ("", "ops.gdn:l2norm_fwd", "l2norm", "rows of length one"),
+            ("", "ops.gdn:clear_ssm_states", "clear_ssm_states", "zeroes the states of sequences that begin"),
+            ("", "ops.gdn:fused_qkvzba_split_reshape_cat", "split_qkvzba", "takes a projection apart"),
+            ("", "ops.layernorm:layer_norm_fwd_npu", "gated_norm", "an RMS norm with a gate"),
+            ("0.30", "ops.gdn:gather_ssm_states", "gather_ssm_states", "reads states from their rows"),
+            ("0.30", "ops.gdn:scatter_ssm_states_", "scatter_ssm_states", "writes states to their rows"),
+            ("0.30", "device.device_op:fused_gdn_gating_patch", "gdn_gating", "what a state keeps and learns"),
+            ("0.30", "device.device_op:l2norm_fwd", "l2norm", "rows of length one"),
         )
     ),
     *(
@@ -172,10 +180,26 @@ STAND_INS = (
             target=module,
             source="fla_npu/__init__.py",
             reason="kernels of linear attention, compiled for the NPU; vllm-ascend imports them for all models",
-            does="names that are errors when they are called",
+            does="those of the gated delta net by torch and the emulated delta rule; names of others are "
+            "errors when they are called",
             version="0.30",
         )
         for module in ("fla_npu", "fla_npu.ops", "fla_npu.ops.ascendc")
+    ),
+    StandIn(
+        target="cann_ops_transformer",
+        source="cann_ops_transformer/__init__.py",
+        reason="operators of CANN's with a Python package of their own, which PyPI has not; where prefill runs in "
+        "another engine, vllm-ascend's quantised latent attention imports mla_prolog",
+        does="mla_prolog, by what stands in for npu_mla_prolog_v3",
+        version="0.30",
+    ),
+    StandIn(
+        target="torch_npu.op_plugin.atb._atb_ops:npu::npu_mla_prolog_v3",
+        source="cann_ops_transformer/prolog.py:mla_prolog_v3",
+        reason="aclnnMlaPrologV3WeightNz is none of libopapi's operators here",
+        does="the operators that it fuses, one by one",
+        version="0.30",
     ),
     StandIn(
         target="torch_npu.op_plugin.atb._atb_ops:npu::npu_gather_pa_kv_cache",

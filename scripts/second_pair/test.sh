@@ -8,7 +8,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 cd "$root"
 export EMULATOR_ENVIRONMENT=.venv-npu-030
 exec python -m emulator run -- python -m pytest --basetemp=.cache/pytest-npu-030 -m "npu or emulator" "$@" \
-  tests/pairs tests/tools/check/test_vllm_ascend.py tests/engine/test_vllm_ascend.py \
+  tests/pairs tests/tools/check/test_vllm_ascend.py tests/emulator/operators/quantised/test_prolog.py \
+  tests/emulator/operators/test_fla_npu.py tests/engine/test_vllm_ascend.py \
   tests/engine/test_vllm_ascend_graphs.py tests/eplb_load/test_vllm_ascend.py \
   tests/eplb_load/vllm_ascend/test_dispatch.py tests/engine/test_vllm_ascend_pairs.py \
+  tests/engine/published/test_published.py tests/engine/transfer/test_vllm_ascend.py \
   tests/engine/test_vllm_ascend_sixteen.py tests/mtp_output/test_vllm_ascend.py

@@ -128,7 +128,7 @@ def test_keys_of_others_still_fail(tiny_model: str) -> None:
         ({"pipeline_parallel_size": 2}, "with pipeline parallelism on this vllm-ascend"),
         (
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}},
-            "with other drafts than MTP's on this vllm-ascend",
+            "with other drafts than MTP's and EAGLE-3's on this vllm-ascend",
         ),
         ({"enable_lora": True}, "with LoRA on this vllm-ascend"),
     ],

@@ -125,8 +125,9 @@ def test_a_pair_is_judged_by_its_own_limits(capsys: pytest.CaptureFixture[str]) 
         ("-dcp", "2", "-pp", "2"): ["pipeline_parallel_size", "decode_context_parallel_size"],
         ("-q", "fp8"): ["experts quantised as 'fp8'"],
         ("-ep", "--additional-config.enable_flashcomm1=true"): [],
-        ("-ep", "--additional-config.enable_shared_expert_dp=true"): ["replicated shared experts"],
-        ("-ep", "--additional-config.enable_fused_mc2=1"): ["FUSED_MC2"],
+        ("-ep", "--additional-config.enable_shared_expert_dp=true"): [],
+        ("-ep", "--additional-config.enable_fused_mc2=1"): [],
+        ("-ep", "--additional-config.enable_fused_mc2=2"): ["MegaMoe"],
         ("--additional-config.eplb_config.load_collection_phase=decode",): [],
     }.items():
         _, document, _ = check(capsys, *LATER, "--", *eager, *words)

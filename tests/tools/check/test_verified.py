@@ -94,7 +94,7 @@ def test_only_the_features_of_a_row_start() -> None:
 def test_a_pair_starts_what_has_run_with_it_alone() -> None:
     assert set(rows_of(PAIR_0_23)) | set(rows_of(PAIR_0_30)) == set(ROWS)
     later = replace(SMALL, family="MLA", drafts="mtp 2")
-    quantised = replace(SMALL, graphs="FULL_DECODE_ONLY", weights="w8a8")
+    quantised = replace(SMALL, graphs="FULL_DECODE_ONLY", weights="w8a8", layout="TP")
     for pair, verified in ((PAIR_0_23, [later, quantised]), (PAIR_0_30, [later])):
         rows = rows_of(pair)
         found = [one for one in (later, quantised) if proof_of("eplb_load", one, rows).is_verified]

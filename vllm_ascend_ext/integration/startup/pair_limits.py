@@ -32,14 +32,26 @@ def _way(way: str, setting: str, instead: str, refuses: Callable[[Deployment], o
 
 
 _GRAPHS = ("FULL_DECODE_ONLY", "PIECEWISE", "FULL_AND_PIECEWISE")
-_WEIGHTS = ("W8A8_DYNAMIC",)
-_DISPATCHES = ("ALLGATHER", "MC2", "ALLTOALL")
+_WEIGHTS = ("W8A8_DYNAMIC", "W4A8_DYNAMIC")
+_DISPATCHES = ("ALLGATHER", "MC2", "ALLTOALL", "FUSED_MC2")
+_DRAFTS = ("mtp", "eagle3")
+_MEGA_MOE = 2  # of enable_fused_mc2
 
 
 def _other_graphs(deployment: Deployment) -> object:
     mode = deployment.vllm_config.compilation_config.cudagraph_mode
     has_run = mode is not None and mode.name in _GRAPHS
     return {"mode": getattr(mode, "name", mode)} if deployment.in_graphs and not has_run else None
+
+
+def _mega_moe(deployment: Deployment) -> bool:
+    """Returns whether rows go by CANN's MegaMoe, where it is installed; an A2 takes no notice.
+
+    vllm-ascend is asked for it by a 2, of which its own configuration makes a 1.
+    """
+    given = deployment.vllm_config.additional_config or {}
+    is_asked = given.get("enable_fused_mc2") == _MEGA_MOE
+    return is_asked and "FUSED_MC2" in deployment.stack.dispatches(deployment.vllm_config)
 
 
 RULES = (
@@ -81,12 +93,6 @@ RULES = (
         lambda d: ascend_config(d).enable_sp_by_pass,
     ),
     _way(
-        "replicated shared experts",
-        "enable_shared_expert_dp",
-        "turn it off",
-        lambda d: ascend_config(d).enable_shared_expert_dp,
-    ),
-    _way(
         "experts quantised otherwise",
         "quantization",
         f"use {' or '.join(_WEIGHTS)}, or an unquantised model",
@@ -100,13 +106,13 @@ RULES = (
         lambda d: other_dispatches(d, _DISPATCHES),
         "rows that reach the experts by {ways}",
     ),
+    _way("MegaMoe", "enable_fused_mc2", "set it to 0 or 1", _mega_moe),
     _way(
-        "other drafts than MTP's",
+        "other drafts than MTP's and EAGLE-3's",
         "speculative_config.method",
-        "use 'mtp'",
-        lambda d: d.speculative_method not in (None, "mtp"),
+        f"use {' or '.join(map(repr, _DRAFTS))}",
+        lambda d: d.speculative_method not in (None, *_DRAFTS),
     ),
-    _way("KV transfer", "kv_transfer_config", "remove it", lambda d: d.vllm_config.kv_transfer_config is not None),
     _way("LoRA", "enable_lora", "turn it off", lambda d: d.vllm_config.lora_config is not None),
     _way(
         "dynamic EPLB",

@@ -255,3 +255,13 @@ def test_numbers_divided_by_scales_of_an_axis(
         x.npu(), torch.tensor([0.23]).npu(), torch.tensor([3]).to(of_zero).npu(), dtype, 1
     )
     assert torch.equal(found.cpu(), expected)
+
+
+def test_slice_of_a_private_format() -> None:
+    """As vllm-ascend 0.30 takes the projections of keys and of queries apart."""
+    import torch_npu
+
+    weight = torch.randint(-127, 128, (48, 96)).to(torch.int8)
+    for part in (slice(0, 64), slice(64, 96)):
+        apart = in_format(weight, nz=True)[..., part].contiguous()
+        assert torch.equal(torch_npu.npu_format_cast(apart, 2).cpu(), weight[:, part])

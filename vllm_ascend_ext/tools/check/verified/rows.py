@@ -94,6 +94,11 @@ def _later_served(
     return replace(_served(test, family, weights, drafts, layout, **more), pair=PAIR_0_30)
 
 
+def _in_both(*rows: VerifiedRow) -> tuple[VerifiedRow, ...]:
+    """Returns rows of what both pairs have run."""
+    return (*rows, *(replace(row, pair=PAIR_0_30) for row in rows))
+
+
 ROWS: tuple[VerifiedRow, ...] = (
     _row(_LOAD, f"{_A2}test_load_equals_transformers_routing", "GQA", "TP", "TP+EP"),
     _row(_LOAD, f"{_A2}test_mtp_counts_every_scheduled_row", "MLA", "TP+EP", drafts="mtp 2"),
@@ -153,8 +158,10 @@ ROWS: tuple[VerifiedRow, ...] = (
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", dispatch=_SMALL, transfer=_TAKES),
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 1", "DP+EP", graphs="eager", transfer=_SENDS),
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", "DP+EP", transfer=_TAKES),
-    _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 1", graphs="eager", row_split=_FC1, transfer=_SENDS),
-    _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 3", dispatch=_SMALL, transfer=_TAKES),
+    *_in_both(
+        _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 1", graphs="eager", row_split=_FC1, transfer=_SENDS),
+        _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 3", dispatch=_SMALL, transfer=_TAKES),
+    ),
     _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 1", graphs="eager", dispatch="ALLGATHER", transfer=_SENDS),
     _served(_PUBLISHED, "sparse MLA", "w4a8", "mtp 5", dispatch="ALLGATHER", transfer=_TAKES),
     _served(_PUBLISHED, "GQA", "w4a8", "none", "TP", dispatch="ALLGATHER"),
@@ -176,8 +183,12 @@ ROWS: tuple[VerifiedRow, ...] = (
         transfer=_SENDS,
     ),
     _served(_PUBLISHED, "MLA", "w4a8", "eagle3 3", dispatch="ALLGATHER", transfer=_TAKES),
-    _served(_PUBLISHED, "MLA", "w8a8", "mtp 3", dispatch="ALLGATHER", row_split=_SHARED),
-    _served(_PUBLISHED, "GQA", "w8a8", "eagle3 3", dispatch="FUSED_MC2", row_split=_FC1),
+    *_in_both(
+        _served(_PUBLISHED, "MLA", "w8a8", "mtp 3", dispatch="ALLGATHER", row_split=_SHARED),
+    ),
+    *_in_both(
+        _served(_PUBLISHED, "GQA", "w8a8", "eagle3 3", dispatch="FUSED_MC2", row_split=_FC1),
+    ),
     _served(_PUBLISHED, "GQA", "w8a8", "none", dispatch="ALLGATHER", row_split=_FC1, transfer=_TAKES),
     _served(_PUBLISHED, "sparse MLA", "w8a8", "mtp 1", _APART, graphs="eager", row_split=_FC1, transfer=_SENDS),
     _served(_PUBLISHED, "sparse MLA", "w8a8", "mtp 5", _APART, transfer=_TAKES),
@@ -205,8 +216,10 @@ ROWS: tuple[VerifiedRow, ...] = (
     _row(_BOTH, _TWO_ENGINES, "MLA", "1", transfer="both"),
     _row(_BOTH, _TWO_ENGINES, "MLA", "1", drafts="mtp 1", transfer=_SENDS),
     _row(_BOTH, _TWO_ENGINES, "MLA", "1", drafts="mtp 3", transfer=_TAKES),
-    _row(_BOTH, _TWO_ENGINES, "MLA", "1", weights="w8a8", drafts="mtp 1", transfer=_SENDS),
-    _row(_BOTH, _TWO_ENGINES, "MLA", "1", graphs=_MIXED, weights="w8a8", drafts="mtp 1", transfer=_TAKES),
+    *_in_both(
+        _row(_BOTH, _TWO_ENGINES, "MLA", "1", weights="w8a8", drafts="mtp 1", transfer=_SENDS),
+        _row(_BOTH, _TWO_ENGINES, "MLA", "1", graphs=_MIXED, weights="w8a8", drafts="mtp 1", transfer=_TAKES),
+    ),
     _served(_TWO_ENGINES, "MLA", "w8a8", "mtp 1", "DP+EP", graphs="eager", transfer=_SENDS),
     _served(_TWO_ENGINES, "MLA", "w8a8", "mtp 1", "DP+EP", dispatch=_SMALL, transfer=_TAKES),
     _row(_BOTH, _TWO_ENGINES, "GQA", "DP+TP+EP", graphs=_MIXED, weights="w8a8", transfer=_SENDS),
