@@ -38,10 +38,9 @@ def make_jobs(device: str) -> dict[str, Job]:
     import torch
     import torch.distributed as dist
 
-    small, total = torch.ones(16, device=device), torch.zeros(16, device=device)
+    small, total, rows = (torch.zeros(*size, device=device) for size in ((16,), (16,), (120_000, 4)))
     hidden_TH, weight_HH = torch.randn(64, 256, device=device), torch.randn(256, 256, device=device) / 16
     side, ready, done = torch.npu.Stream(), torch.npu.Event(), torch.npu.Event()
-    rows = torch.zeros(120_000, 4, device=device)
     pinned, target = torch.ones(4096, pin_memory=True), torch.zeros(4096, device=device)
 
     def operators() -> int:
@@ -64,7 +63,6 @@ def make_jobs(device: str) -> dict[str, Job]:
         return 50 * 5
 
     def views() -> int:
-        """Changes every other row, as the cache of keys beside that of values is changed."""
         for _ in range(10):
             rows[::2].add_(1)
         return 10

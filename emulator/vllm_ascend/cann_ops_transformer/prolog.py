@@ -14,7 +14,16 @@ import torch
 import torch_npu
 from torch import Tensor
 
-_EACH_ROW = 2  # weight_quant_mode: int8 weights with a scale an output, int8 rows with a scale each
+# weights are int8 with a scale an output, rows int8 with a scale each, caches and query floating point
+_MODES = {
+    "weight_quant_mode": 2,
+    "kv_cache_quant_mode": 0,
+    "query_quant_mode": 0,
+    "cache_mode": "PA_BSND",
+    "qc_qr_scale": 1.0,
+    "kc_scale": 1.0,
+}
+_UNSAID = {**_MODES, "weight_quant_mode": 0}
 
 
 def mla_prolog_v3(
@@ -30,20 +39,14 @@ def mla_prolog_v3(
     kv_cache: Tensor,
     kr_cache: Tensor,
     *,
-    cache_index: Tensor | None = None,
-    dequant_scale_x: Tensor | None = None,
-    dequant_scale_w_dq: Tensor | None = None,
-    dequant_scale_w_uq_qr: Tensor | None = None,
-    dequant_scale_w_dkv_kr: Tensor | None = None,
+    cache_index: Tensor,
+    dequant_scale_x: Tensor,
+    dequant_scale_w_dq: Tensor,
+    dequant_scale_w_uq_qr: Tensor,
+    dequant_scale_w_dkv_kr: Tensor,
     rmsnorm_epsilon_cq: float = 1e-5,
     rmsnorm_epsilon_ckv: float = 1e-5,
-    cache_mode: str = "PA_BSND",
     query_norm_flag: bool = False,
-    weight_quant_mode: int = 0,
-    kv_cache_quant_mode: int = 0,
-    query_quant_mode: int = 0,
-    qc_qr_scale: float = 1.0,
-    kc_scale: float = 1.0,
     **others: object,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Writes each token's key to its slot, and returns the query in the keys' latent space [T, N, C], its rotated
@@ -54,46 +57,53 @@ def mla_prolog_v3(
     `npu_kv_rmsnorm_rope_cache`.
 
     Raises:
-        NotImplementedError: what vllm-ascend does not ask for on an A2 or A3: weights in floating point, a
-            quantised cache or query, other layouts, scales of the latents.
+        NotImplementedError: what vllm-ascend does not ask for on an A2 or A3: other modes than `_MODES`.
     """
-    asked = (weight_quant_mode, kv_cache_quant_mode, query_quant_mode, cache_mode, qc_qr_scale, kc_scale)
-    other = {name: value for name, value in others.items() if isinstance(value, Tensor)}
-    if asked != (_EACH_ROW, 0, 0, "PA_BSND", 1.0, 1.0) or other or token_x.dim() != 2:
-        raise NotImplementedError(f"emulator: npu_mla_prolog_v3 has no such mode: {asked}, {sorted(other)}")
-    assert cache_index is not None and dequant_scale_x is not None
-    dtype, (num_heads, size, _) = rope_cos.dtype, weight_uk.shape
-    cos_sin = [part.view(-1, 1, 1, part.shape[-1]) for part in (rope_cos, rope_sin)]
-
+    _refuse_other_modes(token_x, others)
+    dtype, cos_sin = rope_cos.dtype, [x.view(-1, 1, 1, x.shape[-1]) for x in (rope_cos, rope_sin)]
     down = _product(token_x, weight_dq, dequant_scale_w_dq, dequant_scale_x, dtype)
     latent, _ = torch_npu.npu_rms_norm(down, rmsnorm_gamma_cq, rmsnorm_epsilon_cq)
     rows, scales = torch_npu.npu_dynamic_quant(latent)
     query = _product(rows, weight_uq_qr, dequant_scale_w_uq_qr, scales, dtype)
-    query = query.view(query.shape[0], num_heads, -1)
-    plain, rotary = query[..., :size], query[..., size:].contiguous()
-    in_latent_space = torch.bmm(plain.transpose(0, 1), weight_uk).transpose(0, 1).contiguous()
-    rotated = torch_npu.npu_interleave_rope(rotary[:, :, None], *cos_sin)[:, :, 0]
-
     keys = _product(token_x, weight_dkv_kr, dequant_scale_w_dkv_kr, dequant_scale_x, dtype)
-    torch_npu.npu_kv_rmsnorm_rope_cache(
-        keys[:, None, None],
-        rmsnorm_gamma_ckv,
-        *cos_sin,
-        cache_index,
-        kr_cache,
-        kv_cache,
-        epsilon=rmsnorm_epsilon_ckv,
-        cache_mode="PA",
-    )
+    _write(keys, rmsnorm_gamma_ckv, cos_sin, cache_index, (kr_cache, kv_cache), rmsnorm_epsilon_ckv)
     nothing = query.new_empty(0)
-    if not query_norm_flag:
-        return in_latent_space, rotated, nothing, nothing, nothing
-    return in_latent_space, rotated, nothing, rows, scales.view(-1, 1)
+    of_the_query = (rows, scales.view(-1, 1)) if query_norm_flag else (nothing, nothing)
+    return *_absorbed(query, weight_uk, cos_sin), nothing, *of_the_query
 
 
-def _product(rows: Tensor, weight: Tensor, scale: Tensor | None, row_scales: Tensor, dtype: torch.dtype) -> Tensor:
+def _refuse_other_modes(token_x: Tensor, others: dict[str, object]) -> None:
+    asked = {name: others.get(name, value) for name, value in _UNSAID.items()}
+    tensors = sorted(name for name, value in others.items() if isinstance(value, Tensor))
+    if asked != _MODES or tensors or token_x.dim() != 2:
+        raise NotImplementedError(f"emulator: npu_mla_prolog_v3 has no such mode: {asked}, {tensors}")
+
+
+def _absorbed(query: Tensor, weight_uk: Tensor, cos_sin: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns the heads of a query in the keys' latent space, and their rotated part."""
+    num_heads, size, _ = weight_uk.shape
+    heads = query.view(query.shape[0], num_heads, -1)
+    plain, rotary = heads[..., :size], heads[..., size:].contiguous()
+    in_latent_space = torch.bmm(plain.transpose(0, 1), weight_uk).transpose(0, 1).contiguous()
+    return in_latent_space, torch_npu.npu_interleave_rope(rotary[:, :, None], *cos_sin)[:, :, 0]
+
+
+def _write(
+    keys: Tensor,
+    gamma: Tensor,
+    cos_sin: list[Tensor],
+    slots: Tensor,
+    caches: tuple[Tensor, Tensor],
+    epsilon: float,
+) -> None:
+    """Norms keys, rotates their last part, and puts them into the caches of rotated parts and of latents."""
+    torch_npu.npu_kv_rmsnorm_rope_cache(
+        keys[:, None, None], gamma, *cos_sin, slots, *caches, epsilon=epsilon, cache_mode="PA"
+    )
+
+
+def _product(rows: Tensor, weight: Tensor, scale: Tensor, row_scales: Tensor, dtype: torch.dtype) -> Tensor:
     """Returns the scaled product of int8 rows and an int8 weight [K, outputs]."""
-    assert scale is not None
     product: Tensor = torch_npu.npu_quant_matmul(
         rows, weight, scale.flatten(), pertoken_scale=row_scales.flatten(), output_dtype=dtype
     )
