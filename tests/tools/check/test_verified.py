@@ -88,7 +88,7 @@ def test_only_the_features_of_a_row_start() -> None:
     rows = rows_of(PAIR_0_23)
     assert proof_of("eplb_load", SMALL, rows).is_verified
     assert proof_of("eplb_load", replace(SMALL, weights="w8a8 of another kind"), rows).lacks
-    assert proof_of("attn_scatter", SMALL, rows).lacks
+    assert proof_of("dp_gather", SMALL, rows).lacks
 
 
 def test_a_pair_starts_what_has_run_with_it_alone() -> None:
