@@ -26,10 +26,11 @@ _WHOSE = (  # (what a reason looks like, whose it is); the first counts
     (r"deadline", "too slow here"),
 )
 _OF_TABLES = (
-    " Of the suite's {1} files {0} are to be run: those of which one operator at least is in the emulator's tables, "
-    "or of which nothing says the operators. A file is named after the function that it tests; the function's operators "
-    "are those that op-plugin's C++ and its list of functions name (`emulator/peers/covered.py`). What fails with "
-    "`no operator NAME` needs one that is not in the tables beside one that is."
+    " Of the suite's {1} files {0} are to be run: those of which one operator at least is in the emulator's "
+    "tables, or of which nothing says the operators. A file is named after the function that it tests; the "
+    "function's operators are those that op-plugin's C++ and its list of functions name "
+    "(`emulator/peers/covered.py`). What fails with `no operator NAME` needs one that is not in the tables "
+    "beside one that is."
 )
 
 
