@@ -26,10 +26,11 @@ _WHOSE = (  # (what a reason looks like, whose it is); the first counts
     (r"deadline", "too slow here"),
 )
 _OF_TABLES = (
-    " {} of the suite's {} files are run: those of which one operator at least is in the emulator's tables, or of "
-    "which nothing says the operators. A file is named after the function that it tests; the function's operators "
-    "are those that op-plugin's C++ and its list of functions name (`emulator/peers/covered.py`). What fails with "
-    "`no operator NAME` needs one that is not in the tables beside one that is."
+    " Of the suite's {1} files {0} are to be run: those of which one operator at least is in the emulator's "
+    "tables, or of which nothing says the operators. A file is named after the function that it tests; the "
+    "function's operators are those that op-plugin's C++ and its list of functions name "
+    "(`emulator/peers/covered.py`). What fails with `no operator NAME` needs one that is not in the tables "
+    "beside one that is."
 )
 
 
@@ -70,7 +71,7 @@ def _suite(content: dict[str, Any]) -> list[list[str]]:
     words = f"{content['title']}, run with {versions}. {_commits(files)}"
     if "files_of_tables" in content:
         words += _OF_TABLES.format(content["files_of_tables"], content["files_of_suite"])
-    parts = [[f"## {content['suite']}"], textwrap.wrap(words, LINE_LENGTH)]
+    parts = [[f"## {content['suite']}"], textwrap.wrap(words, LINE_LENGTH, break_on_hyphens=False)]
     for kind in ("failed", "skipped"):
         if reasons := _reasons(files, kind):
             parts.append(
