@@ -97,14 +97,21 @@ def test_the_tables_are_read() -> None:
     assert len(found) > 600 and "aclnnNoSuchOperator" not in found
 
 
+def checkout_in(folder: Path) -> Path:
+    """A repository with one file and one commit."""
+    folder.mkdir()
+    (folder / "file").write_text("")
+    author = ("-c", "user.name=somebody", "-c", "user.email=nobody@example.org")
+    for words in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", "-C", str(folder), *words], check=True)
+    return folder
+
+
 def test_the_commit_is_known_in_a_checkout_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))  # this folder may be in our own checkout
     assert commit(tmp_path) == ""
-    (tmp_path / "file").write_text("")
-    author = ("-c", "user.name=somebody", "-c", "user.email=nobody@example.org")
-    for words in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "first"]):
-        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
-    known = commit(tmp_path)
+    known = commit(checkout_in(tmp_path / "clean"))
     assert len(known) == 7 and int(known, 16) >= 0
-    (tmp_path / "file").write_text("changed")
-    assert commit(tmp_path) == f"{known}+"
+    changed = checkout_in(tmp_path / "changed")
+    (changed / "file").write_text("other")
+    assert commit(changed).endswith("+") and len(commit(changed)) == 8
