@@ -34,18 +34,16 @@ void Fill(const Operands& call) { call.out[0].copy_(call.in[1].reshape({})); }
 
 void Cast(const Operands& call) { put(call.out[0], call.in[0]); }
 
+at::Tensor Side(const Operands& call, int i, const char* transposes) {
+  return f32(call.Get(transposes, false) ? call.in[i].transpose(-1, -2) : call.in[i]);
+}
+
 void BatchMatMul(const Operands& call) {
-  const auto side = [&](int i, const char* transposes) {
-    return call.Get(transposes, false) ? call.in[i].transpose(-1, -2) : call.in[i];
-  };
-  put(call.out[0], at::matmul(f32(side(0, "adj_x1")), f32(side(1, "adj_x2"))));
+  put(call.out[0], at::matmul(Side(call, 0, "adj_x1"), Side(call, 1, "adj_x2")));
 }
 
 void MatMul(const Operands& call) {
-  const auto side = [&](int i, const char* transposes) {
-    return f32(call.Get(transposes, false) ? call.in[i].t() : call.in[i]);
-  };
-  const auto product = at::mm(side(0, "transpose_x1"), side(1, "transpose_x2"));
+  const auto product = at::mm(Side(call, 0, "transpose_x1"), Side(call, 1, "transpose_x2"));
   put(call.out[0], call.in.size() > 2 && call.in[2].defined() ? product + f32(call.in[2]) : product);
 }
 

@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn
 
-from .gated_delta import (
-    causal_conv1d_fn,
-    causal_conv1d_update,
-    chunk_gated_delta_rule_fwd,
-    recurrent_gated_delta_rule,
-)
+from ..linear_attention import recurrent_gated_delta_rule
+from .gated_delta import causal_conv1d_fn, causal_conv1d_update, chunk_gated_delta_rule_fwd
 
 __all__ = [
     "causal_conv1d_fn",

@@ -68,11 +68,6 @@ def causal_conv1d_update(
     return causal_conv1d(out, x, weight, conv_state, bias, *sequences, _mode(activation), _NOBODY, 1)
 
 
-def recurrent_gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, state: Tensor, **named: Any) -> Tensor:
-    """Carries the states of few tokens a sequence on; returns [T, Nv, Dv]."""
-    return linear_attention.recurrent_gated_delta_rule(query, key, value, state, **named)
-
-
 def chunk_gated_delta_rule_fwd(
     q: Tensor,
     k: Tensor,

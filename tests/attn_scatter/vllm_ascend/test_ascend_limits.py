@@ -62,6 +62,13 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], dict[str, Any], tup
         {"eplb_config": {"expert_map_path": "/map.json"}},
         ("(expert_map_path)", "or use dynamic_eplb"),
     ),
+    "EPLB, copies": (
+        V3,
+        (*TP2, "-ep"),
+        {},
+        {"eplb_config": {"dynamic_eplb": True, "num_redundant_experts": 2}},
+        ("(num_redundant_experts)", "set num_redundant_experts to 0"),
+    ),
     "shared experts on a stream": (V3, TP2, {}, {"multistream_overlap_shared_expert": True}, ()),
     "placement": (V3, TP2, {}, {"mix_placement": True}, ("with mix_placement", "turn that off")),
     "fine-grained TP": (

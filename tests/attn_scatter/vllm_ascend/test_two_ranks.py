@@ -6,7 +6,9 @@ Steps are of odd and of even numbers of rows, and of a single one.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,3 +139,19 @@ def test_beside_graphs(
     assert graphs.captures >= len(SIZES) * TP2.num_ranks
     assert graphs.replays >= 2 * NUM_TOKENS * TP2.num_ranks
     assert others(race_reports.take(), CAPTURE) == []
+
+
+@pytest.mark.parametrize(
+    ("attribute", "words"), [("enable_mlapo", "(enable_mlapo)"), ("fa_quant_layer", "(quantised keys)")]
+)
+def test_attention_that_projects_within_its_kernel_is_refused(attribute: str, words: str) -> None:
+    from vllm_ascend.attention.mla_v1 import AscendMLAImpl
+
+    from vllm_ascend_ext.integration.attn_scatter.ascend_attention import narrow_rows
+    from vllm_ascend_ext.integration.errors import UnsupportedCombinationError
+
+    own = object.__new__(AscendMLAImpl)
+    vars(own).update({"enable_mlapo": False, "fa_quant_layer": False, attribute: True})
+    attention = SimpleNamespace(mla_attn=SimpleNamespace(mla_attn=SimpleNamespace(impl=own)))
+    with pytest.raises(UnsupportedCombinationError, match=re.escape(f"projects within its kernel {words}")):
+        narrow_rows(attention, "layer 3")

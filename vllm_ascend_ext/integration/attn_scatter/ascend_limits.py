@@ -152,6 +152,12 @@ RULES = tuple(
             _places_experts,
         ),
         (
+            "eplb_config.num_redundant_experts",
+            "is not verified with copies of experts (num_redundant_experts)",
+            "set num_redundant_experts to 0",
+            lambda d: bool(ascend_config(d).eplb_config.num_redundant_experts),
+        ),
+        (
             "enable_dsa_cp",
             "saves nothing with enable_dsa_cp, where each rank projects its own rows only and attends with them",
             "turn enable_dsa_cp off",
